@@ -1,0 +1,159 @@
+"""Bring a store to the state a writer asked for, under locks: make, extend, set aside or refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from stores.errors import DamagedStore, LockedStore, NotAStore, StaleStore, StoreError
+from stores.layout import Layout, canonical_json, fingerprint, metadata_checksum, read_root
+from stores.locks import BlockLocks
+
+LOCK_PATIENCE_S = 20.0
+
+
+def claim(
+    target: Path,
+    layout: Layout,
+    config: Mapping[str, Any],
+    label: NDArray[Any],
+    stale: str,
+    wanted: Sequence[int],
+    locks: BlockLocks,
+    build: Callable[[Path], None],
+) -> tuple[Path | None, int]:
+    """Bring the store to the asked state under locks, hold only the wanted blocks.
+
+    Returns where a stale store was set aside to, if one was, and how many samples the store has.
+    """
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    set_aside: Path | None = None
+    while True:
+        state, stored = _compare(target, layout, config, label)
+        if state == "stale" and stale == "refuse":
+            raise StaleStore(_stale_message(target, config, label))
+        if state == "fits":
+            if held := locks.take(wanted):
+                raise LockedStore(
+                    f"another process is writing block(s) {ranges(held)} of {target}; wait for it, or ask for "
+                    "other blocks with --blocks"
+                )
+            # Between the look and the lock, another process may have moved or extended the store.
+            if _compare(target, layout, config, label)[0] == "fits":
+                return set_aside, stored
+            locks.keep_only([])
+        elif locks.try_all():
+            if _compare(target, layout, config, label)[0] == state:
+                if state == "stale":
+                    set_aside = _move_aside(target)
+                if state == "short":
+                    _extend(target, stored, layout, build)
+                else:
+                    _make(target, build)
+                locks.keep_only(wanted)
+                return set_aside, layout.samples
+            locks.keep_only([])
+        if time.monotonic() > deadline:
+            raise LockedStore(f"another process is writing {target}, which must be {state} free; wait for it")
+        time.sleep(0.05)
+
+
+def _compare(
+    target: Path, layout: Layout, config: Mapping[str, Any], label: NDArray[Any]
+) -> tuple[Literal["absent", "fits", "short", "stale"], int]:
+    """Say how the store on disk stands to what is asked, and how many samples it has."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return "absent", 0
+    root = read_root(target)
+    attrs = root["attributes"]
+    if attrs["kind"] != "trajectories":
+        raise NotAStore(f"{target} holds a store of kind {attrs['kind']}, not trajectories; choose another path")
+    if metadata_checksum(root) != attrs.get("checksum"):
+        raise DamagedStore(f"{target / 'zarr.json'} is not what was written; run `traj verify {target}`")
+    stored = int(root["consolidated_metadata"]["metadata"]["sample"]["shape"][0])
+    shared = min(stored, layout.samples)
+    if attrs["fingerprint"] != fingerprint(config) or not np.array_equal(
+        _stored_labels(target, stored)[:shared], label[:shared]
+    ):
+        return "stale", stored
+    return ("short" if stored < layout.samples else "fits"), stored
+
+
+def _stored_labels(target: Path, samples: int) -> NDArray[np.int64]:
+    return np.asarray(zarr.open_array(target / "label", mode="r")[:samples])
+
+
+def _stale_message(target: Path, config: Mapping[str, Any], label: NDArray[Any]) -> str:
+    stored = json.loads(read_root(target)["attributes"]["config"])
+    differing = sorted(_differences(stored, dict(config)))
+    if not differing:
+        differing = ["label: other classes were asked for"]
+    return (
+        f"{target} was made from other inputs:\n  " + "\n  ".join(differing) + "\n"
+        "Choose another path, delete the store, or pass `--stale set-aside` to rename it and start afresh."
+    )
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterable[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in old.keys() | new.keys():
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        shown = [text if len(text := canonical_json(value)) <= 60 else text[:57] + "..." for value in (old, new)]
+        yield f"{key}: {shown[0]} in the store, {shown[1]} asked for"
+
+
+def _move_aside(target: Path) -> Path:
+    mark = read_root(target)["attributes"]["fingerprint"][:12]
+    stem = target.name.removesuffix(".zarr")
+    for count in range(1, 1000):
+        tail = "" if count == 1 else f"-{count}"
+        aside = target.with_name(f"{stem}.stale-{mark}{tail}.zarr")
+        if not aside.exists():
+            target.rename(aside)
+            return aside
+    raise StoreError(f"{target.parent} holds a thousand stores set aside for {target.name}; move some away")
+
+
+def _make(target: Path, build: Callable[[Path], None]) -> None:
+    """Create the store under a partial name, then rename it into place."""
+    partial = target.with_name(target.name + ".partial")
+    try:
+        build(partial)
+        partial.rename(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _extend(target: Path, stored: int, layout: Layout, build: Callable[[Path], None]) -> None:
+    """Give the store room for more samples. Killed half way, doing it again completes it.
+
+    A short last block is generated again at its full length. The root metadata, which readers go by, comes last.
+    """
+    if stored % layout.block:
+        (target / "done" / "c" / str(stored // layout.block)).unlink(missing_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        build(partial)
+        files = [file for file in sorted(partial.rglob("*")) if file.is_file() and file.parent != partial]
+        for file in files:
+            place = target / file.relative_to(partial)
+            if place.parent.parent.name not in ("done", "saturated"):
+                file.replace(place)
+        (partial / "zarr.json").replace(target / "zarr.json")
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def ranges(blocks: Sequence[int]) -> str:
+    """Write block numbers for a message."""
+    return ", ".join(map(str, blocks)) if len(blocks) < 8 else f"{blocks[0]} to {blocks[-1]}"

@@ -1,0 +1,278 @@
+"""The contract: dims, variables, attrs, shard arithmetic, format version, fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from google_crc32c import value as crc32c
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from stores.errors import DamagedStore, NotAStore
+
+FORMAT = 1
+SHARD_BYTES = 128 << 20
+CHUNK_BYTES = 1 << 20
+CHUNK_BYTES_MAX = 8 << 20
+IMAGE_DIMS = ("channel", "y", "x")
+STATE_DIMS = ("sample", "timestep", *IMAGE_DIMS)
+LZ4_LEVEL = 5
+
+LONG_NAMES = {
+    "x_t": "state given to the network",
+    "pred_x0": "prediction of the final sample made from x_t, unclipped",
+    "log_variance": "log variance of the reverse step, interpolated by the network",
+    "x_0": "final sample",
+    "timestep": "index in the training schedule, high noise first",
+    "step": "network evaluations before this state",
+    "model_time": "time the network was fed",
+    "alpha_bar": "cumulative product of 1 - beta",
+    "sigma": "noise level of the variance-exploding form, sqrt((1 - alpha_bar) / alpha_bar)",
+    "log_snr": "log(alpha_bar / (1 - alpha_bar))",
+    "noise_sd": "standard deviation of the noise the sampler added after this state",
+    "sample": "absolute sample number",
+    "label": "class the sample was asked for, -1 for none",
+    "done": "1 where the block is complete",
+    "saturated": "values clipped to the float16 range, in the block",
+}
+
+
+def bitshuffle_lz4(itemsize: int) -> BloscCodec:
+    """Build the one compressor of the contract."""
+    return BloscCodec(typesize=itemsize, cname="lz4", clevel=LZ4_LEVEL, shuffle="bitshuffle", blocksize=0)
+
+
+def canonical_json(value: Any) -> str:
+    """Write a value as JSON in one fixed form, so that equal inputs give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Hash a configuration: equal inputs, equal fingerprint."""
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the images of a run are cut into shards and chunks.
+
+    One shard is one block of samples by as many timesteps as fit 128 MiB. Inside it, chunks of whole images
+    of 1 to 8 MiB.
+    """
+
+    samples: int
+    block: int
+    timesteps: int
+    shape: tuple[int, int, int]
+    dtype: str
+    chunk_samples: int
+    chunk_timesteps: int
+    shard_timesteps: int
+
+    @classmethod
+    def of(cls, *, samples: int, block: int, timesteps: int, shape: tuple[int, int, int], dtype: str) -> Layout:
+        """Choose chunk and shard sizes for images of this shape."""
+        image = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        several = min(timesteps, 4)
+        chunk_samples = next(
+            n for n in range(block, 0, -1) if block % n == 0 and (n * several * image <= CHUNK_BYTES_MAX or n == 1)
+        )
+        chunk_timesteps = several
+        while chunk_timesteps < timesteps and chunk_samples * chunk_timesteps * image < CHUNK_BYTES:
+            chunk_timesteps = min(2 * chunk_timesteps, timesteps)
+        fitting = max(1, SHARD_BYTES // (block * chunk_timesteps * image))
+        chunks = min(-(-timesteps // chunk_timesteps), fitting)
+        return cls(samples, block, timesteps, shape, dtype, chunk_samples, chunk_timesteps, chunks * chunk_timesteps)
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks, the last one possibly short."""
+        return -(-self.samples // self.block)
+
+    @property
+    def shards(self) -> int:
+        """Number of shards along time."""
+        return -(-self.timesteps // self.shard_timesteps)
+
+    @property
+    def shard_bytes(self) -> int:
+        """Bytes of one shard before encoding."""
+        images = self.block * self.shard_timesteps
+        return images * int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    def samples_in(self, block: int) -> int:
+        """Count the samples of a block that are kept: all, but in a short last block."""
+        return min(self.block, self.samples - block * self.block)
+
+    def keys(self, block: int, variables: Mapping[str, tuple[str, ...]]) -> list[str]:
+        """Relative paths of the shard files of a block, for variables with the given dims."""
+        names = []
+        for name, dims in variables.items():
+            if dims == STATE_DIMS:
+                names += [f"{name}/c.{block}.{shard}.0.0.0" for shard in range(self.shards)]
+            else:
+                names.append(f"{name}/c.{block}.0.0.0")
+        return names
+
+
+def trajectory_variables(log_variance: bool) -> dict[str, tuple[str, ...]]:
+    """Name the variables of a trajectory store and their dims."""
+    names = ["x_t", "pred_x0", *(["log_variance"] if log_variance else [])]
+    return {**dict.fromkeys(names, STATE_DIMS), "x_0": ("sample", *IMAGE_DIMS)}
+
+
+def build_trajectories(
+    path: Path,
+    layout: Layout,
+    *,
+    variables: Mapping[str, tuple[str, ...]],
+    coords: Mapping[str, tuple[str, NDArray[Any], str]],
+    attrs: Mapping[str, Any],
+    valid_range: tuple[float, float],
+) -> None:
+    """Write the metadata and coordinates of a trajectory store into an empty folder.
+
+    coords maps a name to (dim, values, units). Array data is left to the writer.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    extra = [name for name in coords if name not in ("sample", "timestep")]
+    group = zarr.create_group(path, attributes={**attrs, "coordinates": " ".join(extra)})
+    for name, dims in variables.items():
+        stated = dims == STATE_DIMS
+        dtype = np.dtype(layout.dtype if stated else "float32")
+        inner = (layout.chunk_timesteps,) if stated else ()
+        outer = (layout.shard_timesteps,) if stated else ()
+        units = "1" if name != "log_variance" else "log(1)"
+        group.create_array(
+            name,
+            shape=(layout.samples, *((layout.timesteps,) if stated else ()), *layout.shape),
+            chunks=(layout.chunk_samples, *inner, *layout.shape),
+            shards=(layout.block, *outer, *layout.shape),
+            dtype=dtype,
+            fill_value=np.nan,
+            compressors=[bitshuffle_lz4(dtype.itemsize), Crc32cCodec()],
+            chunk_key_encoding={"name": "default", "separator": "."},
+            dimension_names=list(dims),
+            attributes={
+                "long_name": LONG_NAMES[name],
+                "units": units,
+                **({} if name == "log_variance" else {"valid_range": list(valid_range)}),
+            },
+        )
+    for name, (dim, values, units) in coords.items():
+        chunk = layout.block if dim == "sample" else len(values)
+        _small(group, name, dim, values, units, chunk)
+    flags: dict[str, str] = {"done": "uint8"}
+    if layout.dtype == "float16":
+        flags["saturated"] = "int64"
+    for name, kind in flags.items():
+        _small(group, name, "block", np.zeros(layout.blocks, kind), "1", 1)
+    seal(path)
+
+
+def _small(group: zarr.Group, name: str, dim: str, values: NDArray[Any], units: str, chunk: int) -> None:
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=(chunk,),
+        dtype=values.dtype,
+        fill_value=np.nan if values.dtype.kind == "f" else 0,
+        compressors=[Crc32cCodec()],
+        dimension_names=[dim],
+        attributes={"long_name": LONG_NAMES[name], "units": units},
+        config={"write_empty_chunks": True},
+    )
+    array[:] = values
+
+
+def seal(path: Path) -> None:
+    """Consolidate a store's metadata and write it in one fixed form with its own checksum.
+
+    Every zarr.json is rewritten with sorted keys, so that its bytes do not depend on the library that wrote
+    it, and `verify` can tell a changed byte from an unchanged one.
+    """
+    with warnings.catch_warnings():
+        # Zarr 3 has no written rule yet for consolidated metadata; zarr and xarray both read it.
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        zarr.consolidate_metadata(path)
+    root = json.loads((path / "zarr.json").read_text())
+    root["attributes"].pop("checksum", None)
+    root["attributes"]["checksum"] = metadata_checksum(root)
+    for file in path.rglob("zarr.json"):
+        text = root if file.parent == path else json.loads(file.read_text())
+        file.write_text(metadata_text(text))
+
+
+def metadata_text(metadata: Mapping[str, Any]) -> str:
+    """Write zarr metadata in the form `seal` gives it."""
+    return json.dumps(metadata, indent=1, sort_keys=True) + "\n"
+
+
+def metadata_checksum(root: Mapping[str, Any]) -> str:
+    """Hash a store's root metadata, leaving out the checksum itself."""
+    attributes = {k: v for k, v in root["attributes"].items() if k != "checksum"}
+    text = json.dumps({**root, "attributes": attributes}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def with_crc(content: bytes) -> bytes:
+    """Append a crc32c, as Zarr's codec of that name does."""
+    return content + int(crc32c(content)).to_bytes(4, "little")
+
+
+def crc_holds(content: bytes) -> bool:
+    """Check bytes written by `with_crc`."""
+    return len(content) >= 4 and int(crc32c(content[:-4])) == int.from_bytes(content[-4:], "little")
+
+
+def one_flag(value: int, dtype: str = "uint8") -> bytes:
+    """Encode a one-element chunk: the value, then its crc32c."""
+    return with_crc(np.array([value], np.dtype(dtype).newbyteorder("<")).tobytes())
+
+
+def read_root(path: Path) -> dict[str, Any]:
+    """Read the root metadata of a store.
+
+    Raises NotAStore where there is none of ours.
+    """
+    file = path / "zarr.json"
+    if not file.is_file():
+        what = "does not exist" if not path.exists() else "is not a store (it has no zarr.json)"
+        raise NotAStore(f"{path} {what}; expected a folder written by `traj generate` or `traj analyze`")
+    try:
+        root = json.loads(file.read_text())
+        kind = root["attributes"]["kind"]
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DamagedStore(f"{file} cannot be read: {error}; restore it from a copy") from None
+    except (KeyError, TypeError):
+        raise NotAStore(f"{path} is a Zarr group but not one of traj's: it has no attribute `kind`") from None
+    if root["attributes"].get("format") != FORMAT:
+        raise NotAStore(
+            f"{path} ({kind}) has store format {root['attributes'].get('format')}, this version of traj reads "
+            f"{FORMAT}; use the version that wrote it, or generate again"
+        )
+    return dict(root)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a whole file beside its place, sync it and rename it into place."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

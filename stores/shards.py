@@ -1,0 +1,113 @@
+"""A shard's bytes: inner chunks encoded side by side while the file is written.
+
+The format is Zarr 3's sharding codec with the codecs of the contract (bitshuffle, lz4, crc32c). Encoding it here rather
+than through zarr-python keeps each chunk contiguous from `put` to `write`, with no copy in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numcodecs import blosc
+from numcodecs.bitround import BitRound
+from numpy.typing import NDArray
+
+from stores.layout import LZ4_LEVEL, crc_holds, with_crc
+
+MISSING = 2**64 - 1
+
+
+class ShardBuffer:
+    """The images of one shard on their way to disk, laid out chunk after chunk.
+
+    `chunks` has axes (sample chunk, time chunk, sample, timestep, channel, y, x) for states and
+    (sample chunk, 1, sample, 1, channel, y, x) for final samples.
+    """
+
+    def __init__(self, block: int, timesteps: int, chunk: tuple[int, int], shape: tuple[int, ...], dtype: str):
+        samples, steps = chunk
+        self.chunks: NDArray[Any] = np.empty(
+            (block // samples, timesteps // steps, samples, steps, *shape), np.dtype(dtype)
+        )
+        self.clear()
+
+    def clear(self) -> None:
+        """Set every value to the fill value, NaN."""
+        self.chunks.fill(np.nan)
+        self.filled = 0
+
+    def at(self, step: int) -> NDArray[Any]:
+        """View the images of one timestep of the shard: (sample chunk, sample, channel, y, x)."""
+        self.filled = max(self.filled, step + 1)
+        steps = self.chunks.shape[3]
+        return self.chunks[:, step // steps, :, step % steps]
+
+
+def encode(chunk: NDArray[Any], keepbits: int | None) -> bytes:
+    """Encode one inner chunk as the codec pipeline of the contract does."""
+    if keepbits is not None:
+        chunk = BitRound(keepbits).encode(chunk)
+    return with_crc(blosc.compress(np.ascontiguousarray(chunk), b"lz4", LZ4_LEVEL, blosc.BITSHUFFLE, 0))
+
+
+def encoded_chunks(
+    buffer: ShardBuffer, samples: int, keepbits: int | None, pool: ThreadPoolExecutor
+) -> Iterator[bytes | None]:
+    """Encode a shard's chunks in order, None for those that lie wholly outside the array."""
+    _, _, chunk_samples, chunk_steps, *_ = buffer.chunks.shape
+    rows, columns = buffer.chunks.shape[:2]
+    tasks = [
+        pool.submit(encode, buffer.chunks[row, column], keepbits)
+        if row * chunk_samples < samples and column * chunk_steps < buffer.filled
+        else None
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    for task in tasks:
+        yield None if task is None else task.result()
+
+
+def write_shard(path: Path, buffer: ShardBuffer, samples: int, keepbits: int | None, pool: ThreadPoolExecutor) -> None:
+    """Write one whole shard under a partial name, then rename it into place.
+
+    Only the first `samples` samples are inside the array. The caller syncs the file before it flags the block.
+    """
+    partial = path.with_name(path.name + ".partial")
+    entries: list[tuple[int, int]] = []
+    offset = 0
+    try:
+        with partial.open("wb", buffering=0) as file:
+            for piece in encoded_chunks(buffer, samples, keepbits, pool):
+                if piece is None:
+                    entries.append((MISSING, MISSING))
+                    continue
+                write_all(file, piece)
+                entries.append((offset, len(piece)))
+                offset += len(piece)
+            write_all(file, with_crc(np.array(entries, "<u8").tobytes()))
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_all(file: Any, content: bytes) -> None:
+    """Write bytes to an unbuffered file, however many calls the system needs."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) :]
+
+
+def read_index(content: bytes, chunks: int) -> NDArray[np.uint64]:
+    """Read a shard's index: (offset, length) per inner chunk.
+
+    Raises ValueError where the checksum does not hold.
+    """
+    tail = content[-(16 * chunks + 4) :]
+    if len(tail) < 16 * chunks + 4 or not crc_holds(tail):
+        raise ValueError("the checksum of the index does not hold")
+    return np.frombuffer(tail[:-4], "<u8").reshape(chunks, 2)

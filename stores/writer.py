@@ -1,0 +1,379 @@
+"""Block buffers, written as whole shards on a background thread, then done flags; resume, extension, locks."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stores.claim import claim, ranges
+from stores.errors import StoreError
+from stores.layout import (
+    FORMAT,
+    STATE_DIMS,
+    Layout,
+    build_trajectories,
+    canonical_json,
+    fingerprint,
+    one_flag,
+    replace_file,
+    trajectory_variables,
+)
+from stores.locks import BlockLocks
+from stores.shards import ShardBuffer, write_shard
+
+FLOAT16_MAX = 65504.0
+ENCODERS = 2
+BUFFERS = 2  # one being filled, one being written
+
+
+def create(
+    path: str | os.PathLike[str],
+    *,
+    timestep: ArrayLike,
+    alpha_bar: ArrayLike,
+    shape: tuple[int, int, int],
+    samples: int,
+    block: int,
+    config: Mapping[str, Any],
+    step: ArrayLike | None = None,
+    model_time: ArrayLike | None = None,
+    noise_sd: ArrayLike | None = None,
+    label: ArrayLike | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
+    keepbits: int | None = None,
+    log_variance: bool = False,
+    valid_range: tuple[float, float] = (-1.0, 1.0),
+    environment: Mapping[str, Any] | None = None,
+    stale: Literal["refuse", "set-aside"] = "refuse",
+    blocks: Iterable[int] | None = None,
+) -> TrajectoryWriter:
+    """Open a trajectory store for writing: make it, resume it, or extend it.
+
+    timestep is the descending list of stored timesteps; alpha_bar, step, model_time and noise_sd go along it, label
+    along the samples (-1 for none). shape is (channel, y, x). config names every input the numbers depend on: a store
+    with another config is refused, or set aside. keepbits rounds float32 mantissas to that many bits. blocks limits
+    this writer to some blocks, so that several processes can share a run.
+
+    Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
+    """
+    coords, layout, full_config = _describe(
+        timestep=timestep,
+        alpha_bar=alpha_bar,
+        step=step,
+        model_time=model_time,
+        noise_sd=noise_sd,
+        label=label,
+        samples=samples,
+        block=block,
+        shape=shape,
+        dtype=dtype,
+        keepbits=keepbits,
+        log_variance=log_variance,
+        valid_range=valid_range,
+        config=config,
+    )
+    target = Path(path)
+    wanted = list(range(layout.blocks)) if blocks is None else sorted(set(blocks))
+    if not wanted or wanted[0] < 0 or wanted[-1] >= layout.blocks:
+        raise ValueError(
+            f"blocks {wanted} were asked for, {samples} samples in blocks of {block} have 0 to {layout.blocks - 1}"
+        )
+    attrs = {
+        "kind": "trajectories",
+        "format": FORMAT,
+        "config": canonical_json(full_config),
+        "fingerprint": fingerprint(full_config),
+        "environment": canonical_json(dict(environment or {})),
+    }
+    variables = trajectory_variables(log_variance)
+
+    def build(at: Path) -> None:
+        build_trajectories(at, layout, variables=variables, coords=coords, attrs=attrs, valid_range=valid_range)
+
+    locks = BlockLocks(target)
+    try:
+        set_aside, stored = claim(target, layout, full_config, coords["label"][1], stale, wanted, locks, build)
+        layout = Layout.of(samples=stored, block=block, timesteps=layout.timesteps, shape=shape, dtype=dtype)
+        return TrajectoryWriter(target, layout, variables, keepbits, wanted, locks, set_aside)
+    except BaseException:
+        locks.close()
+        raise
+
+
+def _describe(
+    *,
+    timestep: ArrayLike,
+    alpha_bar: ArrayLike,
+    step: ArrayLike | None,
+    model_time: ArrayLike | None,
+    noise_sd: ArrayLike | None,
+    label: ArrayLike | None,
+    samples: int,
+    block: int,
+    shape: tuple[int, int, int],
+    dtype: str,
+    keepbits: int | None,
+    log_variance: bool,
+    valid_range: tuple[float, float],
+    config: Mapping[str, Any],
+) -> tuple[dict[str, tuple[str, NDArray[Any], str]], Layout, dict[str, Any]]:
+    """Check the inputs and lay out coordinates, shards and configuration."""
+    times = np.asarray(timestep, np.int64)
+    if times.ndim != 1 or not len(times) or np.any(np.diff(times) >= 0):
+        raise ValueError("timestep must be a list of unique integers in descending order (high noise first)")
+    if samples < 1 or block < 1:
+        raise ValueError(f"samples={samples} and block={block} were given, both must be at least 1")
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype {dtype!r} was given, expected float32 or float16")
+    if keepbits is not None and (dtype != "float32" or not 1 <= keepbits <= 22):
+        raise ValueError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
+
+    def along(values: ArrayLike | None, default: NDArray[Any], name: str, kind: str) -> NDArray[Any]:
+        array = np.asarray(default if values is None else values, kind)
+        if array.shape != default.shape:
+            raise ValueError(f"{name} has shape {array.shape}, expected {default.shape}")
+        return array
+
+    snr_base = along(alpha_bar, np.zeros(len(times)), "alpha_bar", "float64")
+    with np.errstate(divide="ignore"):
+        sigma = np.sqrt((1 - snr_base) / snr_base)
+        log_snr = np.log(snr_base) - np.log1p(-snr_base)
+    missing = np.full(len(times), np.nan)
+    coords = {
+        "timestep": ("timestep", times, "1"),
+        "step": ("timestep", along(step, np.arange(len(times)), "step", "int64"), "1"),
+        "model_time": ("timestep", along(model_time, times, "model_time", "float64"), "1"),
+        "alpha_bar": ("timestep", snr_base, "1"),
+        "sigma": ("timestep", sigma, "1"),
+        "log_snr": ("timestep", log_snr, "nat"),
+        "noise_sd": ("timestep", along(noise_sd, missing, "noise_sd", "float64"), "1"),
+        "sample": ("sample", np.arange(samples, dtype="int64"), "1"),
+        "label": ("sample", along(label, np.full(samples, -1), "label", "int64"), "1"),
+    }
+    layout = Layout.of(samples=samples, block=block, timesteps=len(times), shape=shape, dtype=dtype)
+    store = {
+        "block": block,
+        "shape": list(shape),
+        "dtype": dtype,
+        "keepbits": keepbits,
+        "log_variance": log_variance,
+        "valid_range": list(valid_range),
+        "coordinates": fingerprint({n: v.tobytes().hex() for n, (d, v, _) in coords.items() if d == "timestep"}),
+    }
+    return coords, layout, {**config, "store": store}
+
+
+class TrajectoryWriter:
+    """Takes the states of a reverse process step by step and writes them a whole shard at a time.
+
+    `pending` lists the blocks still to be written, `set_aside` where a stale store went. Whatever goes wrong on the
+    background thread is raised by the next call and by `close`. Leaving a block unfinished loses only that block.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        layout: Layout,
+        variables: Mapping[str, tuple[str, ...]],
+        keepbits: int | None,
+        wanted: Sequence[int],
+        locks: BlockLocks,
+        set_aside: Path | None,
+    ) -> None:
+        self.path, self.layout, self.set_aside = path, layout, set_aside
+        self.bytes_written = 0
+        self._variables = variables
+        self._keepbits = keepbits
+        self._locks = locks
+        self.pending = [block for block in wanted if not self._is_done(block)]
+        self._block: int | None = None
+        self._next = 0
+        self._saturated = 0
+        self._filling: dict[str, ShardBuffer] = {}
+        self._free: dict[str, queue.Queue[ShardBuffer]] = {name: queue.Queue() for name in variables}
+        self._made = dict.fromkeys(variables, 0)
+        self._error: BaseException | None = None
+        self._pool = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
+        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._drain, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def put(
+        self,
+        block: int,
+        step: int,
+        x_t: ArrayLike,
+        pred_x0: ArrayLike,
+        log_variance: ArrayLike | None = None,
+    ) -> None:
+        """Take one timestep of a block: arrays of (block, channel, y, x), copied before this returns.
+
+        step is the position along the stored timesteps and must come in order. Waits while the disk is behind.
+        """
+        self._raise_error()
+        if step == 0:
+            self._begin(block)
+        if block != self._block or step != self._next:
+            raise ValueError(
+                f"block {block}, step {step} was put; expected block {self._block}, step {self._next}: steps come in "
+                "order, one block at a time"
+            )
+        states = {"x_t": x_t, "pred_x0": pred_x0, "log_variance": log_variance}
+        within = step % self.layout.shard_timesteps
+        for name, dims in self._variables.items():
+            if dims == STATE_DIMS:
+                if within == 0:
+                    self._filling[name] = self._take_buffer(name)
+                self._copy(name, self._filling[name].at(within), states[name])
+        self._next += 1
+        if within + 1 == self.layout.shard_timesteps or self._next == self.layout.timesteps:
+            self._hand_over(block, step // self.layout.shard_timesteps)
+
+    def finish(self, block: int, x_0: ArrayLike) -> None:
+        """Take the final samples of a block and flag it as done once all its bytes are on disk."""
+        self._raise_error()
+        if block != self._block or self._next != self.layout.timesteps:
+            raise ValueError(f"block {block} was finished after {self._next} of {self.layout.timesteps} timesteps")
+        self._filling["x_0"] = self._take_buffer("x_0")
+        self._copy("x_0", self._filling["x_0"].at(0), x_0)
+        self._hand_over(block, None)
+        saturated = self._saturated
+        self._work.put(lambda: self._flag(block, saturated))
+        self._block = None
+
+    def close(self) -> None:
+        """Wait until everything handed over is on disk, then give the locks back.
+
+        Raises what went wrong on the background thread.
+        """
+        self._shut()
+        self._raise_error()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._shut()
+
+    def _shut(self) -> None:
+        if self._thread.is_alive():
+            self._work.put(None)
+            self._thread.join()
+            self._pool.shutdown()
+        self._locks.close()
+
+    def _is_done(self, block: int) -> bool:
+        flag = self.path / "done" / "c" / str(block)
+        return flag.is_file() and flag.read_bytes() == one_flag(1)
+
+    def _begin(self, block: int) -> None:
+        if block not in self.pending:
+            raise ValueError(f"block {block} was put; this writer's blocks are {ranges(self.pending) or 'none'}")
+        self._block, self._next, self._saturated = block, 0, 0
+        for name, buffer in self._filling.items():
+            self._free[name].put(buffer)
+        self._filling = {}
+        for name in self._variables:
+            for partial in (self.path / name).glob(f"c.{block}.*.partial"):
+                partial.unlink(missing_ok=True)
+
+    def _take_buffer(self, name: str) -> ShardBuffer:
+        if self._free[name].empty() and self._made[name] < BUFFERS:
+            self._made[name] += 1
+            states = self._variables[name] == STATE_DIMS
+            return ShardBuffer(
+                self.layout.block,
+                self.layout.shard_timesteps if states else 1,
+                (self.layout.chunk_samples, self.layout.chunk_timesteps if states else 1),
+                self.layout.shape,
+                self.layout.dtype if states else "float32",
+            )
+        buffer = self._free[name].get()
+        self._raise_error()
+        buffer.clear()
+        return buffer
+
+    def _copy(self, name: str, place: NDArray[Any], values: ArrayLike | None) -> None:
+        expected = (self.layout.block, *self.layout.shape)
+        if values is None:
+            raise ValueError(f"{name} is missing; this store was created with it")
+        array = np.asarray(values)
+        kept = self.layout.samples_in(self._block or 0)
+        if array.shape != expected:
+            raise ValueError(f"{name} has shape {array.shape}, expected {expected}: a whole block of images")
+        if place.dtype == np.float16:
+            beyond = np.abs(array[:kept]) > FLOAT16_MAX
+            self._saturated += int(np.count_nonzero(beyond))
+            array = np.clip(array, -FLOAT16_MAX, FLOAT16_MAX)
+        place[...] = array.reshape(place.shape)
+        if kept < self.layout.block:
+            # place is a strided view, so the padding is blanked chunk by chunk
+            samples = place.shape[1]
+            for row in range(place.shape[0]):
+                place[row, max(0, kept - row * samples) :] = np.nan
+
+    def _hand_over(self, block: int, shard: int | None) -> None:
+        names = ["x_0"] if shard is None else [n for n, d in self._variables.items() if d == STATE_DIMS]
+        for name in names:
+            key = f"c.{block}.0.0.0" if shard is None else f"c.{block}.{shard}.0.0.0"
+            buffer = self._filling.pop(name)
+            self._work.put(
+                lambda name=name, key=key, buffer=buffer: self._write(name, key, buffer, block)  # type: ignore[misc]
+            )
+
+    def _write(self, name: str, key: str, buffer: ShardBuffer, block: int) -> None:
+        path = self.path / name / key
+        keepbits = self._keepbits if self._variables[name] == STATE_DIMS else None
+        try:
+            if self._error is None:
+                write_shard(path, buffer, self.layout.samples_in(block), keepbits, self._pool)
+                self.bytes_written += path.stat().st_size
+        except BaseException as error:
+            self._error = error  # before the buffer is free: whoever waits for it must see the error
+        finally:
+            self._free[name].put(buffer)
+
+    def _flag(self, block: int, saturated: int) -> None:
+        if self._error is not None:
+            return
+        folders = set()
+        for key in self.layout.keys(block, self._variables):
+            with (self.path / key).open("rb+") as file:
+                os.fsync(file.fileno())
+            folders.add((self.path / key).parent)
+        for folder in folders:
+            fd = os.open(folder, os.O_RDONLY)
+            os.fsync(fd)
+            os.close(fd)
+        if self.layout.dtype == "float16":
+            replace_file(self.path / "saturated" / "c" / str(block), one_flag(saturated, "int64"))
+        replace_file(self.path / "done" / "c" / str(block), one_flag(1))
+        self.pending = [other for other in self.pending if other != block]
+
+    def _drain(self) -> None:
+        while (task := self._work.get()) is not None:
+            try:
+                task()
+            except BaseException as error:
+                self._error = error
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise StoreError(
+                f"writing {self.path} failed: {self._error}. Finished blocks are safe; mend the cause and run the same "
+                "command again"
+            ) from self._error

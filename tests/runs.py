@@ -1,0 +1,53 @@
+"""Small trajectory stores made through the public writer, for tests of what reads them."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+import stores
+
+SHAPE = (1, 8, 8)
+TIMESTEPS = np.arange(6)[::-1] * 10
+
+
+def states(block, step, size=4, shape=SHAPE):
+    """The states of one step: a pure function of the samples' absolute numbers."""
+    ids = range(block * size, (block + 1) * size)
+    x_t = np.stack([np.random.default_rng([k, step]).standard_normal(shape) for k in ids]).astype("f4")
+    return x_t, np.tanh(x_t)
+
+
+def create(path, samples=16, *, block=4, shape=SHAPE, timesteps=TIMESTEPS, seed=0, **options):
+    return stores.create(
+        path,
+        timestep=timesteps,
+        alpha_bar=np.linspace(0.01, 0.99, len(timesteps)),
+        shape=shape,
+        samples=samples,
+        block=block,
+        config={"model": "made up", "seed": seed},
+        **options,
+    )
+
+
+def fill(store, blocks=None):
+    for block in list(store.pending) if blocks is None else blocks:
+        for step in range(store.layout.timesteps):
+            store.put(block, step, *states(block, step, store.layout.block, store.layout.shape))
+        store.finish(block, states(block, 99, store.layout.block, store.layout.shape)[1])
+
+
+def make(path, samples=16, **options):
+    with create(path, samples, **options) as store:
+        fill(store)
+    return Path(path)
+
+
+def digest(path):
+    """Every file of a store and the hash of its bytes."""
+    return {
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(Path(path).rglob("*"))
+        if file.is_file()
+    }

@@ -1,0 +1,356 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import stores
+from stores import shards
+from tests import runs
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_what_is_read_is_what_was_put(tmp_path):
+    ds = stores.open(runs.make(tmp_path / "run.zarr", 10))
+    assert ds.sizes == {"sample": 10, "timestep": 6, "channel": 1, "y": 8, "x": 8}
+    for step in range(6):
+        expected = np.concatenate([runs.states(block, step)[0] for block in range(3)])[:10]
+        np.testing.assert_array_equal(ds.x_t.isel(timestep=step), expected)
+        np.testing.assert_array_equal(ds.pred_x0.isel(timestep=step), np.tanh(expected))
+
+
+def test_our_shards_are_byte_for_byte_those_of_zarr_python(tmp_path):
+    path = runs.make(tmp_path / "run.zarr", 10, block=6, timesteps=np.arange(300)[::-1], shape=(1, 16, 16))
+    for name in ("x_t", "x_0"):
+        ours = zarr.open_array(path / name, mode="r")
+        theirs = zarr.create_array(
+            tmp_path / f"{name}.zarr",
+            shape=ours.shape,
+            chunks=ours.chunks,
+            shards=ours.shards,
+            dtype=ours.dtype,
+            fill_value=ours.fill_value,
+            compressors=ours.compressors,
+            chunk_key_encoding={"name": "default", "separator": "."},
+        )
+        theirs[:] = ours[:]
+        for file in (tmp_path / f"{name}.zarr").glob("c.*"):
+            mine, other = (path / name / file.name).read_bytes(), file.read_bytes()
+            # zarr-python orders chunks within the file by Morton code, so compare chunk by chunk.
+            count = int(np.prod([s // c for s, c in zip(ours.shards, ours.chunks, strict=True)]))
+            for a, b in zip(shards.read_index(mine, count), shards.read_index(other, count), strict=True):
+                assert mine[a[0] : sum(a)] == other[b[0] : sum(b)]
+
+
+def test_each_shard_is_written_once(tmp_path, monkeypatch):
+    written = []
+    original = shards.write_shard
+    monkeypatch.setattr("stores.writer.write_shard", lambda path, *a: written.append(path) or original(path, *a))
+    path = runs.make(tmp_path / "run.zarr", 10)
+    on_disk = sorted(file for name in ("x_t", "pred_x0", "x_0") for file in (path / name).glob("c.*"))
+    assert sorted(written) == on_disk
+    assert len(on_disk) == 9
+
+
+def test_the_callers_buffer_is_not_aliased(tmp_path):
+    with runs.create(tmp_path / "run.zarr", 4) as store:
+        buffer = np.empty((4, *runs.SHAPE), np.float32)
+        for step in range(6):
+            buffer[:] = step
+            store.put(0, step, buffer, buffer)
+            buffer[:] = -1
+        store.finish(0, buffer)
+    ds = stores.open(tmp_path / "run.zarr")
+    np.testing.assert_array_equal(ds.x_t.isel(channel=0, y=0, x=0), np.tile(np.arange(6.0), (4, 1)))
+
+
+def test_an_error_on_the_thread_surfaces_and_the_finished_blocks_stay(tmp_path, monkeypatch):
+    original = shards.write_shard
+
+    def full_disk(path, *arguments):
+        if path.name.startswith("c.1."):
+            raise OSError(28, "No space left on device")
+        original(path, *arguments)
+
+    monkeypatch.setattr("stores.writer.write_shard", full_disk)
+    store = runs.create(tmp_path / "run.zarr")
+    with pytest.raises(stores.StoreError, match="No space left on device"), store:
+        runs.fill(store)
+    monkeypatch.undo()
+    done = stores.describe(tmp_path / "run.zarr")
+    assert (done["blocks_done"], done["blocks"]) == (1, 4)
+    assert not list((tmp_path / "run.zarr").rglob("*.partial"))
+    runs.make(tmp_path / "run.zarr")
+    assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr"))
+
+
+def test_close_raises_what_went_wrong_after_the_last_call(tmp_path, monkeypatch):
+    def broken(*arguments):
+        raise OSError("gone")
+
+    store = runs.create(tmp_path / "run.zarr", 4)
+    monkeypatch.setattr("stores.writer.write_shard", broken)
+    with contextlib.suppress(stores.StoreError):
+        runs.fill(store)
+    with pytest.raises(stores.StoreError, match="gone"):
+        store.close()
+
+
+def test_steps_out_of_order_and_wrong_shapes_are_refused(tmp_path):
+    with runs.create(tmp_path / "run.zarr") as store:
+        x_t, pred_x0 = runs.states(0, 0)
+        with pytest.raises(ValueError, match="expected block None"):
+            store.put(0, 1, x_t, pred_x0)
+        store.put(0, 0, x_t, pred_x0)
+        with pytest.raises(ValueError, match="step 1"):
+            store.put(0, 2, x_t, pred_x0)
+        with pytest.raises(ValueError, match="a whole block of images"):
+            store.put(0, 1, x_t[:2], pred_x0[:2])
+        with pytest.raises(ValueError, match="after 1 of 6"):
+            store.finish(0, x_t)
+
+
+def test_a_short_last_block_equals_the_head_of_a_full_one(tmp_path):
+    short = stores.open(runs.make(tmp_path / "short.zarr", 10)).compute()
+    full = stores.open(runs.make(tmp_path / "full.zarr", 12)).compute()
+    xr.testing.assert_identical(short.drop_attrs(), full.isel(sample=slice(10)).drop_attrs())
+
+
+@pytest.mark.parametrize(("few", "many"), [(8, 16), (10, 16), (6, 7), (1, 9)])
+def test_extending_equals_asking_for_more_at_once(tmp_path, few, many):
+    runs.make(tmp_path / "run.zarr", few)
+    runs.make(tmp_path / "run.zarr", many)
+    assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr", many))
+
+
+def test_asking_for_fewer_changes_nothing(tmp_path):
+    before = runs.digest(runs.make(tmp_path / "run.zarr", 16))
+    assert runs.digest(runs.make(tmp_path / "run.zarr", 5)) == before
+
+
+def test_block_order_does_not_matter(tmp_path):
+    with runs.create(tmp_path / "run.zarr") as store:
+        runs.fill(store, [2, 0, 3, 1])
+    assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr"))
+
+
+def test_a_changed_seed_is_refused_by_name(tmp_path):
+    before = runs.digest(runs.make(tmp_path / "run.zarr"))
+    with pytest.raises(stores.StaleStore, match=r"seed: 0 in the store, 1 asked for"):
+        runs.make(tmp_path / "run.zarr", seed=1)
+    assert runs.digest(tmp_path / "run.zarr") == before
+
+
+def test_set_aside_keeps_the_old_store(tmp_path):
+    before = runs.digest(runs.make(tmp_path / "run.zarr"))
+    for seed in (1, 0, 2):
+        with runs.create(tmp_path / "run.zarr", seed=seed, stale="set-aside") as store:
+            assert store.set_aside is not None
+            runs.fill(store)
+    asides = sorted(tmp_path.glob("run.stale-*.zarr"))
+    assert len(asides) == 3
+    assert sum(runs.digest(aside) == before for aside in asides) == 2
+
+
+def test_other_labels_are_another_run(tmp_path):
+    runs.make(tmp_path / "run.zarr", 8, label=np.arange(8) % 2)
+    runs.make(tmp_path / "run.zarr", 12, label=np.arange(12) % 2)
+    with pytest.raises(stores.StaleStore, match="label"):
+        runs.make(tmp_path / "run.zarr", 12, label=np.arange(12) % 3)
+
+
+def test_float16_saturates_and_counts(tmp_path):
+    with runs.create(tmp_path / "run.zarr", 6, dtype="float16") as store:
+        for block in store.pending:
+            for step in range(6):
+                x_t = np.full((4, *runs.SHAPE), 1e9 if step == 2 else 1.0, np.float32)
+                store.put(block, step, x_t, -x_t)
+            store.finish(block, x_t)
+    ds = stores.open(tmp_path / "run.zarr").compute()
+    assert ds.x_t.dtype == np.float16
+    assert ds.x_0.dtype == np.float32
+    assert ds.x_t.max() == 65504
+    assert ds.pred_x0.min() == -65504
+    saturated = zarr.open_array(tmp_path / "run.zarr" / "saturated", mode="r")[:]
+    np.testing.assert_array_equal(saturated, [2 * 4 * 64, 2 * 2 * 64])
+    assert stores.verify(tmp_path / "run.zarr", deep=True) == []
+
+
+def test_rounded_bits_stay_within_half_a_step_and_compress(tmp_path):
+    exact, rounded = runs.make(tmp_path / "exact.zarr"), runs.make(tmp_path / "rounded.zarr", keepbits=7)
+    a, b = stores.open(exact).x_t.compute(), stores.open(rounded).x_t.compute()
+    assert float(abs((a - b) / a).max()) <= 2.0**-8
+    assert stores.describe(rounded)["bytes"] < 0.8 * stores.describe(exact)["bytes"]
+    np.testing.assert_array_equal(stores.open(exact).x_0, stores.open(rounded).x_0)
+
+
+def script(path, samples, *, blocks="None", pause=0.0):
+    """A writer in a process of its own."""
+    return [
+        sys.executable,
+        "-c",
+        textwrap.dedent(f"""
+            import time
+            from tests import runs
+            with runs.create({str(path)!r}, {samples}, blocks={blocks}) as store:
+                print("open", flush=True)
+                for block in list(store.pending):
+                    for step in range(6):
+                        time.sleep({pause})
+                        store.put(block, step, *runs.states(block, step))
+                    store.finish(block, runs.states(block, 99)[1])
+        """),
+    ]
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments_then_resume_equals_uninterrupted(tmp_path):
+    path, expected = tmp_path / "run.zarr", runs.digest(runs.make(tmp_path / "straight.zarr", 22))
+    rng = np.random.default_rng(int(os.environ.get("TRAJ_TEST_SEED", "0")))
+    for _ in range(10):
+        process = subprocess.Popen(script(path, 22, pause=0.02), cwd=ROOT, stdout=subprocess.PIPE)
+        if rng.random() < 0.8:
+            process.stdout.readline()  # past the imports, so that the kill falls into the writing
+        time.sleep(rng.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    runs.make(path, 22)
+    assert runs.digest(path) == expected
+    assert stores.verify(path, deep=True) == []
+
+
+def test_two_processes_share_a_run_by_blocks(tmp_path):
+    halves = [
+        subprocess.Popen(
+            script(tmp_path / "run.zarr", 16, blocks=blocks, pause=0.005), cwd=ROOT, stdout=subprocess.PIPE
+        )
+        for blocks in ("range(0, 2)", "range(2, 4)")
+    ]
+    for half in halves:
+        half.communicate()
+    assert [half.returncode for half in halves] == [0, 0]
+    assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr"))
+
+
+def test_a_second_writer_of_the_same_blocks_is_refused(tmp_path):
+    first = subprocess.Popen(
+        script(tmp_path / "run.zarr", 16, blocks="range(0, 2)", pause=0.5), cwd=ROOT, stdout=subprocess.PIPE
+    )
+    first.stdout.readline()
+    try:
+        with pytest.raises(stores.LockedStore, match=r"block\(s\) 1 of"):
+            runs.create(tmp_path / "run.zarr", blocks=[1, 2])
+        with runs.create(tmp_path / "run.zarr", blocks=[2, 3]) as store:
+            runs.fill(store)
+        with runs.create(tmp_path / "run.zarr", blocks=[2, 3]) as store:
+            assert store.pending == []
+            with pytest.raises(stores.LockedStore, match="by this process"):
+                runs.create(tmp_path / "run.zarr", blocks=[2])
+    finally:
+        first.kill()
+        first.communicate()
+    # The dead writer's blocks are free again.
+    runs.make(tmp_path / "run.zarr")
+
+
+def test_a_store_is_not_moved_while_another_process_writes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("stores.claim.LOCK_PATIENCE_S", 0.3)
+    first = subprocess.Popen(
+        script(tmp_path / "run.zarr", 16, blocks="range(0, 2)", pause=0.5), cwd=ROOT, stdout=subprocess.PIPE
+    )
+    first.stdout.readline()
+    try:
+        with pytest.raises(stores.LockedStore, match="another process is writing"):
+            runs.create(tmp_path / "run.zarr", seed=1, stale="set-aside")
+        with pytest.raises(stores.LockedStore, match="another process is writing"):
+            runs.create(tmp_path / "run.zarr", 32)
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.parametrize("moment", ["before the move", "after the move", "before the new store is in place"])
+def test_killed_during_set_aside_loses_nothing(tmp_path, monkeypatch, moment):
+    before = runs.digest(runs.make(tmp_path / "run.zarr"))
+
+    class Killed(BaseException):
+        pass
+
+    original = Path.rename
+
+    def rename(self, target):
+        if moment == "before the move" or (moment.startswith("before the new") and self.suffix == ".partial"):
+            raise Killed
+        original(self, target)
+        if moment == "after the move":
+            raise Killed
+        return Path(target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(Killed):
+        runs.create(tmp_path / "run.zarr", seed=1, stale="set-aside")
+    monkeypatch.undo()
+    with runs.create(tmp_path / "run.zarr", seed=1, stale="set-aside") as store:
+        runs.fill(store)
+    (aside,) = tmp_path.glob("run.stale-*.zarr")
+    assert runs.digest(aside) == before
+    assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr", seed=1))
+
+
+def test_killed_during_an_extension_can_be_extended_again(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    original = Path.replace
+    runs.make(tmp_path / "base.zarr", 10)
+    expected = runs.digest(runs.make(tmp_path / "straight.zarr", 16))
+    for moment in range(0, 30, 4):
+        path = tmp_path / f"{moment}.zarr"
+        runs.make(path, 10)
+        calls = iter(range(1000))
+
+        def replace(self, target, calls=calls, moment=moment):
+            if next(calls) == moment:
+                raise Killed
+            return original(self, target)
+
+        monkeypatch.setattr(Path, "replace", replace)
+        with contextlib.suppress(Killed), runs.create(path, 16):
+            pass
+        monkeypatch.undo()
+        runs.make(path, 16)
+        assert runs.digest(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"samples": 0}, "at least 1"),
+        ({"block": 0}, "at least 1"),
+        ({"timesteps": np.array([0, 10])}, "descending"),
+        ({"dtype": "int8"}, "float32 or float16"),
+        ({"keepbits": 40}, "1 to 22"),
+        ({"blocks": [9]}, "0 to 3"),
+        ({"label": [1, 2]}, "label has shape"),
+    ],
+)
+def test_bad_arguments_say_what_was_expected(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        runs.create(tmp_path / "run.zarr", **change)
+    assert not (tmp_path / "run.zarr").exists()
+
+
+def test_a_folder_that_is_no_store_is_not_touched(tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"precious")
+    with pytest.raises(stores.NotAStore, match="is not a store"):
+        runs.create(tmp_path, stale="set-aside")
+    assert (tmp_path / "holiday.jpg").read_bytes() == b"precious"
