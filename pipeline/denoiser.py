@@ -1,0 +1,159 @@
+"""A network as a denoiser: from a state to predictions of x_0 and of the noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from pipeline.schedule import Schedule
+
+if TYPE_CHECKING:  # diffusers takes seconds to import, and the exact denoisers do without
+    from diffusers import UNet2DModel
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a denoiser says of a state x_t, both raw and of its shape: pred_x0 and eps.
+
+    ``variance_fraction`` is there for learned-range networks: 0 means the "small" log variance, 1 the "large".
+    """
+
+    pred_x0: torch.Tensor
+    eps: torch.Tensor
+    variance_fraction: torch.Tensor | None = None
+
+
+class Denoiser(Protocol):
+    """Whatever predicts x_0 from x_t: a network or a closed form.
+
+    ``shape`` is (channel, y, x). ``num_classes`` is 0 for models without labels. ``valid_range`` bounds x_0.
+    ``identity`` holds the JSON values that define the model, "name" among them, for a store's fingerprint.
+    """
+
+    schedule: Schedule
+    shape: tuple[int, int, int]
+    num_classes: int
+    valid_range: tuple[float, float]
+    identity: dict[str, Any]
+
+    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor) -> Prediction:
+        """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional."""
+        ...
+
+
+class NetworkDenoiser:
+    """A UNet2DModel, predicting epsilon, sample or v, with or without labels and learned-range variance.
+
+    ``null_label`` is the class embedding that stands for no label, the last one of the network. ``autocast``
+    runs the network in bfloat16; predictions keep the precision of x_t.
+
+    Raises
+    ------
+    ValueError
+        When the network's channels, labels or size don't fit; the message names what.
+    """
+
+    def __init__(
+        self,
+        network: UNet2DModel,
+        schedule: Schedule,
+        *,
+        identity: Mapping[str, Any],
+        null_label: int | None = None,
+        autocast: bool = False,
+    ) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.schedule = schedule
+        self.identity = dict(identity)
+        self.shape = _shape(network)
+        self.valid_range = (-1.0, 1.0)
+        self.null_label = null_label
+        self.autocast = autocast
+        self._checked: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        channels, out = network.config.in_channels, network.config.out_channels
+        expected = channels * (2 if schedule.learned_range else 1)
+        if out != expected:
+            raise ValueError(
+                f"the network has {channels} channels in and {out} out; expected {expected} out with "
+                f"{'learned_range' if schedule.learned_range else 'fixed'} variance"
+            )
+        if network.config.class_embed_type is not None:
+            raise ValueError(
+                f"class_embed_type {network.config.class_embed_type!r} is not supported; expected labels "
+                "through num_class_embeds"
+            )
+        embeddings = network.config.num_class_embeds or 0
+        if null_label is not None and null_label != embeddings - 1:
+            raise ValueError(f"null_label is {null_label}; expected the last of {embeddings} class embeddings")
+        self.num_classes = embeddings if null_label is None else embeddings - 1
+
+    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor) -> Prediction:
+        """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional."""
+        with torch.autocast(x_t.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            output = self.network(x_t, self._time(timestep, x_t.device), self._class_labels(label)).sample
+        output = output.to(x_t.dtype)
+        fraction = None
+        if self.schedule.learned_range:
+            output, v = output.chunk(2, dim=1)
+            fraction = (v + 1) / 2
+        signal, noise = signal_and_noise(self.schedule, timestep)
+        match self.schedule.prediction_type:
+            case "epsilon":
+                return Prediction((x_t - noise * output) / signal, output, fraction)
+            case "sample":
+                return Prediction(output, (x_t - signal * output) / noise, fraction)
+            case _:  # v = signal * eps - noise * x_0
+                return Prediction(signal * x_t - noise * output, signal * output + noise * x_t, fraction)
+
+    def _time(self, timestep: int, device: torch.device) -> torch.Tensor:
+        """Return the model time; a whole timestep stays an integer, as the network was trained."""
+        if self.schedule.time_scale == 1:
+            return torch.full((), timestep, dtype=torch.int64, device=device)
+        return torch.full((), timestep * self.schedule.time_scale, dtype=torch.float32, device=device)
+
+    def _class_labels(self, label: torch.Tensor) -> torch.Tensor | None:
+        """Return the class embeddings to look up, checked once per label tensor (a check waits for the device)."""
+        if self._checked is None or self._checked[0] is not label:
+            check_label(label, self.num_classes, unconditional=self.num_classes == 0 or self.null_label is not None)
+            has_embeddings = self.network.config.num_class_embeds
+            self._checked = label, label.where(label >= 0, self.null_label or 0) if has_embeddings else None
+        return self._checked[1]
+
+
+def check_label(label: torch.Tensor, num_classes: int, unconditional: bool = True) -> None:
+    """Refuse labels a model doesn't have.
+
+    Raises
+    ------
+    ValueError
+        When a label lies outside 0..num_classes-1 and isn't -1, or is -1 where the model needs a class.
+    """
+    lowest, highest = (int(bound) for bound in torch.aminmax(label))
+    if highest >= num_classes:
+        known = f"expected 0 to {num_classes - 1}" if num_classes else "the model has no classes; use labels none"
+        raise ValueError(f"label {highest}: {known}")
+    if lowest < -1:
+        raise ValueError(f"label {lowest}: expected -1 (none) or a class")
+    if lowest == -1 and not unconditional:
+        raise ValueError(
+            f"label -1 (none), but this model was trained with labels only; expected 0 to {num_classes - 1}, or "
+            "a null_label in the model folder's traj.json"
+        )
+
+
+def signal_and_noise(schedule: Schedule, timestep: int) -> tuple[float, float]:
+    """Factors of x_0 and of the noise in x_t: the square roots of alpha_bar and 1 - alpha_bar."""
+    alpha_bar = float(schedule.alpha_bar[timestep])
+    return math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+
+
+def _shape(network: UNet2DModel) -> tuple[int, int, int]:
+    size = network.config.sample_size
+    if size is None:
+        raise ValueError("the network's config has no sample_size; expected the images' height and width")
+    height, width = (size, size) if isinstance(size, int) else size
+    return network.config.in_channels, int(height), int(width)

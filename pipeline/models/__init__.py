@@ -1,0 +1,49 @@
+"""Models by name: a name becomes a denoiser."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pipeline.denoiser import Denoiser
+from pipeline.models import analytic
+
+TRAINED = ("digits", "digits-iddpm")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_KNOWN = (
+    f"expected one of {', '.join((*TRAINED, *analytic.FORMS))}, a diffusers pipeline folder, "
+    "or a hub id like google/ddpm-cifar10-32"
+)
+
+
+def load(name: str, device: str = "cpu", autocast: bool = False) -> Denoiser:
+    """Load the denoiser of a name.
+
+    A name is digits or digits-iddpm (folders under ``models``, or under the folder TRAJ_MODELS names), a
+    diffusers pipeline folder, a hub id, or an exact denoiser: gaussian:MEAN,VAR[,CxHxW], mixture:A,B,... or
+    dataset:digits. ``autocast`` runs networks in bfloat16; exact denoisers have no use for it.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the model is not there: not trained yet, no such folder, or not to be had from the hub.
+    ValueError
+        When the name means nothing, or the model is of a kind that is not supported.
+    """
+    if ":" in name and not Path(name).exists():
+        return analytic.load(name, device)
+    from pipeline.models import pretrained  # brings in diffusers, which takes seconds
+
+    if name in TRAINED:
+        folder = Path(os.environ.get("TRAJ_MODELS", "models")) / name
+        if not folder.is_dir():
+            raise FileNotFoundError(f"model {name} is not trained yet (no folder {folder}): run traj train {name}")
+        return pretrained.load_folder(folder, name, device, autocast)
+    if Path(name).is_dir():
+        return pretrained.load_folder(Path(name), Path(name).resolve().name, device, autocast)
+    if _HUB_ID.fullmatch(name):
+        return pretrained.load_folder(pretrained.fetch(name), name, device, autocast)
+    if "/" in name or os.sep in name:
+        raise FileNotFoundError(f"model {name!r}: no such folder; {_KNOWN}")
+    raise ValueError(f"model {name!r} is unknown; {_KNOWN}")

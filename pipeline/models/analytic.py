@@ -1,0 +1,138 @@
+"""Exact denoisers in closed form, usable wherever a network is."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.denoiser import Prediction, check_label, signal_and_noise
+from pipeline.schedule import Schedule
+
+FORMS = ("gaussian:MEAN,VAR[,CxHxW]", "mixture:A,B,...", "dataset:digits")
+
+
+def load(name: str, device: str = "cpu") -> GaussianDenoiser | PointsDenoiser:
+    """Build the exact denoiser a name like ``gaussian:0,0.25`` describes; schedule linear, 1000 timesteps.
+
+    Raises
+    ------
+    ValueError
+        When the name is none of the known forms.
+    """
+    kind, _, numbers = name.partition(":")
+    fields = numbers.split(",")
+    try:
+        match kind:
+            case "gaussian" if len(fields) in (2, 3):
+                shape = tuple(map(int, fields[2].split("x"))) if len(fields) == 3 else (1, 1, 1)
+                return GaussianDenoiser(float(fields[0]), float(fields[1]), shape)
+            case "mixture":
+                return mixture([float(field) for field in fields], device)
+            case "dataset" if numbers == "digits":
+                return digits_dataset(device)
+    except ValueError as error:
+        raise ValueError(f"model {name!r}: {error}; expected one of {', '.join(FORMS)}") from None
+    raise ValueError(f"model {name!r}; expected one of {', '.join(FORMS)}")
+
+
+class GaussianDenoiser:
+    """Pixels independent and normal with one mean and variance (METHODS 7.1)."""
+
+    num_classes = 0
+
+    def __init__(self, mean: float, variance: float, shape: tuple[int, ...] = (1, 1, 1)) -> None:
+        if not (variance > 0 and math.isfinite(mean) and math.isfinite(variance)):
+            raise ValueError(f"mean {mean} and variance {variance}; expected numbers, the variance above 0")
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"shape {shape}; expected channels, height and width")
+        self.mean, self.variance, self.shape = mean, variance, shape
+        self.schedule = _linear_1000()
+        reach = 4 * math.sqrt(variance)
+        self.valid_range = (mean - reach, mean + reach)
+        self.identity = {"name": "gaussian", "mean": mean, "variance": variance, "shape": list(shape)}
+
+    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor) -> Prediction:
+        """Predict from states (sample, channel, y, x) of one timestep; label (sample,) must be -1."""
+        check_label(label, self.num_classes)
+        signal, noise = signal_and_noise(self.schedule, timestep)
+        v = signal**2 * self.variance + noise**2
+        centred = x_t - signal * self.mean
+        return Prediction(self.mean + signal * self.variance / v * centred, noise / v * centred)
+
+
+class PointsDenoiser:
+    """Equally likely points, each of a class: the posterior mean over a finite dataset (METHODS 2.1, 7.3).
+
+    ``points`` is (point, channel, y, x), ``classes`` (point,) integers from 0. A label restricts the dataset to
+    that class; -1 takes all of it.
+    """
+
+    def __init__(
+        self,
+        points: np.ndarray,
+        classes: np.ndarray,
+        *,
+        identity: dict[str, Any],
+        valid_range: tuple[float, float],
+        device: str = "cpu",
+    ) -> None:
+        self.shape = tuple(points.shape[1:])
+        self.points = torch.as_tensor(points, dtype=torch.float64, device=device).flatten(1)
+        self.classes = torch.as_tensor(classes, dtype=torch.int64, device=device)
+        self.num_classes = int(self.classes.max()) + 1
+        self.schedule = _linear_1000()
+        self.valid_range = valid_range
+        self.identity = identity
+
+    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor) -> Prediction:
+        """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional."""
+        weights = self.log_weights(x_t, timestep, label).exp()
+        pred_x0 = (weights @ self.points).reshape(x_t.shape).to(x_t.dtype)
+        signal, noise = signal_and_noise(self.schedule, timestep)
+        return Prediction(pred_x0, (x_t - signal * pred_x0) / noise)
+
+    def log_weights(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor) -> torch.Tensor:
+        """Log posterior of each point given the states (001); shape (sample, point), float64, natural log."""
+        check_label(label, self.num_classes)
+        c, d = signal_and_noise(self.schedule, timestep)
+        states = x_t.to(self.points).flatten(1)
+        # |x_t|^2 is the same for every point and left out of |x_t - c x_i|^2
+        squared_distance = c**2 * self.points.square().sum(1) - 2 * c * states @ self.points.T
+        excluded = (label[:, None] >= 0) & (label[:, None] != self.classes)
+        return (-squared_distance / (2 * d**2)).masked_fill(excluded, -math.inf).log_softmax(dim=1)
+
+
+def mixture(points: list[float], device: str = "cpu") -> PointsDenoiser:
+    """Point classes of equal weight in one pixel (003, the 1-D experiment): class k is the k-th number."""
+    if len(set(points)) < 2 or not all(map(math.isfinite, points)):
+        raise ValueError(f"points {points}; expected at least two different numbers")
+    return PointsDenoiser(
+        np.reshape(points, (-1, 1, 1, 1)),
+        np.arange(len(points)),
+        identity={"name": "mixture", "points": points},
+        valid_range=(min(points), max(points)),
+        device=device,
+    )
+
+
+def digits_dataset(device: str = "cpu") -> PointsDenoiser:
+    """scikit-learn's 1797 digits as the whole data distribution."""
+    from pipeline.models.digits import images
+
+    points, classes = images()
+    digest = hashlib.sha256(points.tobytes() + np.asarray(classes, dtype=np.int64).tobytes()).hexdigest()
+    return PointsDenoiser(
+        points,
+        classes,
+        identity={"name": "dataset:digits", "data": f"sha256:{digest}"},
+        valid_range=(-1.0, 1.0),
+        device=device,
+    )
+
+
+def _linear_1000() -> Schedule:
+    return Schedule.from_config({"clip_sample": False})

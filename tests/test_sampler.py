@@ -1,0 +1,396 @@
+"""The sampling loop against diffusers' schedulers, Gaussian closed forms and its own invariants."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+
+from pipeline.denoiser import NetworkDenoiser, Prediction
+from pipeline.models import analytic
+from pipeline.plan import Plan, ddim, ddpm, iddpm
+from pipeline.sampler import ddim_mean, learned_log_variance, noise_sd, posterior_mean, reverse
+from pipeline.schedule import Schedule
+
+LINEAR = Schedule.from_config({"clip_sample": False})
+NO_LABEL = torch.full((4,), -1)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def random_unet(out_channels=1, seed=0, **config):
+    torch.manual_seed(seed)
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=out_channels,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        add_attention=False,
+        **config,
+    )
+
+
+def network(schedule):
+    return NetworkDenoiser(random_unet(2 if schedule.learned_range else 1), schedule, identity={"name": "random"})
+
+
+def noise_for(shape, dtype=torch.float32, seed=1):
+    """Noise addressed by timestep, as a function of the step."""
+
+    def noise(step):
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed * 10_000 + step.timestep)).to(dtype)
+
+    return noise
+
+
+def start(shape=(4, 1, 8, 8), dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(dtype)
+
+
+def run(denoiser, plan, x_t, noise=None, label=NO_LABEL):
+    """Return the states given to the network, the predictions made, the log variances and x_0."""
+    kept = []
+    noise = noise or noise_for(x_t.shape, x_t.dtype)
+    x_0 = reverse(denoiser, plan, x_t, label, noise, lambda k, *arrays: kept.append((k, *arrays)))
+    steps, states, predictions, log_variances = zip(*kept, strict=True)
+    assert steps == tuple(range(len(plan.steps)))
+    return states, predictions, log_variances, x_0
+
+
+def relative(ours, theirs):
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+# --- diffusers' scheduler.step as the oracle ------------------------------------------------------------------
+
+DDPM_CASES = [("fixed_large", "large"), ("fixed_small", "small"), ("learned_range", "learned")]
+
+
+def their_step(scheduler, output, timestep, x_t, noise, eta, monkeypatch):
+    if isinstance(scheduler, DDIMScheduler):
+        return scheduler.step(output, timestep, x_t, eta=eta, variance_noise=noise if eta else None)
+    # ancestral steps draw their noise themselves
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: noise)
+    return scheduler.step(output, timestep, x_t)
+
+
+LINEAR_1000 = {"num_train_timesteps": 1000}
+COSINE_50 = {"num_train_timesteps": 50, "beta_schedule": "squaredcos_cap_v2"}
+
+
+def cases():
+    for tables, steps in ((LINEAR_1000, 40), (LINEAR_1000, 17), (COSINE_50, 50)):
+        name = f"{tables['num_train_timesteps']}-{steps}"
+        for variance_type, variance in DDPM_CASES:
+            config = {"variance_type": variance_type, **tables}
+            yield pytest.param(DDPMScheduler, config, steps, variance, id=f"ddpm-{variance}-{name}")
+        for eta in (0.0, 1.0):
+            for clip in (True, False):
+                config = {"clip_sample": clip, "set_alpha_to_one": clip, **tables}
+                yield pytest.param(DDIMScheduler, config, steps, eta, id=f"ddim-{eta:g}-clip-{clip}-{name}")
+    config = {"variance_type": "learned_range", "clip_sample": False, **LINEAR_1000}
+    yield pytest.param(DDPMScheduler, config, 30, "learned", id="ddpm-learned-unclipped")
+
+
+def both(scheduler_class, config, steps, variance):
+    scheduler = scheduler_class(**config)
+    scheduler.set_timesteps(steps)
+    schedule = Schedule.from_config(scheduler.config)
+    clip = schedule.clip_sample
+    if scheduler_class is DDIMScheduler:
+        return scheduler, schedule, ddim(schedule, steps, eta=variance, clip=clip)
+    return scheduler, schedule, ddpm(schedule, steps, variance=variance, clip=clip)
+
+
+@pytest.mark.parametrize(("scheduler_class", "config", "steps", "variance"), list(cases()))
+def test_whole_trajectory_equals_diffusers_with_our_tables(scheduler_class, config, steps, variance, monkeypatch):
+    scheduler, schedule, plan = both(scheduler_class, config, steps, variance)
+    scheduler.betas = torch.from_numpy(schedule.betas)
+    scheduler.alphas = 1 - scheduler.betas
+    scheduler.alphas_cumprod = torch.from_numpy(schedule.alpha_bar)
+    if scheduler_class is DDIMScheduler:
+        scheduler.final_alpha_cumprod = torch.tensor(schedule.final_alpha_bar, dtype=torch.float64)
+    denoiser, noise = network(schedule), noise_for((4, 1, 8, 8))
+    states, _, _, x_0 = run(denoiser, plan, start())
+
+    x_t = start()
+    for step, ours in zip(plan.steps, states, strict=True):
+        assert relative(ours, x_t) < 1e-6
+        output = denoiser.network(x_t, step.timestep).sample
+        x_t = their_step(scheduler, output, step.timestep, x_t, noise(step), variance, monkeypatch).prev_sample
+    assert relative(x_0, x_t) < 1e-6
+
+
+@pytest.mark.parametrize(("scheduler_class", "config", "steps", "variance"), list(cases()))
+def test_each_step_equals_stock_diffusers(scheduler_class, config, steps, variance, monkeypatch):
+    scheduler, schedule, plan = both(scheduler_class, config, steps, variance)
+    denoiser, noise = network(schedule), noise_for((4, 1, 8, 8))
+    states, predictions, _, x_0 = run(denoiser, plan, start())
+    for step, x_t, pred_x0, x_s in zip(plan.steps, states, predictions, [*states[1:], x_0], strict=True):
+        output = denoiser.network(x_t, step.timestep).sample
+        theirs = their_step(scheduler, output, step.timestep, x_t, noise(step), variance, monkeypatch)
+        assert relative(x_s, theirs.prev_sample) < 2e-4
+        clipped = pred_x0 if plan.clip is None else pred_x0.clamp(-plan.clip, plan.clip)
+        assert relative(clipped, theirs.pred_original_sample) < 2e-4
+
+
+# --- Gaussian closed forms ------------------------------------------------------------------------------------
+
+
+def gain(abar_t, abar_s, variance):
+    v = abar_t * variance + 1 - abar_t
+    return math.sqrt(abar_s * abar_t) * variance / v + math.sqrt((1 - abar_s) * (1 - abar_t)) / v
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("variance", "steps", "final_sd"),
+    [
+        (0.25, 50, 0.47244),
+        (0.25, 100, 0.48598),
+        (0.25, 1000, 0.49850),
+        (1.0, 50, 0.96408),
+        (1.0, 100, 0.98185),
+        (1.0, 1000, 0.99812),
+    ],
+)
+def test_ddim_on_gaussian_data_has_the_closed_form_gain_at_every_step(variance, steps, final_sd, dtype):
+    plan = ddim(LINEAR, steps)
+    x_t = torch.linspace(-3, 3, 4, dtype=dtype).add(0.1).reshape(4, 1, 1, 1)
+    states, _, _, x_0 = run(analytic.GaussianDenoiser(0.0, variance), plan, x_t)
+    rtol = 1e-6 if dtype == torch.float32 else 1e-12
+    total = 1.0
+    for step, before, after in zip(plan.steps, states, [*states[1:], x_0], strict=True):
+        abar_s = 1.0 if step.lands_on == -1 else LINEAR.alpha_bar[step.lands_on]
+        factor = gain(LINEAR.alpha_bar[step.timestep], abar_s, variance)
+        np.testing.assert_allclose(after, before * factor, rtol=rtol)
+        total *= factor
+    assert total == pytest.approx(final_sd, abs=6e-6)
+    np.testing.assert_allclose(x_0, x_t * final_sd, rtol=3e-5)
+
+
+@pytest.mark.parametrize(
+    ("variance", "which", "final"),
+    [(0.25, "small", 0.24613), (1.0, "small", 0.99107), (0.25, "large", 0.25075), (1.0, "large", 0.99990)],
+)
+def test_ddpm_on_gaussian_data_ends_with_the_closed_form_variance(variance, which, final):
+    denoiser = analytic.GaussianDenoiser(0.0, variance)
+    plan = ddpm(LINEAR, variance=which)
+
+    states, _, _, x_0 = run(
+        denoiser,
+        plan,
+        torch.ones(4, 1, 1, 1, dtype=torch.float64),
+        noise=lambda _: torch.zeros(4, 1, 1, 1, dtype=torch.float64),
+    )
+    means = np.array([float(state[0]) for state in [*states, x_0]])
+    spread = 1.0
+    for factor, sd in zip(means[1:] / means[:-1], noise_sd(LINEAR, plan), strict=True):
+        spread = factor**2 * spread + sd**2
+    assert spread == pytest.approx(final, abs=1e-5)
+
+    n = 20_000
+    generator = torch.Generator().manual_seed(0)
+    x_T = torch.randn((n, 1, 1, 1), generator=generator)
+    sampled = run(
+        denoiser,
+        plan,
+        x_T,
+        noise=lambda _: torch.randn((n, 1, 1, 1), generator=generator),
+        label=torch.full((n,), -1),
+    )[-1]
+    assert float(sampled.var()) == pytest.approx(final, abs=5 * final * math.sqrt(2 / n))
+    assert float(sampled.mean()) == pytest.approx(0, abs=5 * math.sqrt(final / n))
+
+
+@pytest.mark.parametrize("n", [2, 5, 40])
+def test_a_deterministic_jump_has_the_closed_form_gain(n):
+    plan = ddim(LINEAR, 50)
+    jumped = plan.jump(600, n)
+    x_t = start((4, 1, 1, 1), torch.float64)
+    states, _, _, x_0 = run(analytic.GaussianDenoiser(0.0, 0.25), jumped, x_t)
+    k = jumped.timesteps.index(600)
+    landed = states[k + 1] if k + 1 < len(states) else x_0
+    abar_s = LINEAR.alpha_bar[jumped.steps[k].lands_on] if k + 1 < len(states) else 1.0
+    np.testing.assert_allclose(landed, states[k] * gain(LINEAR.alpha_bar[600], abar_s, 0.25), rtol=1e-12)
+
+
+# --- identities between samplers ------------------------------------------------------------------------------
+
+
+def test_the_two_forms_of_the_ddpm_mean_agree():
+    x_t, eps = start(dtype=torch.float64), start(dtype=torch.float64).flip(0)
+    for step in ddpm(LINEAR).steps:
+        abar, beta = LINEAR.alpha_bar[step.timestep], LINEAR.betas[step.timestep]
+        x_0 = (x_t - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
+        from_eps = (x_t - beta / math.sqrt(1 - abar) * eps) / math.sqrt(1 - beta)
+        np.testing.assert_allclose(posterior_mean(LINEAR, step, x_0, x_t), from_eps, rtol=1e-8, atol=1e-9)
+
+
+def test_ddim_with_eta_1_is_ddpm_with_the_small_variance():
+    denoiser, x_t = network(LINEAR), start(dtype=torch.float64)
+    denoiser.network.double()
+    ours = run(denoiser, ddim(LINEAR, 40, eta=1.0), x_t)
+    ancestral = run(denoiser, ddpm(LINEAR, 40, variance="small"), x_t)
+    assert relative(ours[-1], ancestral[-1]) < 1e-9
+
+
+def test_a_radicand_below_zero_counts_as_zero():
+    plan = ddim(LINEAR, 1000, eta=2.0)
+    x_0, eps = torch.ones(1), torch.full((1,), torch.nan)
+    assert ddim_mean(LINEAR, plan.steps[-2], x_0, torch.ones(1)) == math.sqrt(LINEAR.alpha_bar[0])
+    assert torch.isnan(ddim_mean(LINEAR, ddim(LINEAR, 1000).steps[-2], x_0, eps))
+
+
+class FixedFraction:
+    """A denoiser whose variance fraction is one number everywhere."""
+
+    schedule = LINEAR
+    shape = (1, 8, 8)
+
+    def __init__(self, fraction):
+        self.fraction = fraction
+        self.network = network(LINEAR)
+
+    def __call__(self, x_t, timestep, label):
+        prediction = self.network(x_t, timestep, label)
+        fraction = None if self.fraction is None else torch.full_like(x_t, self.fraction)
+        return Prediction(prediction.pred_x0, prediction.eps, fraction)
+
+
+LEARNED = Schedule.from_config({"variance_type": "learned_range", "clip_sample": False})
+
+
+@pytest.mark.parametrize(("fraction", "variance"), [(0.0, "small"), (1.0, "large")])
+def test_learned_variance_has_the_fixed_ones_as_its_limits(fraction, variance):
+    learned = run(FixedFraction(fraction), iddpm(LEARNED, 50), start())
+    fixed = run(FixedFraction(fraction), ddpm(LINEAR, 50, variance=variance), start())
+    assert relative(learned[-1], fixed[-1]) < 1e-5
+    sds = noise_sd(LINEAR, ddpm(LINEAR, 50, variance=variance))
+    for log_variance, sd in zip(learned[2][:-1], sds[:-1], strict=True):
+        np.testing.assert_allclose((0.5 * log_variance).exp(), sd, rtol=1e-5)
+    assert set(fixed[2]) == {None}
+
+
+def test_the_learned_variance_of_the_last_step_borrows_from_the_step_before():
+    plan = iddpm(LEARNED)
+    small_2, beta_1 = 5.45319e-5, 1e-4  # improved-diffusion: posterior_variance[1] in place of [0]
+    for f in (0.0, 0.3, 1.0):
+        prediction = Prediction(torch.zeros(1), torch.zeros(1), torch.full((1,), f, dtype=torch.float64))
+        log_variance = learned_log_variance(LEARNED, plan, 999, prediction)
+        assert float(log_variance) == pytest.approx(f * math.log(beta_1) + (1 - f) * math.log(small_2), rel=1e-6)
+
+
+def test_a_learned_variance_nobody_predicts_is_refused():
+    with pytest.raises(ValueError, match="predicts none"):
+        run(FixedFraction(None), iddpm(LEARNED, 5), start())
+
+
+# --- noise ----------------------------------------------------------------------------------------------------
+
+
+def asked(plan, schedule=LINEAR):
+    """Return the timesteps whose noise the loop asks for."""
+    timesteps = []
+
+    def noise(step):
+        timesteps.append(step.timestep)
+        return torch.zeros(4, 1, 1, 1)
+
+    denoiser = analytic.GaussianDenoiser(0.0, 1.0)
+    denoiser.schedule = schedule
+    run(denoiser, plan, start((4, 1, 1, 1)), noise=noise)
+    return timesteps
+
+
+def test_noise_is_asked_for_only_where_it_is_added():
+    assert asked(ddim(LINEAR, 20)) == []
+    assert asked(ddim(LINEAR, 5, eta=1.0)) == [800, 600, 400, 200]
+    assert asked(ddpm(LINEAR, 5)) == [800, 600, 400, 200]
+    assert asked(ddpm(LINEAR, 5).with_noise("zero", 600, 400)) == [800, 200]
+
+
+def test_noise_sd_says_what_the_loop_adds():
+    plan = ddpm(LINEAR, variance="large").with_noise("zero", 10, 5)
+    expected = np.sqrt(LINEAR.betas[::-1])
+    expected[-11:-5] = 0
+    expected[-1] = 0
+    np.testing.assert_allclose(noise_sd(LINEAR, plan), expected, rtol=1e-9)
+    assert not noise_sd(LINEAR, ddim(LINEAR, 20)).any()
+    small, eta_1 = noise_sd(LINEAR, ddpm(LINEAR, 20, "small")), noise_sd(LINEAR, ddim(LINEAR, 20, eta=1.0))
+    np.testing.assert_allclose(small, eta_1, rtol=1e-12)
+    learned = noise_sd(LEARNED, iddpm(LEARNED, 20))
+    assert np.isnan(learned[:-1]).all()
+    assert learned[-1] == 0
+    assert learned.dtype == np.float64
+
+
+def test_a_ddim_step_past_the_schedule_keeps_the_noise_its_config_asks_for():
+    left = Schedule.from_config({"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 3})
+    sd = noise_sd(left, ddim(left, 10, eta=1.0))[-1]
+    abar_t, abar_s = left.alpha_bar[3], left.alpha_bar[0]
+    assert sd == pytest.approx(math.sqrt((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s)))
+    assert asked(ddim(left, 2, eta=1.0), left) == [503, 3]
+
+
+# --- invariants -----------------------------------------------------------------------------------------------
+
+PLANS = [ddpm(LINEAR, 12), ddim(LINEAR, 12), ddim(LINEAR, 12, eta=1.0, clip=1.0), iddpm(LEARNED, 12)]
+
+
+def bits(trajectory):
+    states, predictions, log_variances, x_0 = trajectory
+    return [x.numpy().tobytes() for x in [*states, *predictions, *log_variances, x_0] if x is not None]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_plan_edits_that_change_nothing_give_the_same_bits(plan):
+    denoiser = network(LEARNED if plan.steps[0].variance == "learned" else LINEAR)
+    first = plan.timesteps[0]
+    edited = Plan.from_json(plan.with_noise("shared", 999, 0).jump(first, 1).jump(first, 0).after(first).to_json())
+    assert bits(run(denoiser, edited, start())) == bits(run(denoiser, plan, start()))
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_start_from_a_stored_state_gives_the_same_bits(plan):
+    denoiser = network(LEARNED if plan.steps[0].variance == "learned" else LINEAR)
+    states, predictions, log_variances, x_0 = run(denoiser, plan, start())
+    resumed = run(denoiser, plan.after(plan.timesteps[7]), states[7].clone())
+    assert bits(resumed) == bits((states[7:], predictions[7:], log_variances[7:], x_0))
+
+
+def test_changing_the_noise_changes_nothing_before_it():
+    denoiser, plan = network(LINEAR), ddpm(LINEAR, 12)
+    timestep = plan.timesteps[6]
+    states, *_, x_0 = run(denoiser, plan, start())
+    quiet, *_, other_x_0 = run(denoiser, plan.with_noise("zero", timestep, 0), start())
+    assert all(torch.equal(a, b) for a, b in zip(states[:7], quiet[:7], strict=True))
+    assert not torch.equal(states[7], quiet[7])
+    assert not torch.equal(x_0, other_x_0)
+
+
+def test_the_last_clipped_prediction_is_x_0():
+    plan = ddpm(LINEAR, 12, clip=1.0)
+    _, predictions, _, x_0 = run(network(LINEAR), plan, start())
+    assert predictions[-1].abs().max() > 1  # kept raw
+    assert torch.equal(predictions[-1].clamp(-1, 1), x_0)
+
+
+def test_kept_states_are_never_written_to_again():
+    denoiser, copies, kept = network(LINEAR), [], []
+
+    def keep(_, x_t, pred_x0, __):
+        kept.extend([x_t, pred_x0])
+        copies.extend([x_t.clone(), pred_x0.clone()])
+
+    reverse(denoiser, ddpm(LINEAR, 6), start(), NO_LABEL, noise_for((4, 1, 8, 8)), keep)
+    assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
