@@ -1,0 +1,1 @@
+"""What runs networks, and the command line."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import operator
+from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
+from itertools import islice
 
 import numpy as np
 from numpy.random import Generator, Philox
@@ -66,3 +69,31 @@ def _word(value: int, name: str, bits: int) -> int:
     if not 0 <= whole < 1 << bits:
         raise ValueError(f"{name}={whole} was given, expected 0 to 2**{bits} - 1")
     return whole
+
+
+class NoiseAhead:
+    """Draws the step noise of one group of samples a few timesteps ahead, on a thread of its own.
+
+    Timesteps must be asked for in the order given.
+    """
+
+    def __init__(
+        self,
+        source: NoiseSource,
+        samples: Sequence[int],
+        timesteps: Iterable[int],
+        pool: ThreadPoolExecutor,
+        ahead: int = 4,
+    ) -> None:
+        self._draw = lambda timestep: pool.submit(source, Purpose.STEP, samples, timestep)
+        self._coming = iter(timesteps)
+        self._drawn = deque((t, self._draw(t)) for t in islice(self._coming, ahead))
+
+    def __call__(self, timestep: int) -> NDArray[np.float32]:
+        """Return the noise of the next timestep: float32 (sample, *shape)."""
+        due, drawn = self._drawn.popleft()
+        if due != timestep:
+            raise ValueError(f"noise of timestep {timestep} was asked for, {due} is due")
+        if (following := next(self._coming, None)) is not None:
+            self._drawn.append((following, self._draw(following)))
+        return drawn.result()

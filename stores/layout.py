@@ -227,7 +227,12 @@ def metadata_checksum(root: Mapping[str, Any]) -> str:
 
 def with_crc(content: bytes) -> bytes:
     """Append a crc32c, as Zarr's codec of that name does."""
-    return content + int(crc32c(content)).to_bytes(4, "little")
+    return content + crc_of(content)
+
+
+def crc_of(content: bytes) -> bytes:
+    """Take the crc32c of some bytes, as Zarr stores it."""
+    return int(crc32c(content)).to_bytes(4, "little")
 
 
 def crc_holds(content: bytes) -> bool:

@@ -6,8 +6,9 @@ than through zarr-python keeps each chunk contiguous from `put` to `write`, with
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from numcodecs import blosc
 from numcodecs.bitround import BitRound
 from numpy.typing import NDArray
 
-from stores.layout import LZ4_LEVEL, crc_holds, with_crc
+from stores.layout import LZ4_LEVEL, crc_holds, crc_of, with_crc
 
 MISSING = 2**64 - 1
+AHEAD = 6  # chunks being encoded, or encoded and not yet written: few, so that their memory is used again
 
 
 class ShardBuffer:
@@ -36,8 +38,7 @@ class ShardBuffer:
         self.clear()
 
     def clear(self) -> None:
-        """Set every value to the fill value, NaN."""
-        self.chunks.fill(np.nan)
+        """Take the next shard; what was here is overwritten, or blanked before it is encoded."""
         self.filled = 0
 
     def at(self, step: int) -> NDArray[Any]:
@@ -46,29 +47,40 @@ class ShardBuffer:
         steps = self.chunks.shape[3]
         return self.chunks[:, step // steps, :, step % steps]
 
+    def blank_rest(self) -> None:
+        """Set what is left of the last chunk along time to the fill value, NaN."""
+        steps = self.chunks.shape[3]
+        if within := self.filled % steps:
+            self.chunks[:, self.filled // steps, :, within:] = np.nan
 
-def encode(chunk: NDArray[Any], keepbits: int | None) -> bytes:
-    """Encode one inner chunk as the codec pipeline of the contract does."""
+
+def encode(chunk: NDArray[Any], keepbits: int | None) -> tuple[bytes, bytes]:
+    """Encode one inner chunk as the codec pipeline of the contract does: its bytes, then their checksum."""
     if keepbits is not None:
         chunk = BitRound(keepbits).encode(chunk)
-    return with_crc(blosc.compress(np.ascontiguousarray(chunk), b"lz4", LZ4_LEVEL, blosc.BITSHUFFLE, 0))
+    content = blosc.compress(np.ascontiguousarray(chunk), b"lz4", LZ4_LEVEL, blosc.BITSHUFFLE, 0)
+    return content, crc_of(content)
 
 
 def encoded_chunks(
     buffer: ShardBuffer, samples: int, keepbits: int | None, pool: ThreadPoolExecutor
-) -> Iterator[bytes | None]:
+) -> Iterator[tuple[bytes, bytes] | None]:
     """Encode a shard's chunks in order, None for those that lie wholly outside the array."""
     _, _, chunk_samples, chunk_steps, *_ = buffer.chunks.shape
-    rows, columns = buffer.chunks.shape[:2]
-    tasks = [
-        pool.submit(encode, buffer.chunks[row, column], keepbits)
-        if row * chunk_samples < samples and column * chunk_steps < buffer.filled
-        else None
-        for row in range(rows)
-        for column in range(columns)
-    ]
-    for task in tasks:
-        yield None if task is None else task.result()
+    buffer.blank_rest()
+    tasks: deque[Future[tuple[bytes, bytes]] | None] = deque()
+    for row, column in np.ndindex(buffer.chunks.shape[:2]):
+        inside = row * chunk_samples < samples and column * chunk_steps < buffer.filled
+        tasks.append(pool.submit(encode, buffer.chunks[row, column], keepbits) if inside else None)
+        if len(tasks) == AHEAD:
+            yield _result(tasks)
+    while tasks:
+        yield _result(tasks)
+
+
+def _result(tasks: deque[Future[tuple[bytes, bytes]] | None]) -> tuple[bytes, bytes] | None:
+    task = tasks.popleft()
+    return None if task is None else task.result()
 
 
 def write_shard(path: Path, buffer: ShardBuffer, samples: int, keepbits: int | None, pool: ThreadPoolExecutor) -> None:
@@ -85,9 +97,11 @@ def write_shard(path: Path, buffer: ShardBuffer, samples: int, keepbits: int | N
                 if piece is None:
                     entries.append((MISSING, MISSING))
                     continue
-                write_all(file, piece)
-                entries.append((offset, len(piece)))
-                offset += len(piece)
+                for part in piece:
+                    write_all(file, part)
+                length = sum(map(len, piece))
+                entries.append((offset, length))
+                offset += length
             write_all(file, with_crc(np.array(entries, "<u8").tobytes()))
         partial.replace(path)
     except BaseException:

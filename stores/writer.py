@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -33,6 +33,14 @@ from stores.shards import ShardBuffer, write_shard
 FLOAT16_MAX = 65504.0
 ENCODERS = 2
 BUFFERS = 2  # one being filled, one being written
+
+
+def memory_bytes(layout: Layout, variables: int) -> int:
+    """Bound the memory of a writer: its buffers, and one encoded shard on its way to disk.
+
+    variables counts those with a timestep dim.
+    """
+    return layout.shard_bytes * (BUFFERS * variables + 1)
 
 
 def create(
@@ -203,6 +211,8 @@ class TrajectoryWriter:
         self._made = dict.fromkeys(variables, 0)
         self._error: BaseException | None = None
         self._pool = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
+        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._syncing: list[Future[None]] = []
         self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._drain, name="store-writer", daemon=True)
         self._thread.start()
@@ -274,6 +284,7 @@ class TrajectoryWriter:
             self._work.put(None)
             self._thread.join()
             self._pool.shutdown()
+            self._syncer.shutdown()
         self._locks.close()
 
     def _is_done(self, block: int) -> bool:
@@ -342,6 +353,8 @@ class TrajectoryWriter:
             if self._error is None:
                 write_shard(path, buffer, self.layout.samples_in(block), keepbits, self._pool)
                 self.bytes_written += path.stat().st_size
+                # the disk takes this shard while the next one is encoded
+                self._syncing.append(self._syncer.submit(_sync, path))
         except BaseException as error:
             self._error = error  # before the buffer is free: whoever waits for it must see the error
         finally:
@@ -350,15 +363,11 @@ class TrajectoryWriter:
     def _flag(self, block: int, saturated: int) -> None:
         if self._error is not None:
             return
-        folders = set()
-        for key in self.layout.keys(block, self._variables):
-            with (self.path / key).open("rb+") as file:
-                os.fsync(file.fileno())
-            folders.add((self.path / key).parent)
-        for folder in folders:
-            fd = os.open(folder, os.O_RDONLY)
-            os.fsync(fd)
-            os.close(fd)
+        for task in self._syncing:
+            task.result()
+        self._syncing = []
+        for name in self._variables:
+            _sync(self.path / name)
         if self.layout.dtype == "float16":
             replace_file(self.path / "saturated" / "c" / str(block), one_flag(saturated, "int64"))
         replace_file(self.path / "done" / "c" / str(block), one_flag(1))
@@ -377,3 +386,12 @@ class TrajectoryWriter:
                 f"writing {self.path} failed: {self._error}. Finished blocks are safe; mend the cause and run the same "
                 "command again"
             ) from self._error
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

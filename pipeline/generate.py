@@ -1,0 +1,341 @@
+"""Generate full reverse trajectories and keep every x_t and every pred_x0."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import stores
+from pipeline import models, plan, sampler
+from pipeline.denoiser import Denoiser
+from pipeline.estimate import duration, peak_memory, size
+from pipeline.hostcopy import SLOTS, HostCopy
+from pipeline.noise import NoiseAhead, NoiseSource, Purpose
+from pipeline.plan import Plan, Step
+from stores.layout import Layout
+from stores.writer import memory_bytes
+
+# Raised by hand when the numbers of a run change for equal inputs; a test against goldens says when.
+NUMERICS = 1
+MARGIN_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What finishing a run will take, known before it starts.
+
+    `seconds` goes by one trial evaluation, `disk` is before compression, `memory` the peak of the whole process.
+    """
+
+    evaluations: int
+    seconds: float
+    disk: int
+    disk_free: int
+    memory: int
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.evaluations:,} network evaluations, about {duration(self.seconds)}; disk at most "
+            f"{size(self.disk)} of {size(self.disk_free)} free; memory {size(self.memory)}"
+        )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A run to be made: a denoiser, a plan, and what of it to keep. Building it touches no file of the run."""
+
+    denoiser: Denoiser
+    plan: Plan
+    device: torch.device
+    samples: int
+    block: int
+    seed: int
+    labels: str
+    every: int
+    dtype: Literal["float32", "float16"]
+    round_bits: int | None
+    autocast: bool
+
+    @property
+    def kept(self) -> list[int]:
+        """Positions along the plan whose states are stored: every k-th, and the last."""
+        steps = len(self.plan.steps)
+        return sorted({*range(0, steps, self.every), steps - 1})
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every input the numbers depend on."""
+        return {
+            "numerics": NUMERICS,
+            "model": self.denoiser.identity,
+            "schedule": self.denoiser.schedule.to_config(),
+            "plan": self.plan.to_json(),
+            "seed": self.seed,
+            "labels": self.labels,
+            "every": self.every,
+            "autocast": self.autocast,
+        }
+
+    @property
+    def layout(self) -> Layout:
+        """How the run will lie on disk."""
+        return Layout.of(
+            samples=self.samples,
+            block=self.block,
+            timesteps=len(self.kept),
+            shape=self.denoiser.shape,
+            dtype=self.dtype,
+        )
+
+    @property
+    def learned(self) -> bool:
+        """Whether the plan's variance comes from the network."""
+        return any(step.variance == "learned" for step in self.plan.steps)
+
+    def open(
+        self,
+        out: Path,
+        *,
+        stale: Literal["refuse", "set-aside"] = "refuse",
+        blocks: Sequence[int] | None = None,
+    ) -> stores.TrajectoryWriter:
+        """Create, resume or extend the run's store."""
+        schedule = self.denoiser.schedule
+        timestep = np.array(self.plan.timesteps)[self.kept]
+        return stores.create(
+            out,
+            timestep=timestep,
+            alpha_bar=schedule.alpha_bar[timestep],
+            step=self.kept,
+            model_time=timestep * schedule.time_scale,
+            noise_sd=sampler.noise_sd(schedule, self.plan)[self.kept],
+            label=self.label(range(self.samples)),
+            shape=self.denoiser.shape,
+            samples=self.samples,
+            block=self.block,
+            dtype=self.dtype,
+            keepbits=self.round_bits,
+            log_variance=self.learned,
+            valid_range=self.denoiser.valid_range,
+            config=self.config,
+            environment=environment(self.device),
+            stale=stale,
+            blocks=blocks,
+        )
+
+    def cost(self, out: Path, blocks: int | None = None) -> Cost:
+        """Estimate what a number of blocks will take (all of the run by default), after a trial evaluation."""
+        blocks = self.layout.blocks if blocks is None else blocks
+        x_t = torch.zeros((self.block, *self.denoiser.shape), device=self.device)
+        label = torch.from_numpy(self.label(range(self.block))).to(self.device)
+        with inference(self.device):
+            self.denoiser(x_t, self.plan.steps[0].timestep, label)
+            begun = time.perf_counter()
+            self.denoiser(x_t, self.plan.steps[0].timestep, label)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            seconds = time.perf_counter() - begun
+        variables = 3 if self.learned else 2
+        images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
+        in_flight = 2 * SLOTS * variables * x_t.numel() * x_t.element_size()
+        return Cost(
+            evaluations=blocks * len(self.plan.steps),
+            seconds=blocks * len(self.plan.steps) * seconds,
+            disk=images * int(np.prod(self.denoiser.shape)),
+            disk_free=shutil.disk_usage(next(p for p in (out, *out.absolute().parents) if p.exists())).free,
+            memory=peak_memory() + memory_bytes(self.layout, variables) + in_flight + MARGIN_BYTES,
+        )
+
+    def run(self, store: stores.TrajectoryWriter, *, bar: bool = True) -> None:
+        """Generate the store's pending blocks.
+
+        Raises StoreError when writing fails, FloatingPointError when the network's numbers are not finite. Finished
+        blocks stay whatever happens.
+        """
+        pending = list(store.pending)
+        steps = len(self.plan.steps)
+        # disable=None: no bar where stderr is no terminal
+        with (
+            tqdm(total=len(pending) * steps, unit="step", disable=None if bar else True) as progress,
+            HostCopy(store, self.device) as host,
+            ThreadPoolExecutor(1, thread_name_prefix="noise") as pool,
+            inference(self.device),
+        ):
+            begun = time.perf_counter()
+            for count, block in enumerate(pending):
+                x_0 = self._block(block, host, pool, progress)
+                host.flush()
+                store.finish(block, x_0.numpy())
+                seconds = time.perf_counter() - begun
+                rate, written = (count + 1) * self.block / seconds, store.bytes_written / seconds / 1e6
+                progress.set_postfix_str(f"{rate:.1f} samples/s, {written:.1f} MB/s")
+
+    def label(self, samples: Sequence[int]) -> np.ndarray:
+        """Give each absolute sample number its class: int64 (sample,), -1 for none."""
+        ids = np.asarray(samples, np.int64)
+        if self.labels == "none":
+            return np.full_like(ids, -1)
+        return ids % self.denoiser.num_classes if self.labels == "cycle" else np.full_like(ids, int(self.labels))
+
+    def _block(self, block: int, host: HostCopy, pool: ThreadPoolExecutor, progress: tqdm) -> torch.Tensor:
+        schedule = self.denoiser.schedule
+        ids = range(block * self.block, (block + 1) * self.block)
+        source = NoiseSource(self.seed, self.denoiser.shape)
+        noisy = [step.timestep for step in self.plan.steps if sampler.adds_noise(schedule, step)]
+        ahead = NoiseAhead(source, ids, noisy, pool)
+        position = {k: i for i, k in enumerate(self.kept)}
+
+        def noise(step: Step) -> torch.Tensor:
+            return torch.from_numpy(ahead(step.timestep)).to(self.device, non_blocking=True)
+
+        def keep(k: int, x_t: torch.Tensor, pred_x0: torch.Tensor, log_variance: torch.Tensor | None) -> None:
+            if k in position:
+                host.put(block, position[k], [x_t, pred_x0, *([] if log_variance is None else [log_variance])])
+            progress.update()
+
+        label = torch.from_numpy(self.label(ids)).to(self.device)
+        x_T = torch.from_numpy(NoiseSource(self.seed, self.denoiser.shape)(Purpose.START, ids, 0)).to(self.device)
+        x_0 = sampler.reverse(self.denoiser, self.plan, x_T, label, noise, keep).cpu()
+        if not torch.isfinite(x_0).all():
+            raise FloatingPointError(
+                f"block {block} ended in values that are not finite; check the model, or leave out --autocast"
+            )
+        return x_0
+
+
+def prepare(
+    *,
+    model: str,
+    sampler_name: str = "ddpm",
+    steps: int | None = None,
+    eta: float | None = None,
+    variance: str | None = None,
+    clip: bool | None = None,
+    samples: int = 64,
+    block: int = 32,
+    seed: int = 0,
+    labels: str = "none",
+    every: int = 1,
+    dtype: Literal["float32", "float16"] = "float32",
+    round_bits: int | None = None,
+    device: str = "auto",
+    autocast: bool = False,
+) -> Generation:
+    """Load the model and lay out the run.
+
+    Raises ValueError or FileNotFoundError for what cannot be.
+    """
+    for name, number in (("samples", samples), ("block", block), ("every", every)):
+        if number < 1:
+            raise ValueError(f"{name} {number} was given, expected at least 1")
+    where = choose_device(device)
+    denoiser = models.load(model, str(where), autocast)
+    made = Generation(
+        denoiser=denoiser,
+        plan=choose_plan(denoiser, sampler_name, steps, eta, variance, clip),
+        device=where,
+        samples=samples,
+        block=block,
+        seed=seed,
+        labels=labels,
+        every=every,
+        dtype=dtype,
+        round_bits=round_bits,
+        autocast=autocast,
+    )
+    _check_labels(labels, denoiser, model)
+    return made
+
+
+def choose_plan(
+    denoiser: Denoiser,
+    name: str,
+    steps: int | None,
+    eta: float | None,
+    variance: str | None,
+    clip: bool | None,
+) -> Plan:
+    """Build the plan of a sampler's name.
+
+    clip True or False overrides what is usual: ddpm and iddpm clip as the scheduler's config says, ddim does not.
+
+    Raises ValueError for an unknown sampler, steps out of range, or an option of another sampler.
+    """
+    schedule = denoiser.schedule
+    if eta is not None and name != "ddim":
+        raise ValueError(f"eta {eta} was given with sampler {name}; only ddim has an eta")
+    if variance is not None and name != "ddpm":
+        raise ValueError(f"variance {variance} was given with sampler {name}; only ddpm has a choice of it")
+    ranges = {} if clip is None else {"clip": (schedule.clip_sample or 1.0) if clip else None}
+    match name:
+        case "ddpm":
+            usual = "large" if schedule.learned_range else schedule.variance
+            return plan.ddpm(schedule, steps, variance or usual, **ranges)
+        case "ddim":
+            return plan.ddim(schedule, steps, eta or 0.0, **ranges)
+        case "iddpm":
+            return plan.iddpm(schedule, steps, **ranges)
+    raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim or iddpm")
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn auto, cpu, cuda or cuda:i into a device that is there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is unknown; expected auto, cpu, cuda or cuda:i") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:i")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Record what the last bits may depend on. No times, hosts or paths: same inputs, same bytes."""
+    packages = ("traj", "torch", "diffusers", "numpy", "zarr", "numcodecs")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@contextmanager
+def inference(device: torch.device) -> Iterator[None]:
+    """Run networks without gradients, and with the same algorithms every time."""
+    benchmark = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    deterministic = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+
+
+def _check_labels(labels: str, denoiser: Denoiser, model: str) -> None:
+    classes = denoiser.num_classes
+    if labels == "none":
+        return
+    if not classes:
+        raise ValueError(f"labels {labels} were asked for, but model {model} has no classes; use --labels none")
+    if labels != "cycle" and not (labels.isdecimal() and int(labels) < classes):
+        raise ValueError(f"labels {labels!r} was given, expected cycle, none or a class from 0 to {classes - 1}")

@@ -1,0 +1,352 @@
+"""Training: the losses against closed forms, and what a training run leaves on disk."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMPipeline, UNet2DModel
+
+from pipeline import models, train
+from pipeline.models.digits import NULL_LABEL, RECIPES, images
+from pipeline.schedule import Schedule
+
+IDDPM = RECIPES["digits-iddpm"]
+
+
+def schedule_of(name: str) -> Schedule:
+    return Schedule.from_config(RECIPES[name].scheduler, RECIPES[name].time_scale)
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("models") / "digits-iddpm"
+    assert train.train("digits-iddpm", out, steps=3, batch=8, progress=False)
+    return out
+
+
+# ---- the images and the draws
+
+
+def test_images_are_the_digits_scaled_to_minus_one_one():
+    points, classes = images()
+    assert points.shape == (1797, 1, 8, 8)
+    assert points.dtype == np.float32
+    assert classes.dtype == np.int64
+    assert sorted(set(classes)) == list(range(10))
+    np.testing.assert_array_equal(np.unique(points), np.arange(17) / 8 - 1)
+
+
+def test_batches_show_every_image_once_an_epoch_and_drop_labels_at_their_rate():
+    points, _ = images()
+    stream = train.batches(599, 1000, torch.Generator().manual_seed(0))
+    drawn = [next(stream) for _ in range(3)]
+    seen = torch.cat([x_0 for x_0, *_ in drawn]).flatten(1).numpy()
+    np.testing.assert_array_equal(np.sort(seen, axis=0), np.sort(points.reshape(1797, -1), axis=0))
+    more = [next(stream) for _ in range(30)]
+    label = torch.cat([label for _, label, _, _ in more])
+    dropped = (label == NULL_LABEL).double().mean().item()
+    se = math.sqrt(train.LABEL_DROPOUT * (1 - train.LABEL_DROPOUT) / len(label))
+    assert abs(dropped - train.LABEL_DROPOUT) < 4 * se
+    timestep = torch.cat([timestep for _, _, timestep, _ in more])
+    assert timestep.min() < 5
+    assert timestep.max() > 994
+    assert abs(timestep.double().mean().item() - 499.5) < 4 * 1000 / math.sqrt(12 * len(timestep))
+
+
+def test_a_label_that_is_not_dropped_belongs_to_its_image():
+    points, classes = images()
+    class_of = {image.tobytes(): int(label) for image, label in zip(points, classes, strict=True)}
+    x_0, label, _, _ = next(train.batches(500, 1000, torch.Generator().manual_seed(1)))
+    for image, given in zip(x_0.numpy(), label.tolist(), strict=True):
+        assert given in (NULL_LABEL, class_of[image.tobytes()])
+
+
+def test_learning_rate_warms_up_and_ends_at_nothing():
+    factors = [train.learning_rate_factor(step, 2000) for step in range(2000)]
+    assert factors[0] == pytest.approx(1 / train.WARM_UP)
+    assert np.argmax(factors) == train.WARM_UP - 1
+    assert 0 < factors[-1] < 1e-5
+
+
+# ---- the losses
+
+
+def test_simple_loss_of_a_network_that_says_nothing_is_the_noise_power():
+    objective = train.Objective(schedule_of("digits"))
+    x_0, label, timestep, eps = next(train.batches(64, 1000, torch.Generator().manual_seed(0)))
+
+    def silent(x_t, model_time, label):
+        return SimpleOutput(torch.zeros_like(x_t))
+
+    loss = objective(silent, x_0, label, timestep, eps)["loss"]
+    assert loss.item() == pytest.approx(eps.square().mean().item(), rel=1e-6)
+
+
+def test_network_is_given_the_noised_image_at_its_model_time():
+    objective = train.Objective(schedule_of("digits-iddpm"))
+    x_0, label, timestep, eps = next(train.batches(16, 4000, torch.Generator().manual_seed(0)))
+    given = {}
+
+    def spy(x_t, model_time, label):
+        given.update(x_t=x_t, model_time=model_time, label=label)
+        return SimpleOutput(torch.zeros(len(x_t), 2, 8, 8))
+
+    objective(spy, x_0, label, timestep, eps)
+    abar = schedule_of("digits-iddpm").alpha_bar[timestep.numpy()][:, None, None, None]
+    expected = np.sqrt(abar) * x_0.numpy() + np.sqrt(1 - abar) * eps.numpy()
+    np.testing.assert_allclose(given["x_t"].numpy(), expected, atol=1e-6)
+    np.testing.assert_array_equal(given["model_time"].numpy(), timestep.numpy() * 1000 / 4000)
+    assert given["label"] is label
+
+
+def test_kl_is_zero_where_mean_and_variance_are_the_posteriors():
+    log_variance = torch.linspace(-12, 0, 50)
+    kl = train.posterior_kl(torch.zeros(50), log_variance, log_variance)
+    assert kl.abs().max().item() == 0
+
+
+def test_kl_equals_that_of_torch_distributions():
+    generator = torch.Generator().manual_seed(0)
+    mean, predicted = torch.randn(2, 100, generator=generator, dtype=torch.float64)
+    lv, predicted_lv = torch.randn(2, 100, generator=generator, dtype=torch.float64)
+    true = torch.distributions.Normal(mean, (0.5 * lv).exp())
+    model = torch.distributions.Normal(predicted, (0.5 * predicted_lv).exp())
+    expected = torch.distributions.kl_divergence(true, model)
+    torch.testing.assert_close(train.posterior_kl(predicted - mean, lv, predicted_lv), expected)
+
+
+def test_bound_is_zero_for_the_true_noise_and_the_small_variance():
+    objective = train.Objective(schedule_of("digits-iddpm"))
+    x_0, _, _, eps = next(train.batches(40, 4000, torch.Generator().manual_seed(0)))
+    timestep = torch.linspace(1, 3999, 40).long()
+    assert objective.vlb(x_0, timestep, eps, eps, torch.zeros_like(eps)).abs().max().item() == 0
+
+
+def test_bound_equals_a_float64_computation_from_the_posterior_means():
+    """The reference goes the long way: pred_x0, both posterior means (DDPM eq. 7), then the KL divergence."""
+    objective = train.Objective(schedule_of("digits-iddpm"))
+    generator = torch.Generator().manual_seed(0)
+    x_0, _, _, eps = next(train.batches(32, 4000, generator))
+    timestep = torch.linspace(1, 3999, 32).long()
+    eps_hat = eps + 0.3 * torch.randn(eps.shape, generator=generator)
+    f = torch.rand(eps.shape, generator=generator)
+
+    betas = np.array(schedule_of("digits-iddpm").betas)
+    abar = np.cumprod(1 - betas)
+    t = timestep.numpy()
+    beta, abar_t, abar_s = (a[:, None, None, None] for a in (betas[t], abar[t], abar[t - 1]))
+    x, e, e_hat = (tensor.double().numpy() for tensor in (x_0, eps, eps_hat))
+    x_t = np.sqrt(abar_t) * x + np.sqrt(1 - abar_t) * e
+    pred_x0 = (x_t - np.sqrt(1 - abar_t) * e_hat) / np.sqrt(abar_t)
+    mean, predicted = (
+        np.sqrt(abar_s) * beta / (1 - abar_t) * start + (1 - abar_s) * np.sqrt(1 - beta) / (1 - abar_t) * x_t
+        for start in (x, pred_x0)
+    )
+    small = beta * (1 - abar_s) / (1 - abar_t)
+    variance = beta ** f.double().numpy() * small ** (1 - f.double().numpy())
+    kl = 0.5 * (np.log(variance / small) + (small + (mean - predicted) ** 2) / variance - 1)
+
+    bits = objective.vlb(x_0, timestep, eps, eps_hat, f)
+    np.testing.assert_allclose(bits.numpy(), kl / np.log(2), rtol=2e-4, atol=2e-6)
+
+
+def test_variance_tables_hold_the_golden_numbers():
+    tables = train.VarianceTables.of(schedule_of("digits"))
+    assert np.exp(tables.log_small[:2]) == pytest.approx([5.45319e-5] * 2, rel=1e-5)
+    assert np.exp(tables.log_large[[0, -1]]) == pytest.approx([1e-4, 0.02])
+    cosine = train.VarianceTables.of(schedule_of("digits-iddpm"))
+    assert np.exp(cosine.log_large[[0, -1]]) == pytest.approx([9.86582e-6, 0.999], rel=1e-5)
+
+
+def test_decoder_probabilities_of_all_grey_levels_sum_to_one():
+    levels = torch.arange(17, dtype=torch.float64)[:, None] / 8 - 1
+    mean = torch.linspace(-1.3, 1.3, 27, dtype=torch.float64)
+    for log_variance in (-6.0, -2.0, 1.0):
+        nll = train.decoder_nll(levels, mean, torch.tensor(log_variance))
+        torch.testing.assert_close((-nll).exp().sum(dim=0), torch.ones(27, dtype=torch.float64), atol=1e-9, rtol=0)
+
+
+def test_decoder_takes_the_interval_around_a_level_and_the_tails_at_the_ends():
+    sd, normal = 0.1, torch.distributions.Normal(0.2, 0.1)
+    levels = torch.tensor([-1.0, 0.25, 1.0])
+    nll = train.decoder_nll(levels, torch.tensor(0.2), torch.tensor(2 * math.log(sd)))
+    inside = normal.cdf(torch.tensor(0.3125)) - normal.cdf(torch.tensor(0.1875))
+    assert nll[1].item() == pytest.approx(-inside.log().item(), rel=1e-5)
+    assert nll[0].item() == pytest.approx(-math.log(1e-12), rel=1e-5)  # 12 sd away: held at the floor
+    wide = train.decoder_nll(levels, torch.tensor(0.0), torch.tensor(0.0)).exp().reciprocal()
+    unit = torch.distributions.Normal(0.0, 1.0)
+    assert wide[0].item() == pytest.approx(unit.cdf(torch.tensor(-0.9375)).item(), rel=1e-5)
+    assert wide[2].item() == pytest.approx(1 - unit.cdf(torch.tensor(0.9375)).item(), rel=1e-5)
+
+
+def test_first_timestep_is_scored_by_the_decoder():
+    objective = train.Objective(schedule_of("digits-iddpm"))
+    x_0, _, _, eps = next(train.batches(4, 4000, torch.Generator().manual_seed(0)))
+    first = torch.zeros(4, dtype=torch.int64)
+    right = objective.vlb(x_0, first, eps, eps, torch.zeros_like(eps))
+    assert right.abs().max().item() < 1e-6  # sd 0.002 in an interval of half width 0.0625
+    off = eps - 0.125 / objective.mean_per_eps[0]  # the mean lands on the next level
+    wrong = objective.vlb(x_0, first, eps, off, torch.zeros_like(eps))
+    inner = (x_0 > -1) & (x_0 < 1)
+    assert wrong[inner].min().item() > 10
+
+
+@pytest.mark.parametrize("timestep", [0, 1, 2000, 3999])
+def test_bound_trains_the_variance_and_never_the_mean(timestep):
+    objective = train.Objective(schedule_of("digits-iddpm"))
+    x_0, _, _, eps = next(train.batches(4, 4000, torch.Generator().manual_seed(0)))
+    eps_hat = (eps + 20).requires_grad_()
+    fraction = torch.full_like(eps, 0.5, requires_grad=True)
+    objective.vlb(x_0, torch.full((4,), timestep), eps, eps_hat, fraction).sum().backward()
+    assert eps_hat.grad is None
+    assert torch.isfinite(fraction.grad).all()
+    assert fraction.grad.abs().max().item() > 0
+
+
+def test_hybrid_loss_is_simple_plus_weighted_bound_over_all_timesteps():
+    objective = train.Objective(schedule_of("digits-iddpm"))
+    torch.manual_seed(0)
+    network = UNet2DModel(**IDDPM.network)
+    terms = objective(network, *next(train.batches(8, 4000, torch.Generator().manual_seed(0))))
+    expected = terms["simple"] + 0.001 * 4000 * terms["vlb"]
+    assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert terms["vlb"].item() > 0
+
+
+# ---- a training run
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_loss_decreases(name):
+    _, curve = train.fit(RECIPES[name], steps=25, batch=16, seed=0)
+    assert curve["loss"][-5:].mean() < 0.7 * curve["loss"][:5].mean()
+
+
+def test_averaged_weights_trail_the_trained_ones():
+    network = torch.nn.Linear(1, 1, bias=False)
+    average = [torch.zeros(1, 1)]
+    torch.nn.init.ones_(network.weight)
+    train._average(average, network, decay=0.75)
+    train._average(average, network, decay=0.5)
+    assert average[0].item() == 0.625
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(short_run, tmp_path):
+    torch.rand(7)  # the state of the global generator doesn't matter
+    train.train("digits-iddpm", tmp_path / "again", steps=3, batch=8, progress=False)
+    train.train("digits-iddpm", tmp_path / "other", steps=3, batch=8, seed=1, progress=False)
+    files = sorted(path.relative_to(short_run) for path in short_run.rglob("*") if path.is_file())
+    assert files == sorted(p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file())
+    for file in files:
+        assert (short_run / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (short_run / weights).read_bytes() != (tmp_path / "other" / weights).read_bytes()
+
+
+def test_training_leaves_the_global_generator_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    train.fit(RECIPES["digits"], steps=1, batch=4, seed=0)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_folder_loads_as_a_diffusers_pipeline_and_by_our_loader(short_run, monkeypatch):
+    pipeline = DDPMPipeline.from_pretrained(short_run)
+    assert isinstance(pipeline.unet, UNet2DModel)
+    assert pipeline.scheduler.config.variance_type == "learned_range"
+    monkeypatch.setenv("TRAJ_MODELS", str(short_run.parent))
+    denoiser = models.load("digits-iddpm")
+    assert denoiser.shape == (1, 8, 8)
+    assert denoiser.num_classes == 10
+    assert denoiser.schedule.T == 4000
+    assert denoiser.schedule.time_scale == 0.25
+    x_t, label = torch.randn(3, 1, 8, 8), torch.tensor([-1, 0, 9])
+    prediction = denoiser(x_t, 3999, label)
+    model_time = torch.tensor(3999 * 0.25)  # diffusers cuts a plain float down to 999
+    output = pipeline.unet.eval()(x_t, model_time, torch.tensor([10, 0, 9])).sample
+    torch.testing.assert_close(prediction.eps, output[:, :1])
+    torch.testing.assert_close(prediction.variance_fraction, (output[:, 1:] + 1) / 2)
+
+
+def test_curve_has_at_most_a_fixed_number_of_rows_each_a_mean(tmp_path):
+    curve = {"loss": np.arange(1000.0)}
+    train._write_curve(tmp_path / "loss.csv", curve)
+    rows = list(csv.DictReader((tmp_path / "loss.csv").open()))
+    assert len(rows) == train.CURVE_ROWS
+    assert [int(row["step"]) for row in rows] == list(range(5, 1001, 5))
+    assert float(rows[0]["loss"]) == 2.0
+
+
+def test_metrics_name_every_term(short_run):
+    metrics = json.loads((short_run / "metrics.json").read_text())
+    assert set(metrics) == {"final_loss", "final_simple", "final_vlb", "steps", "parameters"}
+    rows = list(csv.DictReader((short_run / "loss.csv").open()))
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["loss"]) == pytest.approx(metrics["final_loss"], rel=1e-4)
+
+
+def test_equal_settings_have_nothing_to_do_and_others_are_refused(short_run, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in short_run.rglob("*")}
+    assert not train.train("digits-iddpm", short_run, steps=3, batch=8, progress=False)
+    with pytest.raises(ValueError, match=r"steps 3 \(asked for 4\).*remove it"):
+        train.train("digits-iddpm", short_run, steps=4, batch=8, progress=False)
+    with pytest.raises(ValueError, match="model digits-iddpm"):
+        train.train("digits", short_run, steps=3, batch=8, progress=False)
+    monkeypatch.setattr(train, "NUMERICS", train.NUMERICS + 1)
+    with pytest.raises(ValueError, match="numerics"):
+        train.train("digits-iddpm", short_run, steps=3, batch=8, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in short_run.rglob("*")} == before
+
+
+def test_a_folder_that_is_not_ours_is_refused_and_kept(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="no model that traj train made"):
+        train.train("digits", tmp_path, steps=1, progress=False)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("place", ["fit", "_save"])
+def test_interrupted_training_leaves_nothing(tmp_path, monkeypatch, place):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    if place == "fit":
+        monkeypatch.setattr(train, "_average", interrupt)
+    else:
+        monkeypatch.setattr(train, "_write_curve", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train.train("digits", tmp_path / "digits", steps=2, batch=4, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("faces", {}, "expected one of digits, digits-iddpm"),
+        ("digits", {"steps": 0}, "steps is 0; expected at least 1"),
+        ("digits", {"batch": 0}, "batch is 0"),
+        ("digits", {"seed": -1}, "seed is -1"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        train.train(name, tmp_path / "out", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_bar_is_silent_without_a_terminal(tmp_path, capfd):
+    train.train("digits", tmp_path / "digits", steps=1, batch=4)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "train" not in captured.err
+
+
+class SimpleOutput:
+    """What a network returns: the tensor as ``sample``."""
+
+    def __init__(self, sample: torch.Tensor) -> None:
+        self.sample = sample
