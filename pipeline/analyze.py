@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,14 +56,14 @@ def default_stores() -> list[Path]:
     return found
 
 
-def result_path(store: Path, quantity: str, out: Path | None, alone: bool) -> Path:
-    """Say where a result goes: results/RUN/QUANTITY.zarr, or under `out`, or `out` itself for a single one."""
-    if out is not None and alone and out.suffix == ".zarr":
-        return out
+def result_path(store: Path, quantity: str, out: Path | None, several_stores: bool) -> Path:
+    """Say where a result goes: results/RUN/QUANTITY.zarr, or under `out`, or `out` itself if it ends in .zarr."""
     run = store.name.removesuffix(".zarr")
     if out is None:
         return RESULTS / run / f"{quantity}.zarr"
-    return out / f"{quantity}.zarr" if alone else out / run / f"{quantity}.zarr"
+    if out.suffix == ".zarr":
+        return out
+    return out / run / f"{quantity}.zarr" if several_stores else out / f"{quantity}.zarr"
 
 
 def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path | None) -> list[Job]:
@@ -85,7 +86,7 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
             if full.get("against"):
                 config["against"] = _identity(Path(full["against"]))
                 config["options"] = {**config["options"], "against": None}
-            target = result_path(path, quantity, out, alone=len(paths) == 1 and (len(options) == 1 or out is not None))
+            target = result_path(path, quantity, out, len(paths) > 1)
             jobs.append(Job(quantity, path, target, full, config))
     if len({job.out for job in jobs}) < len(jobs):
         raise ValueError(f"{out} would have to hold several results; give -o a folder, not a .zarr")
@@ -114,9 +115,8 @@ def run(store: Path, jobs: Sequence[Job], *, workers: int, say: Callable[[str], 
         return
     ds = stores.open(store)
     lazy = [job.build(ds) for job in wanted]
-    say(
-        f"{', '.join(job.quantity for job in wanted)} of {store}: {workers} workers, memory {size(memory(ds, workers))}"
-    )
+    names = ", ".join(job.quantity for job in wanted)
+    say(f"{names} of {store}: {workers} workers, memory {size(memory(ds, wanted, lazy, workers))}")
     with dask.config.set(scheduler="threads", num_workers=workers), progress():
         try:
             computed = dask.compute(*lazy)
@@ -129,17 +129,24 @@ def run(store: Path, jobs: Sequence[Job], *, workers: int, say: Callable[[str], 
         say(f"wrote {job.out}")
 
 
-def memory(ds: xr.Dataset, workers: int) -> int:
-    """Estimate the peak memory of an analysis in bytes, whatever the number of samples.
+def memory(ds: xr.Dataset, jobs: Sequence[Job], lazy: Sequence[xr.Dataset], workers: int) -> int:
+    """Estimate the peak memory of an analysis in bytes.
 
-    Each worker holds the decoded chunks of one task, their encoded bytes and a copy in progress.
+    Each worker holds the decoded chunks of one task, their encoded bytes and a copy in progress; what a quantity
+    pools stays until all samples have gone by, and the results until they are saved.
     """
     task = sum(
         int(np.prod([sizes[0] for sizes in array.chunks])) * array.dtype.itemsize
         for array in ds.data_vars.values()
         if array.chunks is not None
     )
-    return peak_memory() + 3 * workers * task + MARGIN_BYTES
+    pooled = sum(
+        module.working_bytes(ds, **job.options)
+        for job in jobs
+        if hasattr(module := sys.modules[f"analysis.{job.quantity}"], "working_bytes")
+    )
+    results = sum(result.nbytes for result in lazy)
+    return peak_memory() + 3 * workers * task + pooled + 2 * results + MARGIN_BYTES
 
 
 @contextmanager

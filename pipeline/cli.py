@@ -73,7 +73,7 @@ class Traj(click.Group):
 @click.group(cls=Traj, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="traj", prog_name="traj")
 def main() -> None:
-    r"""Tell when and where features emerge in a diffusion model's reverse process.
+    """Tell when and where features emerge in a diffusion model's reverse process.
 
     Generate once, keep every x_t and pred_x0, ask any question later.
 
@@ -101,7 +101,7 @@ def block_range(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @DEVICE
 def train(name: str, out: Path | None, steps: int | None, seed: int, device: str) -> None:
-    r"""Train a built-in network on scikit-learn's digits: NAME is digits or digits-iddpm.
+    """Train a built-in network on scikit-learn's digits: NAME is digits or digits-iddpm.
 
     \b
     traj train digits
@@ -146,7 +146,7 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 @STALE
 @click.option("--dry-run", is_flag=True, help="Say what it will cost, and stop.")
 def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run: bool, **options: Any) -> None:
-    r"""Generate full reverse trajectories into the store OUT.
+    """Generate full reverse trajectories into the store OUT.
 
     Run the same command again to go on where it was stopped; ask for more samples to extend it.
 
@@ -181,7 +181,7 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
 @main.group(cls=QuantityGroup)
 @click.pass_context
 def analyze(ctx: click.Context) -> None:
-    r"""Compute quantities from stores, out of core.
+    """Compute quantities from stores, out of core.
 
     Several at once, NAME,NAME, share one pass over the store.
 
@@ -195,7 +195,7 @@ def analyze(ctx: click.Context) -> None:
 @main.command()
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("report"), show_default=True)
 def report(out: Path) -> None:
-    r"""Draw everything under results/ into report/index.html.
+    """Draw everything under results/ into report/index.html.
 
     \b
     traj report
@@ -208,7 +208,7 @@ def report(out: Path) -> None:
 @main.command()
 @click.argument("what", metavar="STORE|MODEL")
 def info(what: str) -> None:
-    r"""Say what a store holds, or what a model is.
+    """Say what a store holds, or what a model is.
 
     \b
     traj info data/trajectories/ddpm.zarr
@@ -223,7 +223,7 @@ def info(what: str) -> None:
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--deep", is_flag=True, help="Also check that every stored value is finite.")
 def verify(store: Path, deep: bool) -> None:
-    r"""Check that every byte of STORE is there and right.
+    """Check that every byte of STORE is there and right.
 
     \b
     traj verify data/trajectories/ddpm.zarr --deep

@@ -16,7 +16,9 @@ def describe_store(path: Path) -> str:
     if "blocks" in found:
         lines.append(f"blocks       {found['blocks_done']} of {found['blocks']} done")
     lines.append(f"fingerprint  {found['fingerprint']}")
-    lines += _flat("", {key: value for key, value in found["config"].items() if key != "store"})
+    lines += _flat(
+        "", {key: value for key, value in found["config"].items() if (found["kind"], key) != ("trajectories", "store")}
+    )
     for name, array in found["arrays"].items():
         dims = ", ".join(f"{dim}: {length}" for dim, length in array["dims"].items())
         lines.append(f"{name:<34} {array['dtype']:<8} ({dims})")

@@ -114,16 +114,6 @@ class Layout:
         """Count the samples of a block that are kept: all, but in a short last block."""
         return min(self.block, self.samples - block * self.block)
 
-    def keys(self, block: int, variables: Mapping[str, tuple[str, ...]]) -> list[str]:
-        """Relative paths of the shard files of a block, for variables with the given dims."""
-        names = []
-        for name, dims in variables.items():
-            if dims == STATE_DIMS:
-                names += [f"{name}/c.{block}.{shard}.0.0.0" for shard in range(self.shards)]
-            else:
-                names.append(f"{name}/c.{block}.0.0.0")
-        return names
-
 
 def trajectory_variables(log_variance: bool) -> dict[str, tuple[str, ...]]:
     """Name the variables of a trajectory store and their dims."""

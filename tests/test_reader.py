@@ -74,7 +74,7 @@ def test_a_damaged_coordinate_is_a_clear_error(tmp_path):
 def result():
     return xr.Dataset(
         {"entropy": (("on", "timestep"), [[1.0, np.nan], [3.0, 4.0]], {"units": "bit"}), "total": 3},
-        {"on": np.array(["x_t", "pred_x0"], dtype=object), "timestep": [10, 0]},
+        {"on": ["x_t", "pred_x0"], "timestep": [10, 0]},
     )
 
 

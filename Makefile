@@ -1,0 +1,30 @@
+# Everything from a fresh clone: python3 (3.11 to 3.13), make and git are enough.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: repro test lint bench install clean
+
+repro: install  ## train, generate, analyse, draw: report/index.html
+	dvc repro
+
+test: install  ## the whole suite
+	python -m pytest
+
+lint: install  ## formatting, style, types
+	ruff format --check .
+	ruff check .
+	mypy
+
+bench: install  ## ratios against peers and limits, measured here
+	python -m benchmarks
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:  ## removes the environment, never data
+	rm -rf $(VENV)

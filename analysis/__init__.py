@@ -1,0 +1,48 @@
+"""Mathematics: stores in, results out, lazily. One file, one quantity, one function of the file's name."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+NUMERICS = 1
+"""Raised by hand when a quantity's numbers change, so that saved results are known to be old."""
+
+FOLDER = Path(__file__).parent
+
+
+def quantities() -> list[str]:
+    """List the quantities: the public files of this folder, none of them imported."""
+    return sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
+
+
+def summary(name: str) -> str:
+    """Read the first line of a quantity's docstring, without importing it.
+
+    Raises ValueError for an unknown name.
+    """
+    _require(name)
+    tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
+    (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return (ast.get_docstring(function) or "").split("\n")[0]
+
+
+def load(name: str) -> Callable[..., xr.Dataset]:
+    """Import one quantity and return its function.
+
+    Raises ValueError for an unknown name.
+    """
+    _require(name)
+    quantity: Callable[..., xr.Dataset] = getattr(import_module(f"analysis.{name}"), name)
+    return quantity
+
+
+def _require(name: str) -> None:
+    if name not in quantities():
+        raise ValueError(f"unknown quantity {name!r}; expected one of {', '.join(quantities())}")

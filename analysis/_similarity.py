@@ -1,0 +1,114 @@
+"""What SSIM and PSNR share: which images are compared, and the shape of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from analysis import _blocks, _kernels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SPREAD = {"mean": "mean over samples", "sd": "standard deviation over samples", "se": "standard error of the mean"}
+
+
+def compare(
+    ds: xr.Dataset,
+    on: Sequence[str],
+    against: str | None,
+    kernel: Callable[..., NDArray[Any]],
+    *,
+    name: str,
+    title: str,
+    units: str,
+    options: Mapping[str, Any],
+) -> xr.Dataset:
+    """Compare every image of `on` with its x_0, or x_0 with the x_0 of the store at `against`.
+
+    `kernel` takes states (sample, timestep, channel, y, x) and x_0 (sample, channel, y, x), both float32, then
+    `low` and `scale` that map the range of values onto [0, 1].
+
+    Raises ValueError where a variable is missing or the other store holds other samples or image sizes.
+    """
+    low, high = _blocks.value_range(ds)
+    to_unit: dict[str, Any] = {"low": low, "scale": 1 / (high - low)}
+    if against is None:
+        _blocks.require(ds, (*on, "x_0"))
+        x_0 = _blocks.images(ds["x_0"])
+        each = {}
+        for variable in on:
+            states = _blocks.images(ds[variable])
+            each[variable] = _blocks.per_image(
+                kernel, states, _blocks.aligned(states, x_0), dtype=np.float64, **to_unit
+            )
+        dims: tuple[str, ...] = ("sample", "timestep")
+    else:
+        _blocks.require(ds, ("x_0",))
+        states = _blocks.images(ds["x_0"])[:, None]
+        other = _blocks.aligned(states, _blocks.images(_counterpart(ds, against)))
+        each = {"x_0": _blocks.per_image(kernel, states, other, dtype=np.float64, **to_unit)}
+        dims = ("sample",)
+    values = da.stack(list(each.values()))
+    spread = da.stack([_blocks.over_samples(array, _kernels.spread, len(SPREAD)) for array in each.values()])
+    if "timestep" not in dims:
+        values, spread = values[..., 0], spread[..., 0]
+    variables: dict[str, Any] = {name: (("on", *dims), values, {"units": units, "long_name": title})}
+    for row, (suffix, meaning) in enumerate(SPREAD.items()):
+        described = {"units": units, "long_name": f"{title}, {meaning}"}
+        variables[f"{name}_{suffix}"] = (("on", *dims[1:]), spread[:, row], described)
+    coords = {"on": ("on", list(each), {"long_name": "images compared", "units": "1"})}
+    kept = {key: coord for key, coord in ds.coords.items() if set(coord.dims) <= set(dims)}
+    attrs = {"quantity": name, "samples": ds.sizes["sample"], "valid_range": [low, high], **options}
+    return xr.Dataset(variables, {**coords, **kept}, attrs)
+
+
+def _counterpart(ds: xr.Dataset, path: str) -> xr.DataArray:
+    """Open the x_0 of another store, in the order of this one's samples."""
+    from stores import open as open_store
+
+    other = open_store(path)
+    _blocks.require(other, ("x_0",))
+    ours, theirs = ds["sample"].to_numpy(), other["sample"].to_numpy()
+    unmatched = np.setxor1d(ours, theirs)
+    if unmatched.size:
+        raise ValueError(
+            f"the samples differ: {unmatched.size} are in only one of the two, the first is {unmatched[0]} "
+            f"(here {ours.size}, in {path} {theirs.size}); compare runs of the same samples"
+        )
+    if other["x_0"].shape[1:] != ds["x_0"].shape[1:]:
+        raise ValueError(f"images of {path} have shape {other['x_0'].shape[1:]}, here {ds['x_0'].shape[1:]}")
+    if _blocks.value_range(other) != _blocks.value_range(ds):
+        raise ValueError(
+            f"values of {path} lie in {_blocks.value_range(other)}, here in {_blocks.value_range(ds)}; "
+            "only images on one scale can be compared"
+        )
+    return other["x_0"] if np.array_equal(ours, theirs) else other["x_0"].sel(sample=ours)
+
+
+def draw(result: xr.Dataset, name: str, ax: Axes | None) -> Axes:
+    """Draw the mean over samples with a band of two standard deviations, as 002 does in Figs 16 and 17."""
+    import matplotlib.pyplot as plt
+
+    ax = plt.figure().add_subplot() if ax is None else ax
+    for variable in result["on"].to_numpy():
+        mean, sd = (result[f"{name}_{part}"].sel(on=variable) for part in ("mean", "sd"))
+        if "timestep" in mean.dims:
+            (line,) = ax.plot(mean["timestep"], mean, label=str(variable))
+            ax.fill_between(mean["timestep"], mean - 2 * sd, mean + 2 * sd, color=line.get_color(), alpha=0.2, lw=0)
+        else:
+            ax.hist(result[name].sel(on=variable), bins=20, label=f"{variable}, mean {float(mean):.3g}")
+    units = result[name].attrs["units"]
+    label = result[name].attrs["long_name"] + ("" if units == "1" else f" ({units})")
+    if "timestep" in result[name].dims:
+        ax.set(xlabel="timestep", ylabel=label)
+        ax.invert_xaxis()
+    else:
+        ax.set(xlabel=label, ylabel="samples")
+    ax.legend()
+    return ax

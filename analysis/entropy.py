@@ -1,0 +1,244 @@
+"""Stepwise entropy and joint probability maps (000 eq. 11, Figs 2 and 3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from analysis import _blocks, _histograms, _kernels
+from analysis._pooled import COLUMNS, GROUPS, bytes_per_timestep, pooled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMES = {
+    "stepwise_entropy": "stepwise entropy H(x_0 | state)",
+    "state_entropy": "entropy of the state H(state)",
+    "x_0_entropy": "entropy of the final sample H(x_0)",
+    "joint_entropy": "joint entropy H(x_0, state)",
+    "mutual_information": "mutual information I(x_0; state)",
+}
+"""In the order of the kernels' columns."""
+
+SUMMARIES = {
+    "joint_correlation": "Pearson correlation of x_0 and state codes",
+    "joint_mean_distance": "mean distance of x_0 and state codes",
+    "joint_near_diagonal": "share of pixel pairs at most one code apart",
+}
+
+PAIRS_PER_CELL = 20
+"""Fewer pixel pairs per histogram cell than this, and pooled values are flagged as unreliable."""
+
+MAPS = 5
+
+
+def entropy(
+    ds: xr.Dataset,
+    *,
+    on: tuple[str, ...] = ("x_t", "pred_x0"),
+    bins: int = 256,
+    at: tuple[int, ...] = (),
+) -> xr.Dataset:
+    """Measure how much of the final sample a state leaves open, in bits per pixel.
+
+    Grey codes of co-located pixels of x_0 and of the state are counted jointly; the stepwise entropy is
+    H(x_0 | state) = H(x_0, state) - H(state), 000 eq. 11. Values of x_0's valid_range become bytes
+    clip(round(255 (x - low) / (high - low)), 0, 255), three channels become one by ITU-R 601 luma, and the
+    byte loses its lowest bits down to `bins` codes.
+
+    Gives `stepwise_entropy`, `state_entropy`, `x_0_entropy`, `joint_entropy` and `mutual_information`: plug-in
+    values of one histogram over all samples (on, timestep), and each `_per_sample` from every image's own
+    histogram (on, sample, timestep). The pooled stepwise entropy also comes with Miller and Madow's correction
+    and with a standard error by the jackknife over eight runs of samples (NaN below eight samples); the
+    per-sample one with mean, sd and standard error over samples. `joint_counts` (on, at, x_0_bin, state_bin)
+    has summaries: `joint_correlation` (Pearson; NaN for a constant image), `joint_mean_distance` and
+    `joint_near_diagonal` (share of pairs at most one code apart). `reliable` says whether there are at least
+    20 pixel pairs per cell; below, pooled values lean on the estimator more than on the data.
+
+    Parameters
+    ----------
+    on
+        Variables taken as the state.
+    bins
+        Grey codes counted: a power of two up to 256.
+    at
+        Timesteps whose joint counts are kept; without any, five spread evenly over the stored ones.
+
+    Raises
+    ------
+    ValueError
+        A missing variable; other than one or three channels; bins that are no power of two; a timestep that
+        is not in the store.
+    """
+    _blocks.require(ds, (*on, "x_0"))
+    if bins not in (2, 4, 8, 16, 32, 64, 128, 256):
+        raise ValueError(f"bins is {bins}; expected a power of two from 2 to 256, so that all bins are equal")
+    channels = ds.sizes["channel"]
+    if channels not in (1, 3):
+        raise ValueError(f"images have {channels} channels; grey codes are defined for 1 (grey) and 3 (RGB)")
+    chosen = _positions(ds["timestep"].to_numpy(), at)
+
+    x_0 = _codes(ds, "x_0", bins)
+    single, whole, maps = [], [], []
+    for name in on:
+        states = _codes(ds, name, bins)
+        firsts = _blocks.aligned(states, x_0)
+        single.append(
+            _blocks.per_image(_histograms.image_bits, states, firsts, dtype=np.float64, width=len(NAMES), bins=bins)
+        )
+        bits, counts = pooled(states, firsts, bins, chosen)
+        whole.append(bits)
+        maps.append(counts)
+    pairs = ds.sizes["sample"] * ds.sizes["y"] * ds.sizes["x"]
+    pooled_bits, image_bits = da.stack(whole), da.stack(single)
+    spread = da.stack([_blocks.over_samples(bits[:, :, 0], _kernels.spread, 3) for bits in single])
+    variables: dict[str, Any] = {}
+    for column, (name, meaning) in enumerate(NAMES.items()):
+        variables[name] = _curves(pooled_bits[..., column], f"{meaning}, pooled over samples")
+        variables[f"{name}_per_sample"] = (
+            ("on", "sample", "timestep"),
+            image_bits[..., column],
+            {"units": "bit", "long_name": f"{meaning}, of each image alone"},
+        )
+    variables["stepwise_entropy_miller_madow"] = _curves(
+        pooled_bits[..., COLUMNS.index("miller_madow")], "stepwise entropy, pooled, Miller-Madow corrected"
+    )
+    variables["stepwise_entropy_se"] = _curves(
+        pooled_bits[..., COLUMNS.index("jackknife")],
+        f"standard error of the pooled stepwise entropy, jackknife over {GROUPS} groups of samples",
+    )
+    for row, (suffix, meaning) in enumerate((("mean", "mean"), ("sd", "sd"), ("se", "standard error of the mean"))):
+        variables[f"stepwise_entropy_per_sample_{suffix}"] = _curves(
+            spread[:, row], f"per-image stepwise entropy, {meaning} over samples"
+        )
+    variables |= _maps(maps)
+    variables["pixel_pairs"] = ((), np.int64(pairs), {"units": "1", "long_name": "pixel pairs pooled per timestep"})
+    variables["reliable"] = (
+        (),
+        pairs >= PAIRS_PER_CELL * bins**2,
+        {"units": "1", "long_name": f"at least {PAIRS_PER_CELL} pixel pairs per cell of the joint histogram"},
+    )
+    codes = np.arange(bins)
+    coords: dict[str, Any] = {
+        "on": ("on", list(on), {"long_name": "variable taken as the state", "units": "1"}),
+        "at": ("at", ds["timestep"].to_numpy()[chosen], {"long_name": "timestep of the joint counts", "units": "1"}),
+        "x_0_bin": ("x_0_bin", codes, {"long_name": "grey code of x_0", "units": "1"}),
+        "state_bin": ("state_bin", codes, {"long_name": "grey code of the state", "units": "1"}),
+    }
+    kept = {key: coord for key, coord in ds.coords.items() if set(coord.dims) <= {"sample", "timestep"}}
+    attrs = {
+        "quantity": "entropy",
+        "bins": bins,
+        "samples": ds.sizes["sample"],
+        "valid_range": list(_blocks.value_range(ds)),
+    }
+    return xr.Dataset(variables, coords | kept, attrs)
+
+
+def working_bytes(ds: xr.Dataset, *, on: tuple[str, ...], bins: int, at: tuple[int, ...]) -> int:
+    """Bound the memory that pooling holds on to while the samples go by, whatever their number."""
+    pairs = ds.sizes["sample"] * ds.sizes["y"] * ds.sizes["x"]
+    lengths = ds["x_t"].chunksizes.get("timestep", (ds.sizes["timestep"],))
+    return len(on) * bytes_per_timestep(pairs, bins) * max(lengths)
+
+
+def _codes(ds: xr.Dataset, name: str, bins: int) -> da.Array:
+    """Turn a variable into grey codes (sample[, timestep], pixel), one byte each."""
+    low, high = _blocks.value_range(ds)
+    options = {
+        "low": np.float32(low),
+        "scale": np.float32(255 / (high - low)),
+        "shift": 8 - (bins.bit_length() - 1),
+    }
+    pixels = ds.sizes["y"] * ds.sizes["x"]
+    return _blocks.per_image(_grey, _blocks.images(ds[name]), dtype=np.uint8, width=pixels, **options)
+
+
+def _grey(images: NDArray[Any], low: np.float32, scale: np.float32, shift: int) -> NDArray[Any]:
+    lead, (channels, height, width) = images.shape[:-3], images.shape[-3:]
+    flat = images.reshape(lead[0], -1, channels, height * width)
+    codes: NDArray[Any] = _histograms.grey_codes(flat, low, scale, shift).reshape(*lead, height * width)
+    return codes
+
+
+def _positions(timesteps: NDArray[Any], at: tuple[int, ...]) -> list[int]:
+    """Find the positions of `at` among the stored timesteps, in the store's order."""
+    if not at:
+        return sorted({round(position) for position in np.linspace(0, timesteps.size - 1, MAPS)})
+    positions = {int(timestep): position for position, timestep in enumerate(timesteps)}
+    for timestep in at:
+        if timestep not in positions:
+            nearest = sorted(positions, key=lambda stored: abs(stored - timestep))[:2]
+            raise ValueError(
+                f"timestep {timestep} is not stored; the nearest stored ones are {' and '.join(map(str, nearest))}"
+            )
+    return sorted({positions[timestep] for timestep in at})
+
+
+def _curves(values: da.Array, meaning: str) -> tuple[tuple[str, ...], da.Array, dict[str, str]]:
+    return ("on", "timestep"), values, {"units": "bit", "long_name": meaning}
+
+
+def _maps(each: list[da.Array]) -> dict[str, Any]:
+    """Describe the joint counts (at, x_0 code, state code) of each variable and summarise every map."""
+    summaries = [
+        da.map_blocks(
+            _summaries,
+            counts,
+            drop_axis=2,
+            chunks=(counts.chunks[0], (len(SUMMARIES),)),
+            dtype=np.float64,
+            meta=np.empty((0, 0)),
+        )
+        for counts in each
+    ]
+    described: dict[str, Any] = {
+        "joint_counts": (
+            ("on", "at", "x_0_bin", "state_bin"),
+            da.stack(each),
+            {"units": "1", "long_name": "pixel pairs per pair of grey codes"},
+        )
+    }
+    for column, (name, meaning) in enumerate(SUMMARIES.items()):
+        values = da.stack([summary[:, column] for summary in summaries])
+        described[name] = (("on", "at"), values, {"units": "1", "long_name": meaning})
+    return described
+
+
+def _summaries(counts: NDArray[Any]) -> NDArray[Any]:
+    """Summarise maps (at, x_0 code, state code), with sums of integers until the last step."""
+    code = np.arange(counts.shape[-1])
+    distance = np.abs(code[:, None] - code)
+    pairs = counts.sum(axis=(1, 2))
+    x_0, state = counts.sum(axis=2), counts.sum(axis=1)
+    mean_x_0, mean_state = x_0 @ code / pairs, state @ code / pairs
+    covariance = (counts * np.outer(code, code)).sum(axis=(1, 2)) / pairs - mean_x_0 * mean_state
+    variances = (x_0 @ code**2 / pairs - mean_x_0**2) * (state @ code**2 / pairs - mean_state**2)
+    constant = (np.count_nonzero(x_0, axis=1) == 1) | (np.count_nonzero(state, axis=1) == 1)
+    correlation = np.where(constant, np.nan, covariance / np.sqrt(np.where(constant, 1, variances)))
+    mean_distance = (counts * distance).sum(axis=(1, 2)) / pairs
+    near = (counts * (distance <= 1)).sum(axis=(1, 2)) / pairs
+    return np.stack([correlation, mean_distance, near], axis=1)
+
+
+def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Draw the pooled stepwise entropy over the denoising process with two standard errors (000 Fig. 2).
+
+    The line is dashed where there are too few pixel pairs for the number of bins.
+    """
+    import matplotlib.pyplot as plt
+
+    ax = plt.figure().add_subplot() if ax is None else ax
+    progress = np.linspace(0, 100, result.sizes["timestep"])
+    style = "-" if bool(result["reliable"]) else "--"
+    for name in result["on"].to_numpy():
+        value, error = (result[f"stepwise_entropy{part}"].sel(on=name) for part in ("_miller_madow", "_se"))
+        (line,) = ax.plot(progress, value, style, label=str(name))
+        ax.fill_between(progress, value - 2 * error, value + 2 * error, color=line.get_color(), alpha=0.2, lw=0)
+    ax.set(xlabel="denoising process (%)", ylabel="stepwise entropy (bit)", ylim=(0, None))
+    ax.legend(title=None if style == "-" else "unreliable: too few pixels")
+    return ax

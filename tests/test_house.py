@@ -1,0 +1,62 @@
+"""The rules of the house: which way imports go, and that nothing of this machine is in the project."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = {"stores": 0, "analysis": 1, "pipeline": 2}
+FORBIDDEN = {"stores": {"torch", "diffusers", "click", "dask"}, "analysis": {"torch", "diffusers", "click"}}
+FILES = sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))
+
+
+def imports(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_one_way(file):
+    room = file.relative_to(ROOT).parts[0]
+    for name in imports(file):
+        assert ROOMS.get(name, -1) <= ROOMS[room], f"{room} imports {name}"
+        assert name not in FORBIDDEN.get(room, set()), f"{room} imports {name}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_file_is_one_room(file):
+    assert len(file.read_text().splitlines()) <= 450
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["analyze", "--help"], ["verify", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = f"""
+import sys
+sys.argv = ["traj", *{arguments!r}]
+try:
+    from pipeline.cli import main
+    main()
+except SystemExit:
+    pass
+heavy = {{"torch", "diffusers", "numba", "xarray", "zarr", "numpy", "dask", "matplotlib"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+
+
+def test_help_comes_at_once():
+    best = min(_help_seconds() for _ in range(5))
+    assert best < 0.3
+
+
+def _help_seconds():
+    begun = time.perf_counter()
+    subprocess.run([Path(sys.executable).with_name("traj"), "--help"], check=True, capture_output=True)
+    return time.perf_counter() - begun
