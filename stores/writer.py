@@ -32,6 +32,7 @@ from stores.shards import ShardBuffer, write_shard
 
 FLOAT16_MAX = 65504.0
 ENCODERS = 2
+UNITS = {"log_snr": "nat"}
 BUFFERS = 2  # one being filled, one being written
 
 
@@ -73,22 +74,31 @@ def create(
 
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
     """
-    coords, layout, full_config = _describe(
-        timestep=timestep,
-        alpha_bar=alpha_bar,
-        step=step,
-        model_time=model_time,
-        noise_sd=noise_sd,
-        label=label,
-        samples=samples,
-        block=block,
-        shape=shape,
-        dtype=dtype,
-        keepbits=keepbits,
-        log_variance=log_variance,
-        valid_range=valid_range,
-        config=config,
+    if samples < 1 or block < 1:
+        raise ValueError(f"samples={samples} and block={block} were given, both must be at least 1")
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype {dtype!r} was given, expected float32 or float16")
+    if keepbits is not None and (dtype != "float32" or not 1 <= keepbits <= 22):
+        raise ValueError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
+    along_timestep = _along_timestep(timestep, alpha_bar, step, model_time, noise_sd)
+    numbers = np.arange(samples, dtype="int64")
+    labels = _like(numbers, label, np.full(samples, -1), "label")
+    layout = Layout.of(
+        samples=samples, block=block, timesteps=len(along_timestep["timestep"]), shape=shape, dtype=dtype
     )
+    store = {
+        "block": block,
+        "shape": list(shape),
+        "dtype": dtype,
+        "keepbits": keepbits,
+        "log_variance": log_variance,
+        "valid_range": list(valid_range),
+        # To 12 digits: the last bits of a cosine or a logarithm differ between machines.
+        "coordinates": fingerprint({n: [f"{v:.12g}" for v in values] for n, values in along_timestep.items()}),
+    }
+    full_config = {**config, "store": store}
+    coords = {name: ("timestep", values, UNITS.get(name, "1")) for name, values in along_timestep.items()}
+    coords |= {"sample": ("sample", numbers, "1"), "label": ("sample", labels, "1")}
     target = Path(path)
     wanted = list(range(layout.blocks)) if blocks is None else sorted(set(blocks))
     if not wanted or wanted[0] < 0 or wanted[-1] >= layout.blocks:
@@ -109,7 +119,7 @@ def create(
 
     locks = BlockLocks(target)
     try:
-        set_aside, stored = claim(target, layout, full_config, coords["label"][1], stale, wanted, locks, build)
+        set_aside, stored = claim(target, layout, full_config, labels, stale, wanted, locks, build)
         layout = Layout.of(samples=stored, block=block, timesteps=layout.timesteps, shape=shape, dtype=dtype)
         return TrajectoryWriter(target, layout, variables, keepbits, wanted, locks, set_aside)
     except BaseException:
@@ -117,67 +127,39 @@ def create(
         raise
 
 
-def _describe(
-    *,
+def _along_timestep(
     timestep: ArrayLike,
     alpha_bar: ArrayLike,
     step: ArrayLike | None,
     model_time: ArrayLike | None,
     noise_sd: ArrayLike | None,
-    label: ArrayLike | None,
-    samples: int,
-    block: int,
-    shape: tuple[int, int, int],
-    dtype: str,
-    keepbits: int | None,
-    log_variance: bool,
-    valid_range: tuple[float, float],
-    config: Mapping[str, Any],
-) -> tuple[dict[str, tuple[str, NDArray[Any], str]], Layout, dict[str, Any]]:
-    """Check the inputs and lay out coordinates, shards and configuration."""
+) -> dict[str, NDArray[Any]]:
+    """Check the coordinates along timestep and derive the noise levels."""
     times = np.asarray(timestep, np.int64)
     if times.ndim != 1 or not len(times) or np.any(np.diff(times) >= 0):
         raise ValueError("timestep must be a list of unique integers in descending order (high noise first)")
-    if samples < 1 or block < 1:
-        raise ValueError(f"samples={samples} and block={block} were given, both must be at least 1")
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f"dtype {dtype!r} was given, expected float32 or float16")
-    if keepbits is not None and (dtype != "float32" or not 1 <= keepbits <= 22):
-        raise ValueError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
-
-    def along(values: ArrayLike | None, default: NDArray[Any], name: str, kind: str) -> NDArray[Any]:
-        array = np.asarray(default if values is None else values, kind)
-        if array.shape != default.shape:
-            raise ValueError(f"{name} has shape {array.shape}, expected {default.shape}")
-        return array
-
-    snr_base = along(alpha_bar, np.zeros(len(times)), "alpha_bar", "float64")
+    floats = times.astype(np.float64)
+    signal = _like(floats, alpha_bar, None, "alpha_bar")
     with np.errstate(divide="ignore"):
-        sigma = np.sqrt((1 - snr_base) / snr_base)
-        log_snr = np.log(snr_base) - np.log1p(-snr_base)
-    missing = np.full(len(times), np.nan)
-    coords = {
-        "timestep": ("timestep", times, "1"),
-        "step": ("timestep", along(step, np.arange(len(times)), "step", "int64"), "1"),
-        "model_time": ("timestep", along(model_time, times, "model_time", "float64"), "1"),
-        "alpha_bar": ("timestep", snr_base, "1"),
-        "sigma": ("timestep", sigma, "1"),
-        "log_snr": ("timestep", log_snr, "nat"),
-        "noise_sd": ("timestep", along(noise_sd, missing, "noise_sd", "float64"), "1"),
-        "sample": ("sample", np.arange(samples, dtype="int64"), "1"),
-        "label": ("sample", along(label, np.full(samples, -1), "label", "int64"), "1"),
+        sigma = np.sqrt((1 - signal) / signal)
+        log_snr = np.log(signal) - np.log1p(-signal)
+    return {
+        "timestep": times,
+        "step": _like(times, step, np.arange(len(times)), "step"),
+        "model_time": _like(floats, model_time, times, "model_time"),
+        "alpha_bar": signal,
+        "sigma": sigma,
+        "log_snr": log_snr,
+        "noise_sd": _like(floats, noise_sd, np.full(len(times), np.nan), "noise_sd"),
     }
-    layout = Layout.of(samples=samples, block=block, timesteps=len(times), shape=shape, dtype=dtype)
-    store = {
-        "block": block,
-        "shape": list(shape),
-        "dtype": dtype,
-        "keepbits": keepbits,
-        "log_variance": log_variance,
-        "valid_range": list(valid_range),
-        "coordinates": fingerprint({n: v.tobytes().hex() for n, (d, v, _) in coords.items() if d == "timestep"}),
-    }
-    return coords, layout, {**config, "store": store}
+
+
+def _like(pattern: NDArray[Any], values: ArrayLike | None, default: ArrayLike | None, name: str) -> NDArray[Any]:
+    """Read values, or a default, as an array of a pattern's type and shape."""
+    array = np.asarray(default if values is None else values, pattern.dtype)
+    if array.shape != pattern.shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {pattern.shape}")
+    return array
 
 
 class TrajectoryWriter:
