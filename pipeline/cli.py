@@ -110,8 +110,10 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     from pipeline.train import train as train_model
 
     folder = out or Path(os.environ.get("TRAJ_MODELS", "models")) / name
-    train_model(name, folder, steps=steps, seed=seed, device=device)
-    say(f"{folder} is ready; next: traj generate data/trajectories/{name}.zarr --model {name} --labels cycle")
+    trained = train_model(name, folder, steps=steps, seed=seed, device=device)
+    say(
+        f"{folder} {'is ready' if trained else 'is there already, nothing to do'}; next: traj generate data/trajectories/{name}.zarr --model {name} --labels cycle"
+    )
 
 
 @main.command()

@@ -1,0 +1,79 @@
+"""The built-in networks' recipes, and the images they learn: scikit-learn's handwritten digits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+NULL_LABEL = 10
+# the images have 17 grey levels, k/8 - 1 for k = 0..16
+GREY_STEP = 1 / 8
+
+
+def images() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's 1797 digits: images (1797, 1, 8, 8), float32 in [-1, 1], and their classes, int64."""
+    digits = load_digits()
+    points = (digits.images[:, None] * GREY_STEP - 1).astype(np.float32)
+    return points, digits.target.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a network is and what it is trained for.
+
+    ``network`` and ``scheduler`` are the configs of a UNet2DModel and a DDPMScheduler. The network is fed
+    timestep * time_scale. ``steps`` is the number of training steps.
+    """
+
+    network: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    time_scale: float
+    steps: int
+
+
+def _network(out_channels: int) -> dict[str, Any]:
+    """Two levels, 8x8 and 4x4, attention in the middle only: 64 images take some 15 ms on two cores."""
+    return {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": out_channels,
+        "block_out_channels": [32, 64],
+        "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"],
+        "layers_per_block": 1,
+        "norm_num_groups": 8,
+        "attention_head_dim": 8,
+        "num_class_embeds": NULL_LABEL + 1,
+    }
+
+
+RECIPES = {
+    "digits": Recipe(
+        network=_network(out_channels=1),
+        scheduler={
+            "num_train_timesteps": 1000,
+            "beta_schedule": "linear",
+            "variance_type": "fixed_large",
+            "clip_sample": True,
+            "prediction_type": "epsilon",
+        },
+        time_scale=1.0,
+        steps=1500,
+    ),
+    "digits-iddpm": Recipe(
+        network=_network(out_channels=2),
+        scheduler={
+            "num_train_timesteps": 4000,
+            "beta_schedule": "squaredcos_cap_v2",
+            "variance_type": "learned_range",
+            "clip_sample": True,
+            "prediction_type": "epsilon",
+        },
+        time_scale=0.25,
+        steps=1500,
+    ),
+}

@@ -1,0 +1,307 @@
+"""Train the built-in digits networks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.models.digits import GREY_STEP, NULL_LABEL, RECIPES, Recipe, images
+from pipeline.schedule import Schedule
+
+# Raise when a change of this module changes the trained weights.
+NUMERICS = 1
+LEARNING_RATE = 3e-3
+WARM_UP = 100
+GRADIENT_NORM = 1.0
+EMA_DECAY = 0.99
+LABEL_DROPOUT = 0.2
+VLB_WEIGHT = 0.001  # lambda of IDDPM eq. 16, 000 eq. 9
+CURVE_ROWS = 200
+
+
+def train(
+    name: str,
+    out: str | os.PathLike[str],
+    *,
+    steps: int | None = None,
+    batch: int = 64,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> bool:
+    """Train a built-in network and save it as a diffusers pipeline folder.
+
+    ``name`` is digits or digits-iddpm, ``out`` the folder, which appears once it is whole: beside the pipeline
+    lie traj.json (``time_scale``, ``null_label``), training.json (settings), loss.csv (a curve of at most 200
+    rows) and metrics.json (the end of it). ``steps`` defaults to the recipe's. Equal settings give equal
+    bytes on the same kind of device with the same number of threads. Returns False when the folder already
+    holds a model of these very settings, True when it was trained now.
+
+    Raises
+    ------
+    ValueError
+        When the name or a number is no good, or the folder exists and holds something else.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"no network {name!r} to train; expected one of {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    steps = recipe.steps if steps is None else steps
+    for key, value, least in (("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{key} is {value}; expected at least {least}")
+    settings = _settings(name, recipe, steps, batch, seed)
+    folder = Path(out)
+    if os.path.lexists(folder):
+        _refuse_other_content(folder, settings)
+        return False
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        network, curve = fit(recipe, steps=steps, batch=batch, seed=seed, device=device, progress=progress)
+        _save(partial, network, recipe, settings, curve)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return True
+
+
+def fit(
+    recipe: Recipe, *, steps: int, batch: int, seed: int, device: str = "auto", progress: bool = False
+) -> tuple[UNet2DModel, dict[str, np.ndarray]]:
+    """Train a recipe's network on the digits.
+
+    Returns the network, its weights an exponential moving average over training, and the curve of each loss
+    term, one value a step. Every draw comes from CPU generators, so it is the same on any device.
+    """
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = UNet2DModel(**recipe.network).to(device).train()
+    average = [parameter.detach().clone() for parameter in network.parameters()]
+    objective = Objective(Schedule.from_config(recipe.scheduler, recipe.time_scale), device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
+    curve: dict[str, list[float]] = {}
+    stream = batches(batch, objective.schedule.T, torch.Generator().manual_seed(seed))
+    with tqdm(total=steps, desc="train", unit="step", disable=None if progress else True) as bar:
+        for step, drawn in zip(range(steps), stream, strict=False):
+            terms = objective(network, *(tensor.to(device) for tensor in drawn))
+            optimizer.zero_grad()
+            terms["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+            optimizer.step()
+            rate.step()
+            _average(average, network, decay=min(EMA_DECAY, (1 + step) / (10 + step)))
+            for term, value in terms.items():
+                curve.setdefault(term, []).append(value.item())
+            bar.set_postfix(loss=f"{np.mean(curve['loss'][-50:]):.4f}", refresh=False)
+            bar.update()
+    with torch.no_grad():
+        for parameter, averaged in zip(network.parameters(), average, strict=True):
+            parameter.copy_(averaged)
+    return network.to("cpu").eval(), {term: np.array(values) for term, values in curve.items()}
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up, then a half cosine down to nothing."""
+    return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def batches(batch: int, T: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Draw training batches without end: x_0, label, timestep and eps.
+
+    Every image comes once before any comes again. Timesteps are uniform over 0..T-1. A label is the null label
+    with probability LABEL_DROPOUT, so that the network also learns to do without.
+    """
+    points, classes = map(torch.from_numpy, images())
+    order = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(order) < batch:
+            order = torch.cat([order, torch.randperm(len(points), generator=generator)])
+        chosen, order = order[:batch], order[batch:]
+        x_0 = points[chosen]
+        timestep = torch.randint(T, (batch,), generator=generator)
+        eps = torch.randn(x_0.shape, generator=generator)
+        dropped = torch.rand(batch, generator=generator) < LABEL_DROPOUT
+        yield x_0, classes[chosen].masked_fill(dropped, NULL_LABEL), timestep, eps
+
+
+@dataclass(frozen=True)
+class VarianceTables:
+    """What the variational bound needs per timestep; all float64, shape (T,).
+
+    The log variances of the reverse step between which a learned-range network interpolates, "large" (beta)
+    and "small" (the forward posterior's, whose value 0 at timestep 0 is replaced by the next one), and the
+    factor that turns an error of the predicted noise into one of the posterior mean.
+    """
+
+    log_large: np.ndarray
+    log_small: np.ndarray
+    mean_per_eps: np.ndarray
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> VarianceTables:
+        """Compute the tables of a schedule (DDPM eq. 7 and 11; IDDPM eq. 15)."""
+        betas, alpha_bar = schedule.betas, schedule.alpha_bar
+        previous = np.append(1.0, alpha_bar[:-1])
+        small = betas * (1 - previous) / (1 - alpha_bar)
+        small[0] = small[1]
+        return cls(np.log(betas), np.log(small), betas / np.sqrt((1 - betas) * (1 - alpha_bar)))
+
+
+class Objective:
+    """The training loss of a schedule: eps mean squared error, hybrid where the variance is learned.
+
+    Called with the network, x_0 (sample, channel, y, x), label (sample,), timestep (sample,) and eps like x_0,
+    it returns means over the batch: "loss", and for a learned-range network its parts, "simple" and "vlb"
+    (bits per pixel of one timestep). ``loss = simple + VLB_WEIGHT * T * vlb``: the bound is the sum over the T
+    timesteps, of which one is drawn (IDDPM eq. 16, 000 eq. 9).
+    """
+
+    def __init__(self, schedule: Schedule, device: str = "cpu") -> None:
+        def table(values: np.ndarray) -> Tensor:
+            return torch.as_tensor(values, dtype=torch.float32, device=device)
+
+        self.schedule = schedule
+        self.signal = table(np.sqrt(schedule.alpha_bar))
+        self.noise = table(np.sqrt(1 - schedule.alpha_bar))
+        tables = VarianceTables.of(schedule)
+        self.log_large = table(tables.log_large)
+        self.log_small = table(tables.log_small)
+        self.mean_per_eps = table(tables.mean_per_eps)
+
+    def __call__(
+        self, network: UNet2DModel, x_0: Tensor, label: Tensor, timestep: Tensor, eps: Tensor
+    ) -> dict[str, Tensor]:
+        """Average the loss and its parts over a batch."""
+        x_t = _at(self.signal, timestep) * x_0 + _at(self.noise, timestep) * eps
+        output = network(x_t, timestep * self.schedule.time_scale, label).sample
+        if not self.schedule.learned_range:
+            return {"loss": (output - eps).square().mean()}
+        eps_hat, v = output.chunk(2, dim=1)
+        simple = (eps_hat - eps).square().mean()
+        vlb = self.vlb(x_0, timestep, eps, eps_hat, fraction=(v + 1) / 2).mean()
+        return {"loss": simple + VLB_WEIGHT * self.schedule.T * vlb, "simple": simple, "vlb": vlb}
+
+    def vlb(self, x_0: Tensor, timestep: Tensor, eps: Tensor, eps_hat: Tensor, fraction: Tensor) -> Tensor:
+        """One timestep's term of the variational bound, in bits, for each pixel.
+
+        The predicted mean is held fixed: the bound trains only the variance (IDDPM section 3.1).
+        """
+        small = _at(self.log_small, timestep)
+        log_variance = fraction * _at(self.log_large, timestep) + (1 - fraction) * small
+        mean_error = _at(self.mean_per_eps, timestep) * (eps - eps_hat.detach())
+        nats = torch.where(
+            (timestep == 0)[:, None, None, None],
+            decoder_nll(x_0, x_0 + mean_error, log_variance),
+            posterior_kl(mean_error, small, log_variance),
+        )
+        return nats / math.log(2)
+
+
+def posterior_kl(mean_error: Tensor, log_variance: Tensor, predicted_log_variance: Tensor) -> Tensor:
+    """Kullback-Leibler divergence, in nats, of a predicted normal from the true one, elementwise.
+
+    ``mean_error`` is the predicted mean less the true one; the variances are the true one's and the predicted.
+    """
+    log_ratio = log_variance - predicted_log_variance
+    return 0.5 * (log_ratio.exp() - 1 - log_ratio + mean_error.square() * (-predicted_log_variance).exp())
+
+
+def decoder_nll(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Negative log-likelihood, in nats, of grey levels under a normal, elementwise (DDPM eq. 13).
+
+    The digits' grey levels lie 1/8 apart, so a level owns the interval of 1/16 to either side of it, and the
+    outermost ones own everything beyond: the levels' probabilities sum to 1. (DDPM does the same with
+    256 levels.) Probabilities are kept above 1e-12.
+    """
+    above = ((x_0 + GREY_STEP / 2 - mean) * (-0.5 * log_variance).exp()).where(x_0 < 1, math.inf)
+    below = ((x_0 - GREY_STEP / 2 - mean) * (-0.5 * log_variance).exp()).where(x_0 > -1, -math.inf)
+    return -(torch.special.ndtr(above) - torch.special.ndtr(below)).clamp_min(1e-12).log()
+
+
+def _at(table: Tensor, timestep: Tensor) -> Tensor:
+    return table[timestep][:, None, None, None]
+
+
+@torch.no_grad()
+def _average(average: list[Tensor], network: UNet2DModel, decay: float) -> None:
+    for averaged, parameter in zip(average, network.parameters(), strict=True):
+        averaged.lerp_(parameter, 1 - decay)
+
+
+def _settings(name: str, recipe: Recipe, steps: int, batch: int, seed: int) -> dict[str, Any]:
+    """Everything that decides the weights, as JSON values."""
+    return {
+        "numerics": NUMERICS,
+        "model": name,
+        "steps": steps,
+        "batch": batch,
+        "seed": seed,
+        "learning_rate": LEARNING_RATE,
+        "warm_up": WARM_UP,
+        "gradient_norm": GRADIENT_NORM,
+        "ema_decay": EMA_DECAY,
+        "label_dropout": LABEL_DROPOUT,
+        "vlb_weight": VLB_WEIGHT,
+        "time_scale": recipe.time_scale,
+        "network": dict(recipe.network),
+        "scheduler": dict(recipe.scheduler),
+    }
+
+
+def _refuse_other_content(folder: Path, settings: dict[str, Any]) -> None:
+    try:
+        found = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{folder} exists and holds no model that traj train made; give another folder, or move it away"
+        ) from None
+    differing = [key for key in settings if found.get(key) != settings[key]]
+    if differing:
+        listed = ", ".join(f"{key} {found.get(key)} (asked for {settings[key]})" for key in differing)
+        raise ValueError(
+            f"{folder} holds a model trained with {listed}; remove it to train anew, or give another folder"
+        )
+
+
+def _save(
+    folder: Path, network: UNet2DModel, recipe: Recipe, settings: dict[str, Any], curve: dict[str, np.ndarray]
+) -> None:
+    DDPMPipeline(network, DDPMScheduler(**recipe.scheduler)).save_pretrained(folder)
+    _write_json(folder / "traj.json", {"time_scale": recipe.time_scale, "null_label": NULL_LABEL})
+    _write_json(folder / "training.json", settings)
+    last = max(1, settings["steps"] // 10)
+    metrics = {f"final_{term}": float(values[-last:].mean()) for term, values in curve.items()}
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    _write_json(folder / "metrics.json", {**metrics, "steps": settings["steps"], "parameters": parameters})
+    _write_curve(folder / "loss.csv", curve)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_curve(path: Path, curve: dict[str, np.ndarray]) -> None:
+    """Write the loss terms, each row the mean over the steps since the row before."""
+    steps = len(curve["loss"])
+    ends = np.unique(np.linspace(0, steps, min(steps, CURVE_ROWS) + 1).astype(int))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", *curve])
+        for start, end in pairwise(ends):
+            writer.writerow([end, *(f"{values[start:end].mean():.6g}" for values in curve.values())])
