@@ -111,9 +111,8 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 
     folder = out or Path(os.environ.get("TRAJ_MODELS", "models")) / name
     trained = train_model(name, folder, steps=steps, seed=seed, device=device)
-    say(
-        f"{folder} {'is ready' if trained else 'is there already, nothing to do'}; next: traj generate data/trajectories/{name}.zarr --model {name} --labels cycle"
-    )
+    say(f"{folder} is ready" if trained else f"{folder} is there already, nothing to do")
+    say(f"next: traj generate data/trajectories/{name}.zarr --model {name} --labels cycle")
 
 
 @main.command()

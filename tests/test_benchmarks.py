@@ -21,7 +21,7 @@ def test_every_topic_gives_rows_with_ratios(name):
 
 
 def test_the_loops_compared_with_compute_the_same_numbers():
-    made = Trajectories(3, (3, 32, 32), 4)
+    made = Trajectories(8, (3, 32, 32), 4)
     states = np.stack([made.state(step)[0] for step in range(4)], axis=1).clip(-1, 1)
     ds = kernels.dataset(states, made)
     ours = {
@@ -31,10 +31,12 @@ def test_the_loops_compared_with_compute_the_same_numbers():
             ("entropy", "stepwise_entropy_per_sample", {}),
         )
     }
+    pooled = [kernels.quantity(ds, "entropy", name)(None)[0] for name in ("stepwise_entropy", "stepwise_entropy_se")]
     unit, unit_x_0 = (states + 1) / 2, (made.x_0 + 1) / 2
     np.testing.assert_allclose(ours["ssim"], kernels.by_scikit_image(unit, unit_x_0), atol=1e-5)
     # grey levels are rounded in another order, so a few pixels fall into the next bin
     np.testing.assert_allclose(ours["entropy"], kernels.by_numpy(states, made.x_0), atol=0.05)
+    np.testing.assert_allclose(np.stack(pooled, axis=1), kernels.by_numpy_pooled(states, made.x_0), atol=0.02)
 
 
 def test_a_verdict_goes_by_the_median_and_toy_sizes_get_none():
