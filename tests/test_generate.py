@@ -124,22 +124,22 @@ def test_mixture_samples_end_on_its_points_in_the_class_asked_for(tmp_path):
     np.testing.assert_allclose(ds.x_0.values.ravel(), [-8, -4, 6, 8] * 3, atol=1e-3)
 
 
+def golden_numbers(model, folder, **options):
+    ds = stores.open(make(folder / f"{len(list(folder.iterdir()))}.zarr", 4, model=model, steps=50, **options))
+    return [round(float(v), 4) for v in (ds.x_0.mean(), ds.x_0.std(), ds.x_t.std(), ds.pred_x0.std())]
+
+
 def test_goldens_say_when_numerics_must_be_raised(network, tmp_path):
     """The numbers of runs with equal inputs may change only together with generate.NUMERICS."""
-    exact = {
-        "gaussian:0,0.25,1x4x4": {"sampler_name": "ddpm"},
-        "mixture:-8,-4,6,8": {"sampler_name": "ddim", "eta": 1.0},
-        "dataset:digits": {"sampler_name": "ddim"},
-    }
-    found = {}
-    for model, options in exact.items():
-        ds = stores.open(make(tmp_path / f"{len(found)}.zarr", 4, model=model, steps=50, **options)).compute()
-        found[model] = [round(float(v), 4) for v in (ds.x_0.mean(), ds.x_0.std(), ds.x_t.std(), ds.pred_x0.std())]
     goldens = json.loads((Path(__file__).parent / "goldens.json").read_text())
     assert goldens["numerics"] == generate.NUMERICS
-    message = "the numbers of equal inputs changed: raise generate.NUMERICS and renew tests/goldens.json, or undo"
-    for model, values in goldens["runs"].items():
-        assert found[model] == pytest.approx(values, rel=1e-3, abs=1e-3), message
+    for golden in goldens["runs"]:
+        model = network if golden["model"] == "random network" else golden["model"]
+        found = golden_numbers(model, tmp_path, **golden["options"])
+        assert found == pytest.approx(golden["x_0 mean and sd, x_t sd, pred_x0 sd"], rel=1e-3, abs=1e-3), (
+            f"{golden['model']}: the numbers of equal inputs changed; raise generate.NUMERICS and renew "
+            "tests/goldens.json, or undo"
+        )
 
 
 def test_labels_are_a_function_of_the_sample_number():

@@ -1,0 +1,99 @@
+"""The pipeline as DVC runs it, on a copy of the project with tiny parameters."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.runs import digest
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("stores", "analysis", "pipeline", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / part)
+    (folder / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
+    shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["train"]["steps"] = 2
+    params["generate"] |= {"samples": 8, "block": 8}
+    params["runs"] = {
+        "ddim": {"model": "digits", "sampler": "ddim", "steps": 5},
+        "iddpm": {"model": "digits-iddpm", "sampler": "iddpm", "steps": 5},
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    repro(folder)
+    return folder
+
+
+def dvc(folder, *arguments):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def repro(folder, *arguments):
+    """Reproduce, and return the stages that ran."""
+    return re.findall(r"Running stage '(.*)'", dvc(folder, "repro", *arguments))
+
+
+def edit(folder, name, old, new):
+    file = folder / name
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+@pytest.mark.slow
+def test_everything_is_made_and_a_second_repro_does_nothing(project):
+    assert (project / "report" / "index.html").is_file()
+    begun = time.perf_counter()
+    assert repro(project) == []
+    # two seconds on a quiet machine, import of DVC included; a loaded one may take longer
+    assert time.perf_counter() - begun < 10
+
+
+@pytest.mark.slow
+def test_metrics_and_plots_are_worth_reading(project):
+    assert "confidence" in dvc(project, "metrics", "show")
+    dvc(project, "plots", "show", "-o", "plots")
+    assert "stepwise_entropy" in (project / "plots" / "index.html").read_text()
+
+
+@pytest.mark.slow
+def test_changing_one_run_reruns_only_it_and_what_depends_on_it(project):
+    untouched = digest(project / "data" / "trajectories" / "iddpm.zarr")
+    edit(project, "params.yaml", "sampler: ddim\n    steps: 5", "sampler: ddim\n    steps: 6")
+    assert repro(project) == ["generate@ddim", "analyze@ddim", "report"]
+    assert digest(project / "data" / "trajectories" / "iddpm.zarr") == untouched
+    assert len(list((project / "data" / "trajectories").glob("ddim.stale-*.zarr"))) == 1
+
+
+@pytest.mark.slow
+def test_a_comment_in_the_sampler_regenerates_nothing(project):
+    run = project / "data" / "trajectories" / "ddim.zarr"
+    before, touched = digest(run), [file.stat().st_mtime_ns for file in sorted(run.rglob("*"))]
+    with (project / "pipeline" / "sampler.py").open("a") as file:
+        file.write("# a comment\n")
+    assert repro(project) == ["generate@ddim", "generate@iddpm"]
+    assert digest(run) == before
+    assert [file.stat().st_mtime_ns for file in sorted(run.rglob("*"))] == touched

@@ -1,0 +1,394 @@
+import base64
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import xarray as xr
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import stores
+from pipeline import analyze, figures, metrics, page
+from pipeline.report import collect, report
+from tests import runs
+
+T = 40
+DIGITS = load_digits()
+IMAGES = (DIGITS.images[:, None] / 8 - 1).astype("f4")
+CONFIG = {
+    "model": {"name": "digits"},
+    "labels": "cycle",
+    "plan": {
+        "clip": None,
+        "runs": [{"first": 39, "last": 0, "stride": 1, "rule": "ddim", "variance": 0.0, "noise": "shared"}],
+    },
+}
+
+
+def make_run(path, *, samples=12, config=CONFIG, time_scale=1.0, seed=0):
+    """A run that ends in real digits, the first of each class in turn; one in six asked for as another class."""
+    ids = np.array([np.flatnonzero(DIGITS.target == k % 10)[k // 10] for k in range(samples)])
+    x_0 = IMAGES[ids]
+    label = np.where(np.arange(samples) % 6 == 5, (DIGITS.target[ids] + 1) % 10, DIGITS.target[ids])
+    timestep = np.arange(T)[::-1]
+    alpha_bar = np.linspace(0.999, 1e-4, T)[timestep]
+    noise = np.random.default_rng(seed).standard_normal((T, *x_0.shape)).astype("f4")
+    with stores.create(
+        path,
+        timestep=timestep,
+        alpha_bar=alpha_bar,
+        model_time=timestep * time_scale,
+        label=label,
+        shape=(1, 8, 8),
+        samples=samples,
+        block=samples,
+        valid_range=(-1, 1),
+        config={**config, "seed": seed},
+    ) as store:
+        for step, a in enumerate(alpha_bar.astype("f4")):
+            x_t = np.sqrt(a) * x_0 + np.sqrt(1 - a) * noise[step]
+            store.put(0, step, x_t, a * x_0 + (1 - a) * IMAGES.mean(axis=0) if step < T - 1 else x_0)
+        store.finish(0, x_0)
+    return path
+
+
+def analyse(path, results, quantities=("entropy", "ssim", "psnr")):
+    options = {name: {"bins": 16} if name == "entropy" else {} for name in quantities}
+    jobs = analyze.plan_jobs([path], options, results / path.stem)
+    analyze.run(path, jobs, workers=1, say=lambda message: None)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Three runs: one with everything, one on another time axis without psnr, one never analysed."""
+    root = tmp_path_factory.mktemp("report")
+    trajectories, results = root / "trajectories", root / "results"
+    analyse(make_run(trajectories / "ddim50.zarr"), results)
+    other = {**CONFIG, "model": {"name": "<b>mine</b>"}}
+    slow = make_run(trajectories / "ddim100.zarr", config=other, time_scale=0.25, seed=1)
+    analyse(slow, results, ("entropy", "ssim"))
+    make_run(trajectories / "raw.zarr", config=other, seed=2)
+    model = root / "models" / "digits"
+    model.mkdir(parents=True)
+    (model / "loss.csv").write_text("step,loss\n10,0.5\n20,0.25\n")
+    (model / "metrics.json").write_text('{"final_loss": 0.123456, "steps": 20}')
+    return root
+
+
+def write(place, out, **options):
+    return report(
+        out,
+        **{
+            "results": place / "results",
+            "trajectories": place / "trajectories",
+            "models": place / "models",
+            **options,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def written(place, tmp_path_factory):
+    return write(place, tmp_path_factory.mktemp("out") / "report").parent
+
+
+@pytest.fixture(scope="module")
+def html(written):
+    return (written / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def ssim(place):
+    return stores.open(place / "results/ddim50/ssim.zarr")["ssim"].load()
+
+
+def svgs(html):
+    return [base64.b64decode(code).decode() for code in re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", html)]
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that is closed without having been opened, or the other way round."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_needs_nothing_but_itself(html):
+    assert "://" not in html
+    assert "<script" not in html
+    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
+    assert all(source.startswith(("data:image/", "#")) for source in sources)
+    anchors = {source[1:] for source in sources if source.startswith("#")}
+    assert anchors == set(re.findall(r'<h2 id="(\w+)"', html)) - {"sources"}
+    for svg in svgs(html):
+        assert not re.search(r'href="(?!#|data:)', svg)
+
+
+def test_page_is_well_formed_and_escapes_names(html):
+    parser = Balance()
+    parser.feed(html)
+    assert parser.open == []
+    assert "&lt;b&gt;mine&lt;/b&gt;" in html
+    assert "<b>mine</b>" not in html
+
+
+def test_every_run_is_named_in_natural_order_with_one_colour(html):
+    table = html[html.index('id="runs"') : html.index('id="numbers"')]
+    assert re.findall(r"</span>(\w+)</span></td>", table) == ["ddim50", "ddim100", "raw"]
+    swatches = re.findall(r'style="background:(#\w+)"></span>(\w+)<', html)
+    assert len({run for _, run in swatches}) == len(set(swatches)) == 3
+    colour = {run: colour.lower() for colour, run in swatches}
+    drawn = svgs(html[html.index('id="similarity"') : html.index('id="training"')])
+    assert [(colour["ddim50"] in svg.lower(), colour["ddim100"] in svg.lower()) for svg in drawn] == [
+        (True, True),
+        (True, False),
+    ]
+
+
+def test_many_runs_still_have_colours_of_their_own():
+    names = [f"run{i}" for i in range(20)]
+    assert len(set(figures.colours(names).values())) == 20
+    assert figures.colours(names[:3]) == {name: figures.colours(names[:5])[name] for name in names[:3]}
+
+
+def test_missing_results_are_said(html):
+    remarks = re.findall(r"<li>(.*?)</li>", html)
+    assert len(remarks) == 2
+    assert "ddim100" in remarks[0]
+    assert "no psnr: run `traj analyze psnr " in remarks[0]
+    assert "raw" in remarks[1]
+    assert "no entropy, no ssim, no psnr" in remarks[1]
+
+
+def test_time_axis_of_a_rescaled_network_is_explained(html):
+    assert "ddim100, whose 39 is drawn at 9.75" in html
+
+
+def test_too_few_pixels_are_said_to_be_unreliable(html):
+    assert "Dashed: fewer than 20 pixel pairs per cell of the histogram (ddim50, ddim100)" in html
+
+
+def test_enough_pixels_are_drawn_solid(place):
+    result = stores.open(place / "results/ddim50/entropy.zarr").drop_dims("sample").load()
+    solid = [
+        [line.get_linestyle() for axis in figure.axes for line in axis.lines if len(line.get_xdata()) == T]
+        for figure in (
+            figures.stepwise_entropy({"a": result.assign(reliable=flag)}, {"a": "#000000"}, "progress")
+            for flag in (True, False)
+        )
+    ]
+    assert solid == [["-"] * 4, ["--", "--", "-", "-"]]
+
+
+def test_process_runs_from_left_to_right(place):
+    results = {"a": stores.open(place / "results/ddim50/ssim.zarr").drop_dims("sample").load()}
+    figure = figures.similarity(results, "ssim", {"a": "#000000"})
+    for axis in figure.axes:
+        line = axis.lines[0]
+        along = axis.transData.transform(line.get_xydata())[:, 0]
+        assert (np.diff(along) > 0).all()
+
+
+def test_a_line_is_the_mean_with_two_standard_errors(place, ssim):
+    results = {"a": stores.open(place / "results/ddim50/ssim.zarr").drop_dims("sample").load()}
+    axis = figures.similarity(results, "ssim", {"a": "#000000"}).axes[0]
+    values = ssim.sel(on="pred_x0")
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), values.mean("sample"), rtol=1e-12)
+    band = axis.collections[0].get_paths()[0].get_extents()
+    high = values.mean("sample") + 2 * values.std("sample", ddof=1) / np.sqrt(values.sizes["sample"])
+    assert band.y1 == pytest.approx(float(high.max()))
+
+
+def test_infinite_psnr_is_not_drawn(place, written):
+    results = {"a": stores.open(place / "results/ddim50/psnr.zarr").drop_dims("sample").load()}
+    assert results["a"]["psnr_mean"].sel(on="pred_x0")[-1] == 100
+    line = figures.similarity(results, "psnr", {"a": "#000000"}).axes[0].lines[0]
+    assert np.isnan(line.get_ydata()).tolist() == [False] * (T - 1) + [True]
+    rows = list(csv.DictReader((written / "plots/psnr.csv").open(encoding="utf-8")))
+    assert [sum(row["on"] == on for row in rows) for on in ("x_t", "pred_x0")] == [T, T - 1]
+
+
+def test_joint_map_has_x_0_horizontal_and_the_state_vertical(place):
+    result = stores.open(place / "results/ddim50/entropy.zarr").load()
+    counts = np.zeros_like(result["joint_counts"])
+    counts[..., 3, 11] = 5
+    result["joint_counts"] = result["joint_counts"].copy(data=counts)
+    image = figures.joint_maps(result).axes[0].images[0]
+    assert np.argwhere(np.isfinite(image.get_array().filled(np.nan))).tolist() == [[11, 3]]
+    assert image.origin == "lower"
+
+
+def test_montage_shows_first_and_last_timestep_and_x_0(place):
+    ds = stores.open(place / "trajectories/ddim50.zarr")
+    axis = figures.montage(ds).axes[0]
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert len(labels) == 11
+    assert labels[0].startswith("t = 39\nlog SNR −")
+    assert labels[-2].startswith("t = 0\n")
+    canvas = axis.images[0].get_array()
+    cell = canvas[2:66, -66:-2]
+    np.testing.assert_allclose(cell[::8, ::8, 0], (IMAGES[0, 0] + 1) / 2, atol=1e-6)
+
+
+def test_montage_of_colour_and_of_large_images():
+    states = np.random.default_rng(0).uniform(-1, 1, (2, 3, 3, 96, 130)).astype("f4")
+    dims = ("sample", "timestep", "channel", "y", "x")
+    ds = xr.Dataset(
+        {"x_t": (dims, states), "pred_x0": (dims, states), "x_0": (("sample", *dims[2:]), states[:, 0])},
+        {"timestep": [2, 1, 0], "log_snr": ("timestep", [-1.0, 0.0, 1.0])},
+    )
+    canvas = figures.montage(ds).axes[0].images[0].get_array()
+    assert canvas.shape[1] < 400
+    np.testing.assert_allclose(canvas[2, 2], (states[0, 0, :, 0, 0] + 1) / 2, atol=1e-6)
+
+
+def test_metrics_equal_a_direct_computation(place, written, ssim):
+    ours = json.loads((written / "metrics.json").read_text())["runs"]["ddim50"]
+    assert ours == json.loads((written / "metrics/ddim50.json").read_text())
+    mean = ssim.sel(on="pred_x0").mean("sample")
+    first = next(int(t) for t in mean["timestep"] if mean.sel(timestep=t) > 0.8)
+    assert 0 < first < T - 1
+    assert ours["ssim_08_timestep"] == first
+    assert ours["ssim_08_log_snr"] == round(float(mean["log_snr"].sel(timestep=first)), 2)
+    below, above = mean[mean["log_snr"] < 0][-1], mean[mean["log_snr"] >= 0][0]
+    part = float(below["log_snr"] / (below["log_snr"] - above["log_snr"]))
+    assert ours["ssim_at_log_snr_0"] == pytest.approx(float(below + part * (above - below)), abs=6e-4)
+
+    alone = stores.open(place / "results/ddim50/entropy.zarr")["stepwise_entropy_per_sample"]
+    alone = alone.sel(on="pred_x0").mean("sample").compute()
+    assert ours["entropy_start"] == round(float(alone[0]), 3)
+    assert ours["entropy_peak"] == round(float(alone.max()), 3)
+    assert alone.sel(timestep=ours["entropy_peak_timestep"]) == alone.max()
+
+    ds = stores.open(place / "trajectories/ddim50.zarr")
+    error = ((ds["x_t"][:, -1].clip(-1, 1) - ds["x_0"]) / 2) ** 2
+    assert ours["psnr_x_t_end"] == round(float((-10 * np.log10(error.mean(("channel", "y", "x")))).mean()), 2)
+
+
+def test_digits_are_judged_by_a_classifier(written):
+    ours = json.loads((written / "metrics.json").read_text())["runs"]
+    assert ours["ddim50"]["confidence"] > 0.9
+    assert ours["ddim50"]["classes"] == 10
+    assert ours["ddim50"]["label_agreement"] == round(10 / 12, 3)
+    assert "confidence" not in ours["ddim100"]
+    assert "confidence" not in ours["raw"]
+
+
+def test_no_label_agreement_without_labels():
+    quality = metrics.digit_quality(3 * IMAGES[:4], np.full(4, -1))
+    assert sorted(quality) == ["classes", "confidence"]
+
+
+def test_classifier_is_sure_of_unseen_digits_only():
+    seen, unseen, labels, truth = train_test_split(DIGITS.data / 8 - 1, DIGITS.target, test_size=0.3, random_state=0)
+    model = metrics.digit_model().fit(seen, labels)
+    probability = model.predict_proba(unseen)
+    assert (probability.argmax(axis=1) == truth).mean() > 0.95
+    assert 0.9 < probability.max(axis=1).mean() < 0.99
+    noise = np.random.default_rng(0).standard_normal((200, 64)).clip(-1, 1)
+    assert model.predict_proba(noise).max(axis=1).mean() < 0.6
+    between = (unseen[:200] + unseen[200:400]) / 2
+    assert model.predict_proba(between).max(axis=1).mean() < 0.85
+
+
+def test_final_losses_are_among_the_metrics(written):
+    assert json.loads((written / "metrics.json").read_text())["training"] == {"digits": {"final_loss": 0.1235}}
+
+
+def test_curves_are_tidy_and_equal_the_results(written, ssim):
+    names = {path.name for path in (written / "plots").iterdir()}
+    assert names == {"stepwise_entropy.csv", "stepwise_entropy_per_image.csv", "ssim.csv", "psnr.csv"}
+    rows = list(csv.DictReader((written / "plots/ssim.csv").open(encoding="utf-8")))
+    assert list(rows[0]) == ["run", "on", "timestep", "log_snr", "value", "low", "high"]
+    ours = [row for row in rows if row["run"] == "ddim50" and row["on"] == "pred_x0"]
+    assert [int(row["timestep"]) for row in ours] == list(range(T))[::-1]
+    mean = ssim.sel(on="pred_x0").mean("sample")
+    np.testing.assert_allclose([float(row["value"]) for row in ours], mean, atol=1e-5)
+    assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in ours)
+
+
+def test_long_curves_are_thinned_to_200_rows_with_both_ends(place):
+    result = stores.open(place / "results/ddim50/ssim.zarr").drop_dims("sample")
+    long = result.isel(timestep=np.repeat(np.arange(T), 100))
+    rows = metrics.curve_rows("long", {"ssim": long}, "ssim")
+    assert len(rows) == 200
+    assert [rows[0][2], rows[99][2]] == ["39", "0"]
+
+
+def test_same_inputs_give_the_same_bytes(place, written, tmp_path):
+    again = write(place, tmp_path / "again").parent
+    assert runs.digest(again) == runs.digest(written)
+
+
+def test_no_results_is_a_clear_error(place, tmp_path):
+    with pytest.raises(FileNotFoundError, match="run `traj analyze entropy,ssim,psnr` first"):
+        write(place, tmp_path / "out", results=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_without_their_store_are_drawn(place, tmp_path):
+    index = write(place, tmp_path / "out", trajectories=tmp_path / "gone", models=tmp_path / "gone")
+    html = index.read_text(encoding="utf-8")
+    assert "no pictures: " in html
+    assert len(svgs(html)) == len(svgs(html[html.index('id="entropy"') :])) == 6
+    assert "confidence" not in json.loads((tmp_path / "out/metrics/ddim50.json").read_text())
+
+
+def test_an_unfinished_store_is_said_and_a_set_aside_one_is_no_run(place, tmp_path):
+    trajectories = tmp_path / "trajectories"
+    shutil.copytree(place / "trajectories/ddim50.zarr", trajectories / "ddim50.zarr")
+    shutil.copytree(place / "trajectories/ddim50.zarr", trajectories / "ddim50.stale-1234.zarr")
+    with runs.create(trajectories / "half.zarr"):
+        pass
+    found = {run.name: run for run in collect(place / "results", trajectories)}
+    assert sorted(found) == ["ddim100", "ddim50", "half"]
+    assert "is incomplete" in found["half"].remarks[0]
+
+
+def test_results_of_other_trajectories_are_told_apart(place, tmp_path):
+    make_run(tmp_path / "ddim50.zarr", seed=7)
+    found = {run.name: run for run in collect(place / "results", tmp_path)}
+    assert sum("was computed from other trajectories" in remark for remark in found["ddim50"].remarks) == 3
+
+
+def test_other_results_are_drawn_by_their_quantity_or_said(place, tmp_path):
+    against = place / "trajectories/ddim100.zarr"
+    results = tmp_path / "results"
+    jobs = analyze.plan_jobs(
+        [place / "trajectories/ddim50.zarr"], {"psnr": {"against": str(against)}}, results / "ddim50"
+    )
+    analyze.run(jobs[0].store, jobs, workers=1, say=lambda message: None)
+    unknown = xr.Dataset({"mystery": ("sample", [1.0])}, attrs={"quantity": "mystery"})
+    stores.save(unknown, results / "ddim50/mystery.zarr", {"quantity": "mystery"})
+    html = write(place, tmp_path / "out", results=results).read_text(encoding="utf-8")
+    others = html[html.index('id="others"') :]
+    assert len(svgs(others)) == 1
+    assert others.count("Nothing here can draw this result") == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "variance", "noise", "words"),
+    [
+        ("ddim", 0.0, "shared", "DDIM"),
+        ("ddim", 0.5, "shared", "DDIM, eta 0.5"),
+        ("posterior", "large", "shared", "DDPM, large variance"),
+        ("posterior", "learned", "shared", "IDDPM, learned variance"),
+        ("posterior", "small", "zero", "DDPM, small variance, noise zero"),
+    ],
+)
+def test_samplers_in_words(rule, variance, noise, words):
+    plan = {"runs": [{"first": 9, "last": 1, "stride": 4, "rule": rule, "variance": variance, "noise": noise}]}
+    assert page.sampler_name({"plan": plan}) == words
+    assert page.plan_steps({"plan": plan}) == 3
