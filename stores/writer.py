@@ -28,7 +28,7 @@ from stores.layout import (
     trajectory_variables,
 )
 from stores.locks import BlockLocks
-from stores.shards import ShardBuffer, write_shard
+from stores.shards import ShardBuffer, keep_freed_memory, write_shard
 
 FLOAT16_MAX = 65504.0
 ENCODERS = 2
@@ -192,6 +192,7 @@ class TrajectoryWriter:
         self._free: dict[str, queue.Queue[ShardBuffer]] = {name: queue.Queue() for name in variables}
         self._made = dict.fromkeys(variables, 0)
         self._error: BaseException | None = None
+        keep_freed_memory()
         self._pool = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._syncing: list[Future[None]] = []
