@@ -1,0 +1,143 @@
+"""Generating with and without keeping every state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+
+from benchmarks.timing import Row, Target, interleave, per_round, seconds_text
+from pipeline import plan, sampler
+from pipeline.denoiser import NetworkDenoiser
+from pipeline.generate import Generation, inference
+from pipeline.models.digits import RECIPES
+from pipeline.noise import NoiseAhead, NoiseSource, Purpose
+from pipeline.plan import Step
+from pipeline.schedule import Schedule
+
+TITLE = "Generation: storing every x_t and pred_x0 against storing nothing"
+
+SCHEDULER = RECIPES["digits"].scheduler
+
+SMALL_RGB: dict[str, Any] = {
+    "sample_size": 32,
+    "block_out_channels": [32, 64, 64],
+    "down_block_types": ["DownBlock2D"] * 3,
+    "up_block_types": ["UpBlock2D"] * 3,
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+}
+
+# google/ddpm-cifar10-32
+CIFAR10: dict[str, Any] = {
+    "sample_size": 32,
+    "in_channels": 3,
+    "out_channels": 3,
+    "layers_per_block": 2,
+    "block_out_channels": [128, 256, 256, 256],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"],
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "norm_eps": 1e-6,
+}
+
+
+def rows(tiny: bool) -> list[Row]:
+    """Measure on the CPU, and at CIFAR size on a GPU where there is one."""
+    digits = {**RECIPES["digits"].network, "num_class_embeds": None}
+    if tiny:
+        return [_row("digits", digits, "cpu", blocks=2, block=4, steps=5, rounds=2), _no_gpu()]
+    measured = [
+        _row("digits network, 8x8", digits, "cpu", blocks=2, block=64, steps=200, rounds=5),
+        _row("small network, 3x32x32", SMALL_RGB, "cpu", blocks=2, block=16, steps=60, rounds=3),
+    ]
+    if not torch.cuda.is_available():
+        return [*measured, _no_gpu()]
+    name = f"ddpm-cifar10-32 network, bf16, {torch.cuda.get_device_name()}"
+    gpu = _row(name, CIFAR10, "cuda", blocks=2, block=512, steps=100, rounds=5, autocast=True, target=1.02)
+    return [*measured, gpu]
+
+
+def _no_gpu() -> Row:
+    return Row("ddpm-cifar10-32 network, bf16, on a GPU", "no GPU here", "without storing", "-", [])
+
+
+def _row(
+    name: str,
+    network: Mapping[str, Any],
+    device: str,
+    *,
+    blocks: int,
+    block: int,
+    steps: int,
+    rounds: int,
+    autocast: bool = False,
+    target: float = 1.05,
+) -> Row:
+    generation = _generation(network, device, blocks * block, block, steps, autocast)
+    warm = _generation(network, device, block, block, min(steps, 3), autocast)
+    arms = {
+        "storing": lambda folder: with_storing(generation, folder / "run.zarr"),
+        "without": lambda folder: without_storing(generation),
+    }
+    interleave({"storing": lambda folder: with_storing(warm, folder / "run.zarr")}, 1)
+    seconds = interleave(arms, rounds)
+    return Row(
+        f"{name}, {blocks} blocks of {block}, {steps} steps",
+        seconds_text(seconds["storing"]),
+        "without storing",
+        seconds_text(seconds["without"]),
+        per_round(seconds["storing"], seconds["without"]),
+        Target("at most", target),
+    )
+
+
+def _generation(
+    network: Mapping[str, Any], device: str, samples: int, block: int, steps: int, autocast: bool
+) -> Generation:
+    torch.manual_seed(0)
+    schedule = Schedule.from_config(SCHEDULER)
+    model = UNet2DModel(**network).to(device)
+    return Generation(
+        denoiser=NetworkDenoiser(model, schedule, identity={"name": "random weights"}, autocast=autocast),
+        plan=plan.ddpm(schedule, steps),
+        device=torch.device(device),
+        samples=samples,
+        block=block,
+        seed=0,
+        labels="none",
+        every=1,
+        dtype="float32",
+        round_bits=None,
+        autocast=autocast,
+    )
+
+
+def with_storing(generation: Generation, path: Path) -> None:
+    """Generate into a new store, from creating it until its last byte is on disk."""
+    with generation.open(path) as store:
+        generation.run(store, bar=False)
+
+
+def without_storing(generation: Generation) -> None:
+    """Generate the same samples from the same noise by the same loop, and keep nothing."""
+    denoiser, schedule, device = generation.denoiser, generation.denoiser.schedule, generation.device
+    noisy = [step.timestep for step in generation.plan.steps if sampler.adds_noise(schedule, step)]
+    source = NoiseSource(generation.seed, denoiser.shape)
+    with ThreadPoolExecutor(1) as pool, inference(device):
+        for block in range(generation.layout.blocks):
+            ids = range(block * generation.block, (block + 1) * generation.block)
+            start = torch.from_numpy(source(Purpose.START, ids, 0)).to(device)
+            label = torch.from_numpy(generation.label(ids)).to(device)
+            ahead = NoiseAhead(source, ids, noisy, pool)
+
+            def noise(step: Step, ahead: NoiseAhead = ahead) -> torch.Tensor:
+                return torch.from_numpy(ahead(step.timestep)).to(device, non_blocking=True)
+
+            sampler.reverse(denoiser, generation.plan, start, label, noise, lambda *_: None).cpu()
