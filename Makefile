@@ -11,7 +11,7 @@ repro: install  ## train, generate, analyse, draw: report/index.html
 	dvc repro
 
 test: install  ## the whole suite
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 lint: install  ## formatting, style, types
 	ruff format --check .
