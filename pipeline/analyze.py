@@ -20,6 +20,8 @@ from tqdm import tqdm
 import analysis
 import stores
 from pipeline.estimate import peak_memory, size
+from stores.layout import read_root
+from stores.reader import arrays_of
 
 RUNS = Path("data/trajectories")
 RESULTS = Path("results")
@@ -73,7 +75,7 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
     """
     jobs = []
     for path in paths:
-        source = _identity(path)
+        source = identity(path)
         for quantity, chosen in options.items():
             signature = inspect.signature(analysis.load(quantity)).parameters
             full = {name: chosen.get(name, p.default) for name, p in signature.items() if name != "ds"}
@@ -84,7 +86,7 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
                 "store": source,
             }
             if full.get("against"):
-                config["against"] = _identity(Path(full["against"]))
+                config["against"] = identity(Path(full["against"]))
                 config["options"] = {**config["options"], "against": None}
             target = result_path(path, quantity, out, len(paths) > 1)
             jobs.append(Job(quantity, path, target, full, config))
@@ -93,13 +95,12 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
     return jobs
 
 
-def _identity(path: Path) -> dict[str, Any]:
+def identity(path: Path) -> dict[str, Any]:
     """Tell a store's contents apart from any other's: a run may have been extended since."""
-    described = stores.describe(path)
-    return {
-        "fingerprint": described["fingerprint"],
-        "samples": described["arrays"].get("sample", {}).get("dims", {}).get("sample"),
-    }
+    root = read_root(path)
+    arrays = arrays_of(root)
+    samples = arrays["sample"]["shape"][0] if "sample" in arrays else None
+    return {"fingerprint": root["attributes"]["fingerprint"], "samples": samples}
 
 
 def run(store: Path, jobs: Sequence[Job], *, workers: int, say: Callable[[str], None]) -> None:
@@ -124,6 +125,8 @@ def run(store: Path, jobs: Sequence[Job], *, workers: int, say: Callable[[str], 
             if "checksum" in str(error):
                 raise stores.DamagedStore(f"{store} is damaged: {error}; run `traj verify {store}`") from None
             raise
+    if identity(store) != wanted[0].config["store"]:
+        raise stores.StaleStore(f"{store} was changed while it was analysed; nothing is saved, run the same again")
     for job, result in zip(wanted, computed, strict=True):
         stores.save(result, job.out, job.config)
         say(f"wrote {job.out}")

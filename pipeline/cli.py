@@ -13,14 +13,6 @@ from pipeline.quantity_options import QuantityGroup
 DEVICE = click.option(
     "--device", default="auto", show_default=True, envvar="TRAJ_DEVICE", help="auto, cpu, cuda or cuda:i."
 )
-WORKERS = click.option(
-    "--workers",
-    type=click.IntRange(1),
-    default=lambda: os.cpu_count() or 1,
-    show_default="all cores",
-    envvar="TRAJ_WORKERS",
-    help="Threads that compute.",
-)
 STALE = click.option(
     "--stale",
     type=click.Choice(["refuse", "set-aside"]),
@@ -28,7 +20,9 @@ STALE = click.option(
     show_default=True,
     help="What to do where OUT was made from other inputs: stop, or rename it and start afresh.",
 )
+SEED = click.IntRange(0, 2**64 - 1)
 INTERRUPTED = 130
+OUT_OF_MEMORY = "the memory does not suffice; ask for a smaller --block, or fewer --workers"
 
 
 def say(message: str) -> None:
@@ -57,11 +51,17 @@ class Traj(click.Group):
         except OSError as error:
             if error.errno is None:
                 raise click.UsageError(str(error)) from None
-            raise click.ClickException(f"{error.strerror}: {error.filename}") from None
+            place = f": {error.filename}" if error.filename else ""
+            raise click.ClickException(f"{error.strerror}{place}") from None
         except ArithmeticError as error:
             raise click.ClickException(str(error)) from None
+        except MemoryError:
+            raise click.ClickException(OUT_OF_MEMORY) from None
         except RuntimeError as error:
             from stores import NotAStore, StoreError
+
+            if "out of memory" in str(error) or "can't allocate memory" in str(error):  # torch's, on GPU and CPU
+                raise click.ClickException(OUT_OF_MEMORY) from None
 
             if isinstance(error, NotAStore):
                 raise click.UsageError(str(error)) from None
@@ -110,9 +110,15 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     from pipeline.train import train as train_model
 
     folder = out or Path(os.environ.get("TRAJ_MODELS", "models")) / name
-    trained = train_model(name, folder, steps=steps, seed=seed, device=device)
+    try:
+        trained = train_model(name, folder, steps=steps, seed=seed, device=device)
+    except KeyboardInterrupt:
+        say("stopped; training begins anew next time")
+        raise click.exceptions.Exit(INTERRUPTED) from None
     say(f"{folder} is ready" if trained else f"{folder} is there already, nothing to do")
-    say(f"next: traj generate data/trajectories/{name}.zarr --model {name} --labels cycle")
+    model = name if out is None else out
+    sampler = " --sampler iddpm" if name == "digits-iddpm" else ""
+    say(f"next: traj generate data/trajectories/{name}.zarr --model {model} --labels cycle{sampler}")
 
 
 @main.command()
@@ -136,7 +142,7 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 )
 @click.option("--samples", type=int, default=64, show_default=True, help="More than a finished run has extends it.")
 @click.option("--block", type=int, default=32, show_default=True, help="Samples generated together; part of the run.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--labels", default="none", show_default=True, help="none, cycle through the classes, or one class.")
 @click.option("--every", type=int, default=1, show_default=True, help="Store every k-th state, and the last.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
@@ -157,26 +163,37 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
     traj generate data/trajectories/cifar.zarr --model google/ddpm-cifar10-32 --device cuda --block 512
     """
     from pipeline.generate import prepare
+    from stores import describe
 
     generation = prepare(sampler_name=sampler, **options)
     if dry_run:
-        count = None if blocks is None else len(blocks)
-        click.echo(f"{out}: {generation.cost(out, count)}")
+        wanted = range(generation.layout.blocks) if blocks is None else blocks
+        click.echo(f"{out}: {generation.cost(out, len(wanted[: generation.layout.blocks]))}")
         return
     with generation.open(out, stale=stale, blocks=blocks) as store:
         if store.set_aside:
             say(f"{out} was made from other inputs; it is kept as {store.set_aside}")
-        if not store.pending:
-            say(f"{out} is complete, nothing to do")
-            return
-        cost = generation.cost(out, len(store.pending))
-        say(f"{out}: {len(store.pending)} of {store.layout.blocks} blocks to do; {cost}")
-        if cost.disk > cost.disk_free:
-            raise click.ClickException(
-                f"{out} does not fit on the disk; free some space, or store less with --every, --dtype float16"
-            )
-        generation.run(store)
-    say(f"{out} is complete; next: traj analyze entropy {out}" if blocks is None else f"{out}: these blocks are done")
+        if idle := not store.pending:
+            say(f"{out}: nothing to do")
+        else:
+            cost = generation.cost(out, len(store.pending))
+            say(f"{out}: {len(store.pending)} of {store.layout.blocks} blocks to do; {cost}")
+            if cost.disk > cost.disk_free:
+                say("the disk may fill up: it is safe to go on later, or to store less with --every or --dtype float16")
+            generation.run(store)
+    found = describe(out)
+    if clipped := found.get("saturated"):
+        say(f"{clipped} values were clipped to the range of float16")
+    if found["blocks_done"] == found["blocks"]:
+        say(f"{out} is complete" + ("" if idle else f"; next: traj analyze entropy {out}"))
+        return
+    samples = found["arrays"]["sample"]["dims"]["sample"]
+    state = f"{out}: the blocks asked for are done, {found['blocks_done']} of all {found['blocks']}"
+    if blocks is None:
+        raise click.ClickException(
+            f"{state}; the store was begun with --samples {samples}, ask for these to complete it"
+        )
+    say(state)
 
 
 @main.group(cls=QuantityGroup)
@@ -217,7 +234,8 @@ def info(what: str) -> None:
     """
     from pipeline.info import describe_model, describe_store
 
-    click.echo(describe_store(Path(what)) if (Path(what) / "zarr.json").exists() else describe_model(what))
+    is_store = what.endswith(".zarr") or (Path(what) / "zarr.json").exists()
+    click.echo(describe_store(Path(what)) if is_store else describe_model(what))
 
 
 @main.command()
@@ -236,7 +254,7 @@ def verify(store: Path, deep: bool) -> None:
         click.echo(problem)
     if problems:
         raise click.ClickException(
-            f"{store}: {len(problems)} problem(s); restore the files from a copy, or delete the "
-            "flags of the bad blocks (done/c/BLOCK) and run the same `traj generate` again"
+            f"{store}: {len(problems)} problem(s). Restore the files from a copy; or make a bad block again by deleting "
+            "its flag, done/c/BLOCK, and running the same `traj generate`; or delete a bad result and analyse again"
         )
     click.echo(f"{store} is whole")

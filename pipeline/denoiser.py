@@ -30,13 +30,15 @@ class Prediction:
 class Denoiser(Protocol):
     """Whatever predicts x_0 from x_t: a network or a closed form.
 
-    ``shape`` is (channel, y, x). ``num_classes`` is 0 for models without labels. ``valid_range`` bounds x_0.
+    ``shape`` is (channel, y, x). ``num_classes`` is 0 for models without labels; ``unconditional`` says whether it
+    does without one. ``valid_range`` bounds x_0.
     ``identity`` holds the JSON values that define the model, "name" among them, for a store's fingerprint.
     """
 
     schedule: Schedule
     shape: tuple[int, int, int]
     num_classes: int
+    unconditional: bool
     valid_range: tuple[float, float]
     identity: dict[str, Any]
 
@@ -90,6 +92,7 @@ class NetworkDenoiser:
         if null_label is not None and null_label != embeddings - 1:
             raise ValueError(f"null_label is {null_label}; expected the last of {embeddings} class embeddings")
         self.num_classes = embeddings if null_label is None else embeddings - 1
+        self.unconditional = self.num_classes == 0 or null_label is not None
 
     def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor) -> Prediction:
         """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional."""
@@ -118,7 +121,7 @@ class NetworkDenoiser:
     def _class_labels(self, label: torch.Tensor) -> torch.Tensor | None:
         """Return the class embeddings to look up, checked once per label tensor (a check waits for the device)."""
         if self._checked is None or self._checked[0] is not label:
-            check_label(label, self.num_classes, unconditional=self.num_classes == 0 or self.null_label is not None)
+            check_label(label, self.num_classes, self.unconditional)
             has_embeddings = self.network.config.num_class_embeds
             self._checked = label, label.where(label >= 0, self.null_label or 0) if has_embeddings else None
         return self._checked[1]

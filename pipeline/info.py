@@ -15,6 +15,8 @@ def describe_store(path: Path) -> str:
     lines = [f"{path}: {found['kind']}, {size(found['bytes'])}"]
     if "blocks" in found:
         lines.append(f"blocks       {found['blocks_done']} of {found['blocks']} done")
+    if found.get("saturated"):
+        lines.append(f"saturated    {found['saturated']} values clipped to the range of float16")
     lines.append(f"fingerprint  {found['fingerprint']}")
     lines += _flat(
         "", {key: value for key, value in found["config"].items() if (found["kind"], key) != ("trajectories", "store")}

@@ -13,11 +13,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from stores.errors import DamagedStore, LockedStore, NotAStore, StaleStore, StoreError
-from stores.layout import Layout, canonical_json, fingerprint, metadata_checksum, read_root
+from stores.errors import LockedStore, NotAStore, StaleStore, StoreError
+from stores.layout import Layout, canonical_json, fingerprint, read_root, sync
 from stores.locks import BlockLocks
 
 LOCK_PATIENCE_S = 20.0
+VERBS = {"absent": "make", "short": "extend", "stale": "set aside", "fits": "go on with"}
 
 
 def claim(
@@ -47,11 +48,13 @@ def claim(
                     "other blocks with --blocks"
                 )
             # Between the look and the lock, another process may have moved or extended the store.
-            if _compare(target, layout, config, label)[0] == "fits":
+            again, stored = _compare(target, layout, config, label)
+            if again == "fits":
                 return set_aside, stored
             locks.keep_only([])
         elif locks.try_all():
-            if _compare(target, layout, config, label)[0] == state:
+            again, stored = _compare(target, layout, config, label)
+            if again == state:
                 if state == "stale":
                     set_aside = _move_aside(target)
                 if state == "short":
@@ -62,7 +65,10 @@ def claim(
                 return set_aside, layout.samples
             locks.keep_only([])
         if time.monotonic() > deadline:
-            raise LockedStore(f"another process is writing {target}, which must be {state} free; wait for it")
+            raise LockedStore(
+                f"another process is writing {target}; to {VERBS[state]} it, wait until that one is done and run the "
+                "same command again"
+            )
         time.sleep(0.05)
 
 
@@ -70,14 +76,17 @@ def _compare(
     target: Path, layout: Layout, config: Mapping[str, Any], label: NDArray[Any]
 ) -> tuple[Literal["absent", "fits", "short", "stale"], int]:
     """Say how the store on disk stands to what is asked, and how many samples it has."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return "absent", 0
-    root = read_root(target)
+    try:
+        if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+            return "absent", 0
+        root = read_root(target)
+    except (NotAStore, FileNotFoundError):
+        if target.exists():
+            raise
+        return "absent", 0  # another process has just set it aside
     attrs = root["attributes"]
     if attrs["kind"] != "trajectories":
         raise NotAStore(f"{target} holds a store of kind {attrs['kind']}, not trajectories; choose another path")
-    if metadata_checksum(root) != attrs.get("checksum"):
-        raise DamagedStore(f"{target / 'zarr.json'} is not what was written; run `traj verify {target}`")
     stored = int(root["consolidated_metadata"]["metadata"]["sample"]["shape"][0])
     shared = min(stored, layout.samples)
     if attrs["fingerprint"] != fingerprint(config) or not np.array_equal(
@@ -129,6 +138,7 @@ def _make(target: Path, build: Callable[[Path], None]) -> None:
     try:
         build(partial)
         partial.rename(target)
+        sync(target.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -139,17 +149,17 @@ def _extend(target: Path, stored: int, layout: Layout, build: Callable[[Path], N
 
     A short last block is generated again at its full length. The root metadata, which readers go by, comes last.
     """
-    if stored % layout.block:
-        (target / "done" / "c" / str(stored // layout.block)).unlink(missing_ok=True)
     partial = target.with_name(target.name + ".partial")
     try:
         build(partial)
-        files = [file for file in sorted(partial.rglob("*")) if file.is_file() and file.parent != partial]
-        for file in files:
-            place = target / file.relative_to(partial)
-            if place.parent.parent.name not in ("done", "saturated"):
-                file.replace(place)
+        for file in sorted(file for file in partial.rglob("*") if file.is_file() and file.parent != partial):
+            if file.relative_to(partial).parts[:2] not in (("done", "c"), ("saturated", "c")):
+                file.replace(target / file.relative_to(partial))
+        if stored % layout.block:
+            (target / "done" / "c" / str(stored // layout.block)).unlink(missing_ok=True)
+            sync(target / "done" / "c")
         (partial / "zarr.json").replace(target / "zarr.json")
+        sync(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -189,7 +189,7 @@ def seal(path: Path) -> None:
     """Consolidate a store's metadata and write it in one fixed form with its own checksum.
 
     Every zarr.json is rewritten with sorted keys, so that its bytes do not depend on the library that wrote
-    it, and `verify` can tell a changed byte from an unchanged one.
+    it, and `verify` can tell a changed byte from an unchanged one. All of the store is on disk when this returns.
     """
     with warnings.catch_warnings():
         # Zarr 3 has no written rule yet for consolidated metadata; zarr and xarray both read it.
@@ -201,6 +201,8 @@ def seal(path: Path) -> None:
     for file in path.rglob("zarr.json"):
         text = root if file.parent == path else json.loads(file.read_text())
         file.write_text(metadata_text(text))
+    for place in (*path.rglob("*"), path):
+        sync(place)
 
 
 def metadata_text(metadata: Mapping[str, Any]) -> str:
@@ -238,7 +240,7 @@ def one_flag(value: int, dtype: str = "uint8") -> bytes:
 def read_root(path: Path) -> dict[str, Any]:
     """Read the root metadata of a store.
 
-    Raises NotAStore where there is none of ours.
+    Raises NotAStore where there is none of ours, DamagedStore where it is not what was written.
     """
     file = path / "zarr.json"
     if not file.is_file():
@@ -251,6 +253,8 @@ def read_root(path: Path) -> dict[str, Any]:
         raise DamagedStore(f"{file} cannot be read: {error}; restore it from a copy") from None
     except (KeyError, TypeError):
         raise NotAStore(f"{path} is a Zarr group but not one of traj's: it has no attribute `kind`") from None
+    if metadata_checksum(root) != root["attributes"].get("checksum"):
+        raise DamagedStore(f"{file} is not what was written; run `traj verify {path}`")
     if root["attributes"].get("format") != FORMAT:
         raise NotAStore(
             f"{path} ({kind}) has store format {root['attributes'].get('format')}, this version of traj reads "
@@ -271,3 +275,12 @@ def replace_file(path: Path, content: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

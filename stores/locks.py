@@ -18,7 +18,7 @@ class BlockLocks:
 
     def __init__(self, store: Path) -> None:
         self.path = store.with_name(store.name + ".lock")
-        self._key = self.path.absolute()
+        self._key = self.path.resolve()
         if self._key in _open_here:
             raise LockedStore(f"{store} is already being written by this process; close the first writer")
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def open(path: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
     """
     target = Path(path)
     root = read_root(target)
-    if root["attributes"]["kind"] == "trajectories" and not partial:
+    if not partial:
         _require_complete(target, root)
     try:
         ds = xr.open_zarr(target, chunks=None).drop_vars(("done", "saturated"), errors="ignore")
@@ -51,47 +52,61 @@ def _shards(root: dict[str, Any], ds: xr.Dataset) -> dict[str, int]:
     return lengths
 
 
-def done_flags(path: Path) -> NDArray[np.uint8]:
-    """Read which blocks are complete."""
+def arrays_of(root: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the metadata of every array of a store, by name."""
+    return {n: m for n, m in root["consolidated_metadata"]["metadata"].items() if m["node_type"] == "array"}
+
+
+def done_flags(path: Path, root: dict[str, Any]) -> NDArray[np.uint8]:
+    """Read which blocks are complete; without any, all of a store was written at once."""
+    arrays = arrays_of(root)
+    if "done" not in arrays:
+        return np.ones(0, np.uint8)
     try:
-        return np.asarray(zarr.open_array(path / "done", mode="r")[:], np.uint8)
+        # An extension that was killed leaves more flags than the root metadata knows of.
+        return np.asarray(zarr.open_array(path / "done", mode="r")[: arrays["done"]["shape"][0]], np.uint8)
     except ValueError as error:
         raise DamagedStore(f"{path / 'done'}: {error}; run `traj verify {path}`") from None
 
 
-def shard_files(root: dict[str, Any]) -> dict[int, list[str]]:
-    """List the shard files every block of a trajectory store must have, by block."""
-    files: dict[int, list[str]] = {}
-    for name, meta in root["consolidated_metadata"]["metadata"].items():
-        if meta["node_type"] != "array" or meta["codecs"][0]["name"] != "sharding_indexed":
-            continue
-        counts = [
-            -(-size // chunk)
-            for size, chunk in zip(meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"], strict=True)
-        ]
-        for position in np.ndindex(*counts):
-            files.setdefault(position[0], []).append(f"{name}/c." + ".".join(map(str, position)))
-    return files
+def chunk_files(name: str, meta: dict[str, Any]) -> Iterator[tuple[tuple[int, ...], str]]:
+    """List the files an array must have: position in the chunk grid, and path within the store."""
+    chunk = meta["chunk_grid"]["configuration"]["chunk_shape"]
+    separator = meta["chunk_key_encoding"]["configuration"]["separator"]
+    counts = [-(-size // length) for size, length in zip(meta["shape"], chunk, strict=True)]
+    for position in np.ndindex(*counts):
+        yield position, f"{name}/" + separator.join(["c", *map(str, position)])
 
 
 def _require_complete(path: Path, root: dict[str, Any]) -> None:
-    done = done_flags(path)
+    done = done_flags(path, root)
     if unfinished := np.flatnonzero(done == 0).tolist():
         shown = ", ".join(map(str, unfinished[:8])) + (", ..." if len(unfinished) > 8 else "")
         raise IncompleteStore(
             f"{path} is incomplete: {len(unfinished)} of {len(done)} blocks were not finished (block {shown}); run the "
             "same `traj generate` again to complete it"
         )
-    # One listing per folder: a stat per shard would cost seconds on a large run.
-    here = {folder: set(os.listdir(path / folder)) for folder in {f.split("/")[0] for f in shard_files(root)[0]}}
-    for block, files in shard_files(root).items():
-        for file in files:
-            folder, name = file.split("/")
-            if name not in here[folder]:
-                raise IncompleteStore(
-                    f"{path} lost a file: block {block} is flagged as done but {file} is missing. Restore it from a "
-                    f"copy, or delete {path / 'done' / 'c' / str(block)} and run the same `traj generate` again"
-                )
+    for name, meta in arrays_of(root).items():
+        # Zarr would read a missing or an empty file as fill values. Shards are listed a folder at a time: there may be
+        # a hundred thousand.
+        flat = meta["codecs"][0]["name"] == "sharding_indexed"
+        folder = path / name
+        here = {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if flat and folder.is_dir() else {}
+        for position, file in chunk_files(name, meta):
+            place = path / file
+            bytes_there = here.get(place.name, 0) if flat else place.is_file() and place.stat().st_size
+            if not bytes_there:
+                raise IncompleteStore(f"{path} lost a file: {_missing(path, meta, position, file)}")
+
+
+def _missing(path: Path, meta: dict[str, Any], position: tuple[int, ...], file: str) -> str:
+    if meta.get("dimension_names", [""])[0] == "sample" and meta["codecs"][0]["name"] == "sharding_indexed":
+        flag = path / "done" / "c" / str(position[0])
+        return (
+            f"block {position[0]} is flagged as done but {file} is missing or empty. Restore it from a copy, or delete "
+            f"{flag} and run the same `traj generate` again"
+        )
+    return f"{file} is missing or empty. Restore it from a copy; `traj verify {path}` lists all that is wrong"
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -104,8 +119,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
             "dims": dict(zip(meta.get("dimension_names", []), meta["shape"], strict=True)),
             "dtype": meta["data_type"],
         }
-        for name, meta in root["consolidated_metadata"]["metadata"].items()
-        if meta["node_type"] == "array"
+        for name, meta in arrays_of(root).items()
     }
     summary = {
         "kind": attrs["kind"],
@@ -117,6 +131,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "bytes": sum(file.stat().st_size for file in target.rglob("*") if file.is_file()),
     }
     if "done" in arrays:
-        done = done_flags(target)
+        done = done_flags(target, root)
         summary["blocks"], summary["blocks_done"] = len(done), int(done.sum())
+    if "saturated" in arrays:
+        summary["saturated"] = int(np.sum(np.asarray(zarr.open_array(target / "saturated", mode="r")[:])))
     return summary

@@ -14,7 +14,7 @@ import xarray as xr
 from zarr.codecs import Crc32cCodec
 
 from stores.errors import StaleStore
-from stores.layout import FORMAT, bitshuffle_lz4, canonical_json, fingerprint, read_root, seal
+from stores.layout import FORMAT, bitshuffle_lz4, canonical_json, fingerprint, read_root, seal, sync
 
 
 class Kept(Enum):
@@ -65,7 +65,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], config: Mapping[str, Any]
     for name, variable in ds.variables.items():
         blosc = [] if variable.dtype.kind in "OUT" else [bitshuffle_lz4(variable.dtype.itemsize)]
         encoding[str(name)] = {"compressors": [*blosc, Crc32cCodec()], "chunks": variable.shape or None}
-    partial = target.with_name(target.name + ".partial")
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with warnings.catch_warnings():
@@ -75,6 +75,7 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], config: Mapping[str, Any]
             )
         seal(partial)
         partial.rename(target)
+        sync(target.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

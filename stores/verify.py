@@ -13,6 +13,7 @@ from numcodecs import blosc
 
 from stores.errors import DamagedStore, NotAStore
 from stores.layout import canonical_json, crc_holds, fingerprint, metadata_checksum, metadata_text, one_flag, read_root
+from stores.reader import arrays_of, chunk_files
 from stores.shards import MISSING, read_index
 
 
@@ -36,13 +37,13 @@ def verify(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:
     problems = list(_metadata_problems(target, root))
     if problems:
         return problems
-    arrays = {n: m for n, m in root["consolidated_metadata"]["metadata"].items() if m["node_type"] == "array"}
+    arrays = arrays_of(root)
     undone = _unfinished(target, arrays)
     problems += [f"block {block} is not done" for block in sorted(undone)]
     expected = {"zarr.json", *(f"{name}/zarr.json" for name in arrays)}
     finite = deep and root["attributes"]["kind"] == "trajectories"
     for name, meta in arrays.items():
-        for position, file in _chunk_files(name, meta):
+        for position, file in chunk_files(name, meta):
             expected.add(file)
             if position and position[0] in undone and meta.get("dimension_names", [""])[0] in ("sample", "block"):
                 continue
@@ -79,14 +80,6 @@ def _unfinished(target: Path, arrays: dict[str, Any]) -> set[int]:
         return set()
     flags = {block: target / "done" / "c" / str(block) for block in range(arrays["done"]["shape"][0])}
     return {block for block, file in flags.items() if not file.is_file() or file.read_bytes() == one_flag(0)}
-
-
-def _chunk_files(name: str, meta: dict[str, Any]) -> Iterator[tuple[tuple[int, ...], str]]:
-    chunk = meta["chunk_grid"]["configuration"]["chunk_shape"]
-    separator = meta["chunk_key_encoding"]["configuration"]["separator"]
-    counts = [-(-size // length) for size, length in zip(meta["shape"], chunk, strict=True)]
-    for position in np.ndindex(*counts):
-        yield position, f"{name}/" + separator.join(["c", *map(str, position)])
 
 
 def _where(meta: dict[str, Any], position: tuple[int, ...]) -> str:

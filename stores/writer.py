@@ -25,6 +25,7 @@ from stores.layout import (
     fingerprint,
     one_flag,
     replace_file,
+    sync,
     trajectory_variables,
 )
 from stores.locks import BlockLocks
@@ -165,7 +166,7 @@ def _like(pattern: NDArray[Any], values: ArrayLike | None, default: ArrayLike | 
 class TrajectoryWriter:
     """Takes the states of a reverse process step by step and writes them a whole shard at a time.
 
-    `pending` lists the blocks still to be written, `set_aside` where a stale store went. Whatever goes wrong on the
+    `pending` lists the blocks not yet finished, `set_aside` where a stale store went. Whatever goes wrong on the
     background thread is raised by the next call and by `close`. Leaving a block unfinished loses only that block.
     """
 
@@ -185,6 +186,10 @@ class TrajectoryWriter:
         self._keepbits = keepbits
         self._locks = locks
         self.pending = [block for block in wanted if not self._is_done(block)]
+        for name in variables:
+            for block in self.pending:
+                for partial in (path / name).glob(f"c.{block}.*.partial"):
+                    partial.unlink(missing_ok=True)
         self._block: int | None = None
         self._next = 0
         self._saturated = 0
@@ -224,7 +229,7 @@ class TrajectoryWriter:
         within = step % self.layout.shard_timesteps
         for name, dims in self._variables.items():
             if dims == STATE_DIMS:
-                if within == 0:
+                if within == 0 and name not in self._filling:
                     self._filling[name] = self._take_buffer(name)
                 self._copy(name, self._filling[name].at(within), states[name])
         self._next += 1
@@ -236,12 +241,14 @@ class TrajectoryWriter:
         self._raise_error()
         if block != self._block or self._next != self.layout.timesteps:
             raise ValueError(f"block {block} was finished after {self._next} of {self.layout.timesteps} timesteps")
-        self._filling["x_0"] = self._take_buffer("x_0")
+        if "x_0" not in self._filling:
+            self._filling["x_0"] = self._take_buffer("x_0")
         self._copy("x_0", self._filling["x_0"].at(0), x_0)
         self._hand_over(block, None)
         saturated = self._saturated
         self._work.put(lambda: self._flag(block, saturated))
         self._block = None
+        self.pending = [other for other in self.pending if other != block]
 
     def close(self) -> None:
         """Wait until everything handed over is on disk, then give the locks back.
@@ -281,9 +288,6 @@ class TrajectoryWriter:
         for name, buffer in self._filling.items():
             self._free[name].put(buffer)
         self._filling = {}
-        for name in self._variables:
-            for partial in (self.path / name).glob(f"c.{block}.*.partial"):
-                partial.unlink(missing_ok=True)
 
     def _take_buffer(self, name: str) -> ShardBuffer:
         if self._free[name].empty() and self._made[name] < BUFFERS:
@@ -337,7 +341,7 @@ class TrajectoryWriter:
                 write_shard(path, buffer, self.layout.samples_in(block), keepbits, self._pool)
                 self.bytes_written += path.stat().st_size
                 # the disk takes this shard while the next one is encoded
-                self._syncing.append(self._syncer.submit(_sync, path))
+                self._syncing.append(self._syncer.submit(sync, path))
         except BaseException as error:
             self._error = error  # before the buffer is free: whoever waits for it must see the error
         finally:
@@ -350,11 +354,11 @@ class TrajectoryWriter:
             task.result()
         self._syncing = []
         for name in self._variables:
-            _sync(self.path / name)
+            sync(self.path / name)
         if self.layout.dtype == "float16":
             replace_file(self.path / "saturated" / "c" / str(block), one_flag(saturated, "int64"))
         replace_file(self.path / "done" / "c" / str(block), one_flag(1))
-        self.pending = [other for other in self.pending if other != block]
+        sync(self.path / "done" / "c")
 
     def _drain(self) -> None:
         while (task := self._work.get()) is not None:
@@ -369,12 +373,3 @@ class TrajectoryWriter:
                 f"writing {self.path} failed: {self._error}. Finished blocks are safe; mend the cause and run the same "
                 "command again"
             ) from self._error
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

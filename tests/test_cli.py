@@ -29,7 +29,9 @@ def test_generate_says_the_cost_first_and_what_to_type_next():
     assert text.index("network evaluations") < text.index("is complete")
     assert "free; memory" in text
     assert text.rstrip().endswith("next: traj analyze entropy a.zarr")
-    assert "nothing to do" in traj("generate", "a.zarr", "--model", "gaussian:0,1,1x8x8", "--samples", 8, "--block", 4)
+    again = traj("generate", "a.zarr", "--model", "gaussian:0,1,1x8x8", "--samples", 8, "--block", 4)
+    assert "nothing to do" in again
+    assert "is complete" in again
 
 
 def test_a_dry_run_touches_nothing(tmp_path):
@@ -40,7 +42,7 @@ def test_a_dry_run_touches_nothing(tmp_path):
 
 def test_a_run_can_be_shared_by_blocks():
     model = ("--model", "gaussian:0,1", "--samples", 8, "--block", 4)
-    assert "these blocks are done" in traj("generate", "a.zarr", *model, "--blocks", "0:1")
+    assert "the blocks asked for are done, 1 of all 2" in traj("generate", "a.zarr", *model, "--blocks", "0:1")
     assert "incomplete: 1 of 2 blocks" in traj("analyze", "psnr", "a.zarr", code=1)
     traj("generate", "a.zarr", *model)
     traj("analyze", "psnr", "a.zarr")
@@ -73,13 +75,59 @@ def test_a_changed_seed_is_refused_or_set_aside(tmp_path):
         (["analyze", "entropy", "."], 2, "is not a store"),
         (["analyze", "entropy,ssim", "--set", "entropy.bin=3"], 2, "QUANTITY.OPTION=VALUE"),
         (["verify", "nowhere.zarr"], 2, "does not exist"),
+        (["generate", "a.zarr", "--model", "gaussian:0,1", "--seed", str(2**64)], 2, "18446744073709551615"),
         (["info", "nothing"], 2, "unknown"),
+        (["info", "nowhere.zarr"], 2, "does not exist"),
         (["train", "imagenet"], 2, "digits"),
         (["report"], 2, "traj analyze"),
     ],
 )
 def test_bad_input_gets_one_message_and_the_right_code(arguments, code, message):
     assert message in " ".join(traj(*arguments, code=code).split())
+
+
+def test_asking_for_fewer_samples_does_not_pass_for_completing_the_run():
+    model = ("--model", "gaussian:0,1", "--block", 4)
+    traj("generate", "a.zarr", *model, "--samples", 8)
+    traj("generate", "a.zarr", *model, "--samples", 16, "--blocks", "2:3")
+    text = traj("generate", "a.zarr", *model, "--samples", 8, code=1)
+    assert "3 of all 4; the store was begun with --samples 16" in " ".join(text.split())
+    assert "is complete" in traj("generate", "a.zarr", *model, "--samples", 16)
+
+
+def test_a_dry_run_counts_only_blocks_that_exist():
+    model = ("--model", "gaussian:0,1", "--samples", 8, "--block", 4, "--dry-run")
+    assert "2,000 network" in traj("generate", "a.zarr", *model, "--blocks", "0:1000")
+
+
+def test_clipped_float16_values_are_told():
+    model = ("--model", "mixture:-1e6,1e6", "--samples", 4, "--block", 4, "--sampler", "ddim", "--steps", 5)
+    assert "values were clipped" in traj("generate", "a.zarr", *model, "--dtype", "float16")
+    assert "saturated" in traj("info", "a.zarr")
+
+
+def test_a_store_changed_during_its_analysis_is_noticed(monkeypatch):
+    from pipeline import analyze
+
+    runs.make("a.zarr", 8)
+    original = analyze.stores.open
+
+    def changed_meanwhile(path):
+        ds = original(path)
+        runs.make("a.zarr", 16)
+        return ds
+
+    monkeypatch.setattr(analyze.stores, "open", changed_meanwhile)
+    assert "was changed while it was analysed" in traj("analyze", "psnr", "a.zarr", code=1)
+    assert not list(runs.Path(".").glob("results/**/*.zarr"))
+
+
+def test_out_of_memory_is_said_in_words(monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("pipeline.generate.Generation.run", fail)
+    assert "smaller --block" in traj("generate", "a.zarr", "--model", "gaussian:0,1", code=1)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

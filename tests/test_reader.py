@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -53,6 +54,37 @@ def test_a_deleted_shard_is_refused_by_name(tmp_path):
     (path / "pred_x0" / "c.2.0.0.0.0").unlink()
     with pytest.raises(stores.IncompleteStore, match=r"block 2 is flagged as done but pred_x0/c\.2\.0\.0\.0\.0"):
         stores.open(path)
+
+
+@pytest.mark.parametrize("file", ["timestep/c/0", "alpha_bar/c/0", "label/c/1", "x_t/c.1.0.0.0.0", "x_0/c.3.0.0.0"])
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_no_missing_or_empty_file_passes_for_fill_values(tmp_path, file, how):
+    path = runs.make(tmp_path / "run.zarr")
+    (path / file).unlink()
+    if how == "empty":
+        (path / file).touch()
+    with pytest.raises(stores.IncompleteStore, match=re.escape(file)):
+        stores.open(path)
+
+
+def test_a_result_with_a_missing_file_is_refused(tmp_path):
+    stores.save(result(), tmp_path / "a.zarr", {"quantity": "entropy"})
+    (tmp_path / "a.zarr" / "entropy" / "c" / "0" / "0").unlink()
+    with pytest.raises(stores.IncompleteStore, match="entropy/c/0/0"):
+        stores.open(tmp_path / "a.zarr")
+
+
+def test_no_changed_bit_of_the_metadata_passes_or_ends_in_another_error(tmp_path):
+    path = runs.make(tmp_path / "run.zarr")
+    content = (path / "zarr.json").read_bytes()
+    for place in range(0, len(content), 97):
+        flipped = bytearray(content)
+        flipped[place] ^= 2
+        (path / "zarr.json").write_bytes(flipped)
+        if flipped[place] in b" \n\t" or content[place] in b" \n\t":
+            continue  # whitespace is for `verify` to find
+        with pytest.raises((stores.DamagedStore, stores.NotAStore)):
+            stores.open(path)
 
 
 @pytest.mark.parametrize("path", ["nowhere", "empty", "other.zarr"])

@@ -331,6 +331,66 @@ def test_killed_during_an_extension_can_be_extended_again(tmp_path, monkeypatch)
         assert runs.digest(path) == expected
 
 
+def test_a_failed_extension_leaves_a_complete_store_complete(tmp_path, monkeypatch):
+    def full_disk(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    before = runs.digest(runs.make(tmp_path / "run.zarr", 10))
+    monkeypatch.setattr("stores.writer.build_trajectories", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        runs.create(tmp_path / "run.zarr", 16)
+    assert runs.digest(tmp_path / "run.zarr") == before
+
+
+def test_a_store_extended_between_look_and_lock_is_looked_at_again(tmp_path, monkeypatch):
+    with runs.create(tmp_path / "run.zarr", 10) as store:
+        runs.fill(store, [0, 1])
+    original = stores.locks.BlockLocks.take
+
+    def extended_meanwhile(self, blocks):
+        monkeypatch.undo()
+        subprocess.run(script(tmp_path / "run.zarr", 16, blocks="[3]"), cwd=ROOT, check=True, capture_output=True)
+        return original(self, blocks)
+
+    monkeypatch.setattr("stores.locks.BlockLocks.take", extended_meanwhile)
+    runs.make(tmp_path / "run.zarr", 10)
+    assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr", 16))
+
+
+def test_wrong_shapes_never_use_up_the_buffers(tmp_path):
+    with runs.create(tmp_path / "run.zarr", 4) as store:
+        for step in range(6):
+            store.put(0, step, *runs.states(0, step))
+        for _ in range(4):
+            with pytest.raises(ValueError, match="a whole block"):
+                store.finish(0, np.zeros((1, 8, 8)))
+        store.finish(0, runs.states(0, 99)[1])
+    assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr", 4))
+
+
+def test_a_block_begun_again_replaces_what_was_put(tmp_path):
+    with runs.create(tmp_path / "run.zarr", 4, timesteps=np.arange(40)[::-1]) as store:
+        for step in range(39):
+            store.put(0, step, *runs.states(1, step))
+        runs.fill(store)
+        with pytest.raises(ValueError, match="blocks are none"):
+            store.put(0, 0, *runs.states(0, 0))
+    straight = runs.make(tmp_path / "straight.zarr", 4, timesteps=np.arange(40)[::-1])
+    assert runs.digest(tmp_path / "run.zarr") == runs.digest(straight)
+
+
+@pytest.mark.parametrize("name", ["done", "saturated"])
+def test_a_store_may_be_called_like_one_of_its_arrays(tmp_path, name):
+    runs.make(tmp_path / name, 6)
+    assert stores.verify(runs.make(tmp_path / name, 12)) == []
+
+
+def test_two_spellings_of_a_path_are_one_store(tmp_path):
+    (tmp_path / "x").mkdir()
+    with runs.create(tmp_path / "run.zarr"), pytest.raises(stores.LockedStore, match="by this process"):
+        runs.create(tmp_path / "x" / ".." / "run.zarr")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -43,6 +43,7 @@ class GaussianDenoiser:
     """Pixels independent and normal with one mean and variance (METHODS 7.1)."""
 
     num_classes = 0
+    unconditional = True
 
     def __init__(self, mean: float, variance: float, shape: tuple[int, ...] = (1, 1, 1)) -> None:
         if not (variance > 0 and math.isfinite(mean) and math.isfinite(variance)):
@@ -70,6 +71,8 @@ class PointsDenoiser:
     ``points`` is (point, channel, y, x), ``classes`` (point,) integers from 0. A label restricts the dataset to
     that class; -1 takes all of it.
     """
+
+    unconditional = True
 
     def __init__(
         self,
