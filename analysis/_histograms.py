@@ -84,15 +84,18 @@ def image_bits(states: Array, x_0: Array, bins: int) -> Array:
         first = x_0[k]
         x_0_sum = _drain(first, single, table)
         for t in range(steps):
+            # Both histograms in each loop: their sums then wait for one another no longer.
             state = states[k, t]
             for p in range(pixels):
                 joint[first[p] * bins + state[p]] += 1
-            joint_sum = 0.0
+                single[state[p]] += 1
+            joint_sum, state_sum = 0.0, 0.0
             for p in range(pixels):
                 cell = first[p] * bins + state[p]
                 joint_sum += table[joint[cell]]
+                state_sum += table[single[state[p]]]
                 joint[cell] = 0
-            state_sum = _drain(state, single, table)
+                single[state[p]] = 0
             _write_bits(joint_sum, state_sum, x_0_sum, _c_log_c_of(pixels, table), pixels, bits[k, t])
     return bits
 
@@ -156,38 +159,69 @@ def _leave_out(counts: Array, table: Array, less: Array) -> tuple[float, int]:
 
 
 @compiled
-def _leave_out_pairs(
-    rows: Array, columns: Array, bounds: Array, bins: int, joint: Array, table: Array, less: Array
-) -> tuple[float, int]:
-    """Do what `_leave_out` does for code pairs (sample, pixel) that fill few of the cells, visiting only those.
+def _by_x_0(x_0: Array, bounds: Array, bins: int) -> tuple[Array, Array]:
+    """Sort pixels by x_0 code, then group: their positions in order, and where each (code, group) starts."""
+    groups, pixels = bounds.size - 1, x_0.shape[1]
+    counts = _count_single(x_0, bounds, bins)
+    starts, free = np.empty((bins, groups + 1), np.uint32), np.empty((bins, groups), np.uint32)
+    start = 0
+    for code in range(bins):
+        for g in range(groups):
+            starts[code, g] = free[code, g] = start
+            start += counts[g, code]
+        starts[code, groups] = start
+    positions = np.empty(x_0.size, np.uint32)
+    for g in range(groups):
+        for k in range(bounds[g], bounds[g + 1]):
+            for p in range(pixels):
+                code = x_0[k, p]
+                positions[free[code, g]] = k * pixels + p
+                free[code, g] += np.uint32(1)
+    return positions, starts
 
-    Cells are added in the order in which samples and pixels first meet them. `joint` (2, cell) is all zero
-    before and after.
+
+@compiled
+def _leave_out_pairs(
+    state: Array, positions: Array, starts: Array, table: Array, logs: Array, less: Array, marginal: Array, room: Array
+) -> tuple[float, int]:
+    """Do what `_leave_out` does for pairs that fill few of the cells, one x_0 code at a time.
+
+    `state` are one timestep's codes, `positions` and `starts` come from `_by_x_0`. A row of cells per group
+    stays in the fastest cache, and only cells that some pixel falls into cost a logarithm: a pixel adds its
+    share, log2 c, to the whole, and the first one of its group what the cell loses without the group.
+    `marginal` (group, code) receives the state's counts. `room` (group + 1, code) is all zero before and after.
     """
-    counts, part = joint[0], joint[1]
-    for k in range(rows.shape[0]):
-        for p in range(rows.shape[1]):
-            counts[rows[k, p] * bins + columns[k, p]] += 1
-    for g in range(bounds.size - 1):
-        less[g] = 0.0
-        for k in range(bounds[g], bounds[g + 1]):
-            for p in range(rows.shape[1]):
-                part[rows[k, p] * bins + columns[k, p]] += 1
-        for k in range(bounds[g], bounds[g + 1]):
-            for p in range(rows.shape[1]):
-                cell = rows[k, p] * bins + columns[k, p]
-                if part[cell] > 0:
-                    total = counts[cell]
-                    less[g] += _c_log_c_of(total, table) - _c_log_c_of(total - part[cell], table)
-                    part[cell] = 0
+    groups, bins = marginal.shape
+    less[:] = 0.0
+    marginal[:] = 0
     whole, occupied = 0.0, 0
-    for k in range(rows.shape[0]):
-        for p in range(rows.shape[1]):
-            cell = rows[k, p] * bins + columns[k, p]
-            if counts[cell] > 0:
-                whole += _c_log_c_of(counts[cell], table)
-                occupied += 1
-                counts[cell] = 0
+    totals = room[groups]
+    for bound in starts:
+        if bound[0] == bound[groups]:
+            continue
+        for g in range(groups):
+            part, of_group = room[g], marginal[g]
+            for i in range(bound[g], bound[g + 1]):
+                part[state[positions[i]]] += np.int32(1)
+            for code in range(bins):
+                totals[code] += part[code]
+                of_group[code] += part[code]
+        here = np.int32(0)
+        for code in range(bins):
+            here += np.int32(totals[code] > 0)
+        occupied += int(here)
+        shares = 0.0
+        for g in range(groups):
+            part, lost = room[g], 0.0
+            for i in range(bound[g], bound[g + 1]):
+                cell = state[positions[i]]
+                total = np.uint64(totals[cell])
+                lost += table[total] - table[total - np.uint64(part[cell])]
+                shares += logs[total]
+                part[cell] = np.int32(0)
+            less[g] += lost
+        whole += shares
+        totals[:] = 0
     return whole, occupied
 
 
@@ -250,11 +284,18 @@ def pooled_bits_of_codes(states: Array, x_0: Array, bounds: Array, bins: int, ta
     steps, groups = states.shape[0], bounds.size - 1
     bits = np.empty((steps, 7))
     less = np.empty(groups)
-    joint = np.zeros((2, bins * bins), np.int32)
+    positions, starts = _by_x_0(x_0, bounds, bins)
     x_0_counts = _count_single(x_0, bounds, bins)
+    most = x_0_counts.sum(axis=0).max()
+    all_c_log_c = c_log_c(most)
+    logs = all_c_log_c.copy()
+    for c in range(2, most + 1):
+        logs[c] /= c
+    state_counts = np.empty((groups, bins), np.int32)
+    room = np.zeros((groups + 1, bins), np.int32)
     for t in range(steps):
-        whole = _leave_out_pairs(x_0, states[t], bounds, bins, joint, table, less)
-        _write_pooled_bits(whole, less, x_0_counts, _count_single(states[t], bounds, bins), table, bits[t])
+        whole = _leave_out_pairs(states[t].reshape(-1), positions, starts, all_c_log_c, logs, less, state_counts, room)
+        _write_pooled_bits(whole, less, x_0_counts, state_counts.astype(np.int64), table, bits[t])
     return bits
 
 

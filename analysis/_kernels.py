@@ -90,56 +90,13 @@ def _box_row(x: Array, y: Array, r: int, window: int, columns: Array, means: Arr
         _slide_across(columns[quantity], window, means[quantity])
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-def _fold(
-    v0: Array, v1: Array, v2: Array, v3: Array, v4: Array, v5: Array,
-    v6: Array, v7: Array, v8: Array, v9: Array, v10: Array, half: Array, out: Array,
-) -> None:  # fmt: skip
-    """Weigh eleven arrays by a symmetric filter whose first six weights are `half`."""
-    w0, w1, w2, w3, w4, w5 = half[0], half[1], half[2], half[3], half[4], half[5]
-    for i in range(out.size):
-        outer = w0 * (v0[i] + v10[i]) + w1 * (v1[i] + v9[i]) + w2 * (v2[i] + v8[i])
-        out[i] = outer + (w3 * (v3[i] + v7[i]) + w4 * (v4[i] + v6[i]) + w5 * v5[i])
-
-
 @compiled
-def _fold_across(v: Array, half: Array, out: Array) -> None:
-    n, s = out.size, LANES
-    _fold(
-        v[:n], v[s : s + n], v[2 * s : 2 * s + n], v[3 * s : 3 * s + n], v[4 * s : 4 * s + n],
-        v[5 * s : 5 * s + n], v[6 * s : 6 * s + n], v[7 * s : 7 * s + n], v[8 * s : 8 * s + n],
-        v[9 * s : 9 * s + n], v[10 * s : 10 * s + n], half, out,
-    )  # fmt: skip
-
-
-@compiled
-def _gaussian_row(x: Array, y: Array, r: int, half: Array, rows: Array, product: Array, means: Array) -> None:
-    """Write the Gaussian window means of x, x x and x y for output row r; rows are asked for in order."""
-    for below in range(0 if r == 0 else r + 10, r + 11):
-        x_r, y_r = x[below], y[below]
-        _fold_across(x_r, half, rows[0, below])
-        for i in range(x_r.size):
-            product[i] = x_r[i] * x_r[i]
-        _fold_across(product, half, rows[1, below])
-        for i in range(x_r.size):
-            product[i] = x_r[i] * y_r[i]
-        _fold_across(product, half, rows[2, below])
-    for quantity in range(3):
-        h = rows[quantity]
-        _fold(
-            h[r], h[r + 1], h[r + 2], h[r + 3], h[r + 4], h[r + 5],
-            h[r + 6], h[r + 7], h[r + 8], h[r + 9], h[r + 10], half, means[quantity],
-        )  # fmt: skip
-
-
-@compiled
-def ssim_images(states: Array, x_0: Array, low: float, scale: float, window: int, half: Array, unbias: float) -> Array:
+def ssim_uniform(states: Array, x_0: Array, low: float, scale: float, window: int, unbias: float) -> Array:
     """Take the mean structural similarity of each state with its x_0 over whole windows and channels.
 
     `states` is (sample, timestep, channel, y, x), `x_0` (sample, channel, y, x); values v count as
-    clip((v - low) scale, 0, 1). `half` holds the first six weights of an eleven-wide Gaussian, or nothing for
-    a uniform window. `unbias` turns population covariances into the wanted ones. Eight timesteps are
-    computed side by side, for the processor's vector units. Wang et al. 2004, eq. 13.
+    clip((v - low) scale, 0, 1). `unbias` turns population covariances into the wanted ones. Eight timesteps
+    are computed side by side, for the processor's vector units. Wang et al. 2004, eq. 13.
     """
     samples, steps, channels, height, width = states.shape
     tall, wide = height - window + 1, (width - window + 1) * LANES
@@ -147,16 +104,12 @@ def ssim_images(states: Array, x_0: Array, low: float, scale: float, window: int
     y = np.empty((channels, height, width * LANES))
     mean_y, mean_yy = np.empty((channels, tall, wide)), np.empty((channels, tall, wide))
     columns, means, total = np.empty((3, width * LANES)), np.empty((3, wide)), np.empty(wide)
-    rows = np.empty((3, height, wide))
     similarity = np.empty((samples, steps))
     for k in range(samples):
         for c in range(channels):
             _unit_lanes(x_0[k, c : c + 1], low, scale, y[c])
             for r in range(tall):
-                if half.size:
-                    _gaussian_row(y[c], y[c], r, half, rows, columns[0], means)
-                else:
-                    _box_row(y[c], y[c], r, window, columns, means)
+                _box_row(y[c], y[c], r, window, columns, means)
                 mean_y[c, r] = means[0]
                 mean_yy[c, r] = means[1]
         for t in range(0, steps, LANES):
@@ -164,10 +117,7 @@ def ssim_images(states: Array, x_0: Array, low: float, scale: float, window: int
             for c in range(channels):
                 _unit_lanes(states[k, t : t + LANES, c], low, scale, x)
                 for r in range(tall):
-                    if half.size:
-                        _gaussian_row(x, y[c], r, half, rows, columns[0], means)
-                    else:
-                        _box_row(x, y[c], r, window, columns, means)
+                    _box_row(x, y[c], r, window, columns, means)
                     _add_similarity(means, mean_y[c, r], mean_yy[c, r], unbias, total)
             for lane in range(min(LANES, steps - t)):
                 over_windows = 0.0
@@ -178,16 +128,21 @@ def ssim_images(states: Array, x_0: Array, low: float, scale: float, window: int
 
 
 @compiled
+def similarity(mean_x: float, mean_xx: float, mean_xy: float, mean_y: float, mean_yy: float, unbias: float) -> float:
+    """Weigh one window's means into the index; written so that x = y gives exactly 1."""
+    product = mean_x * mean_y
+    squares = mean_x * mean_x + mean_y * mean_y
+    covariance = unbias * (mean_xy - product)
+    variances = unbias * ((mean_xx + mean_yy) - squares)
+    numerator = (2 * product + SSIM_C1) * (2 * covariance + SSIM_C2)
+    return numerator / ((squares + SSIM_C1) * (variances + SSIM_C2))
+
+
+@compiled
 def _add_similarity(means: Array, mean_y: Array, mean_yy: Array, unbias: float, total: Array) -> None:
-    """Add one row of the index to `total`; written so that x = y gives exactly 1."""
     mean_x, mean_xx, mean_xy = means[0], means[1], means[2]
     for i in range(total.size):
-        product = mean_x[i] * mean_y[i]
-        squares = mean_x[i] * mean_x[i] + mean_y[i] * mean_y[i]
-        covariance = unbias * (mean_xy[i] - product)
-        variances = unbias * ((mean_xx[i] + mean_yy[i]) - squares)
-        numerator = (2 * product + SSIM_C1) * (2 * covariance + SSIM_C2)
-        total[i] += numerator / ((squares + SSIM_C1) * (variances + SSIM_C2))
+        total[i] += similarity(mean_x[i], mean_xx[i], mean_xy[i], mean_y[i], mean_yy[i], unbias)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
@@ -215,5 +170,5 @@ def psnr_images(states: Array, x_0: Array, low: float, scale: float, cap: float)
             y[i] = min(max((np.float64(x_0[k, i]) - low) * scale, 0.0), 1.0)
         for t in range(steps):
             error = _squared_error(states[k, t], y, low, scale) / values
-            decibels[k, t] = min(cap, -10 * np.log10(error))
+            decibels[k, t] = min(-10 * np.log10(error), cap)  # in this order NaN stays NaN
     return decibels

@@ -72,7 +72,7 @@ def entropy(
     ------
     ValueError
         A missing variable; other than one or three channels; bins that are no power of two; a timestep that
-        is not in the store.
+        is not in the store; when computed, images that are NaN.
     """
     _blocks.require(ds, (*on, "x_0"))
     if bins not in (2, 4, 8, 16, 32, 64, 128, 256):
@@ -160,6 +160,10 @@ def _codes(ds: xr.Dataset, name: str, bins: int) -> da.Array:
 
 def _grey(images: NDArray[Any], low: np.float32, scale: np.float32, shift: int) -> NDArray[Any]:
     lead, (channels, height, width) = images.shape[:-3], images.shape[-3:]
+    if np.isnan(images[..., 0, 0, 0]).any():  # what was never written is NaN in every pixel
+        raise ValueError(
+            "images that are not a number have no grey codes; leave out the samples that are not there yet"
+        )
     flat = images.reshape(lead[0], -1, channels, height * width)
     codes: NDArray[Any] = _histograms.grey_codes(flat, low, scale, shift).reshape(*lead, height * width)
     return codes

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _kernels, _similarity
+from analysis import _gaussian, _kernels, _similarity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,12 +55,14 @@ def ssim(
         distance = np.arange(GAUSSIAN_WIDTH // 2 + 1) - GAUSSIAN_WIDTH // 2
         half = np.exp(-0.5 * (distance / GAUSSIAN_SD) ** 2)
         half /= 2 * half.sum() - half[-1]
-        unbias = 1.0
-    else:
-        half, unbias = np.empty(0), window**2 / (window**2 - 1)
 
     def kernel(states: NDArray[Any], x_0: NDArray[Any], low: float, scale: float) -> NDArray[Any]:
-        similarity: NDArray[Any] = _kernels.ssim_images(states, x_0, low, scale, window, half, unbias)
+        similarity: NDArray[Any]
+        if preset == "wang2004":
+            similarity = _gaussian.ssim_gaussian(states, x_0, low, scale, half)
+        else:
+            unbias = window**2 / (window**2 - 1)
+            similarity = _kernels.ssim_uniform(states, x_0, low, scale, window, unbias)
         return similarity
 
     return _similarity.compare(

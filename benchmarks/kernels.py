@@ -25,7 +25,7 @@ GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": Fal
 
 def rows(tiny: bool) -> list[Row]:
     """Measure SSIM with both windows, and the joint histogram's entropies of each image and of all pooled."""
-    block, timesteps, few, rounds = (2, 8, 2, 2) if tiny else (32, 256, 16, 7)
+    block, timesteps, few, rounds = (2, 8, 2, 2) if tiny else (32, 512, 16, 5)
     made = Trajectories(block, (3, 32, 32), timesteps)
     states = np.stack([made.state(step)[0] for step in range(timesteps)], axis=1)
     ds = dataset(states, made)

@@ -254,7 +254,7 @@ def verify(store: Path, deep: bool) -> None:
         click.echo(problem)
     if problems:
         raise click.ClickException(
-            f"{store}: {len(problems)} problem(s). Restore the files from a copy; or make a bad block again by deleting "
-            "its flag, done/c/BLOCK, and running the same `traj generate`; or delete a bad result and analyse again"
+            f"{store}: {len(problems)} problem(s). Restore the files from a copy; or make a bad block again: "
+            "delete its flag, done/c/BLOCK, and run the same `traj generate`; or delete a bad result and analyse again"
         )
     click.echo(f"{store} is whole")

@@ -163,3 +163,16 @@ def test_the_figure_has_a_line_and_a_band_for_each_variable(name, whole):
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["x_t", "pred_x0"]
     assert module.plot(whole[name], ax) is ax
     mpl.pyplot.close("all")
+
+
+@QUANTITIES
+def test_states_that_were_never_written_give_no_number(name):
+    ds = trajectories(3, 4)
+    ds["x_t"][1] = np.nan
+    result = analysis.load(name)(ds, on=("x_t",))
+    if name == "entropy":
+        with pytest.raises(ValueError, match="not a number"):
+            result.compute()
+        return
+    assert np.isnan(result[name].isel(sample=1)).all()
+    assert np.isfinite(result[name].isel(sample=0)).all()
