@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 # A thread that waits for the others soon gives its core away: as fast on an idle machine, far faster on a busy one.
-export GOMP_SPINCOUNT ?= 1000
+export GOMP_SPINCOUNT ?= 10000
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: repro test lint bench install clean
