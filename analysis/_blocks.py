@@ -43,7 +43,8 @@ def images(variable: xr.DataArray) -> da.Array:
     array = variable.data
     leading = array.ndim - len(IMAGE)
     if not isinstance(array, da.Array):
-        array = da.from_array(array, chunks=("auto",) * leading + (-1,) * len(IMAGE), name=False)
+        # cut along sample alone, blocks of an array in memory are contiguous and need no copy
+        array = da.from_array(array, chunks=("auto", *(-1,) * (array.ndim - 1)), name=False)
     whole: da.Array = array.rechunk(dict.fromkeys(range(leading, array.ndim), -1))
     return whole
 
