@@ -1,8 +1,6 @@
 # Everything from a fresh clone: python3 (3.11 to 3.13), make and git are enough.
 PYTHON ?= python3
 VENV := .venv
-# A thread that waits for the others soon gives its core away: as fast on an idle machine, far faster on a busy one.
-export GOMP_SPINCOUNT ?= 10000
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: repro test lint bench install clean

@@ -198,7 +198,8 @@ class Generation:
         ids = range(block * self.block, (block + 1) * self.block)
         source = NoiseSource(self.seed, self.denoiser.shape)
         noisy = [step.timestep for step in self.plan.steps if sampler.adds_noise(schedule, step)]
-        ahead = NoiseAhead(source, ids, noisy, pool)
+        x_T = torch.from_numpy(source(Purpose.START, ids, 0)).to(self.device)
+        ahead = NoiseAhead(source, ids, noisy, pool)  # from here on the source is that thread's alone
         position = {k: i for i, k in enumerate(self.kept)}
 
         def noise(step: Step) -> torch.Tensor:
@@ -210,7 +211,6 @@ class Generation:
             progress.update()
 
         label = torch.from_numpy(self.label(ids)).to(self.device)
-        x_T = torch.from_numpy(NoiseSource(self.seed, self.denoiser.shape)(Purpose.START, ids, 0)).to(self.device)
         x_0 = sampler.reverse(self.denoiser, self.plan, x_T, label, noise, keep).cpu()
         if not torch.isfinite(x_0).all():
             raise FloatingPointError(

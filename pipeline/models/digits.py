@@ -36,7 +36,7 @@ class Recipe:
 
 
 def _network(out_channels: int) -> dict[str, Any]:
-    """Two levels, 8x8 and 4x4, attention in the middle only: 64 images take some 15 ms on two cores."""
+    """Two levels, 8x8 and 4x4, attention in the middle only."""
     return {
         "sample_size": 8,
         "in_channels": 1,
