@@ -13,10 +13,13 @@ import zarr
 from benchmarks.made_up import Trajectories, create
 from benchmarks.timing import Row, Target, interleave, per_round, rate_text
 from stores.layout import Layout
-from stores.shards import ShardBuffer, encoded_chunks
+from stores.shards import Column, encode
 from stores.writer import ENCODERS
 
 TITLE = "Writing float32 trajectories, every arm on disk with fsync, MB of images before encoding"
+
+AHEAD = 16
+"""Encoded chunks that are kept at a time."""
 
 STATES = 64
 """Different states in memory; a run cycles through them, too far apart for the codec to notice."""
@@ -24,7 +27,7 @@ STATES = 64
 
 def rows(tiny: bool) -> list[Row]:
     """Measure the writer end to end, its two limits, and its peers."""
-    timesteps, blocks, block, rounds = (12, 2, 4, 2) if tiny else (1000, 5, 32, 5)
+    timesteps, blocks, block, rounds = (12, 2, 4, 2) if tiny else (1000, 2, 32, 11)
     shape = (3, 32, 32)
     made = Trajectories(block, shape, timesteps)
     states = [made.state(step) for step in range(0, timesteps, max(1, timesteps // STATES))]
@@ -42,17 +45,14 @@ def rows(tiny: bool) -> list[Row]:
 
     shards = [_filled(layout, [pair[variable] for pair in states]) for variable in (0, 1)]
     with ThreadPoolExecutor(ENCODERS) as pool:
-        encoded = [
-            b"".join(part for piece in encoded_chunks(shard, block, None, pool) for part in piece or ())
-            for shard in shards
-        ]
+        encoded = [b"".join(part for chunk in shard for part in encode(chunk, None)) for shard in shards]
         whole = layout.shards * blocks
 
         def encode_alone(folder: Path) -> None:
             for _ in range(whole):
                 for shard in shards:
-                    for _ in encoded_chunks(shard, block, None, pool):
-                        pass
+                    for begin in range(0, len(shard), AHEAD):
+                        list(pool.map(encode, shard[begin : begin + AHEAD], [None] * AHEAD))
 
         def write_and_rename(folder: Path) -> None:
             for number in range(blocks):
@@ -107,7 +107,7 @@ def rows(tiny: bool) -> list[Row]:
             "shards": whole_shards_by_zarr,
             "steps": steps_by_zarr,
         },
-        max(1, rounds // 2),
+        max(1, rounds // 4),
     )
     # the last shard along time is shorter than the full ones the limits work on
     limit_mb = whole * layout.shard_bytes * 2 / 1e6
@@ -148,13 +148,15 @@ def rows(tiny: bool) -> list[Row]:
     ]
 
 
-def _filled(layout: Layout, states: list[np.ndarray]) -> ShardBuffer:
-    chunk = (layout.chunk_samples, layout.chunk_timesteps)
-    shard = ShardBuffer(layout.block, layout.shard_timesteps, chunk, layout.shape, layout.dtype)
-    for step in range(layout.shard_timesteps):
-        place = shard.at(step)
-        place[...] = states[step % len(states)].reshape(place.shape)
-    return shard
+def _filled(layout: Layout, states: list[np.ndarray]) -> list[np.ndarray]:
+    """Lay the chunks of one shard out as the writer does."""
+    chunks = []
+    for begin in range(0, layout.shard_timesteps, layout.chunk_timesteps):
+        column = Column(layout, layout.chunk_timesteps, layout.dtype)
+        for step in range(layout.chunk_timesteps):
+            column.put(step, states[(begin + step) % len(states)], layout.block)
+        chunks += [chunk for _, chunk in column.inside(layout.block)]
+    return chunks
 
 
 def _sync(files: Iterable[Path]) -> None:

@@ -23,6 +23,7 @@ VERBS = {"absent": "make", "short": "extend", "stale": "set aside", "fits": "go 
 
 def claim(
     target: Path,
+    kind: str,
     layout: Layout,
     config: Mapping[str, Any],
     label: NDArray[Any],
@@ -38,7 +39,7 @@ def claim(
     deadline = time.monotonic() + LOCK_PATIENCE_S
     set_aside: Path | None = None
     while True:
-        state, stored = _compare(target, layout, config, label)
+        state, stored = _compare(target, kind, layout, config, label)
         if state == "stale" and stale == "refuse":
             raise StaleStore(_stale_message(target, config, label))
         if state == "fits":
@@ -48,12 +49,12 @@ def claim(
                     "other blocks with --blocks"
                 )
             # Between the look and the lock, another process may have moved or extended the store.
-            again, stored = _compare(target, layout, config, label)
+            again, stored = _compare(target, kind, layout, config, label)
             if again == "fits":
                 return set_aside, stored
             locks.keep_only([])
         elif locks.try_all():
-            again, stored = _compare(target, layout, config, label)
+            again, stored = _compare(target, kind, layout, config, label)
             if again == state:
                 if state == "stale":
                     set_aside = _move_aside(target)
@@ -73,7 +74,7 @@ def claim(
 
 
 def _compare(
-    target: Path, layout: Layout, config: Mapping[str, Any], label: NDArray[Any]
+    target: Path, kind: str, layout: Layout, config: Mapping[str, Any], label: NDArray[Any]
 ) -> tuple[Literal["absent", "fits", "short", "stale"], int]:
     """Say how the store on disk stands to what is asked, and how many samples it has."""
     try:
@@ -85,8 +86,8 @@ def _compare(
             raise
         return "absent", 0  # another process has just set it aside
     attrs = root["attributes"]
-    if attrs["kind"] != "trajectories":
-        raise NotAStore(f"{target} holds a store of kind {attrs['kind']}, not trajectories; choose another path")
+    if attrs["kind"] != kind:
+        raise NotAStore(f"{target} holds a store of kind {attrs['kind']}, not {kind}; choose another path")
     stored = int(root["consolidated_metadata"]["metadata"]["sample"]["shape"][0])
     shared = min(stored, layout.samples)
     if attrs["fingerprint"] != fingerprint(config) or not np.array_equal(

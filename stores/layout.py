@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -25,8 +26,10 @@ SHARD_BYTES = 128 << 20
 CHUNK_BYTES = 1 << 20
 CHUNK_BYTES_MAX = 8 << 20
 IMAGE_DIMS = ("channel", "y", "x")
-STATE_DIMS = ("sample", "timestep", *IMAGE_DIMS)
+FORK_DIMS = ("variant", "replica")
 LZ4_LEVEL = 5
+FLAT_KEYS: Any = {"name": "default", "separator": "."}
+"""Shards of an array lie side by side in one folder."""
 
 LONG_NAMES = {
     "x_t": "state given to the network",
@@ -42,6 +45,11 @@ LONG_NAMES = {
     "noise_sd": "standard deviation of the noise the sampler added after this state",
     "sample": "absolute sample number",
     "label": "class the sample was asked for, -1 for none",
+    "variant": "number of the fork",
+    "replica": "number of the repetition, each with noise of its own",
+    "at": "timestep of the stored x_t a fork starts from",
+    "noise": "noise of a fork's steps",
+    "eta": "eta of a fork's DDIM steps",
     "done": "1 where the block is complete",
     "saturated": "values clipped to the float16 range, in the block",
 }
@@ -62,12 +70,27 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(config).encode()).hexdigest()
 
 
+class Coord(NamedTuple):
+    """A coordinate of a store: along which dim, its values, what they are."""
+
+    dim: str
+    values: NDArray[Any]
+    units: str
+    long_name: str
+
+    @classmethod
+    def known(cls, name: str, dim: str, values: NDArray[Any], units: str = "1") -> Coord:
+        """Describe a coordinate of the contract."""
+        return cls(dim, values, units, LONG_NAMES.get(name, name))
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the images of a run are cut into shards and chunks.
 
     One shard is one block of samples by as many timesteps as fit 128 MiB. Inside it, chunks of whole images
-    of 1 to 8 MiB.
+    of 1 to 8 MiB. `lead` are the lengths of the dims before sample, variant and replica for forks: a shard holds
+    all of them.
     """
 
     samples: int
@@ -78,9 +101,19 @@ class Layout:
     chunk_samples: int
     chunk_timesteps: int
     shard_timesteps: int
+    lead: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, *, samples: int, block: int, timesteps: int, shape: tuple[int, int, int], dtype: str) -> Layout:
+    def of(
+        cls,
+        *,
+        samples: int,
+        block: int,
+        timesteps: int,
+        shape: tuple[int, int, int],
+        dtype: str,
+        lead: tuple[int, ...] = (),
+    ) -> Layout:
         """Choose chunk and shard sizes for images of this shape."""
         image = int(np.prod(shape)) * np.dtype(dtype).itemsize
         several = min(timesteps, 4)
@@ -90,9 +123,13 @@ class Layout:
         chunk_timesteps = several
         while chunk_timesteps < timesteps and chunk_samples * chunk_timesteps * image < CHUNK_BYTES:
             chunk_timesteps = min(2 * chunk_timesteps, timesteps)
-        fitting = max(1, SHARD_BYTES // (block * chunk_timesteps * image))
-        chunks = min(-(-timesteps // chunk_timesteps), fitting)
-        return cls(samples, block, timesteps, shape, dtype, chunk_samples, chunk_timesteps, chunks * chunk_timesteps)
+        fitting = max(1, SHARD_BYTES // (math.prod(lead) * block * chunk_timesteps * image))
+        shard_timesteps = min(-(-timesteps // chunk_timesteps), fitting) * chunk_timesteps
+        return cls(samples, block, timesteps, shape, dtype, chunk_samples, chunk_timesteps, shard_timesteps, lead)
+
+    def resized(self, samples: int) -> Layout:
+        """Lay out another number of samples in the same way."""
+        return replace(self, samples=samples)
 
     @property
     def blocks(self) -> int:
@@ -105,84 +142,110 @@ class Layout:
         return -(-self.timesteps // self.shard_timesteps)
 
     @property
+    def leads(self) -> int:
+        """Number of images of one sample at one timestep: 1, or variants times replicas."""
+        return math.prod(self.lead)
+
+    @property
+    def images(self) -> tuple[int, ...]:
+        """Shape of what a block has at one timestep: ([variant, replica,] sample, channel, y, x)."""
+        return (*self.lead, self.block, *self.shape)
+
+    @property
     def shard_bytes(self) -> int:
         """Bytes of one shard before encoding."""
-        images = self.block * self.shard_timesteps
-        return images * int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return self.shard_timesteps * math.prod(self.images) * np.dtype(self.dtype).itemsize
 
     def samples_in(self, block: int) -> int:
         """Count the samples of a block that are kept: all, but in a short last block."""
         return min(self.block, self.samples - block * self.block)
 
 
-def trajectory_variables(log_variance: bool) -> dict[str, tuple[str, ...]]:
-    """Name the variables of a trajectory store and their dims."""
-    names = ["x_t", "pred_x0", *(["log_variance"] if log_variance else [])]
-    return {**dict.fromkeys(names, STATE_DIMS), "x_0": ("sample", *IMAGE_DIMS)}
-
-
 def build_trajectories(
     path: Path,
     layout: Layout,
     *,
-    variables: Mapping[str, tuple[str, ...]],
-    coords: Mapping[str, tuple[str, NDArray[Any], str]],
+    states: Sequence[str],
+    coords: Mapping[str, Coord],
     attrs: Mapping[str, Any],
     valid_range: tuple[float, float],
 ) -> None:
-    """Write the metadata and coordinates of a trajectory store into an empty folder.
+    """Write the metadata and coordinates of a trajectory or fork store into an empty folder.
 
-    coords maps a name to (dim, values, units). Array data is left to the writer.
+    `states` are the variables that have a timestep. Array data is left to the writer.
     """
+    dims = FORK_DIMS[: len(layout.lead)]
+
+    def build(group: zarr.Group) -> None:
+        for name in (*states, "x_0"):
+            along = [(layout.timesteps, layout.chunk_timesteps, layout.shard_timesteps)] if name in states else []
+            lengths, inner, outer = zip(
+                *[(length, 1, length) for length in layout.lead],
+                (layout.samples, layout.chunk_samples, layout.block),
+                *along,
+                *[(length,) * 3 for length in layout.shape],
+                strict=True,
+            )
+            dtype = np.dtype(layout.dtype if name in states else "float32")
+            bounds = {} if name == "log_variance" else {"valid_range": list(valid_range)}
+            group.create_array(
+                name,
+                shape=lengths,
+                chunks=inner,
+                shards=outer,
+                dtype=dtype,
+                fill_value=np.nan,
+                compressors=[bitshuffle_lz4(dtype.itemsize), Crc32cCodec()],
+                chunk_key_encoding=FLAT_KEYS,
+                dimension_names=[*dims, "sample", *(["timestep"] if along else []), *IMAGE_DIMS],
+                attributes={
+                    "long_name": LONG_NAMES[name],
+                    "units": "1" if name != "log_variance" else "log(1)",
+                    **bounds,
+                },
+            )
+
+    build_store(path, layout, coords=coords, attrs=attrs, build=build)
+
+
+def build_store(
+    path: Path,
+    layout: Layout,
+    *,
+    coords: Mapping[str, Coord],
+    attrs: Mapping[str, Any],
+    build: Callable[[zarr.Group], None],
+) -> None:
+    """Write a store without data into an empty folder: arrays by `build`, coordinates, flags, sealed metadata."""
     shutil.rmtree(path, ignore_errors=True)
-    extra = [name for name in coords if name not in ("sample", "timestep")]
+    extra = [name for name, coord in coords.items() if name != coord.dim]
     group = zarr.create_group(path, attributes={**attrs, "coordinates": " ".join(extra)})
-    for name, dims in variables.items():
-        stated = dims == STATE_DIMS
-        dtype = np.dtype(layout.dtype if stated else "float32")
-        inner = (layout.chunk_timesteps,) if stated else ()
-        outer = (layout.shard_timesteps,) if stated else ()
-        units = "1" if name != "log_variance" else "log(1)"
-        group.create_array(
-            name,
-            shape=(layout.samples, *((layout.timesteps,) if stated else ()), *layout.shape),
-            chunks=(layout.chunk_samples, *inner, *layout.shape),
-            shards=(layout.block, *outer, *layout.shape),
-            dtype=dtype,
-            fill_value=np.nan,
-            compressors=[bitshuffle_lz4(dtype.itemsize), Crc32cCodec()],
-            chunk_key_encoding={"name": "default", "separator": "."},
-            dimension_names=list(dims),
-            attributes={
-                "long_name": LONG_NAMES[name],
-                "units": units,
-                **({} if name == "log_variance" else {"valid_range": list(valid_range)}),
-            },
-        )
-    for name, (dim, values, units) in coords.items():
-        chunk = layout.block if dim == "sample" else len(values)
-        _small(group, name, dim, values, units, chunk)
+    build(group)
+    for name, coord in coords.items():
+        _small(group, name, coord, layout.block if coord.dim == "sample" else max(len(coord.values), 1))
     flags: dict[str, str] = {"done": "uint8"}
     if layout.dtype == "float16":
         flags["saturated"] = "int64"
     for name, kind in flags.items():
-        _small(group, name, "block", np.zeros(layout.blocks, kind), "1", 1)
+        _small(group, name, Coord.known(name, "block", np.zeros(layout.blocks, kind)), 1)
     seal(path)
 
 
-def _small(group: zarr.Group, name: str, dim: str, values: NDArray[Any], units: str, chunk: int) -> None:
+def _small(group: zarr.Group, name: str, coord: Coord, chunk: int) -> None:
+    values = coord.values
+    text = values.dtype.kind in "OU"
     array = group.create_array(
         name,
         shape=values.shape,
         chunks=(chunk,),
-        dtype=values.dtype,
-        fill_value=np.nan if values.dtype.kind == "f" else 0,
+        dtype=str if text else values.dtype,
+        fill_value="" if text else np.nan if values.dtype.kind == "f" else 0,
         compressors=[Crc32cCodec()],
-        dimension_names=[dim],
-        attributes={"long_name": LONG_NAMES[name], "units": units},
+        dimension_names=[coord.dim],
+        attributes={"long_name": coord.long_name, "units": coord.units},
         config={"write_empty_chunks": True},
     )
-    array[:] = values
+    array[:] = values.astype(object) if text else values
 
 
 def seal(path: Path) -> None:

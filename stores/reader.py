@@ -99,11 +99,20 @@ def _require_complete(path: Path, root: dict[str, Any]) -> None:
                 raise IncompleteStore(f"{path} lost a file: {_missing(path, meta, position, file)}")
 
 
+def block_of(meta: dict[str, Any], position: tuple[int, ...]) -> int | None:
+    """Say which block a place in an array's chunk grid belongs to, None where the array does not go by blocks."""
+    for dim, number in zip(meta.get("dimension_names", []), position, strict=False):
+        if dim in ("sample", "block"):
+            return number
+    return None
+
+
 def _missing(path: Path, meta: dict[str, Any], position: tuple[int, ...], file: str) -> str:
-    if meta.get("dimension_names", [""])[0] == "sample" and meta["codecs"][0]["name"] == "sharding_indexed":
-        flag = path / "done" / "c" / str(position[0])
+    block = block_of(meta, position)
+    if block is not None and len(position) > 1:
+        flag = path / "done" / "c" / str(block)
         return (
-            f"block {position[0]} is flagged as done but {file} is missing or empty. Restore it from a copy, or delete "
+            f"block {block} is flagged as done but {file} is missing or empty. Restore it from a copy, or delete "
             f"{flag} and run the same `traj generate` again"
         )
     return f"{file} is missing or empty. Restore it from a copy; `traj verify {path}` lists all that is wrong"

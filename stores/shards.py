@@ -1,14 +1,12 @@
-"""A shard's bytes: inner chunks encoded side by side while the file is written.
+"""A shard's bytes: chunks encoded as soon as their timesteps are there, and appended to the file they belong to.
 
 The format is Zarr 3's sharding codec with the codecs of the contract (bitshuffle, lz4, crc32c). Encoding it here rather
-than through zarr-python keeps each chunk contiguous from `put` to `write`, with no copy in between.
+than through zarr-python needs memory for a few timesteps in place of a shard, and no copy between `put` and `write`.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,9 @@ from numcodecs import blosc
 from numcodecs.bitround import BitRound
 from numpy.typing import NDArray
 
-from stores.layout import LZ4_LEVEL, crc_holds, crc_of, with_crc
+from stores.layout import LZ4_LEVEL, Layout, crc_holds, crc_of, with_crc
 
 MISSING = 2**64 - 1
-AHEAD = 6  # chunks being encoded, or encoded and not yet written: few, so that their memory is used again
 
 
 def keep_freed_memory() -> None:
@@ -32,35 +29,37 @@ def keep_freed_memory() -> None:
     bytes(31 << 20)  # mapped, never touched, freed at once; 32 MiB is the most glibc takes into account
 
 
-class ShardBuffer:
-    """The images of one shard on their way to disk, laid out chunk after chunk.
+class Column:
+    """The images of a block over the timesteps of one chunk, laid out chunk after chunk.
 
-    `chunks` has axes (sample chunk, time chunk, sample, timestep, channel, y, x) for states and
-    (sample chunk, 1, sample, 1, channel, y, x) for final samples.
+    `chunks` has axes (lead, sample chunk, sample, timestep, channel, y, x); lead counts the variants and replicas of a
+    fork, 1 elsewhere. The sample chunks of one lead together are a block.
     """
 
-    def __init__(self, block: int, timesteps: int, chunk: tuple[int, int], shape: tuple[int, ...], dtype: str):
-        samples, steps = chunk
+    def __init__(self, layout: Layout, timesteps: int, dtype: str) -> None:
+        rows = layout.block // layout.chunk_samples
         self.chunks: NDArray[Any] = np.empty(
-            (block // samples, timesteps // steps, samples, steps, *shape), np.dtype(dtype)
+            (layout.leads, rows, layout.chunk_samples, timesteps, *layout.shape), np.dtype(dtype)
         )
-        self.clear()
 
-    def clear(self) -> None:
-        """Take the next shard; what was here is overwritten, or blanked before it is encoded."""
-        self.filled = 0
+    def put(self, step: int, images: NDArray[Any], kept: int) -> None:
+        """Copy one timestep's images (lead, sample, channel, y, x); samples from `kept` on become NaN."""
+        rows, samples = self.chunks.shape[1:3]
+        place = self.chunks[:, :, :, step]
+        place[...] = images.reshape(place.shape)
+        for row in range(kept // samples, rows):
+            place[:, row, max(0, kept - row * samples) :] = np.nan
 
-    def at(self, step: int) -> NDArray[Any]:
-        """View the images of one timestep of the shard: (sample chunk, sample, channel, y, x)."""
-        self.filled = max(self.filled, step + 1)
-        steps = self.chunks.shape[3]
-        return self.chunks[:, step // steps, :, step % steps]
+    def blank_from(self, step: int) -> None:
+        """Set the timesteps from `step` on to the fill value, NaN."""
+        self.chunks[:, :, :, step:] = np.nan
 
-    def blank_rest(self) -> None:
-        """Set what is left of the last chunk along time to the fill value, NaN."""
-        steps = self.chunks.shape[3]
-        if within := self.filled % steps:
-            self.chunks[:, self.filled // steps, :, within:] = np.nan
+    def inside(self, kept: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Give the chunks that hold any of the first `kept` samples, each with its row in the shard's index."""
+        leads, rows, samples = self.chunks.shape[:3]
+        for lead, row in np.ndindex(leads, rows):
+            if row * samples < kept:
+                yield lead * rows + row, self.chunks[lead, row]
 
 
 def encode(chunk: NDArray[Any], keepbits: int | None) -> tuple[bytes, bytes]:
@@ -71,58 +70,43 @@ def encode(chunk: NDArray[Any], keepbits: int | None) -> tuple[bytes, bytes]:
     return content, crc_of(content)
 
 
-def encoded_chunks(
-    buffer: ShardBuffer, samples: int, keepbits: int | None, pool: ThreadPoolExecutor
-) -> Iterator[tuple[bytes, bytes] | None]:
-    """Encode a shard's chunks in order, None for those that lie wholly outside the array."""
-    _, _, chunk_samples, chunk_steps, *_ = buffer.chunks.shape
-    buffer.blank_rest()
-    tasks: deque[Future[tuple[bytes, bytes]] | None] = deque()
-    for row, column in np.ndindex(buffer.chunks.shape[:2]):
-        inside = row * chunk_samples < samples and column * chunk_steps < buffer.filled
-        tasks.append(pool.submit(encode, buffer.chunks[row, column], keepbits) if inside else None)
-        if len(tasks) == AHEAD:
-            yield _result(tasks)
-    while tasks:
-        yield _result(tasks)
+class ShardFile:
+    """A shard being written, under a partial name until it is whole.
 
-
-def _result(tasks: deque[Future[tuple[bytes, bytes]] | None]) -> tuple[bytes, bytes] | None:
-    task = tasks.popleft()
-    return None if task is None else task.result()
-
-
-def write_shard(path: Path, buffer: ShardBuffer, samples: int, keepbits: int | None, pool: ThreadPoolExecutor) -> None:
-    """Write one whole shard under a partial name, then rename it into place.
-
-    Only the first `samples` samples are inside the array. The caller syncs the file before it flags the block.
+    `rows` and `columns` count its chunks along samples (times lead) and along time.
     """
-    partial = path.with_name(path.name + ".partial")
-    entries: list[tuple[int, int]] = []
-    offset = 0
-    try:
-        with partial.open("wb", buffering=0) as file:
-            for piece in encoded_chunks(buffer, samples, keepbits, pool):
-                if piece is None:
-                    entries.append((MISSING, MISSING))
-                    continue
-                for part in piece:
-                    write_all(file, part)
-                length = sum(map(len, piece))
-                entries.append((offset, length))
-                offset += length
-            write_all(file, with_crc(np.array(entries, "<u8").tobytes()))
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
+    def __init__(self, path: Path, rows: int, columns: int) -> None:
+        self.path = path
+        self._partial = path.with_name(path.name + ".partial")
+        self._index = np.full((rows, columns, 2), MISSING, "<u8")
+        self._end = 0
+        self._file = self._partial.open("wb", buffering=0)
 
-def write_all(file: Any, content: bytes) -> None:
-    """Write bytes to an unbuffered file, however many calls the system needs."""
-    view = memoryview(content)
-    while view:
-        view = view[file.write(view) :]
+    def append(self, row: int, column: int, parts: tuple[bytes, ...]) -> None:
+        """Write one encoded chunk after those before it."""
+        begin = self._end
+        for part in parts:
+            self._write(part)
+        self._index[row, column] = begin, self._end - begin
+
+    def complete(self) -> int:
+        """Write the index and give the file its name; return its size. The caller syncs it."""
+        self._write(with_crc(self._index.tobytes()))
+        self._file.close()
+        self._partial.replace(self.path)
+        return self._end
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    def _write(self, content: bytes) -> None:
+        view = memoryview(content)
+        while view:  # a write may take only part of it
+            view = view[self._file.write(view) :]
+        self._end += len(content)
 
 
 def read_index(content: bytes, chunks: int) -> NDArray[np.uint64]:

@@ -1,170 +1,53 @@
-"""Block buffers, written as whole shards on a background thread, then done flags; resume, extension, locks."""
+"""Takes states step by step, encodes them chunk by chunk, writes whole shards on a background thread, then flags."""
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from stores.claim import claim, ranges
+from stores.claim import ranges
 from stores.errors import StoreError
-from stores.layout import (
-    FORMAT,
-    STATE_DIMS,
-    Layout,
-    build_trajectories,
-    canonical_json,
-    fingerprint,
-    one_flag,
-    replace_file,
-    sync,
-    trajectory_variables,
-)
+from stores.layout import Layout, one_flag, replace_file, sync
 from stores.locks import BlockLocks
-from stores.shards import ShardBuffer, keep_freed_memory, write_shard
+from stores.shards import Column, ShardFile, encode, keep_freed_memory
 
 FLOAT16_MAX = 65504.0
 ENCODERS = 2
-UNITS = {"log_snr": "nat"}
-BUFFERS = 2  # one being filled, one being written
+COLUMNS_AT_LEAST = 3  # one being filled, one encoded, one written
+BUFFER_BYTES = 64 << 20
+"""Memory per variable for states on their way to disk: columns of one chunk each."""
+
+Encoded = Future[tuple[bytes, bytes]]
+
+
+def columns_at_most(layout: Layout) -> int:
+    """Count the columns of a variable that may be on their way at once."""
+    return max(COLUMNS_AT_LEAST, BUFFER_BYTES // _column_bytes(layout))
 
 
 def memory_bytes(layout: Layout, variables: int) -> int:
-    """Bound the memory of a writer: its buffers, and one encoded shard on its way to disk.
+    """Bound the memory of a writer: its columns as they are and encoded, and final samples likewise.
 
     variables counts those with a timestep dim.
     """
-    return layout.shard_bytes * (BUFFERS * variables + 1)
+    final = int(np.prod(layout.images)) * np.dtype("float32").itemsize
+    return 2 * (variables * columns_at_most(layout) * _column_bytes(layout) + COLUMNS_AT_LEAST * final)
 
 
-def create(
-    path: str | os.PathLike[str],
-    *,
-    timestep: ArrayLike,
-    alpha_bar: ArrayLike,
-    shape: tuple[int, int, int],
-    samples: int,
-    block: int,
-    config: Mapping[str, Any],
-    step: ArrayLike | None = None,
-    model_time: ArrayLike | None = None,
-    noise_sd: ArrayLike | None = None,
-    label: ArrayLike | None = None,
-    dtype: Literal["float32", "float16"] = "float32",
-    keepbits: int | None = None,
-    log_variance: bool = False,
-    valid_range: tuple[float, float] = (-1.0, 1.0),
-    environment: Mapping[str, Any] | None = None,
-    stale: Literal["refuse", "set-aside"] = "refuse",
-    blocks: Iterable[int] | None = None,
-) -> TrajectoryWriter:
-    """Open a trajectory store for writing: make it, resume it, or extend it.
-
-    timestep is the descending list of stored timesteps; alpha_bar, step, model_time and noise_sd go along it, label
-    along the samples (-1 for none). shape is (channel, y, x). config names every input the numbers depend on: a store
-    with another config is refused, or set aside. keepbits rounds float32 mantissas to that many bits. blocks limits
-    this writer to some blocks, so that several processes can share a run.
-
-    Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
-    """
-    if samples < 1 or block < 1:
-        raise ValueError(f"samples={samples} and block={block} were given, both must be at least 1")
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f"dtype {dtype!r} was given, expected float32 or float16")
-    if keepbits is not None and (dtype != "float32" or not 1 <= keepbits <= 22):
-        raise ValueError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
-    along_timestep = _along_timestep(timestep, alpha_bar, step, model_time, noise_sd)
-    numbers = np.arange(samples, dtype="int64")
-    labels = _like(numbers, label, np.full(samples, -1), "label")
-    layout = Layout.of(
-        samples=samples, block=block, timesteps=len(along_timestep["timestep"]), shape=shape, dtype=dtype
-    )
-    store = {
-        "block": block,
-        "shape": list(shape),
-        "dtype": dtype,
-        "keepbits": keepbits,
-        "log_variance": log_variance,
-        "valid_range": list(valid_range),
-        # To 12 digits: the last bits of a cosine or a logarithm differ between machines.
-        "coordinates": fingerprint({n: [f"{v:.12g}" for v in values] for n, values in along_timestep.items()}),
-    }
-    full_config = {**config, "store": store}
-    coords = {name: ("timestep", values, UNITS.get(name, "1")) for name, values in along_timestep.items()}
-    coords |= {"sample": ("sample", numbers, "1"), "label": ("sample", labels, "1")}
-    target = Path(path)
-    wanted = list(range(layout.blocks)) if blocks is None else sorted(set(blocks))
-    if not wanted or wanted[0] < 0 or wanted[-1] >= layout.blocks:
-        raise ValueError(
-            f"blocks {wanted} were asked for, {samples} samples in blocks of {block} have 0 to {layout.blocks - 1}"
-        )
-    attrs = {
-        "kind": "trajectories",
-        "format": FORMAT,
-        "config": canonical_json(full_config),
-        "fingerprint": fingerprint(full_config),
-        "environment": canonical_json(dict(environment or {})),
-    }
-    variables = trajectory_variables(log_variance)
-
-    def build(at: Path) -> None:
-        build_trajectories(at, layout, variables=variables, coords=coords, attrs=attrs, valid_range=valid_range)
-
-    locks = BlockLocks(target)
-    try:
-        set_aside, stored = claim(target, layout, full_config, labels, stale, wanted, locks, build)
-        layout = Layout.of(samples=stored, block=block, timesteps=layout.timesteps, shape=shape, dtype=dtype)
-        return TrajectoryWriter(target, layout, variables, keepbits, wanted, locks, set_aside)
-    except BaseException:
-        locks.close()
-        raise
-
-
-def _along_timestep(
-    timestep: ArrayLike,
-    alpha_bar: ArrayLike,
-    step: ArrayLike | None,
-    model_time: ArrayLike | None,
-    noise_sd: ArrayLike | None,
-) -> dict[str, NDArray[Any]]:
-    """Check the coordinates along timestep and derive the noise levels."""
-    times = np.asarray(timestep, np.int64)
-    if times.ndim != 1 or not len(times) or np.any(np.diff(times) >= 0):
-        raise ValueError("timestep must be a list of unique integers in descending order (high noise first)")
-    floats = times.astype(np.float64)
-    signal = _like(floats, alpha_bar, None, "alpha_bar")
-    with np.errstate(divide="ignore"):
-        sigma = np.sqrt((1 - signal) / signal)
-        log_snr = np.log(signal) - np.log1p(-signal)
-    return {
-        "timestep": times,
-        "step": _like(times, step, np.arange(len(times)), "step"),
-        "model_time": _like(floats, model_time, times, "model_time"),
-        "alpha_bar": signal,
-        "sigma": sigma,
-        "log_snr": log_snr,
-        "noise_sd": _like(floats, noise_sd, np.full(len(times), np.nan), "noise_sd"),
-    }
-
-
-def _like(pattern: NDArray[Any], values: ArrayLike | None, default: ArrayLike | None, name: str) -> NDArray[Any]:
-    """Read values, or a default, as an array of a pattern's type and shape."""
-    array = np.asarray(default if values is None else values, pattern.dtype)
-    if array.shape != pattern.shape:
-        raise ValueError(f"{name} has shape {array.shape}, expected {pattern.shape}")
-    return array
+def _column_bytes(layout: Layout) -> int:
+    return int(np.prod(layout.images)) * layout.chunk_timesteps * np.dtype(layout.dtype).itemsize
 
 
 class TrajectoryWriter:
-    """Takes the states of a reverse process step by step and writes them a whole shard at a time.
+    """Takes the states of a reverse process step by step and writes whole shards in the background.
 
     `pending` lists the blocks not yet finished, `set_aside` where a stale store went. Whatever goes wrong on the
     background thread is raised by the next call and by `close`. Leaving a block unfinished loses only that block.
@@ -174,7 +57,7 @@ class TrajectoryWriter:
         self,
         path: Path,
         layout: Layout,
-        variables: Mapping[str, tuple[str, ...]],
+        states: Sequence[str],
         keepbits: int | None,
         wanted: Sequence[int],
         locks: BlockLocks,
@@ -182,20 +65,23 @@ class TrajectoryWriter:
     ) -> None:
         self.path, self.layout, self.set_aside = path, layout, set_aside
         self.bytes_written = 0
-        self._variables = variables
+        self._states = tuple(states)
+        self._variables = (*states, "x_0")
         self._keepbits = keepbits
         self._locks = locks
-        self.pending = [block for block in wanted if not self._is_done(block)]
-        for name in variables:
+        self.pending = pending_blocks(path, wanted)
+        for name in self._variables:
             for block in self.pending:
-                for partial in (path / name).glob(f"c.{block}.*.partial"):
+                for partial in (path / name).glob(f"c.{'0.' * len(layout.lead)}{block}.*.partial"):
                     partial.unlink(missing_ok=True)
         self._block: int | None = None
         self._next = 0
         self._saturated = 0
-        self._filling: dict[str, ShardBuffer] = {}
-        self._free: dict[str, queue.Queue[ShardBuffer]] = {name: queue.Queue() for name in variables}
-        self._made = dict.fromkeys(variables, 0)
+        self._filling: dict[str, Column] = {}
+        # The column last given back is the next one taken: it may still be in a cache.
+        self._free: dict[str, queue.LifoQueue[Column]] = {name: queue.LifoQueue() for name in self._variables}
+        self._made = dict.fromkeys(self._variables, 0)
+        self._writing: dict[str, ShardFile] = {}
         self._error: BaseException | None = None
         keep_freed_memory()
         self._pool = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
@@ -215,36 +101,42 @@ class TrajectoryWriter:
     ) -> None:
         """Take one timestep of a block: arrays of (block, channel, y, x), copied before this returns.
 
-        step is the position along the stored timesteps and must come in order. Waits while the disk is behind.
+        In a fork store, arrays of (variant, replica, block, channel, y, x). step is the position along the stored
+        timesteps and must come in order. Waits while the disk is behind.
         """
         self._raise_error()
         if step == 0:
             self._begin(block)
-        if block != self._block or step != self._next:
+        if block != self._block or step != self._next or not self._states:
             raise ValueError(
                 f"block {block}, step {step} was put; expected block {self._block}, step {self._next}: steps come in "
                 "order, one block at a time"
+                if self._states
+                else f"step {step} was put into {self.path}, which keeps final samples only; expected finish alone"
             )
         states = {"x_t": x_t, "pred_x0": pred_x0, "log_variance": log_variance}
-        within = step % self.layout.shard_timesteps
-        for name, dims in self._variables.items():
-            if dims == STATE_DIMS:
-                if within == 0 and name not in self._filling:
-                    self._filling[name] = self._take_buffer(name)
-                self._copy(name, self._filling[name].at(within), states[name])
+        within = step % self.layout.chunk_timesteps
+        for name in self._states:
+            if name not in self._filling:
+                self._filling[name] = self._take_column(name)
+            self._copy(name, within, states[name])
         self._next += 1
-        if within + 1 == self.layout.shard_timesteps or self._next == self.layout.timesteps:
-            self._hand_over(block, step // self.layout.shard_timesteps)
+        if within + 1 == self.layout.chunk_timesteps or self._next == self.layout.timesteps:
+            for name in self._states:
+                self._filling[name].blank_from(within + 1)
+                self._hand_over(name, block, step // self.layout.chunk_timesteps)
 
     def finish(self, block: int, x_0: ArrayLike) -> None:
         """Take the final samples of a block and flag it as done once all its bytes are on disk."""
         self._raise_error()
-        if block != self._block or self._next != self.layout.timesteps:
+        if not self._states:
+            self._begin(block)
+        elif block != self._block or self._next != self.layout.timesteps:
             raise ValueError(f"block {block} was finished after {self._next} of {self.layout.timesteps} timesteps")
         if "x_0" not in self._filling:
-            self._filling["x_0"] = self._take_buffer("x_0")
-        self._copy("x_0", self._filling["x_0"].at(0), x_0)
-        self._hand_over(block, None)
+            self._filling["x_0"] = self._take_column("x_0")
+        self._copy("x_0", 0, x_0)
+        self._hand_over("x_0", block, 0)
         saturated = self._saturated
         self._work.put(lambda: self._flag(block, saturated))
         self._block = None
@@ -271,81 +163,89 @@ class TrajectoryWriter:
 
     def _shut(self) -> None:
         if self._thread.is_alive():
+            self._work.put(self._discard)
             self._work.put(None)
             self._thread.join()
             self._pool.shutdown()
             self._syncer.shutdown()
         self._locks.close()
 
-    def _is_done(self, block: int) -> bool:
-        flag = self.path / "done" / "c" / str(block)
-        return flag.is_file() and flag.read_bytes() == one_flag(1)
-
     def _begin(self, block: int) -> None:
         if block not in self.pending:
             raise ValueError(f"block {block} was put; this writer's blocks are {ranges(self.pending) or 'none'}")
+        if self._block is not None:
+            self._work.put(self._discard)
         self._block, self._next, self._saturated = block, 0, 0
-        for name, buffer in self._filling.items():
-            self._free[name].put(buffer)
+        for name, column in self._filling.items():
+            self._free[name].put(column)
         self._filling = {}
 
-    def _take_buffer(self, name: str) -> ShardBuffer:
-        if self._free[name].empty() and self._made[name] < BUFFERS:
+    def _take_column(self, name: str) -> Column:
+        state = name in self._states
+        limit = columns_at_most(self.layout) if state else COLUMNS_AT_LEAST
+        if self._free[name].empty() and self._made[name] < limit:
             self._made[name] += 1
-            states = self._variables[name] == STATE_DIMS
-            return ShardBuffer(
-                self.layout.block,
-                self.layout.shard_timesteps if states else 1,
-                (self.layout.chunk_samples, self.layout.chunk_timesteps if states else 1),
-                self.layout.shape,
-                self.layout.dtype if states else "float32",
-            )
-        buffer = self._free[name].get()
+            if state:
+                return Column(self.layout, self.layout.chunk_timesteps, self.layout.dtype)
+            return Column(self.layout, 1, "float32")
+        column = self._free[name].get()
         self._raise_error()
-        buffer.clear()
-        return buffer
+        return column
 
-    def _copy(self, name: str, place: NDArray[Any], values: ArrayLike | None) -> None:
-        expected = (self.layout.block, *self.layout.shape)
+    def _copy(self, name: str, within: int, values: ArrayLike | None) -> None:
         if values is None:
             raise ValueError(f"{name} is missing; this store was created with it")
         array = np.asarray(values)
+        if array.shape != self.layout.images:
+            raise ValueError(f"{name} has shape {array.shape}, expected {self.layout.images}: a whole block of images")
         kept = self.layout.samples_in(self._block or 0)
-        if array.shape != expected:
-            raise ValueError(f"{name} has shape {array.shape}, expected {expected}: a whole block of images")
-        if place.dtype == np.float16:
-            beyond = np.abs(array[:kept]) > FLOAT16_MAX
-            self._saturated += int(np.count_nonzero(beyond))
+        if name != "x_0" and self.layout.dtype == "float16":
+            inside = array[(slice(None),) * len(self.layout.lead) + (slice(kept),)]
+            self._saturated += int(np.count_nonzero(np.abs(inside) > FLOAT16_MAX))
             array = np.clip(array, -FLOAT16_MAX, FLOAT16_MAX)
-        place[...] = array.reshape(place.shape)
-        if kept < self.layout.block:
-            # place is a strided view, so the padding is blanked chunk by chunk
-            samples = place.shape[1]
-            for row in range(place.shape[0]):
-                place[row, max(0, kept - row * samples) :] = np.nan
+        self._filling[name].put(within, array, kept)
 
-    def _hand_over(self, block: int, shard: int | None) -> None:
-        names = ["x_0"] if shard is None else [n for n, d in self._variables.items() if d == STATE_DIMS]
-        for name in names:
-            key = f"c.{block}.0.0.0" if shard is None else f"c.{block}.{shard}.0.0.0"
-            buffer = self._filling.pop(name)
-            self._work.put(
-                lambda name=name, key=key, buffer=buffer: self._write(name, key, buffer, block)  # type: ignore[misc]
-            )
+    def _hand_over(self, name: str, block: int, column: int) -> None:
+        """Have a full column encoded, and written once the columns before it are."""
+        full = self._filling.pop(name)
+        state = name in self._states
+        keepbits = self._keepbits if state else None
+        encoded = {
+            row: self._pool.submit(encode, chunk, keepbits) for row, chunk in full.inside(self.layout.samples_in(block))
+        }
+        columns = self.layout.shard_timesteps // self.layout.chunk_timesteps if state else 1
+        shard, place = divmod(column, columns)
+        last = place + 1 == columns or not state or self._next == self.layout.timesteps
+        key = f"c.{'0.' * len(self.layout.lead)}{block}.{f'{shard}.' if state else ''}0.0.0"
+        self._work.put(lambda: self._write(name, self.path / name / key, columns, place, last, full, encoded))
 
-    def _write(self, name: str, key: str, buffer: ShardBuffer, block: int) -> None:
-        path = self.path / name / key
-        keepbits = self._keepbits if self._variables[name] == STATE_DIMS else None
+    def _write(
+        self, name: str, path: Path, columns: int, place: int, last: bool, full: Column, encoded: dict[int, Encoded]
+    ) -> None:
         try:
             if self._error is None:
-                write_shard(path, buffer, self.layout.samples_in(block), keepbits, self._pool)
-                self.bytes_written += path.stat().st_size
-                # the disk takes this shard while the next one is encoded
-                self._syncing.append(self._syncer.submit(sync, path))
+                if name not in self._writing:
+                    rows = self.layout.leads * self.layout.block // self.layout.chunk_samples
+                    self._writing[name] = ShardFile(path, rows, columns)
+                for row, chunk in encoded.items():
+                    self._writing[name].append(row, place, chunk.result())
+                if last:
+                    self.bytes_written += self._writing[name].complete()
+                    del self._writing[name]
+                    # the disk takes this shard while the next one is encoded
+                    self._syncing.append(self._syncer.submit(sync, path))
         except BaseException as error:
-            self._error = error  # before the buffer is free: whoever waits for it must see the error
+            self._error = error  # before the column is free: whoever waits for it must see the error
         finally:
-            self._free[name].put(buffer)
+            for chunk in encoded.values():  # a column must not be filled again while it is being encoded
+                chunk.exception()
+            self._free[name].put(full)
+
+    def _discard(self) -> None:
+        """Remove the shards of a block that was left unfinished."""
+        for shard in self._writing.values():
+            shard.discard()
+        self._writing = {}
 
     def _flag(self, block: int, saturated: int) -> None:
         if self._error is not None:
@@ -357,8 +257,7 @@ class TrajectoryWriter:
             sync(self.path / name)
         if self.layout.dtype == "float16":
             replace_file(self.path / "saturated" / "c" / str(block), one_flag(saturated, "int64"))
-        replace_file(self.path / "done" / "c" / str(block), one_flag(1))
-        sync(self.path / "done" / "c")
+        flag_done(self.path, block)
 
     def _drain(self) -> None:
         while (task := self._work.get()) is not None:
@@ -373,3 +272,15 @@ class TrajectoryWriter:
                 f"writing {self.path} failed: {self._error}. Finished blocks are safe; mend the cause and run the same "
                 "command again"
             ) from self._error
+
+
+def pending_blocks(path: Path, wanted: Sequence[int]) -> list[int]:
+    """List the wanted blocks of a store that are not flagged as done."""
+    flags = {block: path / "done" / "c" / str(block) for block in wanted}
+    return [block for block, flag in flags.items() if not (flag.is_file() and flag.read_bytes() == one_flag(1))]
+
+
+def flag_done(path: Path, block: int) -> None:
+    """Flag a block as done; its bytes must be on disk."""
+    replace_file(path / "done" / "c" / str(block), one_flag(1))
+    sync(path / "done" / "c")

@@ -53,8 +53,8 @@ def test_our_shards_are_byte_for_byte_those_of_zarr_python(tmp_path):
 
 def test_each_shard_is_written_once(tmp_path, monkeypatch):
     written = []
-    original = shards.write_shard
-    monkeypatch.setattr("stores.writer.write_shard", lambda path, *a: written.append(path) or original(path, *a))
+    original = shards.ShardFile
+    monkeypatch.setattr("stores.writer.ShardFile", lambda path, *a: written.append(path) or original(path, *a))
     path = runs.make(tmp_path / "run.zarr", 10)
     on_disk = sorted(file for name in ("x_t", "pred_x0", "x_0") for file in (path / name).glob("c.*"))
     assert sorted(written) == on_disk
@@ -74,14 +74,14 @@ def test_the_callers_buffer_is_not_aliased(tmp_path):
 
 
 def test_an_error_on_the_thread_surfaces_and_the_finished_blocks_stay(tmp_path, monkeypatch):
-    original = shards.write_shard
+    original = shards.ShardFile.append
 
-    def full_disk(path, *arguments):
-        if path.name.startswith("c.1."):
+    def full_disk(self, *arguments):
+        if self.path.name.startswith("c.1."):
             raise OSError(28, "No space left on device")
-        original(path, *arguments)
+        original(self, *arguments)
 
-    monkeypatch.setattr("stores.writer.write_shard", full_disk)
+    monkeypatch.setattr(shards.ShardFile, "append", full_disk)
     store = runs.create(tmp_path / "run.zarr")
     with pytest.raises(stores.StoreError, match="No space left on device"), store:
         runs.fill(store)
@@ -98,7 +98,7 @@ def test_close_raises_what_went_wrong_after_the_last_call(tmp_path, monkeypatch)
         raise OSError("gone")
 
     store = runs.create(tmp_path / "run.zarr", 4)
-    monkeypatch.setattr("stores.writer.write_shard", broken)
+    monkeypatch.setattr(shards.ShardFile, "complete", broken)
     with contextlib.suppress(stores.StoreError):
         runs.fill(store)
     with pytest.raises(stores.StoreError, match="gone"):
@@ -336,7 +336,7 @@ def test_a_failed_extension_leaves_a_complete_store_complete(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     before = runs.digest(runs.make(tmp_path / "run.zarr", 10))
-    monkeypatch.setattr("stores.writer.build_trajectories", full_disk)
+    monkeypatch.setattr("stores.creation.build_trajectories", full_disk)
     with pytest.raises(OSError, match="No space"):
         runs.create(tmp_path / "run.zarr", 16)
     assert runs.digest(tmp_path / "run.zarr") == before

@@ -1,0 +1,144 @@
+"""Write what was read off whole blocks: arrays that are there at once, flagged block by block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
+
+from stores.claim import ranges
+from stores.layout import (
+    FLAT_KEYS,
+    SHARD_BYTES,
+    Coord,
+    Layout,
+    bitshuffle_lz4,
+    build_store,
+    replace_file,
+    sync,
+)
+from stores.locks import BlockLocks
+from stores.shards import encode
+from stores.writer import flag_done, pending_blocks
+
+
+class Variable(NamedTuple):
+    """A float32 variable of a readout: its dims, their lengths, what it is."""
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    long_name: str
+    units: str
+
+    def chunk(self, block: int) -> tuple[int, ...]:
+        """Lengths of a chunk: a block of samples, as many timesteps as fit a shard, everything else whole."""
+        lengths = [block if dim == "sample" else length for dim, length in zip(self.dims, self.shape, strict=True)]
+        if "timestep" in self.dims:
+            along = self.dims.index("timestep")
+            rest = math.prod(lengths) // lengths[along] * np.dtype("float32").itemsize
+            lengths[along] = max(1, min(lengths[along], SHARD_BYTES // rest))
+        return tuple(lengths)
+
+
+def build_readout(
+    path: Path,
+    layout: Layout,
+    variables: Mapping[str, Variable],
+    *,
+    coords: Mapping[str, Coord],
+    attrs: Mapping[str, Any],
+) -> None:
+    """Write the metadata and coordinates of a readout store into an empty folder."""
+
+    def build(group: zarr.Group) -> None:
+        for name, variable in variables.items():
+            group.create_array(
+                name,
+                shape=variable.shape,
+                chunks=variable.chunk(layout.block),
+                dtype="float32",
+                fill_value=np.nan,
+                compressors=[bitshuffle_lz4(4), Crc32cCodec()],
+                chunk_key_encoding=FLAT_KEYS,
+                dimension_names=list(variable.dims),
+                attributes={"long_name": variable.long_name, "units": variable.units},
+            )
+
+    build_store(path, layout, coords=coords, attrs=attrs, build=build)
+
+
+class BlockWriter:
+    """Takes what was read off a block of samples and writes it at once.
+
+    `pending` lists the blocks not yet written, `set_aside` where a stale store went.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        layout: Layout,
+        variables: Mapping[str, Variable],
+        wanted: Sequence[int],
+        locks: BlockLocks,
+        set_aside: Path | None,
+    ) -> None:
+        self.path, self.layout, self.set_aside = path, layout, set_aside
+        self.bytes_written = 0
+        self.pending = pending_blocks(path, wanted)
+        self._variables = variables
+        self._locks = locks
+
+    def write(self, block: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write a block's arrays, each with the samples of the block that are kept, and flag the block as done.
+
+        Raises ValueError for a block that is not pending, or an array that is missing or has another shape.
+        """
+        if block not in self.pending:
+            raise ValueError(f"block {block} was written; this writer's blocks are {ranges(self.pending) or 'none'}")
+        if arrays.keys() != self._variables.keys():
+            raise ValueError(f"{', '.join(arrays)} were written, expected {', '.join(self._variables)}")
+        for name, variable in self._variables.items():
+            kept = self.layout.samples_in(block)
+            expected = tuple(
+                kept if dim == "sample" else length for dim, length in zip(variable.dims, variable.shape, strict=True)
+            )
+            if arrays[name].shape != expected:
+                raise ValueError(f"{name} of block {block} has shape {arrays[name].shape}, expected {expected}")
+        for name, variable in self._variables.items():
+            self._write(name, variable, block, np.asarray(arrays[name], np.float32))
+            sync(self.path / name)
+        flag_done(self.path, block)
+        self.pending = [other for other in self.pending if other != block]
+
+    def close(self) -> None:
+        """Give the locks back."""
+        self._locks.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, name: str, variable: Variable, block: int, values: NDArray[np.float32]) -> None:
+        """Write the chunks of one variable; what lies outside the array is NaN, as Zarr fills it."""
+        lengths = variable.chunk(self.layout.block)
+        counts = [-(-size // length) for size, length in zip(values.shape, lengths, strict=True)]
+        along = variable.dims.index("sample")
+        for place in np.ndindex(*counts):
+            inside = values[tuple(slice(k * n, (k + 1) * n) for k, n in zip(place, lengths, strict=True))]
+            chunk = np.full(lengths, np.nan, np.float32)
+            chunk[tuple(slice(n) for n in inside.shape)] = inside
+            content = b"".join(encode(chunk, None))
+            key = ".".join(["c", *(str(block if axis == along else k) for axis, k in enumerate(place))])
+            replace_file(self.path / name / key, content)
+            self.bytes_written += len(content)

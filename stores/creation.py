@@ -1,0 +1,337 @@
+"""Open a store for writing: make it, resume it, extend it, refuse it or set it aside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stores.blocks import BlockWriter, Variable, build_readout
+from stores.claim import claim
+from stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
+from stores.locks import BlockLocks
+from stores.writer import TrajectoryWriter
+
+UNITS = {"log_snr": "nat"}
+
+Stale = Literal["refuse", "set-aside"]
+Writer = TypeVar("Writer")
+
+
+def create(
+    path: str | os.PathLike[str],
+    *,
+    timestep: ArrayLike,
+    alpha_bar: ArrayLike,
+    shape: tuple[int, int, int],
+    samples: int,
+    block: int,
+    config: Mapping[str, Any],
+    step: ArrayLike | None = None,
+    model_time: ArrayLike | None = None,
+    noise_sd: ArrayLike | None = None,
+    label: ArrayLike | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
+    keepbits: int | None = None,
+    log_variance: bool = False,
+    valid_range: tuple[float, float] = (-1.0, 1.0),
+    environment: Mapping[str, Any] | None = None,
+    stale: Stale = "refuse",
+    blocks: Iterable[int] | None = None,
+) -> TrajectoryWriter:
+    """Open a trajectory store for writing: make it, resume it, or extend it.
+
+    timestep is the descending list of stored timesteps; alpha_bar, step, model_time and noise_sd go along it, label
+    along the samples (-1 for none). shape is (channel, y, x). config names every input the numbers depend on: a store
+    with another config is refused, or set aside. keepbits rounds float32 mantissas to that many bits. blocks limits
+    this writer to some blocks, so that several processes can share a run.
+
+    Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
+    """
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"dtype {dtype!r} was given, expected float32 or float16")
+    if keepbits is not None and (dtype != "float32" or not 1 <= keepbits <= 22):
+        raise ValueError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
+    _at_least_one(samples=samples, block=block)
+    along_timestep = _along_timestep(timestep, alpha_bar, step, model_time, noise_sd)
+    return _open_states(
+        Path(path),
+        "trajectories",
+        Layout.of(samples=samples, block=block, timesteps=len(along_timestep["timestep"]), shape=shape, dtype=dtype),
+        ("x_t", "pred_x0", *(["log_variance"] if log_variance else [])),
+        along_timestep,
+        {},
+        label,
+        {"keepbits": keepbits, "log_variance": log_variance},
+        keepbits,
+        config,
+        valid_range,
+        environment,
+        stale,
+        blocks,
+    )
+
+
+def create_forks(
+    path: str | os.PathLike[str],
+    *,
+    variant: Mapping[str, ArrayLike],
+    replicas: int,
+    timestep: ArrayLike,
+    alpha_bar: ArrayLike,
+    shape: tuple[int, int, int],
+    samples: int,
+    block: int,
+    config: Mapping[str, Any],
+    states: bool = False,
+    step: ArrayLike | None = None,
+    model_time: ArrayLike | None = None,
+    label: ArrayLike | None = None,
+    valid_range: tuple[float, float] = (-1.0, 1.0),
+    environment: Mapping[str, Any] | None = None,
+    stale: Stale = "refuse",
+    blocks: Iterable[int] | None = None,
+) -> TrajectoryWriter:
+    """Open a fork store for writing: make it, resume it, or extend it.
+
+    variant maps the name of a coordinate to its value for every fork, `at` among them: the timestep it starts from.
+    Replicas are numbered from 1. states keeps x_t and pred_x0 along timestep beside the final samples; NaN is put
+    where a fork has no state. All else is as for `create`.
+
+    Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
+    """
+    _at_least_one(samples=samples, block=block, replicas=replicas)
+    if "at" not in variant:
+        raise ValueError(f"variant has {', '.join(variant) or 'nothing'}; expected `at` among its coordinates")
+    along_variant = {name: np.asarray(values) for name, values in variant.items()}
+    count = len(along_variant["at"])
+    if not count or any(values.shape != (count,) for values in along_variant.values()):
+        shapes = ", ".join(f"{name} {values.shape}" for name, values in along_variant.items())
+        raise ValueError(f"variant has coordinates of shapes {shapes}; expected one value for every fork")
+    along_timestep = _along_timestep(timestep, alpha_bar, step, model_time, None)
+    del along_timestep["noise_sd"]
+    forks = {
+        "variant": Coord.known("variant", "variant", np.arange(count)),
+        "replica": Coord.known("replica", "replica", np.arange(1, replicas + 1)),
+        **{name: Coord.known(name, "variant", values) for name, values in along_variant.items()},
+    }
+    return _open_states(
+        Path(path),
+        "fork",
+        Layout.of(
+            samples=samples,
+            block=block,
+            timesteps=len(along_timestep["timestep"]),
+            shape=shape,
+            dtype="float32",
+            lead=(count, replicas),
+        ),
+        ("x_t", "pred_x0") if states else (),
+        along_timestep,
+        forks,
+        label,
+        {"variant": {name: values.tolist() for name, values in along_variant.items()}, "replicas": replicas},
+        None,
+        config,
+        valid_range,
+        environment,
+        stale,
+        blocks,
+    )
+
+
+def create_readout(
+    path: str | os.PathLike[str],
+    *,
+    variables: Mapping[str, tuple[tuple[str, ...], str, str]],
+    coords: Mapping[str, tuple[str, ArrayLike, str, str]],
+    samples: int,
+    block: int,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any] | None = None,
+    stale: Stale = "refuse",
+    blocks: Iterable[int] | None = None,
+) -> BlockWriter:
+    """Open a readout store for writing: make it, resume it, or extend it.
+
+    variables maps a name to (dims, long_name, units), `sample` among the dims; coords a name to (dim, values, units,
+    long_name), and gives every dim but `channel`, `y` and `x` its length. Values are float32. All else is as for
+    `create`.
+
+    Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
+    """
+    _at_least_one(samples=samples, block=block)
+    numbers = np.arange(samples, dtype="int64")
+    described = {
+        "sample": Coord.known("sample", "sample", numbers),
+        **{
+            name: Coord(dim, np.asarray(values), units, long_name)
+            for name, (dim, values, units, long_name) in coords.items()
+            if name != "sample"
+        },
+    }
+    if "label" not in described:
+        described["label"] = Coord.known("label", "sample", np.full(samples, -1))
+    lengths = {coord.dim: len(coord.values) for coord in described.values()}
+    for name, (dims, _, _) in variables.items():
+        if "sample" not in dims or (unknown := [dim for dim in dims if dim not in lengths]):
+            raise ValueError(
+                f"{name} has dims {', '.join(dims)}; expected `sample` among them, and a coordinate along each"
+                + (f" ({', '.join(unknown)} has none)" if "sample" in dims else "")
+            )
+    specs = {
+        name: Variable(dims, tuple(lengths[dim] for dim in dims), long_name, units)
+        for name, (dims, long_name, units) in variables.items()
+    }
+    layout = Layout.of(samples=samples, block=block, timesteps=1, shape=(1, 1, 1), dtype="float32")
+    fixed = {name: coord for name, coord in described.items() if coord.dim != "sample"}
+    store = {
+        "block": block,
+        "variables": {name: list(spec.dims) for name, spec in specs.items()},
+        "coordinates": fingerprint({name: list(map(_steady, coord.values.tolist())) for name, coord in fixed.items()}),
+    }
+    attrs = _attrs("readout", {**config, "store": store}, environment)
+
+    def build(at: Path) -> None:
+        build_readout(at, layout, specs, coords=described, attrs=attrs)
+
+    def writer(stored: int, wanted: Sequence[int], locks: BlockLocks, set_aside: Path | None) -> BlockWriter:
+        return BlockWriter(Path(path), layout.resized(stored), specs, wanted, locks, set_aside)
+
+    return _claimed(
+        Path(path), "readout", layout, {**config, "store": store}, described["label"], stale, blocks, build, writer
+    )
+
+
+def _open_states(
+    path: Path,
+    kind: str,
+    layout: Layout,
+    states: Sequence[str],
+    along_timestep: Mapping[str, NDArray[Any]],
+    along_lead: Mapping[str, Coord],
+    label: ArrayLike | None,
+    choices: Mapping[str, Any],
+    keepbits: int | None,
+    config: Mapping[str, Any],
+    valid_range: tuple[float, float],
+    environment: Mapping[str, Any] | None,
+    stale: str,
+    blocks: Iterable[int] | None,
+) -> TrajectoryWriter:
+    """Open a store of images, with or without the states on the way to them."""
+    numbers = np.arange(layout.samples, dtype="int64")
+    labels = Coord.known("label", "sample", _like(numbers, label, np.full(layout.samples, -1), "label"))
+    store = {
+        "block": layout.block,
+        "shape": list(layout.shape),
+        "dtype": layout.dtype,
+        "valid_range": list(valid_range),
+        "coordinates": fingerprint({n: list(map(_steady, values.tolist())) for n, values in along_timestep.items()}),
+        **choices,
+    }
+    if along_lead:
+        store["states"] = list(states)
+    full_config = {**config, "store": store}
+    coords = {
+        **along_lead,
+        **{n: Coord.known(n, "timestep", values, UNITS.get(n, "1")) for n, values in along_timestep.items()},
+        "sample": Coord.known("sample", "sample", numbers),
+        "label": labels,
+    }
+    attrs = _attrs(kind, full_config, environment)
+
+    def build(at: Path) -> None:
+        build_trajectories(at, layout, states=states, coords=coords, attrs=attrs, valid_range=valid_range)
+
+    def writer(stored: int, wanted: Sequence[int], locks: BlockLocks, set_aside: Path | None) -> TrajectoryWriter:
+        return TrajectoryWriter(path, layout.resized(stored), states, keepbits, wanted, locks, set_aside)
+
+    return _claimed(path, kind, layout, full_config, labels, stale, blocks, build, writer)
+
+
+def _claimed(
+    path: Path,
+    kind: str,
+    layout: Layout,
+    config: Mapping[str, Any],
+    label: Coord,
+    stale: str,
+    blocks: Iterable[int] | None,
+    build: Callable[[Path], None],
+    writer: Callable[[int, Sequence[int], BlockLocks, Path | None], Writer],
+) -> Writer:
+    """Bring the store to the asked state, hold the blocks to be written, and open a writer on them."""
+    wanted = list(range(layout.blocks)) if blocks is None else sorted(set(blocks))
+    if not wanted or wanted[0] < 0 or wanted[-1] >= layout.blocks:
+        raise ValueError(
+            f"blocks {wanted} were asked for, {layout.samples} samples in blocks of {layout.block} have 0 to "
+            f"{layout.blocks - 1}"
+        )
+    locks = BlockLocks(path)
+    try:
+        set_aside, stored = claim(path, kind, layout, config, label.values, stale, wanted, locks, build)
+        return writer(stored, wanted, locks, set_aside)
+    except BaseException:
+        locks.close()
+        raise
+
+
+def _attrs(kind: str, config: Mapping[str, Any], environment: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "format": FORMAT,
+        "config": canonical_json(dict(config)),
+        "fingerprint": fingerprint(config),
+        "environment": canonical_json(dict(environment or {})),
+    }
+
+
+def _steady(value: Any) -> str:
+    """Write a coordinate to 12 digits: the last bits of a cosine or a logarithm differ between machines."""
+    return value if isinstance(value, str) else f"{value:.12g}"
+
+
+def _at_least_one(**counts: int) -> None:
+    if min(counts.values()) < 1:
+        given = " and ".join(f"{name}={count}" for name, count in counts.items())
+        raise ValueError(f"{given} were given, each must be at least 1")
+
+
+def _along_timestep(
+    timestep: ArrayLike,
+    alpha_bar: ArrayLike,
+    step: ArrayLike | None,
+    model_time: ArrayLike | None,
+    noise_sd: ArrayLike | None,
+) -> dict[str, NDArray[Any]]:
+    """Check the coordinates along timestep and derive the noise levels."""
+    times = np.asarray(timestep, np.int64)
+    if times.ndim != 1 or not len(times) or np.any(np.diff(times) >= 0):
+        raise ValueError("timestep must be a list of unique integers in descending order (high noise first)")
+    floats = times.astype(np.float64)
+    signal = _like(floats, alpha_bar, None, "alpha_bar")
+    with np.errstate(divide="ignore"):
+        sigma = np.sqrt((1 - signal) / signal)
+        log_snr = np.log(signal) - np.log1p(-signal)
+    return {
+        "timestep": times,
+        "step": _like(times, step, np.arange(len(times)), "step"),
+        "model_time": _like(floats, model_time, times, "model_time"),
+        "alpha_bar": signal,
+        "sigma": sigma,
+        "log_snr": log_snr,
+        "noise_sd": _like(floats, noise_sd, np.full(len(times), np.nan), "noise_sd"),
+    }
+
+
+def _like(pattern: NDArray[Any], values: ArrayLike | None, default: ArrayLike | None, name: str) -> NDArray[Any]:
+    """Read values, or a default, as an array of a pattern's type and shape."""
+    array = np.asarray(default if values is None else values, pattern.dtype)
+    if array.shape != pattern.shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {pattern.shape}")
+    return array
