@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 import dask.array as da
 import numpy as np
@@ -12,8 +14,11 @@ from numpy.typing import NDArray
 
 IMAGE = ("channel", "y", "x")
 
-INDICES = {5: "stcyx", 4: "scyx", 3: "stp", 2: "sp"}
-"""Axes by number of dims: images with and without timesteps, codes with and without."""
+INDICES = {6: "vrscyx", 5: "stcyx", 4: "scyx", 3: "stp", 2: "sp"}
+"""Axes by number of dims: images of forks, with and without timesteps, codes with and without."""
+
+WITHIN = str.maketrans("", "", "rcyxp")
+"""What a kernel sums over: replicas and pixels."""
 
 
 def require(ds: xr.Dataset, names: Sequence[str]) -> None:
@@ -39,14 +44,23 @@ def value_range(ds: xr.Dataset) -> tuple[float, float]:
 
 
 def images(variable: xr.DataArray) -> da.Array:
-    """Take a variable as a Dask array of whole images, cut as stored along sample and timestep."""
+    """Take a variable as a Dask array of whole images and all replicas, cut as stored along the other dims."""
     array = variable.data
-    leading = array.ndim - len(IMAGE)
     if not isinstance(array, da.Array):
-        # cut along sample alone, blocks of an array in memory are contiguous and need no copy
-        array = da.from_array(array, chunks=("auto", *(-1,) * (array.ndim - 1)), name=False)
-    whole: da.Array = array.rechunk(dict.fromkeys(range(leading, array.ndim), -1))
+        array = _in_memory(array)
+    uncut = [axis for axis, dim in enumerate(variable.dims) if dim in ("replica", *IMAGE)]
+    whole: da.Array = array.rechunk(dict.fromkeys(uncut, -1))
     return whole
+
+
+def _in_memory(array: NDArray[Any]) -> da.Array:
+    """Cut an array in memory along its first axis alone: its blocks are contiguous, and views (from_array copies)."""
+    chunks = da.core.normalize_chunks(("auto", *(-1,) * (array.ndim - 1)), array.shape, dtype=array.dtype)
+    edges = np.cumsum([0, *chunks[0]])
+    name = f"in-memory-{uuid4()}"
+    rest = (0,) * (array.ndim - 1)
+    parts = {(name, i, *rest): array[first:last] for i, (first, last) in enumerate(pairwise(edges))}
+    return da.Array(parts, name, chunks, meta=array[:0])
 
 
 def aligned(states: da.Array, x_0: da.Array) -> da.Array:
@@ -65,6 +79,8 @@ def per_image(
 ) -> da.Array:
     """Apply a kernel that returns one value, or `width` values, per image: (sample, timestep[, column]).
 
+    Images of forks give (variant, sample[, column]), one cell for all replicas.
+
     The kernel gets each block of `states`, then the blocks of `others` with the same samples, each one plain
     contiguous array, float32 where it held floats; one task per block of `states`.
     """
@@ -72,7 +88,7 @@ def per_image(
     def whole(*blocks: Any) -> NDArray[Any]:
         return kernel(*(_contiguous(block) for block in blocks), **options)
 
-    lead = INDICES[states.ndim].rstrip("cyxp")
+    lead = INDICES[states.ndim].translate(WITHIN)
     cut = [part for array in (states, *others) for part in (array, INDICES[array.ndim])]
     values: da.Array = da.blockwise(
         whole,
@@ -92,14 +108,51 @@ def _contiguous(block: Any) -> NDArray[Any]:
     return np.ascontiguousarray(block, np.float32 if block.dtype.kind == "f" else None)
 
 
+def per_cell(
+    kernel: Callable[..., NDArray[Any]],
+    *variables: xr.DataArray,
+    within: list[list[str]],
+    width: int,
+    **options: Any,
+) -> xr.DataArray:
+    """Apply a kernel along the dims `within` of each variable, which it gets last: `width` float64 values per cell.
+
+    The kernel gets blocks as `per_image` does, and returns (..., column).
+    """
+
+    def whole(*blocks: NDArray[Any]) -> NDArray[Any]:
+        return kernel(*map(_contiguous, blocks), **options)
+
+    lazy = [v if v.chunks is not None else v.copy(data=da.from_array(v.data, -1, name=False)) for v in variables]
+    uncut = [variable.chunk(dict.fromkeys(dims, -1)) for variable, dims in zip(lazy, within, strict=True)]
+    values: xr.DataArray = xr.apply_ufunc(
+        whole,
+        *uncut,
+        input_core_dims=within,
+        output_core_dims=[["column"]],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": {"column": width}},
+    )
+    return values.drop_vars(list(values.coords))
+
+
 def over_samples(values: da.Array, statistics: Callable[[NDArray[Any]], NDArray[Any]], rows: int) -> da.Array:
-    """Reduce (sample, timestep) to (row, timestep), all samples of a run of timesteps at once, in order."""
+    """Reduce (sample, ...) to (row, ...), all samples at once, in order.
+
+    `statistics` takes (sample, column) to (row, column).
+    """
     gathered = values.rechunk({0: -1})
+
+    def reduce(block: NDArray[Any]) -> NDArray[Any]:
+        columns = np.ascontiguousarray(block).reshape(len(block), -1)
+        return statistics(columns).reshape(rows, *block.shape[1:])
+
     reduced: da.Array = da.map_blocks(
-        lambda block: statistics(np.ascontiguousarray(block)),
+        reduce,
         gathered,
-        chunks=((rows,), gathered.chunks[1]),
+        chunks=((rows,), *gathered.chunks[1:]),
         dtype=np.float64,
-        meta=np.empty((0, 0)),
+        meta=np.empty((0,) * gathered.ndim),
     )
     return reduced

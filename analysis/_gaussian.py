@@ -128,3 +128,61 @@ def ssim_gaussian(states: Array, x_0: Array, low: float, scale: float, weights: 
                 over_windows += total[i]
             values[k, t] = over_windows / (channels * tall * wide)
     return values
+
+
+@compiled
+def _add_across_product(
+    down: Array, width: int, half: tuple[float, ...], x: tuple[Array, Array], y: tuple[Array, Array], total: Array
+) -> None:
+    """Finish the window means of x y, and add every row of the index to `total`; x and y are (means, of squares)."""
+    for r in range(x[0].shape[0]):
+        source = down[r * width :]
+        mean_x, mean_xx, mean_y, mean_yy = x[0][r], x[1][r], y[0][r], y[1][r]
+        for i in range(U(total.size)):
+            product = _weigh_from(source, i, half)
+            total[i] += similarity(mean_x[i], mean_xx[i], product, mean_y[i], mean_yy[i], 1.0)
+
+
+@compiled
+def ssim_gaussian_pairs(images: Array, low: float, scale: float, weights: Array) -> Array:
+    """Average what `ssim_gaussian` gives over all pairs of replicas: (variant, sample).
+
+    `images` is (variant, replica, sample, channel, y, x). Each image is weighed once, each pair its product.
+    """
+    variants, replicas, samples, channels, height, width = images.shape
+    half = (weights[0], weights[1], weights[2], weights[3], weights[4], weights[5])
+    tall, wide = height - 10, width - 10
+    padded = -(-wide // VECTOR) * VECTOR
+    pixels, room = height * width, (height + 1) * width
+    x, product = np.zeros((replicas, room)), np.zeros(room)
+    down = np.zeros((tall + 1) * width + VECTOR)
+    mean, mean_square = np.empty((replicas, tall, padded)), np.empty((replicas, tall, padded))
+    pairs = replicas * (replicas - 1) // 2
+    total = np.empty((pairs, padded))
+    flat = images.reshape(variants, replicas, samples, channels, pixels)
+    values = np.zeros((variants, samples))
+    for v in range(variants):
+        for s in range(samples):
+            total[:] = 0.0
+            for c in range(channels):
+                pair = 0
+                for a in range(replicas):
+                    _unit(flat[v, a, s, c], low, scale, x[a])
+                    _weigh_down(x[a], tall, width, half, down)
+                    _weigh_across(down, width, half, mean[a])
+                    _multiply(x[a], x[a], product)
+                    _weigh_down(product, tall, width, half, down)
+                    _weigh_across(down, width, half, mean_square[a])
+                    for b in range(a):
+                        _multiply(x[a], x[b], product)
+                        _weigh_down(product, tall, width, half, down)
+                        means = (mean[a], mean_square[a]), (mean[b], mean_square[b])
+                        _add_across_product(down, width, half, means[0], means[1], total[pair])
+                        pair += 1
+            for pair in range(pairs):
+                over_windows = 0.0
+                for i in range(wide):
+                    over_windows += total[pair, i]
+                values[v, s] += over_windows / (channels * tall * wide)
+            values[v, s] /= pairs
+    return values

@@ -1,6 +1,8 @@
-"""The compiled loops behind entropies: grey codes, joint histograms of codes, sums of c log2 c over their cells.
+"""The compiled loops behind entropies: grey codes, joint histograms of codes, sums over their cells.
 
-Counts are integers; every float sum runs in float64 and in an order fixed by samples, pixels and codes.
+A histogram enters an entropy by two sums over its cells: of c log2 c, and of c G(c) / ln 2 for Grassberger's
+estimator. They are added up as integers, in units of 1 / `scale_of(pairs)`: such sums are exact, so they are the
+same in any order, a sum grows pixel by pixel to what it is cell by cell, and equal histograms differ by 0.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from analysis._kernels import compiled
 Array = NDArray[Any]
 
 SMALL_COUNTS = 4096
-"""Below this many, c log2 c is looked up rather than computed."""
+"""Below this many, a cell's weight is looked up rather than computed."""
+
+COLUMNS = ("stepwise", "state", "x_0", "joint", "mutual", "miller_madow", "grassberger", "jackknife")
+"""What the kernels of pooled entropies write; those of single images write the first five."""
 
 
 @compiled
@@ -28,115 +33,161 @@ def grey_codes(images: Array, low: np.float32, scale: np.float32, shift: int) ->
     samples, steps, channels, pixels = images.shape
     codes = np.empty((samples, steps, pixels), np.uint8)
     least, most = np.float32(0), np.float32(255)
+    # Whole numbers below 2^24 are exact in float32, which vectorises better than integers.
+    of_red, of_green, of_blue, half = np.float32(19595), np.float32(38470), np.float32(7471), np.float32(32768)
     for k in range(samples):
         for t in range(steps):
             image, out = images[k, t], codes[k, t]
             if channels == 1:
                 for p in range(pixels):
-                    grey = np.int32(min(max(np.rint((image[0, p] - low) * scale), least), most))
+                    grey = np.int32(np.rint(min(max((image[0, p] - low) * scale, least), most)))
                     out[p] = np.uint8(grey >> shift)
             else:
                 for p in range(pixels):
-                    red = np.int32(min(max(np.rint((image[0, p] - low) * scale), least), most))
-                    green = np.int32(min(max(np.rint((image[1, p] - low) * scale), least), most))
-                    blue = np.int32(min(max(np.rint((image[2, p] - low) * scale), least), most))
-                    grey = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
+                    red = np.rint(min(max((image[0, p] - low) * scale, least), most))
+                    green = np.rint(min(max((image[1, p] - low) * scale, least), most))
+                    blue = np.rint(min(max((image[2, p] - low) * scale, least), most))
+                    grey = np.int32(of_red * red + of_green * green + of_blue * blue + half) >> 16
                     out[p] = np.uint8(grey >> shift)
     return codes
 
 
 @compiled
-def c_log_c(most: int) -> Array:
-    """Tabulate c log2 c for c = 0..most, with 0 log 0 = 0."""
-    table = np.zeros(most + 1)
-    for c in range(2, most + 1):
-        table[c] = c * np.log2(c)
+def scale_of(pairs: int) -> float:
+    """Choose how many units make one bit: a power of two with which no sum over `pairs` pixel pairs overflows."""
+    most = pairs * (2 + np.log2(pairs))
+    return float(2.0 ** (61 - np.ceil(np.log2(most))))
+
+
+@compiled
+def _plug_in(c: int, scale: float) -> np.int64:
+    return np.int64(np.rint(c * np.log2(c) * scale)) if c > 1 else np.int64(0)
+
+
+@compiled
+def _g(n: int) -> float:
+    """G(n) = psi(n) + (-1)^n / 2 [psi((n + 1) / 2) - psi(n / 2)], which is ln 2 + psi(floor(n / 2) + 1 / 2)."""
+    m = n // 2
+    if m < 32:
+        total = -float(np.euler_gamma + np.log(2.0))
+        for k in range(1, m + 1):
+            total += 2.0 / (2 * k - 1)
+        return total
+    square = 1.0 / (float(m) * m)
+    return float(np.log(2.0 * m)) + square * (1 / 24 - square * (7 / 960 - square * (31 / 8064 - square * 127 / 30720)))
+
+
+@compiled
+def _grassberger(c: int, scale: float) -> np.int64:
+    return np.int64(np.rint(c * _g(c) / np.log(2.0) * scale)) if c > 0 else np.int64(0)
+
+
+@compiled
+def weights(most: int, scale: float) -> Array:
+    """Tabulate c log2 c and c G(c) / ln 2 for c = 0..most in units: (2, c), both 0 for an empty cell."""
+    table = np.empty((2, most + 1), np.int64)
+    for c in range(most + 1):
+        table[0, c] = _plug_in(c, scale)
+        table[1, c] = _grassberger(c, scale)
     return table
 
 
 @compiled
-def _write_bits(joint: float, state: float, x_0: float, whole: float, pairs: int, out: Array) -> None:
+def increments(most: int, scale: float) -> Array:
+    """Tabulate what the weights grow by when a cell's count goes from c to c + 1, for c = 0..most-1: (2, c)."""
+    table = weights(most, scale)
+    return table[:, 1:] - table[:, :-1]
+
+
+@compiled
+def plug_in_of(c: int, table: Array, scale: float) -> int:
+    """Look c log2 c up in `table` (of `weights`), or compute it."""
+    return int(table[0, c] if c < table.shape[1] else _plug_in(c, scale))
+
+
+@compiled
+def _grassberger_of(c: int, table: Array, scale: float) -> int:
+    return int(table[1, c] if c < table.shape[1] else _grassberger(c, scale))
+
+
+@compiled
+def _write_bits(joint: int, state: int, x_0: int, whole: int, units: float, out: Array) -> None:
     """Turn sums of c log2 c into bits: stepwise, state, x_0, joint entropy, mutual information.
 
-    `whole` is the sum of a histogram with all `pairs` in one cell. Differences are taken before anything is
-    divided: equal sums then give exactly 0.
+    `whole` is the sum of a histogram with all pairs in one cell, `units` the number of pairs times the scale.
     """
-    out[0] = (state - joint) / pairs
-    out[1] = (whole - state) / pairs
-    out[2] = (whole - x_0) / pairs
-    out[3] = (whole - joint) / pairs
-    out[4] = max(((whole - x_0) - (state - joint)) / pairs, 0.0)
+    out[0] = (state - joint) / units
+    out[1] = (whole - state) / units
+    out[2] = (whole - x_0) / units
+    out[3] = (whole - joint) / units
+    out[4] = max(((whole - x_0) - (state - joint)) / units, 0.0)
 
 
 @compiled
 def image_bits(states: Array, x_0: Array, bins: int) -> Array:
     """Take the five entropies of each image alone, (sample, timestep, column) in the order of `_write_bits`.
 
-    `states` are codes (sample, timestep, pixel) and `x_0` codes (sample, pixel). Cells are added in the order
-    in which the pixels first meet them.
+    `states` are codes (sample, timestep, pixel) and `x_0` codes (sample, pixel).
     """
     samples, steps, pixels = states.shape
-    table = c_log_c(pixels)
+    scale = scale_of(pixels)
+    table, growth = weights(pixels, scale)[0], increments(pixels, scale)[0]
     bits = np.empty((samples, steps, 5))
-    joint = np.zeros(bins * bins, np.int32)
-    single = np.zeros(bins, np.int32)
+    joint = np.zeros(bins * bins, np.uint32)
+    rows, cells = np.empty(pixels, np.uint16), np.empty(pixels, np.uint16)
     for k in range(samples):
-        first = x_0[k]
-        x_0_sum = _drain(first, single, table)
+        single = np.zeros(bins, np.int32)
+        for p in range(pixels):
+            single[x_0[k, p]] += np.int32(1)
+            rows[p] = x_0[k, p] * bins
+        x_0_sum = _drain(single, table)
         for t in range(steps):
-            # Both histograms in each loop: their sums then wait for one another no longer.
             state = states[k, t]
             for p in range(pixels):
-                joint[first[p] * bins + state[p]] += 1
-                single[state[p]] += 1
-            joint_sum, state_sum = 0.0, 0.0
+                cells[p] = rows[p] + state[p]
+            joint_sum = 0
             for p in range(pixels):
-                cell = first[p] * bins + state[p]
-                joint_sum += table[joint[cell]]
-                state_sum += table[single[state[p]]]
-                joint[cell] = 0
-                single[state[p]] = 0
-            _write_bits(joint_sum, state_sum, x_0_sum, _c_log_c_of(pixels, table), pixels, bits[k, t])
+                cell = np.uint64(cells[p])
+                count = np.uint64(joint[cell])
+                joint_sum += growth[count]
+                joint[cell] = count + np.uint64(1)
+                single[state[p]] += np.int32(1)
+            for p in range(pixels):
+                joint[cells[p]] = 0
+            _write_bits(joint_sum, _drain(single, table), x_0_sum, table[pixels], pixels * scale, bits[k, t])
     return bits
 
 
 @compiled
-def _drain(codes: Array, counts: Array, table: Array) -> float:
-    """Sum c log2 c over the cells of one code image; `counts` is all zero before and after."""
-    for p in range(codes.size):
-        counts[codes[p]] += 1
-    total = 0.0
-    for p in range(codes.size):
-        total += table[counts[codes[p]]]
-        counts[codes[p]] = 0
+def _drain(counts: Array, table: Array) -> int:
+    """Sum the weights of some cells and empty them."""
+    total = 0
+    for cell in range(counts.size):
+        total += table[counts[cell]]
+    counts[:] = 0
     return total
 
 
 @compiled
-def add_joint_counts(counts: Array, states: Array, x_0: Array, first: int, last: int, bins: int) -> None:
-    """Add to `counts` (timestep, cell) the code pairs of samples first..last-1.
+def add_joint_counts(counts: Array, states: Array, x_0: Array, samples: Array, bins: int) -> None:
+    """Add to `counts` (timestep, cell) the code pairs of some samples.
 
     `states` is (sample, timestep, pixel), `x_0` (sample, pixel); cell = x_0 code * bins + state code.
     """
     steps, pixels = states.shape[1], states.shape[2]
     for t in range(steps):
         here = counts[t]
-        for k in range(first, last):
+        for k in samples:
             rows, columns = x_0[k], states[k, t]
             for p in range(pixels):
                 here[rows[p] * bins + columns[p]] += 1
 
 
 @compiled
-def _c_log_c_of(c: int, table: Array) -> float:
-    return float(table[c] if c < table.size else c * np.log2(c))
+def leave_out(counts: Array, table: Array, scale: float, less: Array) -> tuple[int, int, int]:
+    """Sum both weights over counts (group, cell) added up, and count occupied cells.
 
-
-@compiled
-def _leave_out(counts: Array, table: Array, less: Array) -> tuple[float, int]:
-    """Sum c log2 c over counts (group, cell) added up, and count occupied cells.
-
-    `less` receives what the sum loses when each group is left out.
+    `less` receives what the sum of c log2 c loses when each group is left out.
     """
     groups, cells = counts.shape
     totals = np.zeros(cells, np.int64)
@@ -144,166 +195,107 @@ def _leave_out(counts: Array, table: Array, less: Array) -> tuple[float, int]:
         group = counts[g]
         for cell in range(cells):
             totals[cell] += group[cell]
-    less[:] = 0.0
-    whole, occupied = 0.0, 0
+    less[:] = 0
+    plug_in, grassberger, occupied = 0, 0, 0
     for cell in range(cells):
         total = totals[cell]
         if total > 0:
-            value = _c_log_c_of(total, table)
-            whole += value
+            value = plug_in_of(total, table, scale)
+            plug_in += value
+            grassberger += _grassberger_of(total, table, scale)
             occupied += 1
             for g in range(groups):
                 if counts[g, cell] > 0:
-                    less[g] += value - _c_log_c_of(total - int(counts[g, cell]), table)
-    return whole, occupied
+                    less[g] += value - plug_in_of(total - np.int64(counts[g, cell]), table, scale)
+    return plug_in, grassberger, occupied
 
 
 @compiled
-def _by_x_0(x_0: Array, bounds: Array, bins: int) -> tuple[Array, Array]:
-    """Sort pixels by x_0 code, then group: their positions in order, and where each (code, group) starts."""
-    groups, pixels = bounds.size - 1, x_0.shape[1]
-    counts = _count_single(x_0, bounds, bins)
-    starts, free = np.empty((bins, groups + 1), np.uint32), np.empty((bins, groups), np.uint32)
-    start = 0
-    for code in range(bins):
-        for g in range(groups):
-            starts[code, g] = free[code, g] = start
-            start += counts[g, code]
-        starts[code, groups] = start
-    positions = np.empty(x_0.size, np.uint32)
-    for g in range(groups):
-        for k in range(bounds[g], bounds[g + 1]):
-            for p in range(pixels):
-                code = x_0[k, p]
-                positions[free[code, g]] = k * pixels + p
-                free[code, g] += np.uint32(1)
-    return positions, starts
-
-
-@compiled
-def _leave_out_pairs(
-    state: Array, positions: Array, starts: Array, table: Array, logs: Array, less: Array, marginal: Array, room: Array
-) -> tuple[float, int]:
-    """Do what `_leave_out` does for pairs that fill few of the cells, one x_0 code at a time.
-
-    `state` are one timestep's codes, `positions` and `starts` come from `_by_x_0`. A row of cells per group
-    stays in the fastest cache, and only cells that some pixel falls into cost a logarithm: a pixel adds its
-    share, log2 c, to the whole, and the first one of its group what the cell loses without the group.
-    `marginal` (group, code) receives the state's counts. `room` (group + 1, code) is all zero before and after.
-    """
-    groups, bins = marginal.shape
-    less[:] = 0.0
-    marginal[:] = 0
-    whole, occupied = 0.0, 0
-    totals = room[groups]
-    for bound in starts:
-        if bound[0] == bound[groups]:
-            continue
-        for g in range(groups):
-            part, of_group = room[g], marginal[g]
-            for i in range(bound[g], bound[g + 1]):
-                part[state[positions[i]]] += np.int32(1)
-            for code in range(bins):
-                totals[code] += part[code]
-                of_group[code] += part[code]
-        here = np.int32(0)
-        for code in range(bins):
-            here += np.int32(totals[code] > 0)
-        occupied += int(here)
-        shares = 0.0
-        for g in range(groups):
-            part, lost = room[g], 0.0
-            for i in range(bound[g], bound[g + 1]):
-                cell = state[positions[i]]
-                total = np.uint64(totals[cell])
-                lost += table[total] - table[total - np.uint64(part[cell])]
-                shares += logs[total]
-                part[cell] = np.int32(0)
-            less[g] += lost
-        whole += shares
-        totals[:] = 0
-    return whole, occupied
-
-
-@compiled
-def _write_pooled_bits(
-    joint: tuple[float, int], joint_less: Array, x_0: Array, state: Array, table: Array, out: Array
+def write_pooled_bits(
+    joint: tuple[int, int, int], joint_less: Array, state: Array, x_0_sum: int, table: Array, scale: float, out: Array
 ) -> None:
-    """Write one timestep's pooled bits from the joint sums and the marginal counts (group, code)."""
+    """Write one timestep's COLUMNS from what `leave_out` gives of the joint histogram and the state's counts."""
     groups = state.shape[0]
-    state_less, unused = np.empty(groups), np.empty(groups)
-    state_sum, state_cells = _leave_out(state, table, state_less)
-    x_0_sum, x_0_cells = _leave_out(x_0, table, unused)
-    joint_sum, joint_cells = joint[0], joint[1]
-    # One image decides the other: the sums are equal but were added in another order.
-    if joint_cells == state_cells:
-        joint_sum, joint_less = state_sum, state_less
-    elif joint_cells == x_0_cells:
-        joint_sum = x_0_sum
+    less = np.empty(groups, np.int64)
+    plug_in, grassberger, occupied = leave_out(state, table, scale, less)
     pairs = state.sum()
-    _write_bits(joint_sum, state_sum, x_0_sum, _c_log_c_of(pairs, table), pairs, out)
-    out[5] = out[0] + (joint_cells - state_cells) / (2 * pairs * np.log(2))
+    _write_bits(joint[0], plug_in, x_0_sum, plug_in_of(pairs, table, scale), pairs * scale, out)
+    out[5] = out[0] + (joint[2] - occupied) / (2 * pairs * np.log(2))
+    out[6] = (grassberger - joint[1]) / (pairs * scale)
     without = np.empty(groups)
     for g in range(groups):
         size = state[g].sum()
-        kept = (state_sum - state_less[g]) - (joint_sum - joint_less[g])
-        without[g] = kept / (pairs - size) if size > 0 else np.nan
-    out[6] = np.sqrt((groups - 1) * np.mean((without - without.mean()) ** 2))
+        kept = (plug_in - less[g]) - (joint[0] - joint_less[g])
+        without[g] = kept / ((pairs - size) * scale) if size > 0 else np.nan
+    out[7] = np.sqrt((groups - 1) * np.mean((without - without.mean()) ** 2))
 
 
 @compiled
-def pooled_bits_of_counts(counts: Array, bins: int, table: Array) -> Array:
-    """Take pooled entropies from counts (group, timestep, cell): (timestep, column).
+def pooled_bits_of_counts(counts: Array, bins: int) -> Array:
+    """Take pooled entropies from counts (group, timestep, cell): (timestep, column of COLUMNS).
 
-    The columns are those of `_write_bits`, then the Miller-Madow value and the grouped jackknife's standard
-    error of the stepwise entropy, NaN where a group is empty. `table` is `c_log_c`.
+    The jackknife's standard error is NaN where a group is empty.
     """
     groups, steps, cells = counts.shape
-    bits = np.empty((steps, 7))
-    less = np.empty(groups)
+    bits = np.empty((steps, len(COLUMNS)))
+    less, unused = np.empty(groups, np.int64), np.empty(1, np.int64)
     here = np.empty((groups, cells), np.uint32)
+    scale = scale_of(counts[:, 0].sum())
+    table = weights(SMALL_COUNTS, scale)
     for t in range(steps):
         here[:] = counts[:, t]
-        x_0, state = np.zeros((groups, bins), np.int64), np.zeros((groups, bins), np.int64)
+        x_0, state = np.zeros((1, bins), np.int64), np.zeros((groups, bins), np.int64)
         for g in range(groups):
             for a in range(bins):
                 row = here[g, a * bins : (a + 1) * bins]
                 for b in range(bins):
                     state[g, b] += row[b]
-                    x_0[g, a] += row[b]
-        _write_pooled_bits(_leave_out(here, table, less), less, x_0, state, table, bits[t])
+                    x_0[0, a] += row[b]
+        x_0_sum = leave_out(x_0, table, scale, unused)[0]
+        write_pooled_bits(leave_out(here, table, scale, less), less, state, x_0_sum, table, scale, bits[t])
     return bits
 
 
 @compiled
-def pooled_bits_of_codes(states: Array, x_0: Array, bounds: Array, bins: int, table: Array) -> Array:
-    """Take what `pooled_bits_of_counts` takes, from codes (timestep, sample, pixel) and (sample, pixel).
+def _converging_sums(counts: Array, table: Array, scale: float) -> Array:
+    """Sum both weights and count occupied cells for the first 1, 2, ... groups of counts: (group, 3)."""
+    groups, cells = counts.shape
+    sums = np.zeros((groups, 3), np.int64)
+    so_far = np.zeros(cells, np.int64)
+    for g in range(groups):
+        if g > 0:
+            sums[g] = sums[g - 1]
+        for cell in range(cells):
+            if counts[g, cell] > 0:
+                before = so_far[cell]
+                after = before + np.int64(counts[g, cell])
+                sums[g, 0] += plug_in_of(after, table, scale) - plug_in_of(before, table, scale)
+                sums[g, 1] += _grassberger_of(after, table, scale) - _grassberger_of(before, table, scale)
+                sums[g, 2] += before == 0
+                so_far[cell] = after
+    return sums
 
-    Group g is the samples from `bounds[g]` to `bounds[g + 1]`.
+
+@compiled
+def converging_bits(counts: Array, bins: int) -> Array:
+    """Take the stepwise entropy of the first 1, 2, ... groups of counts (group, cell): (group, estimator).
+
+    Estimators are plug-in, Miller-Madow and Grassberger, NaN as long as there are no pairs.
     """
-    steps, groups = states.shape[0], bounds.size - 1
-    bits = np.empty((steps, 7))
-    less = np.empty(groups)
-    positions, starts = _by_x_0(x_0, bounds, bins)
-    x_0_counts = _count_single(x_0, bounds, bins)
-    most = x_0_counts.sum(axis=0).max()
-    all_c_log_c = c_log_c(most)
-    logs = all_c_log_c.copy()
-    for c in range(2, most + 1):
-        logs[c] /= c
-    state_counts = np.empty((groups, bins), np.int32)
-    room = np.zeros((groups + 1, bins), np.int32)
-    for t in range(steps):
-        whole = _leave_out_pairs(states[t].reshape(-1), positions, starts, all_c_log_c, logs, less, state_counts, room)
-        _write_pooled_bits(whole, less, x_0_counts, state_counts.astype(np.int64), table, bits[t])
+    groups, cells = counts.shape
+    scale = scale_of(counts.sum())
+    table = weights(SMALL_COUNTS, scale)
+    joint = _converging_sums(counts, table, scale)
+    state = np.zeros((groups, bins), np.uint32)
+    for g in range(groups):
+        for cell in range(cells):
+            state[g, cell % bins] += counts[g, cell]
+    marginal = _converging_sums(state, table, scale)
+    bits = np.empty((groups, 3))
+    pairs = 0
+    for g in range(groups):
+        pairs += state[g].sum()
+        bits[g, 0] = (marginal[g, 0] - joint[g, 0]) / (pairs * scale)
+        bits[g, 1] = bits[g, 0] + (joint[g, 2] - marginal[g, 2]) / (2 * pairs * np.log(2))
+        bits[g, 2] = (marginal[g, 1] - joint[g, 1]) / (pairs * scale)
     return bits
-
-
-@compiled
-def _count_single(codes: Array, bounds: Array, bins: int) -> Array:
-    counts = np.zeros((bounds.size - 1, bins), np.int64)
-    for g in range(bounds.size - 1):
-        for k in range(bounds[g], bounds[g + 1]):
-            for p in range(codes.shape[1]):
-                counts[g, codes[k, p]] += 1
-    return counts

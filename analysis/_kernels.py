@@ -128,6 +128,64 @@ def ssim_uniform(states: Array, x_0: Array, low: float, scale: float, window: in
 
 
 @compiled
+def _box_product_row(x: Array, y: Array, r: int, window: int, columns: Array, means: Array) -> None:
+    """Do what `_box_row` does for x y alone."""
+    if r == 0:
+        columns[:] = 0.0
+        for first in range(window):
+            x_r, y_r = x[first], y[first]
+            for i in range(x_r.size):
+                columns[i] += x_r[i] * y_r[i]
+    else:
+        x_in, y_in, x_out, y_out = x[r + window - 1], y[r + window - 1], x[r - 1], y[r - 1]
+        for i in range(x_in.size):
+            columns[i] += x_in[i] * y_in[i] - x_out[i] * y_out[i]
+    _slide_across(columns, window, means)
+
+
+@compiled
+def ssim_uniform_pairs(images: Array, low: float, scale: float, window: int, unbias: float) -> Array:
+    """Average what `ssim_uniform` gives over all pairs of replicas: (variant, sample).
+
+    `images` is (variant, replica, sample, channel, y, x); eight samples are computed side by side.
+    """
+    variants, replicas, samples, channels, height, width = images.shape
+    tall, wide = height - window + 1, (width - window + 1) * LANES
+    x = np.empty((replicas, height, width * LANES))
+    mean, mean_square = np.empty((replicas, tall, wide)), np.empty((replicas, tall, wide))
+    columns, means = np.empty((3, width * LANES)), np.empty((3, wide))
+    pairs = replicas * (replicas - 1) // 2
+    total = np.empty((pairs, wide))
+    values = np.zeros((variants, samples))
+    for v in range(variants):
+        for s in range(0, samples, LANES):
+            total[:] = 0.0
+            for c in range(channels):
+                pair = 0
+                for a in range(replicas):
+                    _unit_lanes(images[v, a, s : s + LANES, c], low, scale, x[a])
+                    for r in range(tall):
+                        _box_row(x[a], x[a], r, window, columns, means)
+                        mean[a, r] = means[0]
+                        mean_square[a, r] = means[1]
+                    for b in range(a):
+                        for r in range(tall):
+                            means[0] = mean[a, r]
+                            means[1] = mean_square[a, r]
+                            _box_product_row(x[a], x[b], r, window, columns[2], means[2])
+                            _add_similarity(means, mean[b, r], mean_square[b, r], unbias, total[pair])
+                        pair += 1
+            for lane in range(min(LANES, samples - s)):
+                for pair in range(pairs):
+                    over_windows = 0.0
+                    for i in range(lane, wide, LANES):
+                        over_windows += total[pair, i]
+                    values[v, s + lane] += over_windows / (channels * tall * (wide // LANES))
+                values[v, s + lane] /= pairs
+    return values
+
+
+@compiled
 def similarity(mean_x: float, mean_xx: float, mean_xy: float, mean_y: float, mean_yy: float, unbias: float) -> float:
     """Weigh one window's means into the index; written so that x = y gives exactly 1."""
     product = mean_x * mean_y

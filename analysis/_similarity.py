@@ -10,12 +10,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _blocks, _kernels
+from analysis import _blocks
+from analysis._spread import Named, with_spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-SPREAD = {"mean": "mean over samples", "sd": "standard deviation over samples", "se": "standard error of the mean"}
 
 
 def compare(
@@ -51,25 +50,24 @@ def compare(
     else:
         _blocks.require(ds, ("x_0",))
         states = _blocks.images(ds["x_0"])[:, None]
-        other = _blocks.aligned(states, _blocks.images(_counterpart(ds, against)))
+        other = _blocks.aligned(states, _blocks.images(counterpart(ds, against)["x_0"]))
         each = {"x_0": _blocks.per_image(kernel, states, other, dtype=np.float64, **to_unit)}
         dims = ("sample",)
-    values = da.stack(list(each.values()))
-    spread = da.stack([_blocks.over_samples(array, _kernels.spread, len(SPREAD)) for array in each.values()])
+    values = xr.DataArray(da.stack(list(each.values())), dims=("on", "sample", "timestep"))
     if "timestep" not in dims:
-        values, spread = values[..., 0], spread[..., 0]
-    variables: dict[str, Any] = {name: (("on", *dims), values, {"units": units, "long_name": title})}
-    for row, (suffix, meaning) in enumerate(SPREAD.items()):
-        described = {"units": units, "long_name": f"{title}, {meaning}"}
-        variables[f"{name}_{suffix}"] = (("on", *dims[1:]), spread[:, row], described)
+        values = values.isel(timestep=0)
+    variables = with_spread(values.expand_dims("column"), [Named(name, title, units)])
     coords = {"on": ("on", list(each), {"long_name": "images compared", "units": "1"})}
     kept = {key: coord for key, coord in ds.coords.items() if set(coord.dims) <= set(dims)}
     attrs = {"quantity": name, "samples": ds.sizes["sample"], "valid_range": [low, high], **options}
     return xr.Dataset(variables, {**coords, **kept}, attrs)
 
 
-def _counterpart(ds: xr.Dataset, path: str) -> xr.DataArray:
-    """Open the x_0 of another store, in the order of this one's samples."""
+def counterpart(ds: xr.Dataset, path: str) -> xr.Dataset:
+    """Open another store, in the order of this one's samples.
+
+    Raises ValueError where its x_0 holds other samples, image sizes or a range of values.
+    """
     from stores import open as open_store
 
     other = open_store(path)
@@ -88,7 +86,7 @@ def _counterpart(ds: xr.Dataset, path: str) -> xr.DataArray:
             f"values of {path} lie in {_blocks.value_range(other)}, here in {_blocks.value_range(ds)}; "
             "only images on one scale can be compared"
         )
-    return other["x_0"] if np.array_equal(ours, theirs) else other["x_0"].sel(sample=ours)
+    return other if np.array_equal(ours, theirs) else other.sel(sample=ours)
 
 
 def draw(result: xr.Dataset, name: str, ax: Axes | None) -> Axes:
@@ -107,7 +105,7 @@ def draw(result: xr.Dataset, name: str, ax: Axes | None) -> Axes:
     label = result[name].attrs["long_name"] + ("" if units == "1" else f" ({units})")
     if "timestep" in result[name].dims:
         ax.set(xlabel="timestep", ylabel=label)
-        ax.invert_xaxis()
+        ax.xaxis.set_inverted(True)
     else:
         ax.set(xlabel=label, ylabel="samples")
     ax.legend()

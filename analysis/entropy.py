@@ -10,7 +10,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis import _blocks, _histograms, _kernels
-from analysis._pooled import COLUMNS, GROUPS, bytes_per_timestep, pooled
+from analysis._histograms import COLUMNS
+from analysis._pooled import ESTIMATORS, GROUPS, bytes_per_timestep, group_bounds, pooled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,6 +43,7 @@ def entropy(
     on: tuple[str, ...] = ("x_t", "pred_x0"),
     bins: int = 256,
     at: tuple[int, ...] = (),
+    by_class: bool = True,
 ) -> xr.Dataset:
     """Measure how much of the final sample a state leaves open, in bits per pixel.
 
@@ -52,12 +54,18 @@ def entropy(
 
     Gives `stepwise_entropy`, `state_entropy`, `x_0_entropy`, `joint_entropy` and `mutual_information`: plug-in
     values of one histogram over all samples (on, timestep), and each `_per_sample` from every image's own
-    histogram (on, sample, timestep). The pooled stepwise entropy also comes with Miller and Madow's correction
-    and with a standard error by the jackknife over eight runs of samples (NaN below eight samples); the
-    per-sample one with mean, sd and standard error over samples. `joint_counts` (on, at, x_0_bin, state_bin)
-    has summaries: `joint_correlation` (Pearson; NaN for a constant image), `joint_mean_distance` and
-    `joint_near_diagonal` (share of pairs at most one code apart). `reliable` says whether there are at least
-    20 pixel pairs per cell; below, pooled values lean on the estimator more than on the data.
+    histogram (on, sample, timestep). The pooled stepwise entropy also comes with Miller and Madow's correction,
+    by Grassberger's estimator (2003, of H(x_0, state) less that of H(state): exactly 0 where state and x_0 are
+    equal, and it may fall below 0 where few pixels share a cell) and with a standard error by the jackknife over
+    eight runs of samples (NaN below eight samples); the per-sample one with mean, sd and standard error over
+    samples. `convergence` (on, at, samples_used, estimator) are the pooled values of the first of those runs, the
+    first two, ... all. `joint_counts` (on, at, x_0_bin, state_bin) has summaries: `joint_correlation` (Pearson;
+    NaN for a constant image), `joint_mean_distance` and `joint_near_diagonal` (share of pairs at most one code
+    apart). `reliable` says whether there are at least 20 pixel pairs per cell; below, pooled values lean on the
+    estimator more than on the data.
+
+    Where labels name more than one class, `stepwise_entropy_by_class` and `stepwise_entropy_by_class_miller_madow`
+    (on, class, timestep) pool each class's samples alone; label -1 belongs to no class.
 
     Parameters
     ----------
@@ -67,6 +75,8 @@ def entropy(
         Grey codes counted: a power of two up to 256.
     at
         Timesteps whose joint counts are kept; without any, five spread evenly over the stored ones.
+    by_class
+        Also pool each class alone, where there are labels; many classes of a large run take memory.
 
     Raises
     ------
@@ -83,18 +93,17 @@ def entropy(
     chosen = _positions(ds["timestep"].to_numpy(), at)
 
     x_0 = _codes(ds, "x_0", bins)
-    single, whole, maps = [], [], []
+    classes = _classes(ds) if by_class else {}
+    single, whole = [], []
     for name in on:
         states = _codes(ds, name, bins)
         firsts = _blocks.aligned(states, x_0)
         single.append(
             _blocks.per_image(_histograms.image_bits, states, firsts, dtype=np.float64, width=len(NAMES), bins=bins)
         )
-        bits, counts = pooled(states, firsts, bins, chosen)
-        whole.append(bits)
-        maps.append(counts)
+        whole.append(pooled(states, firsts, bins, chosen, list(classes.values())))
     pairs = ds.sizes["sample"] * ds.sizes["y"] * ds.sizes["x"]
-    pooled_bits, image_bits = da.stack(whole), da.stack(single)
+    pooled_bits, image_bits = da.stack([each.bits for each in whole]), da.stack(single)
     spread = da.stack([_blocks.over_samples(bits[:, :, 0], _kernels.spread, 3) for bits in single])
     variables: dict[str, Any] = {}
     for column, (name, meaning) in enumerate(NAMES.items()):
@@ -107,6 +116,9 @@ def entropy(
     variables["stepwise_entropy_miller_madow"] = _curves(
         pooled_bits[..., COLUMNS.index("miller_madow")], "stepwise entropy, pooled, Miller-Madow corrected"
     )
+    variables["stepwise_entropy_grassberger"] = _curves(
+        pooled_bits[..., COLUMNS.index("grassberger")], "stepwise entropy, pooled, by Grassberger's estimator"
+    )
     variables["stepwise_entropy_se"] = _curves(
         pooled_bits[..., COLUMNS.index("jackknife")],
         f"standard error of the pooled stepwise entropy, jackknife over {GROUPS} groups of samples",
@@ -115,20 +127,37 @@ def entropy(
         variables[f"stepwise_entropy_per_sample_{suffix}"] = _curves(
             spread[:, row], f"per-image stepwise entropy, {meaning} over samples"
         )
-    variables |= _maps(maps)
+    variables |= _maps([each.joint_counts for each in whole])
+    variables["convergence"] = (
+        ("on", "at", "samples_used", "estimator"),
+        da.stack([each.converging for each in whole]),
+        {"units": "bit", "long_name": "stepwise entropy, pooled over the first samples"},
+    )
     variables["pixel_pairs"] = ((), np.int64(pairs), {"units": "1", "long_name": "pixel pairs pooled per timestep"})
     variables["reliable"] = (
         (),
         pairs >= PAIRS_PER_CELL * bins**2,
         {"units": "1", "long_name": f"at least {PAIRS_PER_CELL} pixel pairs per cell of the joint histogram"},
     )
+    if classes:
+        variables |= _class_curves(
+            da.stack([each.by_class for each in whole]), classes, pairs // ds.sizes["sample"], bins
+        )
     codes = np.arange(bins)
     coords: dict[str, Any] = {
         "on": ("on", list(on), {"long_name": "variable taken as the state", "units": "1"}),
         "at": ("at", ds["timestep"].to_numpy()[chosen], {"long_name": "timestep of the joint counts", "units": "1"}),
         "x_0_bin": ("x_0_bin", codes, {"long_name": "grey code of x_0", "units": "1"}),
         "state_bin": ("state_bin", codes, {"long_name": "grey code of the state", "units": "1"}),
+        "samples_used": (
+            "samples_used",
+            group_bounds(ds.sizes["sample"])[1:],
+            {"long_name": "number of samples pooled, the first of the run", "units": "1"},
+        ),
+        "estimator": ("estimator", list(ESTIMATORS), {"long_name": "estimator of entropy", "units": "1"}),
     }
+    if classes:
+        coords["class"] = ("class", list(classes), {"long_name": "label of the class", "units": "1"})
     kept = {key: coord for key, coord in ds.coords.items() if set(coord.dims) <= {"sample", "timestep"}}
     attrs = {
         "quantity": "entropy",
@@ -139,11 +168,41 @@ def entropy(
     return xr.Dataset(variables, coords | kept, attrs)
 
 
-def working_bytes(ds: xr.Dataset, *, on: tuple[str, ...], bins: int, at: tuple[int, ...]) -> int:
+def working_bytes(ds: xr.Dataset, *, on: tuple[str, ...], bins: int, at: tuple[int, ...], by_class: bool) -> int:
     """Bound the memory that pooling holds on to while the samples go by, whatever their number."""
     pairs = ds.sizes["sample"] * ds.sizes["y"] * ds.sizes["x"]
     lengths = ds["x_t"].chunksizes.get("timestep", (ds.sizes["timestep"],))
-    return len(on) * bytes_per_timestep(pairs, bins) * max(lengths)
+    classes = len(_classes(ds)) if by_class else 0
+    return len(on) * bytes_per_timestep(pairs, bins, classes) * max(lengths)
+
+
+def _classes(ds: xr.Dataset) -> dict[int, NDArray[Any]]:
+    """Find the positions of each class's samples; none where labels name fewer than two classes."""
+    if "label" not in ds.coords:
+        return {}
+    labels = ds["label"].compute(scheduler="synchronous").to_numpy()
+    classes = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels) if label != -1}
+    return classes if len(classes) > 1 else {}
+
+
+def _class_curves(bits: da.Array, classes: dict[int, NDArray[Any]], pixels: int, bins: int) -> dict[str, Any]:
+    """Describe the stepwise entropies (on, class, timestep, estimator) of each class."""
+    pairs = np.array([samples.size * pixels for samples in classes.values()])
+    dims, meaning = ("on", "class", "timestep"), "stepwise entropy, pooled over samples of one class"
+    return {
+        "stepwise_entropy_by_class": (dims, bits[..., 0], {"units": "bit", "long_name": meaning}),
+        "stepwise_entropy_by_class_miller_madow": (
+            dims,
+            bits[..., 1],
+            {"units": "bit", "long_name": f"{meaning}, Miller-Madow corrected"},
+        ),
+        "class_pixel_pairs": ("class", pairs, {"units": "1", "long_name": "pixel pairs pooled per timestep and class"}),
+        "class_reliable": (
+            "class",
+            pairs >= PAIRS_PER_CELL * bins**2,
+            {"units": "1", "long_name": f"at least {PAIRS_PER_CELL} pixel pairs per cell of the class's histogram"},
+        ),
+    }
 
 
 def _codes(ds: xr.Dataset, name: str, bins: int) -> da.Array:

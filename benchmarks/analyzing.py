@@ -1,75 +1,211 @@
-"""Analysing a store against merely reading it with the same engine."""
+"""Analysing a store against merely reading it with the same engine, and how both grow with workers."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 
 import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
+from numcodecs import blosc
+from zarr.core.sync import cleanup_resources
 
 import analysis
 import stores
 from benchmarks.made_up import make_store
+from benchmarks.memory import estimate_and_peak
 from benchmarks.timing import Arm, Row, Target, interleave, per_round, rate_text
+from pipeline import cluster, schedulers
+from pipeline.estimate import size
+from pipeline.schedulers import Engine
+from stores.layout import read_root
+from stores.reader import arrays_of
+from stores.shards import MISSING, read_index
 
-TITLE = "Analysing x_t and pred_x0 out of core, from the page cache, against reading each byte once (Dask threads)"
+TITLE = "Analysing x_t and pred_x0 out of core, from the page cache, against reading each byte once"
 
-QUANTITIES = (["entropy"], ["ssim"], ["psnr"], ["entropy", "ssim", "psnr"])
+QUANTITIES = ("entropy", "ssim", "psnr")
+WORKERS = 2
+MEMORY = 2 << 30
+TASKS_PER_SHARD = 25 * len(QUANTITIES)
 
 
 def rows(tiny: bool) -> list[Row]:
-    """Measure each quantity, and all of them in one pass."""
-    blocks, block, timesteps, rounds = (2, 4, 12, 2) if tiny else (3, 30, 1000, 5)
-    with tempfile.TemporaryDirectory(prefix="traj-bench-") as folder:
-        path = Path(folder) / "run.zarr"
-        make_store(path, block=block, blocks=blocks, shape=(3, 32, 32), timesteps=timesteps)
+    """Measure on a store in the shape of CIFAR-10, 350 samples by 1000 timesteps."""
+    if tiny:
+        return measure(blocks=2, block=4, timesteps=12, rounds=2)
+    return measure(blocks=7, block=50, timesteps=1000, rounds=3)
+
+
+def measure(*, blocks: int, block: int, timesteps: int, rounds: int) -> list[Row]:
+    """Measure each quantity, all in one pass, other engines, other numbers of workers, memory and tasks."""
+    with tempfile.TemporaryDirectory(prefix="traj-bench-") as folder, ExitStack() as running:
+        path = make_store(Path(folder) / "run.zarr", block=block, blocks=blocks, shape=(3, 32, 32), timesteps=timesteps)
+        engines = {
+            "threads": schedulers.threads(WORKERS),
+            "one thread": schedulers.threads(1),
+            "processes": running.enter_context(cluster.local(WORKERS)),
+            "one process": running.enter_context(cluster.local(1)),
+        }
+        for engine in engines.values():
+            _warm_up(path, engine)
+        quantities = {
+            "reading": _reading(path, engines["threads"]),
+            **{name: _analysing(path, engines["threads"], [name]) for name in QUANTITIES},
+            "all": _analysing(path, engines["threads"], QUANTITIES),
+            "all in processes": _analysing(path, engines["processes"], QUANTITIES),
+        }
+        seconds = interleave(quantities, rounds)
+        cleanup_resources()  # Zarr keeps its threads for the process's life, and one engine has fewer
+        alone = interleave(
+            {name: _analysing(path, engines[name], QUANTITIES) for name in ("one thread", "one process")}, rounds
+        )
+        scaling = [decode_scaling(path) for _ in range(rounds)]
+        tasks, shards = count_tasks(path)
+        estimate, peak = estimate_and_peak(
+            ["analyze", ",".join(QUANTITIES), str(path), "-o", folder, "--workers", str(WORKERS)]
+        )
         ds = stores.open(path)
         megabytes = (ds.x_t.nbytes + ds.pred_x0.nbytes) / 1e6
-        arms = {"reading": _reading(path), **{",".join(names): _analysing(path, names) for names in QUANTITIES}}
-        workers = os.cpu_count() or 1
-        with dask.config.set(scheduler="threads", num_workers=workers):
-            _compile(ds)
-            seconds = interleave(arms, rounds)
-    return [
-        Row(
-            f"{', '.join(names)}, {megabytes / 1e3:.1f} GB, {workers} workers",
-            rate_text(megabytes, seconds[",".join(names)], "MB"),
-            "reading",
-            rate_text(megabytes, seconds["reading"], "MB"),
-            per_round(seconds[",".join(names)], seconds["reading"]),
-            Target("at most", 1.5),
+    stored = f"{megabytes / 1e3:.1f} GB"
+
+    def compared(what: str, ours: str, against: str, theirs: str, target: Target | None) -> Row:
+        return Row(
+            f"{what}, {stored}",
+            rate_text(megabytes, seconds[ours], "MB"),
+            against,
+            rate_text(megabytes, seconds[theirs], "MB"),
+            per_round(seconds[ours], seconds[theirs]),
+            target,
         )
-        for names in QUANTITIES
+
+    def speed_up(what: str, one: str, two: str) -> Row:
+        faster = per_round(alone[one], seconds[two])
+        return Row(
+            f"{', '.join(QUANTITIES)}: {what}",
+            f"{median(faster):.2f} times",
+            f"decoding alone, one process to {WORKERS} side by side",
+            f"{median(scaling):.2f} times",
+            per_round(faster, scaling),
+            Target("at least", 0.8),
+        )
+
+    together = f"{', '.join(QUANTITIES)} in one pass"
+    return [
+        *(
+            compared(f"{name}, {WORKERS} threads", name, "reading", "reading", Target("at most", 1.5))
+            for name in QUANTITIES
+        ),
+        compared(f"{together}, {WORKERS} threads", "all", "reading", "reading", None),
+        compared(f"{together}, {WORKERS} processes", "all in processes", f"{WORKERS} threads", "all", None),
+        speed_up(f"1 thread to {WORKERS}", "one thread", "all"),
+        speed_up(f"1 process to {WORKERS}", "one process", "all in processes"),
+        Row(
+            f"traj analyze {','.join(QUANTITIES)}, {stored}, peak memory",
+            size(peak),
+            "the most it may take",
+            size(MEMORY),
+            [peak / MEMORY],
+            Target("at most", 1.0),
+        ),
+        Row(
+            "the same, peak memory",
+            size(peak),
+            "the estimate it prints",
+            size(estimate),
+            [peak / estimate],
+            Target("at most", 1.0),
+        ),
+        Row(
+            f"{together}, tasks",
+            f"{tasks:,} tasks",
+            "shards of x_t and pred_x0",
+            f"{shards} shards",
+            [tasks / shards],
+            Target("at most", TASKS_PER_SHARD),
+        ),
     ]
 
 
-def _reading(path: Path) -> Arm:
+def _reading(path: Path, engine: Engine) -> Arm:
     def read(folder: Path) -> None:
         ds = stores.open(path)
-        dask.compute(*[_touched(ds[name].data) for name in ("x_t", "pred_x0", "x_0")])
+        engine.compute([xr.Dataset({name: _touched(name, ds[name].data) for name in ("x_t", "pred_x0", "x_0")})])
 
     return read
 
 
-def _touched(array: da.Array) -> da.Array:
+def _touched(name: str, array: da.Array) -> xr.Variable:
     """Reduce every block to one number that depends on all of it."""
-    return array.map_blocks(lambda block: np.max(block, keepdims=True), chunks=(1,) * array.ndim, dtype=array.dtype)
+    reduced = array.map_blocks(lambda block: np.max(block, keepdims=True), chunks=(1,) * array.ndim, dtype=array.dtype)
+    return xr.Variable([f"{name}_{axis}" for axis in range(array.ndim)], reduced)
 
 
-def _analysing(path: Path, names: Sequence[str]) -> Arm:
+def _analysing(path: Path, engine: Engine, names: Sequence[str]) -> Arm:
     def analyse(folder: Path) -> None:
         ds = stores.open(path)
-        dask.compute(*[analysis.load(name)(ds) for name in names])
+        engine.compute([analysis.load(name)(ds) for name in names])
 
     return analyse
 
 
-def _compile(ds: xr.Dataset) -> None:
-    """Run every kernel once, so that compiling is not timed."""
-    few = ds.isel(sample=slice(0, 2), timestep=slice(0, 2))
-    dask.compute(*[analysis.load(name)(few) for name in QUANTITIES[-1]])
+def _warm_up(path: Path, engine: Engine) -> None:
+    """Run every kernel once in every process, so that compiling is not timed."""
+    ds = stores.open(path).isel(timestep=slice(0, 2))
+    engine.compute([analysis.load(name)(ds) for name in QUANTITIES])
+
+
+def count_tasks(path: Path) -> tuple[int, int]:
+    """Count the tasks of all quantities in one pass, and the shards of states."""
+    ds = stores.open(path)
+    results = [analysis.load(name)(ds) for name in QUANTITIES]
+    arrays = [array.data for result in results for array in result.data_vars.values() if array.chunks is not None]
+    tasks = {key for array in dask.optimize(*arrays) for key in array.__dask_graph__()}
+    return len(tasks), ds.x_t.data.npartitions + ds.pred_x0.data.npartitions
+
+
+def decode_scaling(path: Path) -> float:
+    """Measure how much more WORKERS plain processes decode side by side than one alone."""
+    alone, together = (max(_decode_side_by_side(path, processes)) for processes in (1, WORKERS))
+    return WORKERS * alone / together
+
+
+def _decode_side_by_side(path: Path, processes: int) -> list[float]:
+    context = get_context("spawn")
+    barrier, seconds = context.Barrier(processes), context.Queue()
+    started = [context.Process(target=_decode, args=(path, barrier, seconds)) for _ in range(processes)]
+    for process in started:
+        process.start()
+    measured = [seconds.get() for _ in started]
+    for process in started:
+        process.join()
+    return measured
+
+
+def _decode(path: Path, barrier: Barrier, seconds: Queue[float]) -> None:
+    """Time decoding the chunks of one shard over and over, from memory into memory of a shard's size."""
+    inner = arrays_of(read_root(path))["x_t"]["codecs"][0]["configuration"]["chunk_shape"]
+    content = (path / "x_t" / "c.0.0.0.0.0").read_bytes()
+    shape = stores.open(path)["x_t"].data.chunksize
+    chunks = int(np.prod([-(-length // part) for length, part in zip(shape, inner, strict=True)]))
+    entries = [entry for entry in read_index(content, chunks).tolist() if entry[0] != MISSING]
+    bytes_each = int(np.prod(inner)) * 4
+    room = np.empty((len(entries), bytes_each), np.uint8)
+    repeats = max(1, (1 << 30) // room.nbytes)
+    for counted in (False, True):
+        if counted:
+            barrier.wait()
+        begun = perf_counter()
+        for _ in range(repeats if counted else 1):
+            for (offset, length), out in zip(entries, room, strict=True):
+                blosc.decompress(content[offset : offset + length - 4], out)
+    seconds.put(perf_counter() - begun)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from skimage.metrics import structural_similarity
+from scipy.stats import pearsonr
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import analysis
 from benchmarks.made_up import Trajectories
@@ -19,12 +20,13 @@ TITLE = "Kernels in memory, 3x32x32 images, one core: times faster than the loop
 
 BINS = 256
 GROUPS = 8
+REPLICAS = 8
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
 
 def rows(tiny: bool) -> list[Row]:
-    """Measure SSIM with both windows, and the joint histogram's entropies of each image and of all pooled."""
+    """Measure SSIM with both windows, the entropies of each image and of all pooled, and pairs of replicas."""
     block, timesteps, few, rounds = (2, 8, 2, 2) if tiny else (32, 512, 16, 5)
     made = Trajectories(block, (3, 32, 32), timesteps)
     states = np.stack([made.state(step)[0] for step in range(timesteps)], axis=1)
@@ -58,21 +60,50 @@ def rows(tiny: bool) -> list[Row]:
         ),
     ]
     images, fewer = states.shape[0] * states.shape[1], part.shape[0] * part.shape[1]
-    measured = []
-    for what, ours, against, theirs in cases:
-        ours(Path())  # compiles
-        seconds = interleave({"ours": ours, "theirs": theirs}, rounds)
-        measured.append(
-            Row(
-                what,
-                rate_text(images, seconds["ours"], "images"),
-                against,
-                rate_text(fewer, seconds["theirs"], "images"),
-                per_round(seconds["theirs"], seconds["ours"], images / fewer),
-                Target("at least", 25),
-            )
-        )
-    return measured
+    measured = [
+        measure(what, ours, against, theirs, images, fewer, "images", 25 if what.startswith("ssim") else 50, rounds)
+        for what, ours, against, theirs in cases
+    ]
+    return [*measured, consistency(tiny, rounds)]
+
+
+def consistency(tiny: bool, rounds: int) -> Row:
+    """Measure the similarities of all pairs of eight replicas."""
+    variants, samples, few = (1, 8, 1) if tiny else (8, 64, 2)
+    made = [
+        [Trajectories(samples, (3, 32, 32), 1, seed=8 * v + r).x_0 for r in range(REPLICAS)] for v in range(variants)
+    ]
+    ds = forks(np.array(made))
+    part = ds["x_0"].to_numpy()[:1, :, :few]
+    compute = analysis.load("consistency")
+    pairs = REPLICAS * (REPLICAS - 1) // 2
+    return measure(
+        "consistency, 8 replicas: Pearson, cosine, NMSE, PSNR, Gaussian SSIM",
+        lambda folder: compute(ds, preset="wang2004").compute(scheduler="synchronous"),
+        "pearsonr, NumPy, scikit-image per pair",
+        lambda folder: by_pairs(part),
+        pairs * variants * samples,
+        pairs * few,
+        "pairs",
+        50,
+        rounds,
+    )
+
+
+def measure(
+    what: str, ours: Arm, against: str, theirs: Arm, many: int, few: int, unit: str, target: float, rounds: int
+) -> Row:
+    """Time two arms in turn, ours on `many` things and the other on `few` of them."""
+    ours(Path())  # compiles
+    seconds = interleave({"ours": ours, "theirs": theirs}, rounds)
+    return Row(
+        what,
+        rate_text(many, seconds["ours"], unit),
+        against,
+        rate_text(few, seconds["theirs"], unit),
+        per_round(seconds["theirs"], seconds["ours"], many / few),
+        Target("at least", target),
+    )
 
 
 def dataset(states: np.ndarray, made: Trajectories) -> xr.Dataset:
@@ -81,6 +112,15 @@ def dataset(states: np.ndarray, made: Trajectories) -> xr.Dataset:
     return xr.Dataset(
         {"x_t": (("sample", "timestep", *images), states), "x_0": (("sample", *images), made.x_0)},
         {"timestep": made.timestep},
+    )
+
+
+def forks(x_0: np.ndarray) -> xr.Dataset:
+    """Label final samples (variant, replica, sample, channel, y, x)."""
+    variants, _, samples = x_0.shape[:3]
+    return xr.Dataset(
+        {"x_0": (("variant", "replica", "sample", "channel", "y", "x"), x_0)},
+        {"at": ("variant", np.arange(variants)), "sample": np.arange(samples)},
     )
 
 
@@ -97,6 +137,33 @@ def by_scikit_image(states: np.ndarray, x_0: np.ndarray, **options: Any) -> np.n
             [structural_similarity(state, image, data_range=1.0, channel_axis=0, **options) for state in run]
             for run, image in zip(states, x_0, strict=True)
         ]
+    )
+
+
+def by_pairs(x_0: np.ndarray) -> np.ndarray:
+    """Compare all pairs of replicas one by one and average: (variant, sample, similarity)."""
+    return np.array(
+        [
+            [
+                np.mean([similarities(a, b) for a, b in combinations(images, 2)], axis=0)
+                for images in np.swapaxes(v, 0, 1)
+            ]
+            for v in x_0
+        ]
+    )
+
+
+def similarities(a: np.ndarray, b: np.ndarray) -> tuple[float, ...]:
+    """Compare two images in [-1, 1] in five ways, with the libraries' own functions."""
+    first, second = a.ravel().astype(float), b.ravel().astype(float)
+    powers = first @ first, second @ second
+    unit, other = ((image + 1) / 2 for image in (a, b))
+    return (
+        pearsonr(first, second).statistic,
+        first @ second / np.sqrt(powers[0] * powers[1]),
+        1 - ((first - second) ** 2).sum() / sum(powers),
+        peak_signal_noise_ratio(unit, other, data_range=1.0),
+        structural_similarity(unit, other, data_range=1.0, channel_axis=0, **GAUSSIAN),
     )
 
 

@@ -5,28 +5,27 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
 import xarray as xr
-from dask.callbacks import Callback
-from tqdm import tqdm
 
 import analysis
 import stores
-from pipeline.estimate import peak_memory, size
+from pipeline.estimate import MARGIN_BYTES, peak_memory, size
+from pipeline.schedulers import Engine
 from stores.layout import read_root
 from stores.reader import arrays_of
 
-RUNS = Path("data/trajectories")
-RESULTS = Path("results")
-MARGIN_BYTES = 128 << 20
+FOLDERS = {"trajectories": Path("data/trajectories"), "fork": Path("data/forks"), "readout": Path("data/readouts")}
+VERBS = {"trajectories": "traj generate", "fork": "traj fork", "readout": "traj readout"}
+STORE_OPTIONS = ("against", "readout")
+"""Options whose value is the path, or several paths, of other stores."""
 
+RESULTS = Path("results")
 Options = Mapping[str, Any]
 
 
@@ -45,15 +44,33 @@ class Job:
         return analysis.load(self.quantity)(ds, **self.options)
 
 
-def default_stores() -> list[Path]:
-    """List every run under data/trajectories, without those set aside.
+def kind_of(options: Mapping[str, Options]) -> str:
+    """Say which kind of store these quantities read with these options: their KIND, or runs `against` other runs.
+
+    Raises ValueError where they read different kinds.
+    """
+    kinds = {
+        name: "trajectories"
+        if chosen.get("against")
+        else getattr(sys.modules[analysis.load(name).__module__], "KIND", "trajectories")
+        for name, chosen in options.items()
+    }
+    if len(set(kinds.values())) > 1:
+        each = ", ".join(f"{name} reads {kind}" for name, kind in kinds.items())
+        raise ValueError(f"{', '.join(kinds)} cannot share a pass, they read different kinds of stores: {each}")
+    return next(iter(kinds.values()))
+
+
+def default_stores(kind: str) -> list[Path]:
+    """List every store of a kind under its folder, without those set aside.
 
     Raises FileNotFoundError where there is none.
     """
-    found = sorted(path for path in RUNS.glob("*.zarr") if ".stale-" not in path.name)
+    found = sorted(path for path in FOLDERS[kind].glob("*.zarr") if ".stale-" not in path.name)
     if not found:
         raise FileNotFoundError(
-            f"no store was given and there is none under {RUNS}; name one, or run `dvc repro` or `traj generate`"
+            f"no store was given and there is none under {FOLDERS[kind]}; name one, or run `dvc repro` or "
+            f"`{VERBS[kind]}`"
         )
     return found
 
@@ -71,28 +88,46 @@ def result_path(store: Path, quantity: str, out: Path | None, several_stores: bo
 def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path | None) -> list[Job]:
     """Name the results to be computed: every quantity of every store.
 
-    options maps each quantity to its options. Raises what `stores.open` raises for a store that cannot be used.
+    options maps each quantity to its options. Raises what `stores.open` raises for a store that cannot be used, and
+    ValueError for one of another kind than the quantities read.
     """
+    kind = kind_of(options)
     jobs = []
     for path in paths:
+        found = read_root(path)["attributes"]["kind"]
+        if found != kind:
+            raise ValueError(
+                f"{path} is a store of kind {found}; {', '.join(options)} needs one of kind {kind}, which "
+                f"`{VERBS[kind]}` makes"
+            )
         source = identity(path)
         for quantity, chosen in options.items():
             signature = inspect.signature(analysis.load(quantity)).parameters
             full = {name: chosen.get(name, p.default) for name, p in signature.items() if name != "ds"}
+            others = {name: identities(full[name]) for name in STORE_OPTIONS if full.get(name)}
             config = {
                 "numerics": analysis.NUMERICS,
                 "quantity": quantity,
-                "options": json.loads(json.dumps(full)),
+                "options": json.loads(json.dumps({**full, **dict.fromkeys(others)})),
                 "store": source,
+                **others,
             }
-            if full.get("against"):
-                config["against"] = identity(Path(full["against"]))
-                config["options"] = {**config["options"], "against": None}
+            full |= {name: absolute(full[name]) for name in others}
             target = result_path(path, quantity, out, len(paths) > 1)
             jobs.append(Job(quantity, path, target, full, config))
     if len({job.out for job in jobs}) < len(jobs):
         raise ValueError(f"{out} would have to hold several results; give -o a folder, not a .zarr")
     return jobs
+
+
+def identities(paths: str | tuple[str, ...]) -> Any:
+    """Tell the contents of another store apart, or those of several."""
+    return identity(Path(paths)) if isinstance(paths, str) else [identity(Path(path)) for path in paths]
+
+
+def absolute(paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Name stores so that processes in other folders find them."""
+    return str(Path(paths).absolute()) if isinstance(paths, str) else tuple(str(Path(p).absolute()) for p in paths)
 
 
 def identity(path: Path) -> dict[str, Any]:
@@ -103,37 +138,43 @@ def identity(path: Path) -> dict[str, Any]:
     return {"fingerprint": root["attributes"]["fingerprint"], "samples": samples}
 
 
-def run(store: Path, jobs: Sequence[Job], *, workers: int, say: Callable[[str], None]) -> None:
-    """Compute the results of one store that are not there yet, reading each shard once.
+def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
+    """Leave out the results that are there already.
 
-    Raises StaleStore where another result is in the way, DamagedStore where the store's bytes are wrong.
+    Raises StaleStore where another result is in the way.
     """
     wanted = [job for job in jobs if stores.would_keep(job.out, job.config) is stores.Kept.ABSENT]
     for job in jobs:
         if job not in wanted:
             say(f"{job.out} is there already, nothing to do")
-    if not wanted:
-        return
-    ds = stores.open(store)
-    lazy = [job.build(ds) for job in wanted]
-    names = ", ".join(job.quantity for job in wanted)
-    say(f"{names} of {store}: {workers} workers, memory {size(memory(ds, wanted, lazy, workers))}")
-    with dask.config.set(scheduler="threads", num_workers=workers), progress():
-        try:
-            computed = dask.compute(*lazy)
-        except ValueError as error:
-            if "checksum" in str(error):
-                raise stores.DamagedStore(f"{store} is damaged: {error}; run `traj verify {store}`") from None
-            raise
-    if identity(store) != wanted[0].config["store"]:
+    return wanted
+
+
+def run(store: Path, jobs: Sequence[Job], *, engine: Engine, say: Callable[[str], None]) -> None:
+    """Compute results of one store, reading each shard once, and save them.
+
+    Raises DamagedStore where the store's bytes are wrong, StaleStore where it changed meanwhile or another result is
+    in the way.
+    """
+    ds = stores.open(store.absolute())
+    lazy = [job.build(ds) for job in jobs]
+    names = ", ".join(job.quantity for job in jobs)
+    say(f"{names} of {store}: {engine.name}, memory {size(memory(ds, jobs, lazy, engine))}")
+    try:
+        computed = engine.compute(lazy)
+    except ValueError as error:
+        if "checksum" in str(error):
+            raise stores.DamagedStore(f"{store} is damaged: {error}; run `traj verify {store}`") from None
+        raise
+    if identity(store) != jobs[0].config["store"]:
         raise stores.StaleStore(f"{store} was changed while it was analysed; nothing is saved, run the same again")
-    for job, result in zip(wanted, computed, strict=True):
+    for job, result in zip(jobs, computed, strict=True):
         stores.save(result, job.out, job.config)
         say(f"wrote {job.out}")
 
 
-def memory(ds: xr.Dataset, jobs: Sequence[Job], lazy: Sequence[xr.Dataset], workers: int) -> int:
-    """Estimate the peak memory of an analysis in bytes.
+def memory(ds: xr.Dataset, jobs: Sequence[Job], lazy: Sequence[xr.Dataset], engine: Engine) -> int:
+    """Estimate the peak memory of an analysis in bytes, in all its processes.
 
     Each worker holds the decoded chunks of one task, their encoded bytes and a copy in progress; what a quantity
     pools stays until all samples have gone by, and the results until they are saved.
@@ -149,16 +190,5 @@ def memory(ds: xr.Dataset, jobs: Sequence[Job], lazy: Sequence[xr.Dataset], work
         if hasattr(module := sys.modules[f"analysis.{job.quantity}"], "working_bytes")
     )
     results = sum(result.nbytes for result in lazy)
-    return peak_memory() + 3 * workers * task + pooled + 2 * results + MARGIN_BYTES
-
-
-@contextmanager
-def progress() -> Iterator[None]:
-    """Show finished tasks on stderr, silent without a terminal."""
-    with tqdm(unit="task", disable=None) as bar:
-
-        def started(dsk: Mapping[Any, Any], state: Mapping[str, Any]) -> None:
-            bar.reset(total=sum(len(state[group]) for group in ("ready", "waiting", "running")))
-
-        with Callback(start_state=started, posttask=lambda *_: bar.update()):
-            yield
+    processes = (1 + engine.processes) * (peak_memory() + MARGIN_BYTES)
+    return processes + 3 * engine.tasks * task + pooled + 2 * results

@@ -44,23 +44,33 @@ class QuantityGroup(click.Group):
 def quantity_command(names: Sequence[str]) -> click.Command:
     """Build the command that computes these quantities in one pass."""
     import analysis
+    from pipeline.analyze import FOLDERS, kind_of
 
+    folder = FOLDERS[kind_of({name: {} for name in names})]
     functions = {name: analysis.load(name) for name in names}
     own = {name: option_parameters(function) for name, function in functions.items()}
     shared = [option for option in own[names[0]] if all(option.name in {o.name for o in own[n]} for n in names)]
 
-    def compute(paths: tuple[Path, ...], out: Path | None, workers: int, sets: tuple[str, ...], **given: Any) -> None:
-        from pipeline import analyze
+    def compute(
+        paths: tuple[Path, ...],
+        out: Path | None,
+        scheduler: str,
+        workers: int,
+        sets: tuple[str, ...],
+        **given: Any,
+    ) -> None:
+        from pipeline import analyze, schedulers
+
+        def say(message: str) -> None:
+            click.echo(message, err=True)
 
         chosen = {name: given | own_settings(name, functions, sets) for name in names}
-        jobs = analyze.plan_jobs(paths or analyze.default_stores(), chosen, out)
-        for path in dict.fromkeys(job.store for job in jobs):
-            analyze.run(
-                path,
-                [job for job in jobs if job.store == path],
-                workers=workers,
-                say=lambda message: click.echo(message, err=True),
-            )
+        jobs = analyze.plan_jobs(paths or analyze.default_stores(kind_of(chosen)), chosen, out)
+        if not (wanted := analyze.unfinished(jobs, say)):
+            return
+        with schedulers.start(scheduler, workers) as engine:
+            for path in dict.fromkeys(job.store for job in wanted):
+                analyze.run(path, [job for job in wanted if job.store == path], engine=engine, say=say)
 
     where = click.Path(path_type=Path)
     parameters: list[click.Parameter] = [
@@ -77,6 +87,14 @@ def quantity_command(names: Sequence[str]) -> click.Command:
             help="Threads that compute.  [default: all cores]",
         ),
         click.Option(
+            ["--scheduler"],
+            default="threads",
+            show_default=True,
+            envvar="TRAJ_SCHEDULER",
+            metavar="threads|N|tcp://HOST:PORT",
+            help="Compute by --workers threads, by N local processes, or on a running Dask cluster.",
+        ),
+        click.Option(
             ["--set", "sets"],
             multiple=True,
             metavar="QUANTITY.OPTION=VALUE",
@@ -87,17 +105,18 @@ def quantity_command(names: Sequence[str]) -> click.Command:
     about = click.unstyle(inspect.getdoc(functions[names[0]]) or "").split("\n\nParameters\n")[0]
     text = about if len(names) == 1 else f"Compute {', '.join(names)} in one pass over each store."
     return click.Command(
-        ",".join(names), params=parameters, callback=compute, help=text + USAGE.format(",".join(names))
+        ",".join(names), params=parameters, callback=compute, help=text + USAGE.format(",".join(names), folder)
     )
 
 
 USAGE = """
 
-Without a STORE, takes every run under data/trajectories.
+Without a STORE, takes every one under {1}.
 
 \b
 traj analyze {0}
-traj analyze {0} data/trajectories/ddpm.zarr -o elsewhere
+traj analyze {0} {1}/NAME.zarr -o elsewhere
+traj analyze {0} --scheduler 4
 """
 
 

@@ -58,4 +58,175 @@ def dataset(
         },
         {"kind": "trajectories", "fingerprint": "test"},
     )
-    return ds if chunks is None else ds.chunk({"sample": chunks[0], "timestep": chunks[1]})
+    return ds if chunks is None else cut(ds, {"sample": chunks[0], "timestep": chunks[1]})
+
+
+def cut(ds: xr.Dataset, chunks: dict[str, Any]) -> xr.Dataset:
+    """Make a dataset lazy as an opened store is: not its coordinates."""
+    lazy = {
+        name: array.chunk({d: n for d, n in chunks.items() if d in array.dims}) for name, array in ds.data_vars.items()
+    }
+    return xr.Dataset(lazy, ds.coords, ds.attrs)
+
+
+def forks(
+    samples: int = 5,
+    variants: int = 4,
+    channels: int = 1,
+    side: int = 8,
+    *,
+    replicas: int = 4,
+    seed: int = 0,
+    dtype: str = "float32",
+    chunks: tuple[Any, Any] | None = None,
+) -> xr.Dataset:
+    """Replicas that grow more alike from variant to variant; `chunks` along sample and variant make it lazy."""
+    rng = np.random.default_rng(seed)
+    shape = (samples, channels, side, side)
+    common = rng.uniform(-1, 1, (variants, 1, *shape))
+    own = rng.uniform(-1, 1, (variants, replicas, *shape))
+    share = np.linspace(0.1, 0.9, variants).reshape(-1, 1, 1, 1, 1, 1)
+    return fork_dataset(share * common + (1 - share) * own, dtype=dtype, chunks=chunks)
+
+
+def fork_dataset(
+    x_0: NDArray[Any],
+    *,
+    dtype: str = "float32",
+    chunks: tuple[Any, Any] | None = None,
+    valid_range: tuple[float, float] = (-1.0, 1.0),
+) -> xr.Dataset:
+    variants, replicas, samples = x_0.shape[:3]
+    attrs = {"units": "1", "valid_range": list(valid_range)}
+    ds = xr.Dataset(
+        {"x_0": (("variant", "replica", "sample", "channel", "y", "x"), x_0.astype(dtype), attrs)},
+        _fork_coords(variants, replicas, samples),
+        {"kind": "fork", "fingerprint": "forks"},
+    )
+    return ds if chunks is None else cut(ds, {"sample": chunks[0], "variant": chunks[1]})
+
+
+def fork_readout(
+    samples: int = 5,
+    variants: int = 4,
+    *,
+    replicas: int = 4,
+    classes: int = 5,
+    seed: int = 0,
+    dtype: str = "float32",
+    chunks: tuple[Any, Any] | None = None,
+) -> xr.Dataset:
+    """Logits of the final samples of forks."""
+    logits = 2 * np.random.default_rng(seed).standard_normal((variants, replicas, samples, classes))
+    return fork_readout_dataset(logits, dtype=dtype, chunks=chunks)
+
+
+def fork_readout_dataset(
+    logits: NDArray[Any], *, dtype: str = "float32", chunks: tuple[Any, Any] | None = None
+) -> xr.Dataset:
+    variants, replicas, samples, classes = logits.shape
+    ds = xr.Dataset(
+        {"x_0_logits": (("variant", "replica", "sample", "class"), logits.astype(dtype), {"units": "1"})},
+        {**_fork_coords(variants, replicas, samples), **_class_coords(classes)},
+        {"kind": "readout", "fingerprint": "readout", "config": '{"parent":{"fingerprint":"forks"}}'},
+    )
+    return ds if chunks is None else cut(ds, {"sample": chunks[0], "variant": chunks[1]})
+
+
+def state_readout(
+    samples: int = 5,
+    steps: int = 6,
+    *,
+    classes: int = 5,
+    seed: int = 0,
+    dtype: str = "float32",
+    chunks: tuple[Any, Any] | None = None,
+) -> xr.Dataset:
+    """Logits of states that go from undecided to those of the final samples."""
+    rng = np.random.default_rng(seed)
+    final = 4 * rng.standard_normal((samples, classes))
+    signal = np.linspace(0, 0.95, steps)[:, None]
+    noise = rng.standard_normal((2, samples, steps, classes))
+    return state_readout_dataset(signal * final[:, None] + (1 - signal) * noise, final, dtype=dtype, chunks=chunks)
+
+
+def state_readout_dataset(
+    logits: NDArray[Any],
+    x_0_logits: NDArray[Any],
+    *,
+    dtype: str = "float32",
+    chunks: tuple[Any, Any] | None = None,
+) -> xr.Dataset:
+    _, samples, steps, classes = logits.shape
+    ds = xr.Dataset(
+        {
+            "logits": (("on", "sample", "timestep", "class"), logits.astype(dtype), {"units": "1"}),
+            "x_0_logits": (("sample", "class"), x_0_logits.astype("float32"), {"units": "1"}),
+        },
+        {
+            "on": ["x_t", "pred_x0"],
+            "sample": np.arange(samples),
+            "label": ("sample", np.full(samples, -1)),
+            **_timestep_coords(steps),
+            **_class_coords(classes),
+        },
+        {"kind": "readout", "fingerprint": "readout"},
+    )
+    return ds if chunks is None else cut(ds, {"sample": chunks[0], "timestep": chunks[1]})
+
+
+def _fork_coords(variants: int, replicas: int, samples: int) -> dict[str, Any]:
+    return {
+        "variant": np.arange(variants),
+        "at": ("variant", np.arange(variants)[::-1] * 10),
+        "noise": ("variant", ["independent"] * variants),
+        "replica": np.arange(1, replicas + 1),
+        "sample": np.arange(samples),
+        "label": ("sample", np.full(samples, -1)),
+        **_timestep_coords(variants),
+    }
+
+
+def _timestep_coords(steps: int) -> dict[str, Any]:
+    alpha_bar = np.linspace(0.01, 0.99, steps)
+    return {
+        "timestep": np.arange(steps)[::-1] * 10,
+        "step": ("timestep", np.arange(steps)),
+        "alpha_bar": ("timestep", alpha_bar),
+        "log_snr": ("timestep", np.log(alpha_bar / (1 - alpha_bar))),
+    }
+
+
+def _class_coords(classes: int) -> dict[str, Any]:
+    return {"class": np.arange(classes), "class_name": ("class", [f"class {k}" for k in range(classes)])}
+
+
+POINTS = np.array([-8.0, -4.0, 6.0, 8.0])
+"""The mixture of METHODS 7.4, on the linear schedule of 1000 timesteps."""
+
+MIXTURE = {
+    1000: (0.2505, 0.7495, 0.0018),
+    800: (0.2662, 0.7338, 0.0644),
+    600: (0.4117, 0.5883, 0.5888),
+    400: (0.6798, 0.3202, 0.9644),
+    200: (0.9376, 0.0624, 0.9969),
+    100: (0.9988, 0.0012, 0.9999),
+}
+"""Times 1..1000: expected label agreement, label variance and correlation of replicas."""
+
+ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+
+
+def posteriors(samples: int, *, seed: int = 0) -> NDArray[Any]:
+    """Log probabilities (time, sample, point) of the points, given x_t of the forward process."""
+    rng = np.random.default_rng(seed)
+    signal = ALPHA_BAR[np.array(list(MIXTURE)) - 1][:, None]
+    x_t = np.sqrt(signal) * rng.choice(POINTS, samples) + np.sqrt(1 - signal) * rng.standard_normal(samples)
+    return -((x_t[..., None] - np.sqrt(signal)[..., None] * POINTS) ** 2) / (2 * (1 - signal[..., None]))
+
+
+def exact_replicas(replicas: int, samples: int, *, seed: int = 0) -> NDArray[Any]:
+    """Draw the number of a point (time, replica, sample) from each sample's posterior, independently."""
+    log_p = posteriors(samples, seed=seed)[:, None]
+    noise = np.random.default_rng([seed, 1]).gumbel(size=(len(MIXTURE), replicas, samples, POINTS.size))
+    return (log_p + noise).argmax(axis=-1)

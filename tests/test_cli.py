@@ -69,7 +69,7 @@ def test_a_changed_seed_is_refused_or_set_aside(tmp_path):
         (["generate", "a.zarr", "--model", "gaussian:0,1", "--blocks", "7:9"], 2, "have 0 to 1"),
         (["generate", "a.zarr", "--model", "gaussian:0,1", "--round-bits", "40"], 2, "1 to 22"),
         (["generate", "/proc/a.zarr", "--model", "gaussian:0,1"], 1, "No such file or directory: /proc"),
-        (["analyze", "nothing"], 2, "expected one of entropy"),
+        (["analyze", "nothing"], 2, "expected one of consistency, entropy"),
         (["analyze", "entropy"], 2, "there is none under data/trajectories"),
         (["analyze", "entropy", "nowhere.zarr"], 2, "does not exist"),
         (["analyze", "entropy", "."], 2, "is not a store"),

@@ -143,6 +143,7 @@ def test_a_state_equal_to_x_0_leaves_exactly_nothing_open(bins, samples):
     result = entropy(trajectories(samples, 3), bins=bins, on=("x_t",)).isel(timestep=-1).compute()
     assert result["stepwise_entropy"] == 0
     assert result["stepwise_entropy_miller_madow"] == 0
+    assert result["stepwise_entropy_grassberger"] == 0
     assert result["stepwise_entropy_se"] == 0
     assert (result["stepwise_entropy_per_sample"] == 0).all()
     assert result["mutual_information"] == result["x_0_entropy"]
@@ -278,3 +279,13 @@ def test_pooling_many_samples_holds_counts_not_codes():
         return max(sizes)
 
     assert largest(160) == largest(1600) == 4 * 256 * 4
+
+
+def test_counts_of_fewer_large_images_than_groups_can_be_pooled():
+    ds = trajectories(3, 2, side=96)
+    assert _pooled.carries_counts(3 * 96**2, 16)
+    result = entropy(ds, bins=16, on=("x_t",)).compute()
+    expected = of_counts(joint(codes(ds["x_0"], 16), codes(ds["x_t"], 16)[:, 0], 16))["stepwise_entropy"]
+    np.testing.assert_allclose(result["stepwise_entropy"][0, 0], expected, rtol=0, atol=1e-12)
+    assert np.isnan(result["stepwise_entropy_se"]).all()
+    assert result["convergence"].isel(samples_used=-1).notnull().all()

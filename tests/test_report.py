@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split
 import stores
 from pipeline import analyze, figures, metrics, page
 from pipeline.report import collect, report
+from pipeline.schedulers import threads
 from tests import runs
 
 T = 40
@@ -59,7 +60,7 @@ def make_run(path, *, samples=12, config=CONFIG, time_scale=1.0, seed=0):
 def analyse(path, results, quantities=("entropy", "ssim", "psnr")):
     options = {name: {"bins": 16} if name == "entropy" else {} for name in quantities}
     jobs = analyze.plan_jobs([path], options, results / path.stem)
-    analyze.run(path, jobs, workers=1, say=lambda message: None)
+    analyze.run(path, jobs, engine=threads(1), say=lambda message: None)
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +370,7 @@ def test_other_results_are_drawn_by_their_quantity_or_said(place, tmp_path):
     jobs = analyze.plan_jobs(
         [place / "trajectories/ddim50.zarr"], {"psnr": {"against": str(against)}}, results / "ddim50"
     )
-    analyze.run(jobs[0].store, jobs, workers=1, say=lambda message: None)
+    analyze.run(jobs[0].store, jobs, engine=threads(1), say=lambda message: None)
     unknown = xr.Dataset({"mystery": ("sample", [1.0])}, attrs={"quantity": "mystery"})
     stores.save(unknown, results / "ddim50/mystery.zarr", {"quantity": "mystery"})
     html = write(place, tmp_path / "out", results=results).read_text(encoding="utf-8")

@@ -1,0 +1,93 @@
+"""Correlation of replicas across samples: sums of every pixel that go from block to block, in the samples' order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
+
+from analysis import _pairs
+
+GROUPS = 8
+"""Runs of samples left out in turn by the jackknife."""
+
+Array = NDArray[Any]
+Moments = tuple[Array, Array]
+
+
+def replica_correlation(images: da.Array) -> dict[str, xr.DataArray]:
+    """Correlate images (variant, replica, sample, channel, y, x) of two replicas across samples.
+
+    Gives the intraclass correlation, pooled over pixels and pairs, and its standard error. Each block is added to
+    what came before it, sample by sample, so the values are the same for any blocks.
+    """
+    _, replicas, samples = images.shape[:3]
+    sizes = np.diff(samples * np.arange(GROUPS + 1) // GROUPS)
+    groups = np.repeat(np.arange(GROUPS), sizes)
+    starts = np.cumsum((0, *images.chunks[2]))
+    values = []
+    for blocks, variants in zip(
+        images.to_delayed(optimize_graph=False)[:, 0, :, 0, 0, 0], images.chunks[0], strict=True
+    ):
+        moments: Delayed | None = None
+        for block, start, length in zip(blocks, starts, images.chunks[2], strict=False):
+            moments = delayed(_add_block, pure=True)(moments, block, groups[start : start + length])
+        values.append(
+            da.from_delayed(delayed(_jackknife, pure=True)(moments, sizes, replicas), (variants, 2), np.float64)
+        )
+    both = da.concatenate(values)
+    title = "correlation of two replicas across samples, pooled over pixels"
+    titles = {"": title, "_se": f"{title}, standard error by the jackknife over {GROUPS} groups of samples"}
+    return {
+        f"replica_correlation{suffix}": xr.DataArray(
+            both[:, column], dims="variant", attrs={"units": "1", "long_name": meaning}
+        )
+        for column, (suffix, meaning) in enumerate(titles.items())
+    }
+
+
+def bytes_held(variants: int, pixels: int) -> int:
+    """Bytes of the sums so far, and of those being made of them."""
+    return 2 * variants * GROUPS * pixels * np.dtype(np.float64).itemsize
+
+
+def _add_block(before: Moments | None, images: Array, groups: Array) -> Moments:
+    flat = np.ascontiguousarray(images, np.float32).reshape(*images.shape[:3], -1)
+    if before is None:
+        sums, squares = np.zeros((len(flat), GROUPS, flat.shape[-1])), np.zeros((len(flat), GROUPS, 2))
+    else:
+        sums, squares = (array.copy() for array in before)
+    _pairs.add_moments(flat, groups, sums, squares)
+    return sums, squares
+
+
+def _jackknife(moments: Moments, sizes: Array, replicas: int) -> Array:
+    """Turn the moments of groups of these sizes into correlations and their standard errors (variant, 2)."""
+    values = np.full((len(moments[0]), 2), np.nan)
+    for value, sums, squares in zip(values, *moments, strict=True):
+        total, total_squares = sums.sum(axis=0), squares.sum(axis=0)
+        value[0] = _intraclass(total, total_squares, sizes.sum(), replicas)
+        if sizes.all():
+            without = [
+                _intraclass(total - group, total_squares - group_squares, sizes.sum() - size, replicas)
+                for group, group_squares, size in zip(sums, squares, sizes, strict=True)
+            ]
+            value[1] = np.sqrt((GROUPS - 1) * np.var(without))
+    return values
+
+
+def _intraclass(sums: Array, squares: Array, samples: int, replicas: int) -> float:
+    """Divide the covariance of two replicas by their variance, both summed over pixels.
+
+    Of the means of each sample's replicas, `sums` (pixel,) is the sum and `squares` first the sum of squares, then
+    the replicas' variance around them.
+    """
+    if samples < 2:
+        return np.nan
+    means, within = squares[0] - (sums**2).sum() / samples, squares[1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float((means - within / (replicas - 1)) / (means + within))

@@ -1,0 +1,169 @@
+"""What a classifier's logits say: the compiled loops over probabilities and labels, one cell at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from analysis import _blocks
+from analysis._kernels import compiled
+
+Array = NDArray[Any]
+
+
+@compiled
+def _softmax(logits: Array, out: Array) -> None:
+    largest = -np.inf
+    for k in range(logits.size):
+        largest = max(largest, np.float64(logits[k]))
+    total = 0.0
+    for k in range(logits.size):
+        out[k] = np.exp(np.float64(logits[k]) - largest)
+        total += out[k]
+    for k in range(logits.size):
+        out[k] /= total
+
+
+@compiled
+def _label(logits: Array) -> int:
+    """Find the largest logit, the first of equal ones; -1 where one is not a number."""
+    best = 0
+    for k in range(logits.size):
+        if np.isnan(logits[k]):
+            return -1
+        if logits[k] > logits[best]:
+            best = k
+    return best
+
+
+@compiled
+def _probabilities(logits: Array, hard: bool, out: Array) -> None:
+    if not hard:
+        _softmax(logits, out)
+        return
+    label = _label(logits)
+    out[:] = 0.0 if label >= 0 else np.nan
+    if label >= 0:
+        out[label] = 1.0
+
+
+@compiled
+def _gini(p: Array) -> float:
+    """1 - sum p^2: the trace of a one-hot label's covariance."""
+    squares = 0.0
+    for k in range(p.size):
+        squares += p[k] * p[k]
+    return 1.0 - squares
+
+
+@compiled
+def _bits(p: Array) -> float:
+    """-sum p log2 p."""
+    total = 0.0
+    for k in range(p.size):
+        if p[k] != 0.0:
+            total -= p[k] * np.log2(p[k])
+    return total
+
+
+@compiled
+def _agreement(labels: Array, classes: int) -> float:
+    """Take the share of pairs with equal labels, sum n (n - 1) / (R (R - 1)); NaN without pairs."""
+    counts = np.zeros(classes, np.int64)
+    for label in labels:
+        if label < 0:
+            return np.nan
+        counts[label] += 1
+    pairs = (counts * (counts - 1)).sum()
+    return float(pairs / (labels.size * (labels.size - 1)))
+
+
+REPLICAS = ("total", "within", "between", "pairwise", "entropy", "entropy_within", "agreement")
+
+
+def of_replicas(logits: xr.DataArray, hard: bool) -> xr.DataArray:
+    """Take the columns of REPLICAS (variant, sample, column) from logits of forks' final samples. METHODS 1.4."""
+    by_cell = logits.transpose("variant", "sample", "replica", "class")
+    return _blocks.per_cell(_replicas, by_cell, within=[["replica", "class"]], width=len(REPLICAS), hard=hard)
+
+
+@compiled
+def _replicas(logits: Array, hard: bool) -> Array:
+    """Do `of_replicas` for a block (variant, sample, replica, class).
+
+    Probabilities are summed as differences from the first replica's, so that equal replicas differ by
+    exactly nothing.
+    """
+    variants, samples, count, classes = logits.shape
+    values = np.empty((variants, samples, 7))
+    p, mean = np.empty((count, classes)), np.empty(classes)
+    labels = np.empty(count, np.int64)
+    for v in range(variants):
+        for s in range(samples):
+            within, entropy_within, between = 0.0, 0.0, 0.0
+            for r in range(count):
+                labels[r] = _label(logits[v, s, r])
+                _probabilities(logits[v, s, r], hard, p[r])
+                within += _gini(p[r])
+                entropy_within += _bits(p[r])
+            for k in range(classes):
+                beyond_first = 0.0
+                for r in range(count):
+                    beyond_first += p[r, k] - p[0, k]
+                mean[k] = p[0, k] + beyond_first / count
+                for r in range(count):
+                    between += (p[r, k] - mean[k]) ** 2
+            values[v, s, 0] = _gini(mean)
+            values[v, s, 1] = within / count
+            values[v, s, 2] = between / count
+            agreement = _agreement(labels, classes)
+            values[v, s, 3] = 1 - agreement
+            values[v, s, 4] = _bits(mean)
+            values[v, s, 5] = entropy_within / count
+            values[v, s, 6] = agreement
+    return values
+
+
+STATES = ("variance", "entropy", "flip")
+
+
+def of_states(logits: xr.DataArray, x_0_logits: xr.DataArray, hard: bool) -> xr.DataArray:
+    """Take the columns of STATES (on, sample, timestep, column) from logits of states and of their final samples."""
+    by_state = logits.transpose("on", "sample", "timestep", "class")
+    of_x_0 = x_0_logits.transpose("sample", "class")
+    return _blocks.per_cell(_states, by_state, of_x_0, within=[["class"]] * 2, width=len(STATES), hard=hard)
+
+
+@compiled
+def _states(logits: Array, x_0_logits: Array, hard: bool) -> Array:
+    """Do `of_states` for a block (on, sample, timestep, class) and x_0's (sample, 1, class)."""
+    variables, samples, steps, classes = logits.shape
+    values = np.empty((variables, samples, steps, 3))
+    p = np.empty(classes)
+    for v in range(variables):
+        for s in range(samples):
+            final = _label(x_0_logits[s, 0])
+            for t in range(steps):
+                _probabilities(logits[v, s, t], hard, p)
+                label = _label(logits[v, s, t])
+                values[v, s, t, 0] = _gini(p)
+                values[v, s, t, 1] = _bits(p)
+                values[v, s, t, 2] = np.nan if min(label, final) < 0 else 0.0 if label == final else 1.0
+    return values
+
+
+def commitment(flips: Array, places: Array) -> Array:
+    """Say where each row of `flips` (..., timestep) last turns to 0, as (..., column of `places`).
+
+    `places` is (timestep + 1, column), its last row for those that never do within the stored timesteps.
+    """
+    steps = flips.shape[-1]
+    missing = np.isnan(flips.max(axis=-1, keepdims=True))
+    differs = flips.astype(bool)
+    after_last = steps - np.argmax(np.flip(differs, -1), axis=-1)
+    first: Array = np.where(differs.any(axis=-1), after_last, 0)
+    where: Array = np.where(missing, np.nan, places[first])
+    return where

@@ -1,0 +1,43 @@
+"""The windows that structural similarity is averaged over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+GAUSSIAN_WIDTH, GAUSSIAN_SD = 11, 1.5
+
+
+def half_gaussian() -> NDArray[Any]:
+    """Give the first six weights of a Gaussian window of eleven."""
+    distance = np.arange(GAUSSIAN_WIDTH // 2 + 1) - GAUSSIAN_WIDTH // 2
+    half = np.exp(-0.5 * (distance / GAUSSIAN_SD) ** 2)
+    weights: NDArray[Any] = half / (2 * half.sum() - half[-1])
+    return weights
+
+
+def window_of(preset: str, side: int) -> tuple[str, int]:
+    """Turn a preset into its full name and window width, for images `side` pixels across."""
+    if preset == "auto":
+        preset = "wang2004" if side >= 32 else "window:5" if side >= 5 else "window:3"
+    fixed = {"wang2004": GAUSSIAN_WIDTH, "skimage": 7}
+    number = preset.removeprefix("window:")
+    if preset in fixed:
+        window = fixed[preset]
+    elif preset.startswith("window:") and number.isdecimal() and int(number) % 2 == 1 and int(number) >= 3:
+        window = int(number)
+    else:
+        raise ValueError(
+            f"unknown preset {preset!r}; expected auto, wang2004, skimage, or window:N with N odd, 3 or more"
+        )
+    if window > side:
+        widest = side - 1 + side % 2
+        fits = [name for name, width in fixed.items() if width <= side]
+        fits += [f"window:N with N up to {widest}"] if widest >= 3 else []
+        raise ValueError(
+            f"preset {preset} needs images of at least {window} pixels a side, these have {side}; "
+            + (f"what fits: {', '.join(fits)}" if fits else "no window fits images this small, use psnr")
+        )
+    return preset, window

@@ -1,0 +1,399 @@
+"""Analyses give the same bits wherever they are computed, read each shard once, and know which stores they are for."""
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+import uuid
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from click.testing import CliRunner
+from cloudpickle import dumps
+from distributed import LocalCluster
+from zarr.storage import LocalStore
+
+import analysis
+import stores
+from pipeline import analyze, cluster, schedulers
+from pipeline.cli import main
+from stores.layout import read_root
+from tests import runs
+from tests.test_quantities_contract import DATASETS, SAMPLES, STEPS, assert_bits_equal, whole
+
+NAMES = ("entropy", "ssim", "psnr")
+TASKS_PER_SHARD = 25 * len(NAMES)
+CONCURRENCY = 7
+TRAJ = Path(sys.executable).with_name("traj")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    with zarr.config.set({"async.concurrency": CONCURRENCY}), cluster.local(2) as engine:
+        yield engine
+
+
+@pytest.fixture(params=["threads", "processes"])
+def engine(request):
+    return schedulers.threads(2) if request.param == "threads" else request.getfixturevalue("processes")
+
+
+def traj(*arguments, code=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
+def assert_all_equal(results, expected):
+    for result, other in zip(results, expected, strict=True):
+        assert_bits_equal(result, other)
+
+
+def lay_out(ds, names=NAMES):
+    return [analysis.load(name)(ds) for name in names]
+
+
+def changed(ds, function, *arguments):
+    """A dataset whose x_t passes through a function, block by block."""
+    data = ds["x_t"].data
+    meta = np.empty((0,) * data.ndim, data.dtype)
+    return ds.assign(x_t=ds["x_t"].copy(data=data.map_blocks(function, *arguments, dtype=data.dtype, meta=meta)))
+
+
+def note(block, folder, block_info=None):
+    place = ".".join(map(str, block_info[0]["chunk-location"]))
+    (Path(folder) / f"{place}-{uuid.uuid4().hex}").touch()
+    return block
+
+
+def die_once(block, flag, block_info=None):
+    if block_info[0]["chunk-location"][0] == 2 and not Path(flag).exists():
+        Path(flag).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return block
+
+
+def environment(block):
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    return np.array(
+        [os.getpid(), zarr.config.get("threading.max_workers"), zarr.config.get("async.concurrency"), threads]
+    )
+
+
+def test_processes_give_the_same_bytes_as_threads():
+    runs.make("a.zarr")
+    traj("analyze", ",".join(NAMES), "a.zarr", "-o", "threads", "--workers", 1)
+    traj("analyze", ",".join(NAMES), "a.zarr", "-o", "processes", "--scheduler", 2)
+    assert runs.digest("processes") == runs.digest("threads")
+
+
+@DATASETS
+def test_every_quantity_has_the_same_bits_in_other_processes(name, make, processes):
+    result = analysis.load(name)(make(SAMPLES, STEPS).chunk({"sample": 4}))
+    assert_bits_equal(processes.compute([result])[0], whole(name, make))
+
+
+def test_a_worker_killed_half_way_changes_nothing(processes, tmp_path):
+    ds = stores.open(runs.make("a.zarr").absolute())
+    flag = tmp_path / "killed"
+    results = processes.compute(lay_out(changed(ds, die_once, str(flag))))
+    assert flag.exists()
+    assert_all_equal(results, dask.compute(*lay_out(ds), scheduler="synchronous"))
+
+
+def test_workers_that_keep_dying_are_told(tmp_path):
+    ds = changed(stores.open(runs.make("a.zarr").absolute()), die_once, str(tmp_path / "killed"))
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        cluster.local(1) as engine,
+        pytest.raises(OSError, match="workers of 1 process were lost") as raised,
+    ):
+        engine.compute(lay_out(ds, ["psnr"]))
+    assert raised.value.errno
+
+
+def test_a_variable_may_be_made_from_another_one(engine):
+    first = da.ones((4, 4), chunks=2).map_blocks(np.negative)
+    second = first.map_blocks(np.exp)
+    (result,) = engine.compute([xr.Dataset({"first": (("y", "x"), first), "second": (("y", "x"), second)})])
+    np.testing.assert_array_equal(result["second"], np.exp(result["first"]))
+
+
+def test_a_list_of_quantities_reads_each_shard_once(engine, tmp_path):
+    ds = stores.open(runs.make("a.zarr").absolute())
+    noted = tmp_path / "noted"
+    noted.mkdir()
+    engine.compute(lay_out(changed(ds, note, str(noted))))
+    places = sorted(file.name.split("-")[0] for file in noted.iterdir())
+    assert places == [f"{block}.0.0.0.0" for block in range(4)]
+
+
+def test_a_list_of_quantities_reads_each_byte_range_once(monkeypatch):
+    ds = stores.open(runs.make("a.zarr").absolute())
+    asked = []
+    get = LocalStore.get
+
+    async def counted(self, key, prototype, byte_range=None):
+        asked.append((key, byte_range))
+        return await get(self, key, prototype, byte_range)
+
+    monkeypatch.setattr(LocalStore, "get", counted)
+    schedulers.threads(2).compute(lay_out(ds))
+    chunks = [request for request in asked if "/c." in request[0]]
+    assert len(chunks) == len(set(chunks))
+    assert {key for key, _ in chunks} == {
+        f"{name}/c.{block}.0.0.0{end}"
+        for name, end in (("x_t", ".0"), ("pred_x0", ".0"), ("x_0", ""))
+        for block in range(4)
+    }
+
+
+def graph(samples, shape=runs.SHAPE):
+    """The tasks that a list of quantities comes down to, and how many shards the store has."""
+    ds = stores.open(runs.make(f"{samples}-{shape[-1]}.zarr", samples, shape=shape).absolute())
+    arrays = [array.data for result in lay_out(ds) for array in result.data_vars.values() if array.chunks is not None]
+    tasks = {}
+    for array in dask.optimize(*arrays):
+        tasks |= dict(array.__dask_graph__())
+    return tasks, ds["x_t"].data.npartitions + ds["pred_x0"].data.npartitions
+
+
+def test_tasks_grow_with_shards_and_no_faster():
+    (few, shards), (many, more) = graph(16), graph(64)
+    assert more == 4 * shards
+    assert len(many) - len(few) <= TASKS_PER_SHARD * (more - shards)
+
+
+def test_tasks_carry_no_images():
+    small, large = (len(dumps(graph(16, (1, side, side))[0])) for side in (8, 32))
+    assert large < 1.1 * small
+
+
+def test_processes_are_pinned_and_get_the_configuration(processes):
+    asked = da.map_blocks(environment, da.zeros((8,), chunks=1), chunks=(4,), dtype=int)
+    (found,) = processes.compute([xr.Dataset({"asked": ("i", asked)})])
+    found = found["asked"].to_numpy().reshape(-1, 4)
+    assert os.getpid() not in found[:, 0]
+    assert np.unique(found[:, 1:], axis=0).tolist() == [[1, CONCURRENCY, 1]]
+
+
+def test_threads_decode_on_as_many_threads_as_there_are_workers():
+    ds = stores.open(runs.make("a.zarr").absolute())
+    schedulers.threads(3).compute(lay_out(ds, ["psnr"]))
+    assert zarr.config.get("threading.max_workers") == 3
+
+
+def damage(path):
+    file = path / "x_t" / "c.1.0.0.0.0"
+    content = bytearray(file.read_bytes())
+    content[50] ^= 1
+    file.write_bytes(content)
+
+
+def test_damage_met_by_a_worker_points_to_verify(processes):
+    path = runs.make("a.zarr")
+    damage(path)
+    jobs = analyze.plan_jobs([path], {"psnr": {}}, None)
+    with pytest.raises(stores.DamagedStore, match=r"run `traj verify a.zarr`"):
+        analyze.run(path, jobs, engine=processes, say=lambda message: None)
+
+
+async def still_reading():
+    return len(asyncio.all_tasks()) - 1
+
+
+def test_after_damage_nothing_goes_on_reading():
+    path = runs.make("a.zarr", 8, shape=(3, 32, 32), timesteps=np.arange(400)[::-1])
+    damage(path)
+    with pytest.raises(ValueError, match="checksum"):
+        schedulers.threads(2).compute(lay_out(stores.open(path.absolute()), ["psnr"]))
+    assert zarr.core.sync.sync(still_reading()) == 0
+
+
+def test_a_running_cluster_is_used_and_left_running():
+    runs.make("a.zarr")
+    traj("analyze", "psnr", "a.zarr", "-o", "threads")
+    with LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=":0"
+    ) as running:
+        address = running.scheduler_address
+        text = traj("analyze", "psnr", "a.zarr", "-o", "cluster", "--scheduler", address)
+        assert f"psnr of a.zarr: {address}, 2 threads" in text
+        traj("analyze", "psnr", "a.zarr", "-o", "again", "--scheduler", address)
+    assert runs.digest("cluster") == runs.digest("threads") == runs.digest("again")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        ("fast", "'fast' was given, expected threads, a number of local processes from 1 on"),
+        ("0", "'0' was given, expected threads"),
+        ("-2", "'-2' was given, expected threads"),
+        ("tcp://127.0.0.1:1", "no Dask cluster answers at tcp://127.0.0.1:1"),
+        ("tcp://127.0.0.1", "no Dask cluster answers at tcp://127.0.0.1"),
+        ("tcp://nowhere.invalid:8786", "no Dask cluster answers at tcp://nowhere.invalid:8786"),
+    ],
+)
+def test_a_scheduler_that_cannot_be_used_gets_one_message(scheduler, message, monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setenv("TRAJ_SCHEDULER", scheduler)
+    runs.make("a.zarr")
+    assert message in traj("analyze", "psnr", "a.zarr", code=2)
+
+
+def test_without_distributed_the_way_out_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "pipeline.cluster")
+    monkeypatch.delattr("pipeline.cluster")
+    runs.make("a.zarr")
+    assert "pip install 'traj[distributed]'" in traj("analyze", "psnr", "a.zarr", "--scheduler", 2, code=2)
+    traj("analyze", "psnr", "a.zarr")
+
+
+def test_nothing_is_started_when_nothing_is_to_do(monkeypatch):
+    runs.make("a.zarr")
+    traj("analyze", "psnr", "a.zarr")
+    monkeypatch.setattr(schedulers, "start", lambda *_: pytest.fail("started"))
+    assert "nothing to do" in traj("analyze", "psnr", "a.zarr", "--scheduler", 2)
+
+
+def test_processes_say_nothing_of_their_own_and_leave_nothing(tmp_path):
+    runs.make("a.zarr")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [TRAJ, "analyze", "psnr", "a.zarr", "--scheduler", "2"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"TMPDIR": str(scratch)}
+    )
+    assert done.stdout == ""
+    first, second = done.stderr.splitlines()
+    assert first.startswith("psnr of a.zarr: 2 processes, memory")
+    assert second == "wrote results/a/psnr.zarr"
+    assert list(scratch.iterdir()) == []
+
+
+def on_a_terminal(command, scratch, react=lambda shown, terminal: None):
+    """Run a command on a terminal of its own: all it showed, and its exit status."""
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    process = subprocess.Popen(
+        command,
+        **dict.fromkeys(("stdin", "stdout", "stderr"), inside),
+        env=os.environ | {"TMPDIR": str(scratch)},
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(inside)
+    shown = ""
+    try:
+        while part := os.read(terminal, 4096):
+            shown += part.decode()
+            react(shown, terminal)
+    except OSError:  # the terminal closes with its last process
+        pass
+    os.close(terminal)
+    return shown, process.wait()
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "2"])
+def test_a_terminal_gets_a_bar(scheduler, tmp_path):
+    runs.make("a.zarr")
+    command = [TRAJ, "analyze", "psnr", "a.zarr", "--scheduler", scheduler]
+    shown, code = on_a_terminal(command, tmp_path)
+    assert code == 0
+    assert "100%|" in shown
+    assert "task/s" in shown
+
+
+@pytest.mark.parametrize(("scheduler", "name"), [("threads", "2 threads"), ("2", "2 processes")])
+def test_ctrl_c_ends_every_process_and_cleans_up(scheduler, name, tmp_path):
+    runs.make("a.zarr", 400)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    pressed = []
+
+    def press(shown, terminal):
+        if name in shown and not pressed:
+            pressed.append(time.monotonic())
+            os.write(terminal, b"\x03")
+
+    command = [TRAJ, "analyze", ",".join(NAMES), "a.zarr", "--scheduler", scheduler, "--workers", "2"]
+    shown, code = on_a_terminal(command, scratch, press)
+    assert code == 130
+    assert "stopped; what is finished is kept" in shown
+    assert "Traceback" not in shown
+    assert "Task" not in shown
+    assert list(scratch.iterdir()) == []
+    assert not Path("results").exists()
+    assert time.monotonic() - pressed[0] < 30
+
+
+def test_a_quantity_takes_the_stores_of_its_kind(monkeypatch):
+    monkeypatch.setattr(sys.modules[analysis.load("psnr").__module__], "KIND", "fork", raising=False)
+    runs.make("data/trajectories/a.zarr")
+    assert "none under data/forks; name one, or run `dvc repro` or `traj fork`" in traj("analyze", "psnr", code=2)
+    text = traj("analyze", "psnr", "data/trajectories/a.zarr", code=2)
+    assert "a.zarr is a store of kind trajectories; psnr needs one of kind fork, which `traj fork` makes" in text
+    assert "takes every one under data/forks" in traj("analyze", "psnr", "--help")
+    text = traj("analyze", "entropy,psnr", code=2)
+    assert "entropy, psnr cannot share a pass" in text
+    assert "entropy reads trajectories, psnr reads fork" in text
+
+
+def test_with_other_runs_to_compare_with_a_quantity_of_forks_takes_runs():
+    runs.make("a.zarr")
+    runs.make("b.zarr", seed=1)
+    assert "which `traj fork` makes" in traj("analyze", "consistency", "a.zarr", code=2)
+    assert "wrote results/a/consistency.zarr" in traj("analyze", "consistency", "a.zarr", "--against", "b.zarr")
+
+
+def test_a_result_is_no_store_to_analyse():
+    runs.make("a.zarr")
+    traj("analyze", "psnr", "a.zarr")
+    text = traj("analyze", "psnr", "results/a/psnr.zarr", code=2)
+    assert "of kind result; psnr needs one of kind trajectories, which `traj generate` makes" in text
+
+
+def test_other_stores_are_known_by_what_they_hold_not_by_their_path():
+    runs.make("a.zarr")
+    runs.make("b.zarr", seed=1)
+    traj("analyze", "psnr", "a.zarr", "--against", "b.zarr", "-o", "p.zarr")
+    config = json.loads(read_root(Path("p.zarr"))["attributes"]["config"])
+    assert config["against"] == analyze.identity(Path("b.zarr"))
+    assert config["options"]["against"] is None
+    assert "b.zarr" not in json.dumps(config)
+    Path("b.zarr").rename("c.zarr")
+    assert "nothing to do" in traj("analyze", "psnr", "a.zarr", "--against", "c.zarr", "-o", "p.zarr")
+    assert "other options or from another store" in traj("analyze", "psnr", "a.zarr", "-o", "p.zarr", code=1)
+
+
+def test_several_other_stores_are_known_in_their_order(monkeypatch):
+    def several(ds: xr.Dataset, *, against: tuple[str, ...] = ()) -> xr.Dataset: ...
+
+    monkeypatch.setattr(sys.modules[analysis.load("psnr").__module__], "psnr", several)
+    several.__module__ = "analysis.psnr"
+    runs.make("a.zarr")
+    runs.make("b.zarr", 8)
+    (job,) = analyze.plan_jobs([Path("a.zarr")], {"psnr": {"against": ("b.zarr", "a.zarr")}}, None)
+    assert job.config["against"] == [analyze.identity(Path("b.zarr")), analyze.identity(Path("a.zarr"))]
+    assert job.options["against"] == (str(Path("b.zarr").absolute()), str(Path("a.zarr").absolute()))
+    (job,) = analyze.plan_jobs([Path("a.zarr")], {"psnr": {}}, None)
+    assert "against" not in job.config

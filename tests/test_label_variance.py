@@ -1,0 +1,210 @@
+"""Label variance splits exactly, has its closed forms, and equals plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import softmax
+from scipy.stats import entropy as scipy_entropy
+
+from analysis.label_variance import label_variance, plot
+from tests.analysis_data import (
+    MIXTURE,
+    POINTS,
+    exact_replicas,
+    fork_readout,
+    fork_readout_dataset,
+    forks,
+    posteriors,
+    state_readout,
+    state_readout_dataset,
+)
+
+LOGITS = arrays(
+    np.float32,
+    st.tuples(st.integers(1, 2), st.integers(1, 5), st.integers(1, 3), st.integers(2, 6)),
+    elements=st.floats(-40, 40, width=32),
+)
+
+
+def one_hot(labels, classes):
+    """Logits that leave no doubt."""
+    return np.where(np.arange(classes) == labels[..., None], 1000.0, 0.0)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(logits=LOGITS)
+def test_the_total_is_what_is_within_and_between_replicas(hard, logits):
+    result = label_variance(fork_readout_dataset(logits), hard=hard).compute()
+    total, within, between = (result[f"label_variance{part}"].to_numpy() for part in ("", "_within", "_between"))
+    np.testing.assert_allclose(total, within + between, rtol=0, atol=1e-14)
+    assert (between >= 0).all()
+    assert (within >= -1e-15).all()
+    assert (total <= 1 - 1 / logits.shape[-1] + 1e-15).all()
+    if logits.shape[1] == 1:
+        assert (between == 0).all()
+        np.testing.assert_array_equal(total, within)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(logits=LOGITS, replicas=st.integers(2, 7))
+def test_equal_replicas_differ_by_exactly_nothing(logits, replicas):
+    equal = np.repeat(logits[:, :1], replicas, axis=1)
+    result = label_variance(fork_readout_dataset(equal)).compute()
+    alone = label_variance(fork_readout_dataset(logits[:, :1])).compute()
+    assert (result["label_variance_between"] == 0).all()
+    assert (result["label_agreement"] == 1).all()
+    assert (result["label_variance_pairwise"] == 0).all()
+    for name in ("label_variance", "label_entropy"):
+        np.testing.assert_array_equal(result[name], alone[name])
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_forks_equal_plain_numpy(hard):
+    ds = fork_readout(6, 3, replicas=5, classes=4)
+    p = softmax(ds["x_0_logits"].to_numpy().astype(np.float64), axis=-1)
+    labels = ds["x_0_logits"].to_numpy().argmax(axis=-1)
+    if hard:
+        p = np.eye(4)[labels]
+    mean = p.mean(axis=1)
+    pairs = [(a, b) for a in range(5) for b in range(a)]
+    agreement = np.mean([labels[:, a] == labels[:, b] for a, b in pairs], axis=0)
+    expected = {
+        "label_variance": 1 - (mean**2).sum(axis=-1),
+        "label_variance_within": (1 - (p**2).sum(axis=-1)).mean(axis=1),
+        "label_variance_between": p.var(axis=1).sum(axis=-1),
+        "label_variance_pairwise": 1 - agreement,
+        "label_entropy": scipy_entropy(mean, base=2, axis=-1),
+        "label_entropy_within": scipy_entropy(p, base=2, axis=-1).mean(axis=1),
+        "label_agreement": agreement,
+    }
+    result = label_variance(ds, hard=hard).compute()
+    for name, values in expected.items():
+        np.testing.assert_allclose(result[name], values, rtol=0, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(result[f"{name}_mean"], values.mean(axis=1), atol=1e-12)
+        np.testing.assert_allclose(result[f"{name}_se"], values.std(axis=1, ddof=1) / np.sqrt(6), atol=1e-12)
+
+
+def test_states_equal_plain_numpy():
+    ds = state_readout(7, 5)
+    logits, final = ds["logits"].to_numpy(), ds["x_0_logits"].to_numpy()
+    p = softmax(logits.astype(np.float64), axis=-1)
+    flips = logits.argmax(axis=-1) != final.argmax(axis=-1)[:, None]
+    share = flips.mean(axis=1)
+    result = label_variance(ds).compute()
+    np.testing.assert_allclose(result["label_variance"], 1 - (p**2).sum(axis=-1), atol=1e-12)
+    np.testing.assert_allclose(result["label_entropy"], scipy_entropy(p, base=2, axis=-1), atol=1e-12)
+    np.testing.assert_array_equal(result["flips"], flips)
+    assert 0 < flips.sum() < flips.size
+    np.testing.assert_allclose(result["flip_fraction"], share, atol=1e-15)
+    np.testing.assert_allclose(result["flip_fraction_se"], np.sqrt(share * (1 - share) / 7), atol=1e-15)
+
+
+def test_certainty_and_ignorance_are_the_ends_of_the_range():
+    labels = np.zeros((1, 3, 2), int)
+    certain = label_variance(fork_readout_dataset(one_hot(labels, 4))).compute()
+    ignorant = label_variance(fork_readout_dataset(np.zeros((1, 3, 2, 4)))).compute()
+    for name in ("label_variance", "label_entropy", "label_entropy_within", "label_variance_pairwise"):
+        assert (certain[name] == 0).all()
+    assert (ignorant["label_variance"] == 3 / 4).all()
+    assert (ignorant["label_entropy"] == 2).all()
+
+
+def test_replicas_that_never_agree_vary_only_between_them():
+    labels = np.arange(4)[None, :, None]
+    result = label_variance(fork_readout_dataset(one_hot(labels, 4))).compute()
+    assert float(result["label_variance"].item()) == 3 / 4
+    assert float(result["label_variance_within"].item()) == 0
+    assert float(result["label_variance_pairwise"].item()) == 1
+    assert float(result["label_agreement"].item()) == 0
+
+
+def test_one_replica_has_no_pairs():
+    result = label_variance(fork_readout(4, replicas=1)).compute()
+    for name in ("label_agreement", "label_variance_pairwise"):
+        assert np.isnan(result[name]).all()
+    assert np.isfinite(result["label_variance"]).all()
+
+
+def test_exact_completions_of_a_mixture_have_the_closed_form():
+    replicas, samples = 4, 4000
+    labels = exact_replicas(replicas, samples)
+    result = label_variance(fork_readout_dataset(one_hot(labels, POINTS.size))).compute()
+    agreement, variance, _ = np.array(list(MIXTURE.values())).T
+    for name, expected in (
+        ("label_agreement", agreement),
+        ("label_variance_pairwise", variance),
+        ("label_variance", variance * (1 - 1 / replicas)),
+    ):
+        within = 3 * result[f"{name}_se"] + 6e-5  # the table has four digits
+        assert (abs(result[f"{name}_mean"] - expected) < within).all(), name
+
+
+def test_the_posterior_of_a_mixture_has_the_closed_form_without_replicas():
+    log_p = posteriors(4000).swapaxes(0, 1)
+    result = label_variance(state_readout_dataset(np.stack([log_p, log_p]), log_p[:, -1])).compute()
+    expected = np.array(list(MIXTURE.values()))[:, 1]
+    assert (abs(result["label_variance_mean"] - expected) < 3 * result["label_variance_se"] + 6e-5).all()
+
+
+def states_of(labels, final, classes=3):
+    labels = np.array(labels)[None]
+    return state_readout_dataset(one_hot(np.concatenate([labels, labels]), classes), one_hot(np.array(final), classes))
+
+
+def test_labels_commit_where_their_last_agreement_with_x_0_begins():
+    ds = states_of([[0, 0, 1, 1], [1, 1, 1, 1], [1, 2, 1, 0], [0, 1, 0, 1]], [1, 1, 1, 1])
+    result = label_variance(ds).compute().sel(on="x_t")
+    assert ds["timestep"].to_numpy().tolist() == [30, 20, 10, 0]
+    assert result["flips"].to_numpy().tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 1], [1, 0, 1, 0]]
+    assert result["commit_timestep"].to_numpy().tolist() == [10, 30, -1, 0]
+    assert result["commit_step"].to_numpy().tolist() == [2, 0, 4, 3]
+    log_snr = ds["log_snr"].to_numpy()
+    assert result["commit_log_snr"].to_numpy().tolist() == [log_snr[2], log_snr[0], np.inf, log_snr[3]]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(labels=arrays(int, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.integers(0, 2)))
+def test_commitments_equal_a_plain_loop(labels):
+    ds = states_of(labels, np.ones(len(labels), int))
+    steps = labels.shape[1]
+    expected = [min([k for k in range(steps + 1) if (row[k:] == 1).all()]) for row in labels]
+    assert label_variance(ds)["commit_step"].sel(on="pred_x0").to_numpy().tolist() == expected
+
+
+def test_states_that_were_never_read_do_not_commit():
+    ds = state_readout(3, 4)
+    ds["logits"][0, 1, 2] = np.nan
+    result = label_variance(ds).compute()
+    for name in ("commit_timestep", "commit_step", "commit_log_snr"):
+        assert np.isnan(result[name].to_numpy()).tolist() == [[False, True, False], [False] * 3]
+
+
+def test_coordinates_that_are_missing_give_no_commitment():
+    result = label_variance(state_readout(3, 4).drop_vars(["log_snr", "step"]))
+    assert "commit_timestep" in result
+    assert not {"commit_log_snr", "commit_step"} & set(result)
+
+
+def test_the_first_of_equal_logits_is_the_label():
+    logits = np.array([[0.0, 1.0, 1.0]] * 2 + [[0.0, 0.0, 1.0]])[None, :, None]
+    agreement = label_variance(fork_readout_dataset(logits))["label_agreement"]
+    np.testing.assert_allclose(agreement, 1 / 3)
+
+
+@pytest.mark.parametrize("ds", [forks(), state_readout().drop_vars("logits")], ids=["forks", "only x_0"])
+def test_a_dataset_without_logits_says_what_to_run_first(ds):
+    with pytest.raises(ValueError, match="run `traj readout classifier STORE OUT` first"):
+        label_variance(ds)
+
+
+def test_forks_with_other_noise_get_lines_of_their_own():
+    ds = fork_readout(9, 4)
+    ds = ds.assign_coords(at=("variant", [20, 20, 0, 0]), noise=("variant", ["independent", "zero"] * 2))
+    ax = plot(label_variance(ds).compute())
+    assert [line.get_label() for line in ax.lines][:2] == ["total, noise independent", "total, noise zero"]
+    assert all(line.get_xdata().tolist() == [20, 0] for line in ax.lines)
