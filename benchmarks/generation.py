@@ -128,16 +128,20 @@ def with_storing(generation: Generation, path: Path) -> None:
 def without_storing(generation: Generation) -> None:
     """Generate the same samples from the same noise by the same loop, and keep nothing."""
     denoiser, schedule, device = generation.denoiser, generation.denoiser.schedule, generation.device
-    noisy = [step.timestep for step in generation.plan.steps if sampler.adds_noise(schedule, step)]
+    timesteps = enumerate(generation.plan.timesteps)
+    noisy = [(timestep, 0) for k, timestep in timesteps if sampler.adds_noise(schedule, generation.plan, k)]
     source = NoiseSource(generation.seed, denoiser.shape)
     with ThreadPoolExecutor(1) as pool, inference(device):
         for block in range(generation.layout.blocks):
             ids = range(block * generation.block, (block + 1) * generation.block)
-            start = torch.from_numpy(source(Purpose.START, ids, 0)).to(device)
+            x_T = torch.from_numpy(source(Purpose.START, ids, 0)).to(device)
             label = torch.from_numpy(generation.label(ids)).to(device)
             ahead = NoiseAhead(source, ids, noisy, pool)
 
-            def noise(step: Step, ahead: NoiseAhead = ahead) -> torch.Tensor:
+            def noise(_: int, step: Step, ahead: NoiseAhead = ahead) -> torch.Tensor:
                 return torch.from_numpy(ahead(step.timestep)).to(device, non_blocking=True)
 
-            sampler.reverse(denoiser, generation.plan, start, label, noise, lambda *_: None).cpu()
+            (x_0,) = sampler.reverse(
+                denoiser, [generation.plan], label, start=lambda _, x_T=x_T: x_T, noise=noise, keep=lambda *_: None
+            )
+            x_0.cpu()

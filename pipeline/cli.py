@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, timestep_list
 from pipeline.quantity_options import QuantityGroup
 
-DEVICE = click.option(
-    "--device", default="auto", show_default=True, envvar="TRAJ_DEVICE", help="auto, cpu, cuda or cuda:i."
-)
-STALE = click.option(
-    "--stale",
-    type=click.Choice(["refuse", "set-aside"]),
-    default="refuse",
-    show_default=True,
-    help="What to do where OUT was made from other inputs: stop, or rename it and start afresh.",
-)
-SEED = click.IntRange(0, 2**64 - 1)
+if TYPE_CHECKING:
+    from pipeline.fork import Fork
+    from pipeline.generate import Generation
+    from pipeline.readout import Readout
+
 INTERRUPTED = 130
-OUT_OF_MEMORY = "the memory does not suffice; ask for a smaller --block, or fewer --workers"
+OUT_OF_MEMORY = "the memory does not suffice; ask for a smaller --block or --batch, or fewer --workers"
 
 
 def say(message: str) -> None:
@@ -84,14 +80,47 @@ def main() -> None:
     """
 
 
-def block_range(ctx: click.Context, param: click.Parameter, value: str | None) -> range | None:
-    """Read FIRST:END."""
-    if value is None:
-        return None
-    first, colon, end = value.partition(":")
-    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
-        raise click.BadParameter(f"{value!r} was given, expected FIRST:END, for example 0:4 for blocks 0 to 3")
-    return range(int(first), int(end))
+def carry_out(
+    job: Generation | Fork | Readout,
+    out: Path,
+    *,
+    stale: Any,
+    blocks: range | None,
+    dry_run: bool,
+    smaller: str,
+    following: str,
+) -> None:
+    """Say what a run costs, make its store or what is missing of it, and say what to type next."""
+    from stores import describe
+
+    if dry_run:
+        wanted = range(job.layout.blocks) if blocks is None else blocks
+        click.echo(f"{out}: {job.cost(out, len(wanted[: job.layout.blocks]))}")
+        return
+    with job.open(out, stale=stale, blocks=blocks) as store:
+        if store.set_aside:
+            say(f"{out} was made from other inputs; it is kept as {store.set_aside}")
+        if idle := not store.pending:
+            say(f"{out}: nothing to do")
+        else:
+            cost = job.cost(out, len(store.pending))
+            say(f"{out}: {len(store.pending)} of {store.layout.blocks} blocks to do; {cost}")
+            if cost.disk > cost.disk_free:
+                say(f"the disk may fill up: it is safe to go on later, or to store less with {smaller}")
+            job.run(store)
+    found = describe(out)
+    if clipped := found.get("saturated"):
+        say(f"{clipped} values were clipped to the range of float16")
+    if found["blocks_done"] == found["blocks"]:
+        say(f"{out} is complete" + ("" if idle else f"; next: {following} {out}"))
+        return
+    samples = found["arrays"]["sample"]["dims"]["sample"]
+    state = f"{out}: the blocks asked for are done, {found['blocks_done']} of all {found['blocks']}"
+    if blocks is None:
+        raise click.ClickException(
+            f"{state}; the store was begun with --samples {samples}, ask for these to complete it"
+        )
+    say(state)
 
 
 @main.command()
@@ -101,11 +130,12 @@ def block_range(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @DEVICE
 def train(name: str, out: Path | None, steps: int | None, seed: int, device: str) -> None:
-    """Train a built-in network on scikit-learn's digits: NAME is digits or digits-iddpm.
+    """Train a built-in network on scikit-learn's digits: NAME is digits, digits-iddpm or digits-classifier.
 
     \b
     traj train digits
     traj train digits-iddpm
+    traj train digits-classifier                               for traj readout classifier
     """
     from pipeline.train import train as train_model
 
@@ -117,6 +147,11 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
         raise click.exceptions.Exit(INTERRUPTED) from None
     say(f"{folder} is ready" if trained else f"{folder} is there already, nothing to do")
     model = name if out is None else out
+    if name == "digits-classifier":
+        accuracy = json.loads((folder / "metrics.json").read_text())["accuracy"]
+        say(f"it names {accuracy:.1%} of the images held out from training rightly")
+        say(f"next: traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model {model}")
+        return
     sampler = " --sampler iddpm" if name == "digits-iddpm" else ""
     say(f"next: traj generate data/trajectories/{name}.zarr --model {model} --labels cycle{sampler}")
 
@@ -130,6 +165,14 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     "dataset:digits.",
 )
 @click.option("--sampler", default="ddpm", show_default=True, help="ddpm, ddim or iddpm.")
+@click.option(
+    "--plan",
+    "plan_name",
+    type=click.Choice(["baseline", "shortcut"]),
+    default="baseline",
+    show_default=True,
+    help="shortcut: 83 of 100 steps, blocks of the U-Net left out in some; with --steps 100.",
+)
 @click.option("--steps", type=int, help="Network evaluations.  [default: all timesteps of the training schedule]")
 @click.option("--eta", type=float, help="Noise of ddim: 0 none, 1 as much as ddpm.  [default: 0]")
 @click.option(
@@ -149,9 +192,9 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 @click.option("--round-bits", type=int, help="Round float32 to this many mantissa bits: smaller, 10 are plenty.")
 @DEVICE
 @click.option("--autocast", is_flag=True, help="Run the network in bfloat16.")
-@click.option("--blocks", callback=block_range, help="Only blocks FIRST:END, so that several processes share a run.")
+@BLOCKS
 @STALE
-@click.option("--dry-run", is_flag=True, help="Say what it will cost, and stop.")
+@DRY_RUN
 def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run: bool, **options: Any) -> None:
     """Generate full reverse trajectories into the store OUT.
 
@@ -161,39 +204,135 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
     traj generate data/trajectories/ddpm.zarr --model digits --labels cycle
     traj generate data/trajectories/ddim.zarr --model digits --sampler ddim --steps 50 --samples 256
     traj generate data/trajectories/cifar.zarr --model google/ddpm-cifar10-32 --device cuda --block 512
+    traj generate data/trajectories/short.zarr --model digits --sampler ddim --steps 100 --eta 1 --plan shortcut
     """
     from pipeline.generate import prepare
-    from stores import describe
 
-    generation = prepare(sampler_name=sampler, **options)
-    if dry_run:
-        wanted = range(generation.layout.blocks) if blocks is None else blocks
-        click.echo(f"{out}: {generation.cost(out, len(wanted[: generation.layout.blocks]))}")
-        return
-    with generation.open(out, stale=stale, blocks=blocks) as store:
-        if store.set_aside:
-            say(f"{out} was made from other inputs; it is kept as {store.set_aside}")
-        if idle := not store.pending:
-            say(f"{out}: nothing to do")
-        else:
-            cost = generation.cost(out, len(store.pending))
-            say(f"{out}: {len(store.pending)} of {store.layout.blocks} blocks to do; {cost}")
-            if cost.disk > cost.disk_free:
-                say("the disk may fill up: it is safe to go on later, or to store less with --every or --dtype float16")
-            generation.run(store)
-    found = describe(out)
-    if clipped := found.get("saturated"):
-        say(f"{clipped} values were clipped to the range of float16")
-    if found["blocks_done"] == found["blocks"]:
-        say(f"{out} is complete" + ("" if idle else f"; next: traj analyze entropy {out}"))
-        return
-    samples = found["arrays"]["sample"]["dims"]["sample"]
-    state = f"{out}: the blocks asked for are done, {found['blocks_done']} of all {found['blocks']}"
-    if blocks is None:
-        raise click.ClickException(
-            f"{state}; the store was begun with --samples {samples}, ask for these to complete it"
-        )
-    say(state)
+    carry_out(
+        prepare(sampler_name=sampler, **options),
+        out,
+        stale=stale,
+        blocks=blocks,
+        dry_run=dry_run,
+        smaller="--every or --dtype float16",
+        following="traj analyze entropy",
+    )
+
+
+@main.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--at", callback=timestep_list, help="Stored timesteps to start from: 900,800,700.")
+@click.option(
+    "--sweep", "table", help="A table of jumps and cuts instead: a YAML file, or FILE:KEY for a place in one."
+)
+@click.option("--replicas", type=int, help="Forks of each sample from each timestep.  [default: 8; 1 of a sweep]")
+@click.option(
+    "--noise",
+    multiple=True,
+    help="independent, shared (the run's own) or zero; KIND:FIRST-LAST for these timesteps only. Repeat it; later ones "
+    "win.  [default: independent]",
+)
+@click.option("--eta", multiple=True, help="Noise of ddim as in generate, or ETA:FIRST-LAST.  [default: the run's]")
+@click.option("--model", help="Where the run's model lies.  [default: its name when STORE was made]")
+@click.option("--samples", type=int, help="The first so many of STORE.  [default: all]")
+@click.option("--block", type=int, help="Samples forked together; part of the forks.  [default: that of STORE]")
+@click.option(
+    "--batch", type=int, default=512, show_default=True, help="Images per network call at most; part of the forks."
+)
+@click.option("--states", is_flag=True, help="Store x_t and pred_x0 too.")
+@DEVICE
+@BLOCKS
+@STALE
+@DRY_RUN
+def fork(store: Path, out: Path, blocks: range | None, stale: Any, dry_run: bool, **options: Any) -> None:
+    """Continue the run STORE from stored states with other noise, into the store OUT.
+
+    Replicas share the run's noise down to the timestep they start from, and have noise of their own below it. With
+    --noise zero or --eta, noise is switched off, or put in, on a part of the way: --eta keeps the spread of the states
+    right, --noise zero does not. To compare runs of other step counts from the same start, generate them with one seed.
+
+    A sweep keeps the run's noise and edits its plan, once for each combination of a family's numbers:
+
+    \b
+    - {edit: jump, n: 5, t_start: {every: 4}}             go on at the fifth timestep after t_start
+    - {edit: blocks, nb: [2, 6], n: 5, t_start: [700]}    leave 2 or 6 of 16 output blocks out of 5 steps
+    - {edit: skips, ns: 2, n: 7, r: [0, 10], t_start: 500}    leave 2 skips out of 7 steps, and r steps later again
+
+    \b
+    traj fork data/trajectories/ddpm.zarr data/forks/ddpm_forks.zarr --at 900,700,500,300,100 --replicas 8
+    traj fork data/trajectories/ddpm.zarr data/forks/quiet.zarr --at 999 --noise zero:999-500
+    traj fork data/trajectories/ddim.zarr data/forks/late.zarr --at 980 --eta 0:980-500 --eta 1:499-0
+    traj fork data/trajectories/ddim100_eta1.zarr data/forks/jumps.zarr --sweep params.yaml:sweeps.jumps
+    """
+    from pipeline.fork import prepare
+
+    forks = prepare(store=store, **options)
+    swept = options["table"] is not None
+    if swept:
+        say(forks.saving())
+    carry_out(
+        forks,
+        out,
+        stale=stale,
+        blocks=blocks,
+        dry_run=dry_run,
+        smaller="fewer --samples or --replicas",
+        following="traj info" if swept else "traj analyze consistency",
+    )
+
+
+@main.group()
+def readout() -> None:
+    """Read every stored image with a network.
+
+    \b
+    traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model digits-classifier
+    """
+
+
+@readout.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    required=True,
+    help="digits-classifier, or the folder or hub id of a Hugging Face image classifier.",
+)
+@click.option("--on", help="Variables to read beside x_0: x_t, pred_x0 or both.  [default: all there are]")
+@click.option("--batch", type=int, default=4096, show_default=True, help="Images classified together; part of OUT.")
+@DEVICE
+@BLOCKS
+@STALE
+@DRY_RUN
+def classifier(
+    store: Path, out: Path, on: str | None, blocks: range | None, stale: Any, dry_run: bool, **options: Any
+) -> None:
+    """Classify the images of STORE, trajectories or forks, into the store OUT of logits.
+
+    Values are clipped to the valid range first. Run the same command again to go on where it was stopped, or when
+    STORE was extended.
+
+    \b
+    traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model digits-classifier
+    traj readout classifier data/forks/ddpm_forks.zarr data/readouts/ddpm_forks.zarr --model digits-classifier
+    traj readout classifier data/trajectories/cat.zarr data/readouts/cat.zarr --model microsoft/resnet-18 --batch 256
+    """
+    from pipeline.readout import prepare
+
+    reading = prepare(store=store, on=None if on is None else on.split(","), **options)
+    if reading.prepared != reading.shape:
+        shapes = ["x".join(map(str, shape)) for shape in (reading.prepared, reading.shape)]
+        say(f"the classifier takes {shapes[0]} (channel, y, x): images of {shapes[1]} are resized or repeated to fit")
+    carry_out(
+        reading,
+        out,
+        stale=stale,
+        blocks=blocks,
+        dry_run=dry_run,
+        smaller="--on pred_x0",
+        following="traj analyze label_variance",
+    )
 
 
 @main.group(cls=QuantityGroup)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from pipeline import cuts
+from pipeline.cuts import Cut
+from pipeline.plan import WHOLE
 from pipeline.schedule import Schedule
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and the exact denoisers do without
@@ -42,8 +45,11 @@ class Denoiser(Protocol):
     valid_range: tuple[float, float]
     identity: dict[str, Any]
 
-    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor) -> Prediction:
-        """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional."""
+    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
+        """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional.
+
+        ``cut`` says what of the U-Net is left out; ValueError where there is no such part.
+        """
         ...
 
 
@@ -94,10 +100,14 @@ class NetworkDenoiser:
         self.num_classes = embeddings if null_label is None else embeddings - 1
         self.unconditional = self.num_classes == 0 or null_label is not None
 
-    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor) -> Prediction:
-        """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional."""
+    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
+        """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional.
+
+        ``cut`` says what of the U-Net is left out; ValueError where there is no such part.
+        """
         with torch.autocast(x_t.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            output = self.network(x_t, self._time(timestep, x_t.device), self._class_labels(label)).sample
+            time, classes = self._time(timestep, x_t.device), self._class_labels(label)
+            output = cuts.forward(self.network, cut, x_t, time, classes)
         output = output.to(x_t.dtype)
         fraction = None
         if self.schedule.learned_range:
@@ -125,6 +135,11 @@ class NetworkDenoiser:
             has_embeddings = self.network.config.num_class_embeds
             self._checked = label, label.where(label >= 0, self.null_label or 0) if has_embeddings else None
         return self._checked[1]
+
+
+def network_of(denoiser: Denoiser) -> Any:
+    """Give the network in a denoiser; an exact one stands for itself, and is refused by whatever needs a network."""
+    return getattr(denoiser, "network", denoiser)
 
 
 def check_label(label: torch.Tensor, num_classes: int, unconditional: bool = True) -> None:

@@ -3,7 +3,34 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+MARGIN_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What finishing a run will take, known before it starts.
+
+    `seconds` goes by the fastest of a few trial evaluations, `disk` is before compression, `memory` the peak of the
+    whole process.
+    """
+
+    evaluations: int
+    seconds: float
+    disk: int
+    disk_free: int
+    memory: int
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.evaluations:,} network evaluations, about {duration(self.seconds)}; disk at most "
+            f"{size(self.disk)} of {size(self.disk_free)} free; memory {size(self.memory)}"
+        )
 
 
 def peak_memory() -> int:
@@ -26,3 +53,8 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def disk_free(path: Path) -> int:
+    """Return the bytes free where a path is, or will be made."""
+    return shutil.disk_usage(next(p for p in (path, *path.absolute().parents) if p.exists())).free

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,39 +15,18 @@ from tqdm import tqdm
 
 import stores
 from pipeline import models, plan, sampler
-from pipeline.denoiser import Denoiser
-from pipeline.estimate import duration, peak_memory, size
+from pipeline.denoiser import Denoiser, network_of
+from pipeline.device import call_seconds, choose_device, environment, inference
+from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from pipeline.hostcopy import SLOTS, HostCopy
 from pipeline.noise import NoiseAhead, NoiseSource, Purpose
 from pipeline.plan import Plan, Step
+from pipeline.shortcut import shortcut
 from stores.layout import Layout
 from stores.writer import memory_bytes
 
 # Raised by hand when the numbers of a run change for equal inputs; a test against goldens says when.
 NUMERICS = 1
-MARGIN_BYTES = 128 << 20
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What finishing a run will take, known before it starts.
-
-    `seconds` goes by the fastest of a few trial evaluations, `disk` is before compression, `memory` the peak of the
-    whole process.
-    """
-
-    evaluations: int
-    seconds: float
-    disk: int
-    disk_free: int
-    memory: int
-
-    def __str__(self) -> str:
-        """Say it in one line."""
-        return (
-            f"{self.evaluations:,} network evaluations, about {duration(self.seconds)}; disk at most "
-            f"{size(self.disk)} of {size(self.disk_free)} free; memory {size(self.memory)}"
-        )
 
 
 @dataclass(frozen=True)
@@ -140,20 +115,16 @@ class Generation:
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
         """Estimate what a number of blocks will take (all of the run by default), after a few trial evaluations."""
         blocks = self.layout.blocks if blocks is None else blocks
-        x_t = torch.zeros((self.block, *self.denoiser.shape), device=self.device)
         label = torch.from_numpy(self.label(range(self.block))).to(self.device)
-        with inference(self.device):
-            seconds = self._trial(x_t, label)
-            if seconds < 1:  # the first one also warms up
-                seconds = min(self._trial(x_t, label) for _ in range(3))
+        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label)
         variables = 3 if self.learned else 2
         images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
-        in_flight = 2 * SLOTS * variables * x_t.numel() * x_t.element_size()
+        in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
         return Cost(
             evaluations=blocks * len(self.plan.steps),
             seconds=blocks * len(self.plan.steps) * seconds,
             disk=images * int(np.prod(self.denoiser.shape)),
-            disk_free=shutil.disk_usage(next(p for p in (out, *out.absolute().parents) if p.exists())).free,
+            disk_free=disk_free(out),
             memory=peak_memory() + memory_bytes(self.layout, variables) + in_flight + MARGIN_BYTES,
         )
 
@@ -188,30 +159,27 @@ class Generation:
             return np.full_like(ids, -1)
         return ids % self.denoiser.num_classes if self.labels == "cycle" else np.full_like(ids, int(self.labels))
 
-    def _trial(self, x_t: torch.Tensor, label: torch.Tensor) -> float:
-        begun = time.perf_counter()
-        self.denoiser(x_t, self.plan.steps[0].timestep, label).pred_x0.cpu()  # waits for the device
-        return time.perf_counter() - begun
-
     def _block(self, block: int, host: HostCopy, pool: ThreadPoolExecutor, progress: tqdm) -> torch.Tensor:
         schedule = self.denoiser.schedule
         ids = range(block * self.block, (block + 1) * self.block)
         source = NoiseSource(self.seed, self.denoiser.shape)
-        noisy = [step.timestep for step in self.plan.steps if sampler.adds_noise(schedule, step)]
+        timesteps = enumerate(self.plan.timesteps)
+        noisy = [(timestep, 0) for k, timestep in timesteps if sampler.adds_noise(schedule, self.plan, k)]
         x_T = torch.from_numpy(source(Purpose.START, ids, 0)).to(self.device)
         ahead = NoiseAhead(source, ids, noisy, pool)  # from here on the source is that thread's alone
         position = {k: i for i, k in enumerate(self.kept)}
 
-        def noise(step: Step) -> torch.Tensor:
+        def noise(_: int, step: Step) -> torch.Tensor:
             return torch.from_numpy(ahead(step.timestep)).to(self.device, non_blocking=True)
 
-        def keep(k: int, x_t: torch.Tensor, pred_x0: torch.Tensor, log_variance: torch.Tensor | None) -> None:
+        def keep(_: int, k: int, *states: torch.Tensor | None) -> None:
             if k in position:
-                host.put(block, position[k], [x_t, pred_x0, *([] if log_variance is None else [log_variance])])
+                host.put(block, position[k], [state for state in states if state is not None])
             progress.update()
 
         label = torch.from_numpy(self.label(ids)).to(self.device)
-        x_0 = sampler.reverse(self.denoiser, self.plan, x_T, label, noise, keep).cpu()
+        (x_0,) = sampler.reverse(self.denoiser, [self.plan], label, start=lambda _: x_T, noise=noise, keep=keep)
+        x_0 = x_0.cpu()
         if not torch.isfinite(x_0).all():
             raise FloatingPointError(
                 f"block {block} ended in values that are not finite; check the model, or leave out --autocast"
@@ -223,6 +191,7 @@ def prepare(
     *,
     model: str,
     sampler_name: str = "ddpm",
+    plan_name: Literal["baseline", "shortcut"] = "baseline",
     steps: int | None = None,
     eta: float | None = None,
     variance: str | None = None,
@@ -237,7 +206,7 @@ def prepare(
     device: str = "auto",
     autocast: bool = False,
 ) -> Generation:
-    """Load the model and lay out the run.
+    """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
 
     Raises ValueError or FileNotFoundError for what cannot be.
     """
@@ -246,9 +215,12 @@ def prepare(
             raise ValueError(f"{name} {number} was given, expected at least 1")
     where = choose_device(device)
     denoiser = models.load(model, str(where), autocast)
+    chosen = choose_plan(denoiser, sampler_name, steps, eta, variance, clip)
+    if plan_name == "shortcut":
+        chosen = shortcut(chosen, network_of(denoiser))
     made = Generation(
         denoiser=denoiser,
-        plan=choose_plan(denoiser, sampler_name, steps, eta, variance, clip),
+        plan=chosen,
         device=where,
         samples=samples,
         block=block,
@@ -292,46 +264,6 @@ def choose_plan(
         case "iddpm":
             return plan.iddpm(schedule, steps, **ranges)
     raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim or iddpm")
-
-
-def choose_device(name: str) -> torch.device:
-    """Turn auto, cpu, cuda or cuda:i into a device that is there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device {name!r} is unknown; expected auto, cpu, cuda or cuda:i") from None
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:i")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA device(s)")
-    return device
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Record what the last bits may depend on. No times, hosts or paths: same inputs, same bytes."""
-    packages = ("traj", "torch", "diffusers", "numpy", "zarr", "numcodecs")
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
-        "threads": torch.get_num_threads(),
-    }
-
-
-@contextmanager
-def inference(device: torch.device) -> Iterator[None]:
-    """Run networks without gradients, and with the same algorithms every time."""
-    benchmark = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False
-    deterministic = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
 
 
 def _check_labels(labels: str, denoiser: Denoiser, model: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import stores
 from pipeline.estimate import size
+
+if TYPE_CHECKING:
+    from pipeline.cuts import Block
 
 
 def describe_store(path: Path) -> str:
@@ -28,7 +31,7 @@ def describe_store(path: Path) -> str:
 
 
 def describe_model(name: str) -> str:
-    """Summarise a model in a few lines.
+    """Summarise a model in a few lines, and list the numbered blocks and skips of a U-Net.
 
     Raises ValueError or FileNotFoundError for a name that means nothing.
     """
@@ -41,7 +44,62 @@ def describe_model(name: str) -> str:
         + (f"{denoiser.num_classes} classes" if denoiser.num_classes else "no classes"),
         *_flat("", {"model": denoiser.identity, "schedule": denoiser.schedule.to_config()}),
     ]
+    if hasattr(denoiser, "network"):
+        lines += ["", *_describe_blocks(denoiser.network)]
     return "\n".join(lines)
+
+
+def _describe_blocks(network: Any) -> list[str]:
+    from pipeline import cuts
+
+    try:
+        blocks, total = cuts.blocks(network), cuts.multiply_adds(network)
+    except ValueError as error:
+        return [f"no cuts: {error}"]
+    count = blocks[-1].number
+    rest = total - sum(block.multiply_adds for block in blocks)
+    rows = [
+        ("block", "skip", "channels", "image", "share", "saves", ""),
+        *(_row(block, total, _saved(blocks, block, count)) for block in blocks),
+        ("rest", "", "", "", _percent(rest, total), "", "time embedding, last convolution"),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    return [
+        f"U-Net: {count} input blocks, {'a' if len(blocks) > 2 * count else 'no'} middle block, {count} output blocks; "
+        f"{total:,} multiply-adds for one image",
+        "A cut of N skips sets skips 1 to N, the topmost, to zero. A cut of N blocks leaves out output blocks 1 to N,",
+        "the bottom ones, with the middle and all that only they read, and saves what stands at output block N.",
+        *(
+            "  ".join([*map(str.ljust, row[:4], widths), *map(str.rjust, row[4:6], widths[4:]), row[6]]).rstrip()
+            for row in rows
+        ),
+    ]
+
+
+def _row(block: Block, total: int, saved: int | None) -> tuple[str, ...]:
+    channels, height, width = block.shape
+    return (
+        block.part if block.part == "middle" else f"{block.part} {block.number}",
+        "" if block.skip is None else f"{'to' if block.part == 'input' else 'from'} {block.skip}",
+        f"{block.channels_in} -> {channels}",
+        f"{height} x {width}",
+        _percent(block.multiply_adds, total),
+        "" if saved is None else _percent(saved, total),
+        block.name,
+    )
+
+
+def _saved(blocks: list[Block], block: Block, count: int) -> int | None:
+    """Multiply-adds that a cut up to an output block saves."""
+    from pipeline.cuts import Cut, left_out
+
+    if block.part != "output":
+        return None
+    return sum(other.multiply_adds for other in blocks if left_out(other, Cut(blocks=block.number), count))
+
+
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f} %"
 
 
 def _flat(prefix: str, value: Any) -> list[str]:

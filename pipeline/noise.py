@@ -72,28 +72,32 @@ def _word(value: int, name: str, bits: int) -> int:
 
 
 class NoiseAhead:
-    """Draws the step noise of one group of samples a few timesteps ahead, on a thread of its own.
+    """Draws the step noise of one group of samples a few addresses ahead, on a thread of its own.
 
-    Timesteps must be asked for in the order given.
+    Addresses are (timestep, replica). They must be asked for in the order given, each once or several times in a row.
     """
 
     def __init__(
         self,
         source: NoiseSource,
         samples: Sequence[int],
-        timesteps: Iterable[int],
+        addresses: Iterable[tuple[int, int]],
         pool: ThreadPoolExecutor,
         ahead: int = 4,
     ) -> None:
-        self._draw = lambda timestep: pool.submit(source, Purpose.STEP, samples, timestep)
-        self._coming = iter(timesteps)
-        self._drawn = deque((t, self._draw(t)) for t in islice(self._coming, ahead))
+        self._draw = lambda address: pool.submit(source, Purpose.STEP, samples, *address)
+        self._coming = iter(addresses)
+        self._drawn = deque((address, self._draw(address)) for address in islice(self._coming, ahead))
+        self._current: tuple[tuple[int, int], NDArray[np.float32]] | None = None
 
-    def __call__(self, timestep: int) -> NDArray[np.float32]:
-        """Return the noise of the next timestep: float32 (sample, *shape)."""
-        due, drawn = self._drawn.popleft()
-        if due != timestep:
-            raise ValueError(f"noise of timestep {timestep} was asked for, {due} is due")
-        if (following := next(self._coming, None)) is not None:
-            self._drawn.append((following, self._draw(following)))
-        return drawn.result()
+    def __call__(self, timestep: int, replica: int = 0) -> NDArray[np.float32]:
+        """Return the noise of the next address, or of the one before once more: float32 (sample, *shape)."""
+        address = timestep, replica
+        if self._current is None or self._current[0] != address:
+            due, drawn = self._drawn.popleft() if self._drawn else (None, None)
+            if drawn is None or due != address:
+                raise ValueError(f"noise of timestep, replica {address} was asked for, {due} is due")
+            if (following := next(self._coming, None)) is not None:
+                self._drawn.append((following, self._draw(following)))
+            self._current = address, drawn.result()
+        return self._current[1]

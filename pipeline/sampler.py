@@ -1,13 +1,18 @@
-"""The one loop that runs a plan: DDPM, DDIM and learned-range updates."""
+"""The one loop that runs plans: DDPM, DDIM and learned-range updates."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from itertools import repeat
 
 import numpy as np
 import torch
 
+from pipeline.cuts import Cut
 from pipeline.denoiser import Denoiser, Prediction
 from pipeline.plan import Plan, Step
 from pipeline.schedule import Schedule
@@ -15,34 +20,78 @@ from pipeline.schedule import Schedule
 # the variance a step to x_0 would have is 0; its logarithm is taken all the same (as in diffusers)
 _MIN_VARIANCE = 1e-20
 
-Noise = Callable[[Step], torch.Tensor]
-Keep = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor | None], None]
+Start = Callable[[int], torch.Tensor]
+Noise = Callable[[int, Step], torch.Tensor]
+Keep = Callable[[int, int, torch.Tensor, torch.Tensor, torch.Tensor | None], None]
 
 
 def reverse(
-    denoiser: Denoiser, plan: Plan, x_t: torch.Tensor, label: torch.Tensor, noise: Noise, keep: Keep
-) -> torch.Tensor:
-    """Run a plan from the state x_t of its first timestep down to x_0.
+    denoiser: Denoiser,
+    plans: Sequence[Plan],
+    label: torch.Tensor,
+    *,
+    start: Start,
+    noise: Noise,
+    keep: Keep,
+    together: int = 1,
+) -> list[torch.Tensor]:
+    """Run branches of the same samples, one plan each, from their first timesteps down to x_0.
 
-    ``x_t`` is (sample, channel, y, x), ``label`` (sample,) integers with -1 for unconditional. ``noise`` gives
-    the standard normal noise of a step, asked for only where some is added. ``keep`` gets the step's position,
-    the state the network was given, its raw pred_x0 and, for learned variances, the log variance.
+    ``label`` is (sample,) integers with -1 for unconditional. ``start`` gives the state of a branch,
+    (sample, channel, y, x), when its first timestep is due. ``noise`` gives the standard normal noise of a branch's
+    step, asked for only where some is added. ``keep`` gets the branch, its step's position, the state the network was
+    given, its raw pred_x0 and, for learned variances, the log variance. Up to ``together`` branches at the same
+    timestep, with the same parts of the network left out, share a network call. Returns each branch's x_0.
     """
-    schedule = denoiser.schedule
-    for k, step in enumerate(plan.steps):
-        prediction = denoiser(x_t, step.timestep, label)
-        log_variance = learned_log_variance(schedule, plan, k, prediction)
-        keep(k, x_t, prediction.pred_x0, log_variance)
-        x_0 = prediction.pred_x0 if plan.clip is None else prediction.pred_x0.clamp(-plan.clip, plan.clip)
-        if step.rule == "posterior":
-            mean = posterior_mean(schedule, step, x_0, x_t)
-        else:
-            mean = ddim_mean(schedule, step, x_0, prediction.eps)
-        x_t = mean
-        if adds_noise(schedule, step):
-            sd = fixed_sd(schedule, step) if log_variance is None else (0.5 * log_variance).exp()
-            x_t = mean + sd * noise(step)
-    return x_t
+    label_of = cache(label.repeat)  # a label tensor is checked once, and that waits for the device
+    states: dict[int, torch.Tensor] = {}
+    for timestep, cut, due in visits(plans):
+        states |= {i: start(i) for i, k in due if k == 0}
+        for first in range(0, len(due), together):
+            group = due[first : first + together]
+            x_t = torch.cat([states[i] for i, _ in group])
+            predictions = _split(denoiser(x_t, timestep, label_of(len(group)), cut), len(group))
+            for (i, k), prediction in zip(group, predictions, strict=True):
+                log_variance = learned_log_variance(denoiser.schedule, plans[i], k, prediction)
+                keep(i, k, states[i], prediction.pred_x0, log_variance)
+                states[i] = advance(
+                    denoiser.schedule, plans[i], k, states[i], prediction, log_variance, partial(noise, i)
+                )
+    return [states[i] for i in range(len(plans))]
+
+
+def visits(plans: Sequence[Plan]) -> Iterator[tuple[int, Cut, list[tuple[int, int]]]]:
+    """Go through the timesteps of several plans from high to low, cut by cut, with the (plan, step position) due."""
+    due = defaultdict(list)
+    for i, plan in enumerate(plans):
+        for k, step in enumerate(plan.steps):
+            due[step.timestep, step.cut].append((i, k))
+    for timestep, cut in sorted(due, key=lambda visit: (-visit[0], visit[1].skips, visit[1].blocks)):
+        yield timestep, cut, due[timestep, cut]
+
+
+def advance(
+    schedule: Schedule,
+    plan: Plan,
+    k: int,
+    x_t: torch.Tensor,
+    prediction: Prediction,
+    log_variance: torch.Tensor | None,
+    noise: Callable[[Step], torch.Tensor],
+) -> torch.Tensor:
+    """Take the k-th step of a plan from x_t, given the prediction made there, to the state it lands on."""
+    step = plan.steps[k]
+    x_0 = prediction.pred_x0 if plan.clip is None else prediction.pred_x0.clamp(-plan.clip, plan.clip)
+    if _ends_in_prediction(plan, k):
+        return x_0
+    if step.rule == "posterior":
+        mean = posterior_mean(schedule, step, x_0, x_t)
+    else:
+        mean = ddim_mean(schedule, step, x_0, prediction.eps)
+    if not adds_noise(schedule, plan, k):
+        return mean
+    sd = fixed_sd(schedule, step) if log_variance is None else (0.5 * log_variance).exp()
+    return mean + sd * noise(step)
 
 
 def posterior_mean(schedule: Schedule, step: Step, x_0: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
@@ -65,7 +114,8 @@ def learned_log_variance(schedule: Schedule, plan: Plan, k: int, prediction: Pre
     """Log variance between those of "large" and "small" as the network says (IDDPM eq. 15).
 
     None unless the step's variance is learned. The step to x_0, whose "small" variance is 0, takes that of the
-    step before it, as improved-diffusion does. Raises ValueError when the network predicts no variance.
+    step before it, as improved-diffusion does, whether or not the plan holds that step. Raises ValueError when the
+    network predicts no variance.
     """
     step = plan.steps[k]
     if step.variance != "learned":
@@ -73,13 +123,19 @@ def learned_log_variance(schedule: Schedule, plan: Plan, k: int, prediction: Pre
     f = prediction.variance_fraction
     if f is None:
         raise ValueError("the plan's variance is learned, but this model predicts none; use large or small")
-    small_step = plan.steps[k - 1] if step.lands_on == -1 and k > 0 else step
-    return f * math.log(_large(schedule, step)) + (1 - f) * math.log(_small(schedule, small_step))
+    alpha_bars = _alpha_bars(schedule, step)
+    before = plan.steps[k - 1].timestep if k else plan.came_from
+    if step.lands_on == -1 and before is not None:
+        small = _small(float(schedule.alpha_bar[before]), alpha_bars[0])
+    else:
+        small = _small(*alpha_bars)
+    return f * math.log(_large(*alpha_bars)) + (1 - f) * math.log(small)
 
 
-def adds_noise(schedule: Schedule, step: Step) -> bool:
-    """Whether a step adds noise: not when switched off, on the way to x_0, or deterministic."""
-    if step.noise == "zero":
+def adds_noise(schedule: Schedule, plan: Plan, k: int) -> bool:
+    """Whether the k-th step of a plan adds noise: not when switched off, on the way to x_0, or deterministic."""
+    step = plan.steps[k]
+    if step.noise == "zero" or _ends_in_prediction(plan, k):
         return False
     return step.lands_on != -1 if step.rule == "posterior" else _ddim_sd(schedule, step) > 0
 
@@ -88,7 +144,7 @@ def fixed_sd(schedule: Schedule, step: Step) -> float:
     """Sd of the noise of a step whose variance does not depend on the network."""
     if step.rule == "ddim":
         return _ddim_sd(schedule, step)
-    return math.sqrt({"large": _large, "small": _small}[str(step.variance)](schedule, step))
+    return math.sqrt({"large": _large, "small": _small}[str(step.variance)](*_alpha_bars(schedule, step)))
 
 
 def noise_sd(schedule: Schedule, plan: Plan) -> np.ndarray:
@@ -97,12 +153,16 @@ def noise_sd(schedule: Schedule, plan: Plan) -> np.ndarray:
     0 where none is added, NaN where it depends on the network.
     """
 
-    def sd(step: Step) -> float:
-        if not adds_noise(schedule, step):
+    def sd(k: int, step: Step) -> float:
+        if not adds_noise(schedule, plan, k):
             return 0.0
         return math.nan if step.variance == "learned" else fixed_sd(schedule, step)
 
-    return np.array([sd(step) for step in plan.steps])
+    return np.array([sd(k, step) for k, step in enumerate(plan.steps)])
+
+
+def _ends_in_prediction(plan: Plan, k: int) -> bool:
+    return plan.end == "pred_x0" and plan.steps[k].lands_on == -1
 
 
 def _alpha_bars(schedule: Schedule, step: Step) -> tuple[float, float]:
@@ -113,19 +173,25 @@ def _alpha_bars(schedule: Schedule, step: Step) -> tuple[float, float]:
     return abar_t, 1.0 if step.rule == "posterior" else schedule.final_alpha_bar
 
 
-def _large(schedule: Schedule, step: Step) -> float:
-    """Variance beta of the step."""
-    abar_t, abar_s = _alpha_bars(schedule, step)
+def _large(abar_t: float, abar_s: float) -> float:
+    """Variance beta of a step."""
     return 1 - abar_t / abar_s
 
 
-def _small(schedule: Schedule, step: Step) -> float:
+def _small(abar_t: float, abar_s: float) -> float:
     """Variance beta tilde of the posterior (DDPM eq. 7)."""
-    abar_t, abar_s = _alpha_bars(schedule, step)
     return max((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s), _MIN_VARIANCE)
 
 
 def _ddim_sd(schedule: Schedule, step: Step) -> float:
-    """Return the sd sigma of a DDIM step (DDIM eq. 16)."""
+    """Return the sd sigma of a DDIM step (DDIM eq. 16), of a jump that of the step as it was planned (002 eq. 4)."""
+    if step.planned is not None:
+        return 0.0 if step.lands_on == -1 else _ddim_sd(schedule, replace(step, lands_on=step.planned, planned=None))
     abar_t, abar_s = _alpha_bars(schedule, step)
     return float(step.variance) * math.sqrt((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s))
+
+
+def _split(prediction: Prediction, branches: int) -> Iterator[Prediction]:
+    """Cut the prediction of a network call into its branches'."""
+    fields = (prediction.pred_x0, prediction.eps, prediction.variance_fraction)
+    return map(Prediction, *(repeat(None, branches) if field is None else field.chunk(branches) for field in fields))

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +16,22 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
-from pipeline.models.digits import GREY_STEP, NULL_LABEL, RECIPES, Recipe, images
+from pipeline.models.digits import (
+    CLASSIFIERS,
+    GREY_STEP,
+    NULL_LABEL,
+    RECIPES,
+    ClassifierRecipe,
+    DigitsClassifier,
+    Recipe,
+    images,
+    split,
+)
 from pipeline.schedule import Schedule
 
 # Raise when a change of this module changes the trained weights.
@@ -30,6 +42,7 @@ GRADIENT_NORM = 1.0
 EMA_DECAY = 0.99
 LABEL_DROPOUT = 0.2
 VLB_WEIGHT = 0.001  # lambda of IDDPM eq. 16, 000 eq. 9
+CLASSIFIER_NOISE = 0.5  # the largest noise sd a classifier sees: without it, it is too sure of itself
 CURVE_ROWS = 200
 
 
@@ -43,11 +56,13 @@ def train(
     device: str = "auto",
     progress: bool = True,
 ) -> bool:
-    """Train a built-in network and save it as a diffusers pipeline folder.
+    """Train a built-in network and save it in a folder.
 
-    ``name`` is digits or digits-iddpm, ``out`` the folder, which appears once it is whole: beside the pipeline
-    lie traj.json (``time_scale``, ``null_label``), training.json (settings), loss.csv (a curve of at most 200
-    rows) and metrics.json (the end of it). ``steps`` defaults to the recipe's. Equal settings give equal
+    ``name`` is digits, digits-iddpm or digits-classifier, ``out`` the folder, which appears once it is whole. The
+    first two are saved as diffusers pipelines with traj.json (``time_scale``, ``null_label``), the classifier as
+    config.json and model.safetensors; beside them lie training.json (settings), loss.csv (a curve of at most 200
+    rows) and metrics.json (the end of it; for the classifier also its accuracy and negative log-likelihood in
+    bits on the images held out). ``steps`` defaults to the recipe's. Equal settings give equal
     bytes on the same kind of device with the same number of threads. Returns False when the folder already
     holds a model of these very settings, True when it was trained now.
 
@@ -56,9 +71,10 @@ def train(
     ValueError
         When the name or a number is no good, or the folder exists and holds something else.
     """
-    if name not in RECIPES:
-        raise ValueError(f"no network {name!r} to train; expected one of {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
+    recipes = {**RECIPES, **CLASSIFIERS}
+    if name not in recipes:
+        raise ValueError(f"no network {name!r} to train; expected one of {', '.join(recipes)}")
+    recipe = recipes[name]
     steps = recipe.steps if steps is None else steps
     for key, value, least in (("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if value < least:
@@ -80,8 +96,14 @@ def train(
 
 
 def fit(
-    recipe: Recipe, *, steps: int, batch: int, seed: int, device: str = "auto", progress: bool = False
-) -> tuple[UNet2DModel, dict[str, np.ndarray]]:
+    recipe: Recipe | ClassifierRecipe,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    device: str = "auto",
+    progress: bool = False,
+) -> tuple[nn.Module, dict[str, np.ndarray]]:
     """Train a recipe's network on the digits.
 
     Returns the network, its weights an exponential moving average over training, and the curve of each loss
@@ -90,13 +112,13 @@ def fit(
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = UNet2DModel(**recipe.network).to(device).train()
+        network = (UNet2DModel if isinstance(recipe, Recipe) else DigitsClassifier)(**recipe.network)
+    network.to(device).train()
     average = [parameter.detach().clone() for parameter in network.parameters()]
-    objective = Objective(Schedule.from_config(recipe.scheduler, recipe.time_scale), device)
+    objective, stream = _lesson(recipe, batch, torch.Generator().manual_seed(seed), device)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
     curve: dict[str, list[float]] = {}
-    stream = batches(batch, objective.schedule.T, torch.Generator().manual_seed(seed))
     with tqdm(total=steps, desc="train", unit="step", disable=None if progress else True) as bar:
         for step, drawn in zip(range(steps), stream, strict=False):
             terms = objective(network, *(tensor.to(device) for tensor in drawn))
@@ -116,6 +138,16 @@ def fit(
     return network.to("cpu").eval(), {term: np.array(values) for term, values in curve.items()}
 
 
+def _lesson(
+    recipe: Recipe | ClassifierRecipe, batch: int, generator: torch.Generator, device: str
+) -> tuple[Callable[..., dict[str, Tensor]], Iterator[tuple[Tensor, ...]]]:
+    """Choose the loss of a recipe, and the batches that are its arguments after the network."""
+    if isinstance(recipe, ClassifierRecipe):
+        return classifier_objective, classifier_batches(batch, generator)
+    schedule = Schedule.from_config(recipe.scheduler, recipe.time_scale)
+    return Objective(schedule, device), batches(batch, schedule.T, generator)
+
+
 def learning_rate_factor(step: int, steps: int) -> float:
     """Linear warm-up, then a half cosine down to nothing."""
     return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -128,16 +160,50 @@ def batches(batch: int, T: int, generator: torch.Generator) -> Iterator[tuple[Te
     with probability LABEL_DROPOUT, so that the network also learns to do without.
     """
     points, classes = map(torch.from_numpy, images())
-    order = torch.empty(0, dtype=torch.int64)
-    while True:
-        while len(order) < batch:
-            order = torch.cat([order, torch.randperm(len(points), generator=generator)])
-        chosen, order = order[:batch], order[batch:]
+    for chosen in _epochs(len(points), batch, generator):
         x_0 = points[chosen]
         timestep = torch.randint(T, (batch,), generator=generator)
         eps = torch.randn(x_0.shape, generator=generator)
         dropped = torch.rand(batch, generator=generator) < LABEL_DROPOUT
         yield x_0, classes[chosen].masked_fill(dropped, NULL_LABEL), timestep, eps
+
+
+def classifier_batches(batch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw training batches of a classifier without end: images it may learn from, and their classes.
+
+    Each image carries noise of its own sd, uniform up to CLASSIFIER_NOISE, and is clipped to [-1, 1].
+    """
+    points, classes = (torch.from_numpy(array[split()[0]]) for array in images())
+    for chosen in _epochs(len(points), batch, generator):
+        sd = CLASSIFIER_NOISE * torch.rand(batch, 1, 1, 1, generator=generator)
+        noise = torch.randn(points[chosen].shape, generator=generator)
+        yield (points[chosen] + sd * noise).clamp(-1, 1), classes[chosen]
+
+
+def _epochs(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Draw batches of numbers below count without end: each number once before any comes again."""
+    order = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(order) < batch:
+            order = torch.cat([order, torch.randperm(count, generator=generator)])
+        chosen, order = order[:batch], order[batch:]
+        yield chosen
+
+
+def classifier_objective(network: nn.Module, points: Tensor, classes: Tensor) -> dict[str, Tensor]:
+    """Cross entropy, in nats, averaged over a batch."""
+    return {"loss": functional.cross_entropy(network(points), classes)}
+
+
+@torch.no_grad()
+def held_out_metrics(network: nn.Module) -> dict[str, float]:
+    """Test a classifier on the images it did not learn from: accuracy, and negative log-likelihood in bits."""
+    points, classes = (torch.from_numpy(array[split()[1]]) for array in images())
+    logits = network(points)
+    return {
+        "accuracy": (logits.argmax(dim=1) == classes).double().mean().item(),
+        "negative_log_likelihood": functional.cross_entropy(logits, classes).item() / math.log(2),
+    }
 
 
 @dataclass(frozen=True)
@@ -239,14 +305,14 @@ def _at(table: Tensor, timestep: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _average(average: list[Tensor], network: UNet2DModel, decay: float) -> None:
+def _average(average: list[Tensor], network: nn.Module, decay: float) -> None:
     for averaged, parameter in zip(average, network.parameters(), strict=True):
         averaged.lerp_(parameter, 1 - decay)
 
 
-def _settings(name: str, recipe: Recipe, steps: int, batch: int, seed: int) -> dict[str, Any]:
+def _settings(name: str, recipe: Recipe | ClassifierRecipe, steps: int, batch: int, seed: int) -> dict[str, Any]:
     """Everything that decides the weights, as JSON values."""
-    return {
+    common = {
         "numerics": NUMERICS,
         "model": name,
         "steps": steps,
@@ -256,6 +322,11 @@ def _settings(name: str, recipe: Recipe, steps: int, batch: int, seed: int) -> d
         "warm_up": WARM_UP,
         "gradient_norm": GRADIENT_NORM,
         "ema_decay": EMA_DECAY,
+    }
+    if isinstance(recipe, ClassifierRecipe):
+        return {**common, "noise": CLASSIFIER_NOISE, "network": dict(recipe.network)}
+    return {
+        **common,
         "label_dropout": LABEL_DROPOUT,
         "vlb_weight": VLB_WEIGHT,
         "time_scale": recipe.time_scale,
@@ -280,15 +351,25 @@ def _refuse_other_content(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _save(
-    folder: Path, network: UNet2DModel, recipe: Recipe, settings: dict[str, Any], curve: dict[str, np.ndarray]
+    folder: Path,
+    network: nn.Module,
+    recipe: Recipe | ClassifierRecipe,
+    settings: dict[str, Any],
+    curve: dict[str, np.ndarray],
 ) -> None:
-    DDPMPipeline(network, DDPMScheduler(**recipe.scheduler)).save_pretrained(folder)
-    _write_json(folder / "traj.json", {"time_scale": recipe.time_scale, "null_label": NULL_LABEL})
+    if isinstance(recipe, ClassifierRecipe):
+        save_file(network.state_dict(), folder / "model.safetensors")
+        _write_json(folder / "config.json", {"model_type": settings["model"], **recipe.network})
+        tested = held_out_metrics(network)
+    else:
+        DDPMPipeline(network, DDPMScheduler(**recipe.scheduler)).save_pretrained(folder)
+        _write_json(folder / "traj.json", {"time_scale": recipe.time_scale, "null_label": NULL_LABEL})
+        tested = {}
     _write_json(folder / "training.json", settings)
     last = max(1, settings["steps"] // 10)
     metrics = {f"final_{term}": float(values[-last:].mean()) for term, values in curve.items()}
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    _write_json(folder / "metrics.json", {**metrics, "steps": settings["steps"], "parameters": parameters})
+    _write_json(folder / "metrics.json", {**tested, **metrics, "steps": settings["steps"], "parameters": parameters})
     _write_curve(folder / "loss.csv", curve)
 
 

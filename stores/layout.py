@@ -50,6 +50,12 @@ LONG_NAMES = {
     "at": "timestep of the stored x_t a fork starts from",
     "noise": "noise of a fork's steps",
     "eta": "eta of a fork's DDIM steps",
+    "edit": "what was changed from `at` on",
+    "n": "steps jumped or cut",
+    "ns": "skip connections cut, from the top",
+    "nb": "output blocks left out, counted on a network of 16",
+    "blocks": "output blocks left out of this network, from the bottom",
+    "r": "steps of relaxation before the cut is made again, -1 for none",
     "done": "1 where the block is complete",
     "saturated": "values clipped to the float16 range, in the block",
 }

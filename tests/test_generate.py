@@ -182,7 +182,7 @@ def test_numbers_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
     assert stores.describe(tmp_path / "a.zarr")["blocks_done"] == 0
 
 
-def broken_prediction(self, x_t, timestep, label):
+def broken_prediction(self, x_t, *_):
     from pipeline.denoiser import Prediction
 
     return Prediction(x_t * float("nan"), x_t)
@@ -195,7 +195,7 @@ def test_an_error_of_the_store_reaches_the_generating_thread(tmp_path, monkeypat
         raise OSError(28, "No space left")
 
     with generation.open(tmp_path / "a.zarr") as store:
-        monkeypatch.setattr("stores.writer.write_shard", full_disk)
+        monkeypatch.setattr("stores.shards.ShardFile.append", full_disk)
         with pytest.raises(stores.StoreError, match="No space"):
             generation.run(store, bar=False)
         monkeypatch.undo()

@@ -403,13 +403,13 @@ def test_dataset_posterior_is_the_nearest_point_without_noise_and_the_mean_witho
 def test_sampling_the_dataset_ends_on_training_points(build):
     denoiser = load("dataset:digits")
     label = torch.tensor([-1, 2, 9])
-    x_0 = reverse(
+    (x_0,) = reverse(
         denoiser,
-        build(denoiser.schedule),
-        states(),
+        [build(denoiser.schedule)],
         label,
-        lambda step: torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(step.timestep)),
-        lambda *_: None,
+        start=lambda _: states(),
+        noise=lambda _, step: torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(step.timestep)),
+        keep=lambda *_: None,
     )
     distance, point = torch.cdist(x_0.flatten(1).double(), denoiser.points).min(1)
     assert distance.max() < 1e-4

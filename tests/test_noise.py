@@ -1,9 +1,11 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.noise import NoiseSource, Purpose
+from pipeline.noise import NoiseAhead, NoiseSource, Purpose
 
 GOLDEN = np.array(
     [[3213007447, 1065082134, 1039194870, 1059379459], [3196110118, 3208678587, 1070698391, 1027360630]], np.uint32
@@ -65,3 +67,25 @@ def test_an_address_that_does_not_fit_is_refused():
         NoiseSource(0, (1,))(Purpose.STEP, [2**32], 0)
     with pytest.raises(ValueError, match="seed"):
         NoiseSource(-1, (1,))
+
+
+def test_noise_drawn_ahead_is_that_of_its_address_and_may_be_asked_for_again():
+    addresses = [(timestep, replica) for timestep in (30, 20, 10) for replica in (1, 2, 3)]
+    source, samples = NoiseSource(3, (2, 2)), range(4, 6)
+    with ThreadPoolExecutor(1) as pool:
+        ahead = NoiseAhead(NoiseSource(3, (2, 2)), samples, addresses, pool)
+        for timestep, replica in addresses:
+            for _ in range(2):
+                expected = source(Purpose.STEP, samples, timestep, replica)
+                np.testing.assert_array_equal(ahead(timestep, replica), expected)
+
+
+def test_noise_drawn_ahead_is_not_given_for_another_address():
+    with ThreadPoolExecutor(1) as pool:
+        ahead = NoiseAhead(NoiseSource(0, (1,)), [0], [(30, 0), (20, 0)], pool)
+        with pytest.raises(ValueError, match=r"\(20, 0\) was asked for, \(30, 0\) is due"):
+            ahead(20)
+        ahead = NoiseAhead(NoiseSource(0, (1,)), [0], [(30, 0)], pool)
+        ahead(30)
+        with pytest.raises(ValueError, match=r"\(10, 0\) was asked for, None is due"):
+            ahead(10)

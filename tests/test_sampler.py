@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
 from pipeline.denoiser import NetworkDenoiser, Prediction
 from pipeline.models import analytic
-from pipeline.plan import Plan, ddim, ddpm, iddpm
+from pipeline.plan import WHOLE, Plan, ddim, ddpm, iddpm
 from pipeline.sampler import ddim_mean, learned_log_variance, noise_sd, posterior_mean, reverse
 from pipeline.schedule import Schedule
 
@@ -23,19 +23,18 @@ def _no_gradients():
         yield
 
 
-def random_unet(out_channels=1, seed=0, **config):
-    torch.manual_seed(seed)
+def random_unet(out_channels=1, block_out_channels=(8, 16), layers_per_block=1):
+    torch.manual_seed(0)
     return UNet2DModel(
         sample_size=8,
         in_channels=1,
         out_channels=out_channels,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
+        block_out_channels=block_out_channels,
+        layers_per_block=layers_per_block,
         norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D",) * len(block_out_channels),
+        up_block_types=("UpBlock2D",) * len(block_out_channels),
         add_attention=False,
-        **config,
     )
 
 
@@ -60,7 +59,14 @@ def run(denoiser, plan, x_t, noise=None, label=NO_LABEL):
     """Return the states given to the network, the predictions made, the log variances and x_0."""
     kept = []
     noise = noise or noise_for(x_t.shape, x_t.dtype)
-    x_0 = reverse(denoiser, plan, x_t, label, noise, lambda k, *arrays: kept.append((k, *arrays)))
+    (x_0,) = reverse(
+        denoiser,
+        [plan],
+        label,
+        start=lambda _: x_t,
+        noise=lambda _, step: noise(step),
+        keep=lambda _, k, *arrays: kept.append((k, *arrays)),
+    )
     steps, states, predictions, log_variances = zip(*kept, strict=True)
     assert steps == tuple(range(len(plan.steps)))
     return states, predictions, log_variances, x_0
@@ -261,8 +267,8 @@ class FixedFraction:
         self.fraction = fraction
         self.network = network(LINEAR)
 
-    def __call__(self, x_t, timestep, label):
-        prediction = self.network(x_t, timestep, label)
+    def __call__(self, x_t, timestep, label, cut=WHOLE):
+        prediction = self.network(x_t, timestep, label, cut)
         fraction = None if self.fraction is None else torch.full_like(x_t, self.fraction)
         return Prediction(prediction.pred_x0, prediction.eps, fraction)
 
@@ -287,6 +293,7 @@ def test_the_learned_variance_of_the_last_step_borrows_from_the_step_before():
     for f in (0.0, 0.3, 1.0):
         prediction = Prediction(torch.zeros(1), torch.zeros(1), torch.full((1,), f, dtype=torch.float64))
         log_variance = learned_log_variance(LEARNED, plan, 999, prediction)
+        assert log_variance == learned_log_variance(LEARNED, plan.after(0), 0, prediction)
         assert float(log_variance) == pytest.approx(f * math.log(beta_1) + (1 - f) * math.log(small_2), rel=1e-6)
 
 
@@ -364,8 +371,9 @@ def test_plan_edits_that_change_nothing_give_the_same_bits(plan):
 def test_a_start_from_a_stored_state_gives_the_same_bits(plan):
     denoiser = network(LEARNED if plan.steps[0].variance == "learned" else LINEAR)
     states, predictions, log_variances, x_0 = run(denoiser, plan, start())
-    resumed = run(denoiser, plan.after(plan.timesteps[7]), states[7].clone())
-    assert bits(resumed) == bits((states[7:], predictions[7:], log_variances[7:], x_0))
+    for k in (7, 11):
+        resumed = run(denoiser, plan.after(plan.timesteps[k]), states[k].clone())
+        assert bits(resumed) == bits((states[k:], predictions[k:], log_variances[k:], x_0))
 
 
 def test_changing_the_noise_changes_nothing_before_it():
@@ -388,9 +396,17 @@ def test_the_last_clipped_prediction_is_x_0():
 def test_kept_states_are_never_written_to_again():
     denoiser, copies, kept = network(LINEAR), [], []
 
-    def keep(_, x_t, pred_x0, __):
+    def keep(_, __, x_t, pred_x0, ___):
         kept.extend([x_t, pred_x0])
         copies.extend([x_t.clone(), pred_x0.clone()])
 
-    reverse(denoiser, ddpm(LINEAR, 6), start(), NO_LABEL, noise_for((4, 1, 8, 8)), keep)
+    noise = noise_for((4, 1, 8, 8))
+    reverse(
+        denoiser,
+        [ddpm(LINEAR, 6)],
+        NO_LABEL,
+        start=lambda _: start(),
+        noise=lambda _, step: noise(step),
+        keep=keep,
+    )
     assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, UNet2DModel
+from safetensors.torch import load_file
 
 from pipeline import models, train
-from pipeline.models.digits import NULL_LABEL, RECIPES, images
+from pipeline.models.digits import CLASSIFIERS, NULL_LABEL, RECIPES, DigitsClassifier, images, split
 from pipeline.schedule import Schedule
 
 IDDPM = RECIPES["digits-iddpm"]
@@ -69,6 +70,21 @@ def test_learning_rate_warms_up_and_ends_at_nothing():
     assert factors[0] == pytest.approx(1 / train.WARM_UP)
     assert np.argmax(factors) == train.WARM_UP - 1
     assert 0 < factors[-1] < 1e-5
+
+
+def test_held_out_images_are_never_learnt_from():
+    points, classes = images()
+    learnt, held_out = split()
+    assert sorted([*learnt, *held_out]) == list(range(1797))
+    assert len(held_out) == 360
+    counts = [(classes[part][:, None] == np.arange(10)).mean(axis=0) for part in (learnt, held_out)]
+    np.testing.assert_allclose(*counts, atol=1 / 360)  # stratified
+    stream = train.classifier_batches(1437, torch.Generator().manual_seed(0))
+    noisy, label = next(stream)
+    assert noisy.abs().max() <= 1
+    nearest = torch.cdist(noisy.flatten(1), torch.from_numpy(points[learnt]).flatten(1)).argmin(dim=1)
+    assert (torch.from_numpy(classes[learnt])[nearest] == label).double().mean() > 0.98
+    assert np.bincount(label, minlength=10).tolist() == np.bincount(classes[learnt]).tolist()
 
 
 # ---- the losses
@@ -309,6 +325,39 @@ def test_a_folder_that_is_not_ours_is_refused_and_kept(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    out = tmp_path_factory.mktemp("models") / "digits-classifier"
+    assert train.train("digits-classifier", out, progress=False)
+    return out
+
+
+def test_classifier_knows_digits_it_has_not_seen_and_how_sure_to_be(classifier):
+    points, classes = (array[split()[1]] for array in images())
+    network = DigitsClassifier(**CLASSIFIERS["digits-classifier"].network)
+    network.load_state_dict(load_file(classifier / "model.safetensors"))
+    with torch.no_grad():
+        probabilities = network(torch.from_numpy(points)).double().softmax(dim=1).numpy()
+    right = probabilities.argmax(axis=1) == classes
+    metrics = json.loads((classifier / "metrics.json").read_text())
+    assert metrics["accuracy"] == right.mean() >= 0.97
+    bits = -np.log2(probabilities[np.arange(360), classes]).mean()
+    assert metrics["negative_log_likelihood"] == pytest.approx(bits, rel=1e-5)
+    assert bits < 0.1
+    assert abs(probabilities.max(axis=1).mean() - right.mean()) < 0.015  # calibrated
+    assert set(metrics) == {"accuracy", "negative_log_likelihood", "final_loss", "steps", "parameters"}
+
+
+def test_classifier_training_is_reproducible_and_its_seed_counts(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train.train("digits-classifier", tmp_path / name, steps=3, seed=seed, progress=False)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["config.json", "loss.csv", "metrics.json", "model.safetensors", "training.json"]
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert (tmp_path / "a" / files[3]).read_bytes() != (tmp_path / "c" / files[3]).read_bytes()
+
+
 @pytest.mark.parametrize("place", ["fit", "_save"])
 def test_interrupted_training_leaves_nothing(tmp_path, monkeypatch, place):
     def interrupt(*args, **kwargs):
@@ -326,7 +375,7 @@ def test_interrupted_training_leaves_nothing(tmp_path, monkeypatch, place):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("faces", {}, "expected one of digits, digits-iddpm"),
+        ("faces", {}, "expected one of digits, digits-iddpm, digits-classifier"),
         ("digits", {"steps": 0}, "steps is 0; expected at least 1"),
         ("digits", {"batch": 0}, "batch is 0"),
         ("digits", {"seed": -1}, "seed is -1"),

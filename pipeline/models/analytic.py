@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from pipeline import cuts
+from pipeline.cuts import Cut
 from pipeline.denoiser import Prediction, check_label, signal_and_noise
+from pipeline.plan import WHOLE
 from pipeline.schedule import Schedule
 
 FORMS = ("gaussian:MEAN,VAR[,CxHxW]", "mixture:A,B,...", "dataset:digits")
@@ -39,6 +43,16 @@ def load(name: str, device: str = "cpu") -> GaussianDenoiser | PointsDenoiser:
     raise ValueError(f"model {name!r}; expected one of {', '.join(FORMS)}")
 
 
+def name_of(identity: Mapping[str, Any]) -> str:
+    """Spell the name that loads the model of an identity: an exact denoiser's with its numbers, else its own."""
+    if "variance" in identity:
+        shape = "x".join(map(str, identity["shape"]))
+        return f"gaussian:{identity['mean']!r},{identity['variance']!r},{shape}"
+    if "points" in identity:
+        return "mixture:" + ",".join(map(repr, identity["points"]))
+    return str(identity["name"])
+
+
 class GaussianDenoiser:
     """Pixels independent and normal with one mean and variance (METHODS 7.1)."""
 
@@ -56,8 +70,9 @@ class GaussianDenoiser:
         self.valid_range = (mean - reach, mean + reach)
         self.identity = {"name": "gaussian", "mean": mean, "variance": variance, "shape": list(shape)}
 
-    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor) -> Prediction:
-        """Predict from states (sample, channel, y, x) of one timestep; label (sample,) must be -1."""
+    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
+        """Predict from states (sample, channel, y, x) of one timestep; label (sample,) must be -1, and nothing cut."""
+        cuts.check(self, cut)
         check_label(label, self.num_classes)
         signal, noise = signal_and_noise(self.schedule, timestep)
         v = signal**2 * self.variance + noise**2
@@ -91,8 +106,9 @@ class PointsDenoiser:
         self.valid_range = valid_range
         self.identity = identity
 
-    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor) -> Prediction:
-        """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional."""
+    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
+        """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional; uncut."""
+        cuts.check(self, cut)
         weights = self.log_weights(x_t, timestep, label).exp()
         pred_x0 = (weights @ self.points).reshape(x_t.shape).to(x_t.dtype)
         signal, noise = signal_and_noise(self.schedule, timestep)

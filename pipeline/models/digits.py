@@ -1,4 +1,4 @@
-"""The built-in networks' recipes, and the images they learn: scikit-learn's handwritten digits."""
+"""The built-in networks' recipes, and what they learn: scikit-learn's handwritten digits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import nn
 
 NULL_LABEL = 10
 # the images have 17 grey levels, k/8 - 1 for k = 0..16
@@ -21,6 +23,36 @@ def images() -> tuple[np.ndarray, np.ndarray]:
     return points, digits.target.astype(np.int64)
 
 
+def split() -> tuple[np.ndarray, np.ndarray]:
+    """Choose the images a classifier learns from, and the 360 it is tested on, the same for every seed: numbers."""
+    _, classes = images()
+    learnt, held_out = train_test_split(np.arange(len(classes)), test_size=360, stratify=classes, random_state=0)
+    return learnt, held_out
+
+
+class DigitsClassifier(nn.Sequential):
+    """A small convolutional network: images (sample, channel, 8, 8) in [-1, 1] to logits (sample, class).
+
+    Nothing in it looks at other images of the batch.
+    """
+
+    def __init__(self, channels: int, width: int, classes: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(8 * width, 64),
+            nn.ReLU(),
+            nn.Linear(64, classes),
+        )
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a network is and what it is trained for.
@@ -32,6 +64,14 @@ class Recipe:
     network: Mapping[str, Any]
     scheduler: Mapping[str, Any]
     time_scale: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """What a classifier is and how long it is trained; ``network`` are the arguments of a DigitsClassifier."""
+
+    network: Mapping[str, int]
     steps: int
 
 
@@ -77,3 +117,5 @@ RECIPES = {
         steps=1500,
     ),
 }
+
+CLASSIFIERS = {"digits-classifier": ClassifierRecipe({"channels": 1, "width": 32, "classes": 10}, steps=600)}

@@ -1,0 +1,68 @@
+"""The device networks run on, and how they run there."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from pipeline.denoiser import Denoiser
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn auto, cpu, cuda or cuda:i into a device that is there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is unknown; expected auto, cpu, cuda or cuda:i") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:i")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Record what the last bits may depend on. No times, hosts or paths: same inputs, same bytes."""
+    packages = ("traj", "torch", "diffusers", "numpy", "zarr", "numcodecs")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@contextmanager
+def inference(device: torch.device) -> Iterator[None]:
+    """Run networks without gradients, and with the same algorithms every time."""
+    benchmark = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    deterministic = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+
+
+def call_seconds(denoiser: Denoiser, timestep: int, label: torch.Tensor) -> float:
+    """Time a network call with a batch of this many labels: the fastest of a few, or the first if it takes long."""
+    x_t = torch.zeros((len(label), *denoiser.shape), device=label.device)
+
+    def trial() -> float:
+        begun = time.perf_counter()
+        denoiser(x_t, timestep, label).pred_x0.cpu()  # waits for the device
+        return time.perf_counter() - begun
+
+    with inference(label.device):
+        seconds = trial()
+        return seconds if seconds >= 1 else min(trial() for _ in range(3))  # the first one also warms up

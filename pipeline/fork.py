@@ -1,0 +1,360 @@
+"""Start again from stored states, with other noise or an edited plan, as many times as asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import stores
+from pipeline import sampler, sweep
+from pipeline.denoiser import Denoiser
+from pipeline.device import call_seconds, choose_device, environment, inference
+from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
+from pipeline.generate import NUMERICS
+from pipeline.hostcopy import SLOTS, HostCopy
+from pipeline.noise import NoiseAhead, NoiseSource
+from pipeline.parent import Parent, load_model
+from pipeline.plan import Plan, Step
+from stores.layout import Layout
+from stores.writer import memory_bytes
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Forks to be made: of each of the ``variants``, a plan each, as many ``replicas``.
+
+    ``plan`` is what is left of the parent's from the highest start on, with the edits that all variants share, and
+    ``edits`` says along the variants what else was edited. ``batch`` images at most go through the network at once, but
+    always a whole block. Building it touches no file of the fork.
+    """
+
+    parent: Parent
+    denoiser: Denoiser
+    plan: Plan
+    variants: tuple[Plan, ...]
+    edits: Mapping[str, Sequence[Any]]
+    replicas: int
+    device: torch.device
+    samples: int
+    block: int
+    batch: int
+    states: bool
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every input the numbers depend on, beside what the store itself adds: variants, replicas, block, states."""
+        return {
+            "numerics": NUMERICS,
+            "parent": {"fingerprint": self.parent.fingerprint},
+            "plan": self.plan.to_json(),
+            "batch": self.batch,
+        }
+
+    @property
+    def layout(self) -> Layout:
+        """How the forks will lie on disk."""
+        return Layout.of(
+            samples=self.samples,
+            block=self.block,
+            timesteps=len(self.timesteps),
+            shape=self.denoiser.shape,
+            dtype="float32",
+            lead=(len(self.variants), self.replicas),
+        )
+
+    @property
+    def at(self) -> list[int]:
+        """The timestep each variant starts at."""
+        return [plan.timesteps[0] for plan in self.variants]
+
+    @property
+    def timesteps(self) -> list[int]:
+        """Timesteps that any variant visits, from high to low."""
+        return sorted({timestep for plan in self.variants for timestep in plan.timesteps}, reverse=True)
+
+    @property
+    def plans(self) -> list[Plan]:
+        """The plan of each branch; the variants of a replica follow one another, since they share its noise."""
+        return [*self.variants] * self.replicas
+
+    @property
+    def together(self) -> int:
+        """Branches per network call."""
+        return max(1, self.batch // self.block)
+
+    def open(
+        self,
+        out: Path,
+        *,
+        stale: Literal["refuse", "set-aside"] = "refuse",
+        blocks: Sequence[int] | None = None,
+    ) -> stores.TrajectoryWriter:
+        """Create, resume or extend the store of the forks."""
+        schedule = self.denoiser.schedule
+        timestep = np.array(self.timesteps)
+        noise = [spelled(plan, lambda step: step.noise) for plan in self.variants]
+        variant: dict[str, Any] = {"at": self.at, "noise": noise, **self.edits}
+        if self.plan.steps[0].rule == "ddim":
+            variant["eta"] = [spelled(plan, lambda step: f"{step.variance:g}") for plan in self.variants]
+        return stores.create_forks(
+            out,
+            variant=variant,
+            replicas=self.replicas,
+            timestep=timestep,
+            alpha_bar=schedule.alpha_bar[timestep],
+            step=[self.parent.plan.timesteps.index(visited) for visited in self.timesteps],
+            model_time=timestep * schedule.time_scale,
+            label=self.parent.label[: self.samples],
+            shape=self.denoiser.shape,
+            samples=self.samples,
+            block=self.block,
+            states=self.states,
+            valid_range=self.denoiser.valid_range,
+            config=self.config,
+            environment=environment(self.device),
+            stale=stale,
+            blocks=blocks,
+        )
+
+    def cost(self, out: Path, blocks: int | None = None) -> Cost:
+        """Estimate what a number of blocks will take (all of them by default), after a few trial evaluations."""
+        blocks = self.layout.blocks if blocks is None else blocks
+        branches = min(self.together, len(self.plans))
+        label = self._label(0).repeat(branches)
+        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label)
+        evaluations = blocks * sum(-(-len(due) // self.together) for _, _, due in sampler.visits(self.plans))
+        images = int(np.prod(self.layout.images)) * np.dtype("float32").itemsize
+        at_once = 4 + (2 * 2 * SLOTS if self.states else 0)  # each branch's state, x_0 twice, the states to start from
+        return Cost(
+            evaluations=evaluations,
+            seconds=evaluations * seconds,
+            disk=blocks * images * (1 + (2 * self.layout.timesteps if self.states else 0)),
+            disk_free=disk_free(out),
+            memory=peak_memory() + memory_bytes(self.layout, 2 if self.states else 0) + at_once * images + MARGIN_BYTES,
+        )
+
+    def saving(self) -> str:
+        """Compare the images that go through the network with those of re-running every variant from noise."""
+        before = [self.parent.plan.timesteps.index(at) for at in self.at]
+        images = self.layout.blocks * self.block * self.replicas
+        made = images * sum(len(plan.steps) for plan in self.variants)
+        whole = made + images * sum(before)
+        return (
+            f"{len(self.variants)} variants: {made:,} images go through the network, {made / whole:.3f} of the "
+            f"{whole:,} of re-running every variant from noise"
+        )
+
+    def run(self, store: stores.TrajectoryWriter, *, bar: bool = True) -> None:
+        """Make the forks of the store's pending blocks.
+
+        Raises StoreError when reading or writing fails or the parent is changed, FloatingPointError when the network's
+        numbers are not finite. Finished blocks stay whatever happens.
+        """
+        pending = list(store.pending)
+        steps = sum(len(plan.steps) for plan in self.plans)
+        # disable=None: no bar where stderr is no terminal
+        with (
+            tqdm(total=len(pending) * steps, unit="step", disable=None if bar else True) as progress,
+            HostCopy(store, self.device) as host,
+            ThreadPoolExecutor(1, thread_name_prefix="noise") as pool,
+            inference(self.device),
+        ):
+            begun = time.perf_counter()
+            for count, block in enumerate(pending):
+                x_0 = self._block(block, host, pool, progress)
+                host.flush()
+                self.parent.require_unchanged()
+                store.finish(block, x_0.numpy())
+                made = (count + 1) * self.block * len(self.plans)
+                progress.set_postfix_str(f"{made / (time.perf_counter() - begun):.1f} forks/s")
+
+    def _block(self, block: int, host: HostCopy, pool: ThreadPoolExecutor, progress: tqdm) -> torch.Tensor:
+        """Run all branches of a block."""
+        variants, plans = len(self.variants), self.plans
+        at = sorted(set(self.at), reverse=True)
+        starts = dict(zip(at, torch.from_numpy(self.parent.x_t(at, self._rows(block))), strict=True))
+        source = NoiseSource(self.parent.config["seed"], self.denoiser.shape)
+        ids = range(block * self.block, (block + 1) * self.block)
+        ahead = NoiseAhead(source, ids, self._addresses(), pool)
+        position = {timestep: k for k, timestep in enumerate(self.timesteps)}
+        last = {timestep: due[-1][0] for timestep, _, due in sampler.visits(plans)}
+        gathered: dict[int, list[torch.Tensor]] = {}
+
+        @lru_cache(maxsize=1)
+        def drawn(timestep: int, replica: int) -> torch.Tensor:
+            return torch.from_numpy(ahead(timestep, replica)).to(self.device, non_blocking=True)
+
+        def start(i: int) -> torch.Tensor:
+            return starts[plans[i].timesteps[0]].to(self.device)
+
+        def noise(i: int, step: Step) -> torch.Tensor:
+            return drawn(step.timestep, self._replica(i, step))
+
+        def keep(i: int, k: int, x_t: torch.Tensor, pred_x0: torch.Tensor, _: torch.Tensor | None) -> None:
+            progress.update()
+            if not self.states:
+                return
+            timestep = plans[i].steps[k].timestep
+            if timestep not in gathered:
+                gathered[timestep] = [torch.full(self.layout.images, torch.nan, device=self.device) for _ in range(2)]
+            for states, state in zip(gathered[timestep], (x_t, pred_x0), strict=True):
+                states[i % variants, i // variants] = state
+            if i == last[timestep]:
+                host.put(block, position[timestep], gathered.pop(timestep))
+
+        x_0 = sampler.reverse(
+            self.denoiser,
+            plans,
+            self._label(block),
+            start=start,
+            noise=noise,
+            keep=keep,
+            together=self.together,
+        )
+        forks = torch.stack(x_0).unflatten(0, (self.replicas, variants)).transpose(0, 1).cpu()
+        if not torch.isfinite(forks).all():
+            raise FloatingPointError(f"block {block} ended in values that are not finite; check {self.parent.path}")
+        return forks
+
+    def _addresses(self) -> Iterator[tuple[int, int]]:
+        """Name the noise of a block, (timestep, replica), in the order in which the branches ask for it."""
+        plans, schedule = self.plans, self.denoiser.schedule
+        asked = (
+            (timestep, self._replica(i, plans[i].steps[k]))
+            for timestep, _, due in sampler.visits(plans)
+            for i, k in due
+            if sampler.adds_noise(schedule, plans[i], k)
+        )
+        return (address for address, _ in groupby(asked))
+
+    def _replica(self, i: int, step: Step) -> int:
+        """Say whose noise a step of branch i takes; branch i is of replica i // variants + 1, variant i % variants."""
+        return i // len(self.variants) + 1 if step.noise == "independent" else 0
+
+    def _rows(self, block: int) -> np.ndarray:
+        """Say which of the parent's samples a block has; the last one is repeated to fill a short block."""
+        ids = np.arange(block * self.block, (block + 1) * self.block)
+        return np.minimum(ids, len(self.parent.label) - 1)
+
+    def _label(self, block: int) -> torch.Tensor:
+        return torch.from_numpy(self.parent.label[self._rows(block)]).to(self.device)
+
+
+def prepare(
+    *,
+    store: Path,
+    at: Sequence[int] = (),
+    table: str | None = None,
+    replicas: int | None = None,
+    noise: Sequence[str] = (),
+    eta: Sequence[str] = (),
+    model: str | None = None,
+    samples: int | None = None,
+    block: int | None = None,
+    batch: int = 512,
+    states: bool = False,
+    device: str = "auto",
+) -> Fork:
+    """Open the parent, load its model and lay out the forks: from the timesteps ``at``, or those of a sweep's table.
+
+    With ``at``, ``noise`` and ``eta`` are edits of the plan, VALUE or VALUE:FIRST-LAST for the steps at those
+    timesteps; later ones win, and noise that is not named is independent. There are 8 replicas unless asked otherwise.
+    A sweep keeps the run's own noise, and has one.
+
+    Raises ValueError or FileNotFoundError for what cannot be, StoreError for a parent that is none.
+    """
+    parent = Parent.open(store)
+    samples = len(parent.label) if samples is None else samples
+    block = parent.config["store"]["block"] if block is None else block
+    replicas = (8 if table is None else 1) if replicas is None else replicas
+    for name, number in (("replicas", replicas), ("samples", samples), ("block", block), ("batch", batch)):
+        if number < 1:
+            raise ValueError(f"{name} {number} was given, expected at least 1")
+    if samples > len(parent.label):
+        raise ValueError(f"samples {samples} was given, but {store} has {len(parent.label)}; generate more first")
+    if (table is None) == (not at):
+        raise ValueError("expected either timesteps to start from (--at) or a table of edits (--sweep)")
+    if table is not None and (replicas > 1 or noise or eta):
+        raise ValueError(
+            "a sweep keeps the run's own noise, so that all variants share it and replicas would be equal; leave out "
+            "--replicas, --noise and --eta"
+        )
+    where = choose_device(device)
+    if table is None:
+        starts = _starts(parent, at)
+        denoiser = load_model(parent, model, where)
+        plan = edited(parent.plan.after(starts[0]), noise, eta)
+        variants, edits = [plan.after(timestep) for timestep in starts], {}
+    else:
+        families = sweep.read(table, parent.timesteps)
+        parent.require_stored(timestep for family in families for timestep in family.t_start)
+        denoiser = load_model(parent, model, where)
+        variants, edits = sweep.variants(families, parent.plan, denoiser)
+        plan = parent.plan.after(max(variant.timesteps[0] for variant in variants))
+    return Fork(
+        parent=parent,
+        denoiser=denoiser,
+        plan=plan,
+        variants=tuple(variants),
+        edits=edits,
+        replicas=replicas,
+        device=where,
+        samples=samples,
+        block=block,
+        batch=batch,
+        states=states,
+    )
+
+
+def edited(plan: Plan, noise: Iterable[str], eta: Iterable[str]) -> Plan:
+    """Change the noise and the eta of a plan's steps, in order, by edits as the command line spells them.
+
+    Raises ValueError for one that cannot be.
+    """
+    plan = plan.with_noise("independent", plan.timesteps[0], plan.timesteps[-1])
+    for text in noise:
+        kind, first, last = _edit(text, plan)
+        plan = plan.with_noise(kind, first, last)
+    for text in eta:
+        value, first, last = _edit(text, plan)
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError(f"eta {text!r} was given, expected a number, or NUMBER:FIRST-LAST") from None
+        plan = plan.with_eta(number, first, last)
+    return plan
+
+
+def spelled(plan: Plan, value: Callable[[Step], str]) -> str:
+    """Write what a plan's steps have as the edits of the command line do: VALUE, or VALUE:FIRST-LAST for each run."""
+    runs = [(text, [step.timestep for step in steps]) for text, steps in groupby(plan.steps, value)]
+    return runs[0][0] if len(runs) == 1 else " ".join(f"{text}:{steps[0]}-{steps[-1]}" for text, steps in runs)
+
+
+def _edit(text: str, plan: Plan) -> tuple[str, int, int]:
+    """Read VALUE or VALUE:FIRST-LAST."""
+    value, colon, timesteps = text.partition(":")
+    if not colon:
+        return value, plan.timesteps[0], plan.timesteps[-1]
+    first, dash, last = timesteps.partition("-")
+    if not (dash and first.isdecimal() and last.isdecimal()):
+        raise ValueError(f"{text!r} was given, expected VALUE or VALUE:FIRST-LAST, for example zero:900-500")
+    return value, int(first), int(last)
+
+
+def _starts(parent: Parent, at: Sequence[int]) -> list[int]:
+    """Order the timesteps to start from, high to low; each must be stored, and named once."""
+    if len(set(at)) < len(at):
+        raise ValueError(f"at {', '.join(map(str, at))} was given, expected one or more timesteps, each once")
+    parent.require_stored(at)
+    return sorted(at, reverse=True)

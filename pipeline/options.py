@@ -1,0 +1,41 @@
+"""Options that several verbs of the command line have, and how their values are read."""
+
+from __future__ import annotations
+
+import click
+
+DEVICE = click.option(
+    "--device", default="auto", show_default=True, envvar="TRAJ_DEVICE", help="auto, cpu, cuda or cuda:i."
+)
+STALE = click.option(
+    "--stale",
+    type=click.Choice(["refuse", "set-aside"]),
+    default="refuse",
+    show_default=True,
+    help="What to do where OUT was made from other inputs: stop, or rename it and start afresh.",
+)
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what it will cost, and stop.")
+SEED = click.IntRange(0, 2**64 - 1)
+
+
+def block_range(ctx: click.Context, param: click.Parameter, value: str | None) -> range | None:
+    """Read FIRST:END."""
+    if value is None:
+        return None
+    first, colon, end = value.partition(":")
+    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise click.BadParameter(f"{value!r} was given, expected FIRST:END, for example 0:4 for blocks 0 to 3")
+    return range(int(first), int(end))
+
+
+BLOCKS = click.option(
+    "--blocks", callback=block_range, help="Only blocks FIRST:END, so that several processes share the work."
+)
+
+
+def timestep_list(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
+    """Read T,T,..."""
+    texts = [] if value is None else [text.strip() for text in value.split(",")]
+    if not all(text.isdecimal() for text in texts):
+        raise click.BadParameter(f"{value!r} was given, expected timesteps, for example 900,800,700")
+    return [int(text) for text in texts]

@@ -1,0 +1,98 @@
+"""The run that is forked: what it was made from, the states it stores, and its model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+import stores
+from pipeline import models
+from pipeline.denoiser import Denoiser
+from pipeline.models import analytic
+from pipeline.plan import Plan
+from stores.layout import read_root
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The run that is forked: its inputs, and what of it forks start from; ``timesteps`` are those stored."""
+
+    path: Path
+    config: dict[str, Any]
+    fingerprint: str
+    plan: Plan
+    timesteps: tuple[int, ...]
+    label: np.ndarray
+
+    @classmethod
+    def open(cls, path: Path) -> Parent:
+        """Read all but the states of a trajectory store. Raises StoreError where it is none, or not whole."""
+        attrs = read_root(path)["attributes"]
+        config = json.loads(attrs["config"])
+        if attrs["kind"] != "trajectories" or not {"model", "schedule", "plan", "seed", "autocast"} <= set(config):
+            raise stores.NotAStore(
+                f"{path} holds {attrs['kind']} that `traj generate` did not make; a fork needs a run of its"
+            )
+        ds = stores.open(path)
+        plan = Plan.from_json(config["plan"])
+        return cls(path, config, attrs["fingerprint"], plan, tuple(ds.timestep.values.tolist()), ds.label.values)
+
+    def x_t(self, timesteps: Sequence[int], samples: np.ndarray) -> np.ndarray:
+        """Read states: float32 (timestep, sample, channel, y, x). Raises DamagedStore, or StaleStore after a change."""
+        try:
+            x_t = xr.open_zarr(self.path, chunks=None).x_t
+            states = x_t.sel(timestep=list(timesteps)).isel(sample=samples).transpose("timestep", "sample", ...)
+            return states.values.astype(np.float32, copy=False)
+        except ValueError as error:
+            raise stores.DamagedStore(f"{self.path}: {error}; run `traj verify {self.path}`") from None
+
+    def require_unchanged(self) -> None:
+        """Raise StaleStore where another run has taken the parent's place."""
+        if read_root(self.path)["attributes"]["fingerprint"] != self.fingerprint:
+            raise stores.StaleStore(f"{self.path} was changed while it was forked; run the same again")
+
+    def require_stored(self, timesteps: Iterable[int]) -> None:
+        """Raise ValueError for a timestep whose state is not stored."""
+        for timestep in timesteps:
+            if timestep not in self.timesteps:
+                near = sorted(self.timesteps, key=lambda stored: abs(stored - timestep))[:2]
+                raise ValueError(
+                    f"timestep {timestep} is not stored in {self.path}; the nearest are {' and '.join(map(str, near))}"
+                )
+
+
+def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoiser:
+    """Load the model the parent was made with, and refuse any other.
+
+    Its name may have changed, its weights may not.
+
+    Raises ValueError or FileNotFoundError.
+    """
+    recorded = parent.config["model"]
+    name = analytic.name_of(recorded) if model is None else model
+    try:
+        denoiser = models.load(name, str(device), parent.config["autocast"])
+    except (ValueError, FileNotFoundError) as error:
+        if model is not None:
+            raise
+        raise type(error)(f"{error}; if the model of {parent.path} lies elsewhere, say where with --model") from None
+    found = {"model": denoiser.identity, "schedule": denoiser.schedule.to_config()}
+    different = sorted(
+        f"{part}.{key}"
+        for part, values in found.items()
+        for key in values.keys() | parent.config[part].keys()
+        if key != "name" and values.get(key) != parent.config[part].get(key)
+    )
+    if different:
+        raise ValueError(
+            f"model {name} is not the one {parent.path} was made with: {', '.join(different)} differ; "
+            "give that one with --model"
+        )
+    return denoiser

@@ -1,0 +1,133 @@
+"""Sweeps: a table of interventions on a run, each of which becomes one variant of its forks (002; METHODS 3.2, 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import cuts
+from pipeline.cuts import Cut, scaled_blocks
+from pipeline.denoiser import Denoiser, network_of
+from pipeline.plan import Plan
+
+EXAMPLE = "{edit: jump, n: 5, t_start: {every: 4}}"
+KEYS = {"jump": ("t_start", "n"), "skips": ("t_start", "n", "ns"), "blocks": ("t_start", "n", "nb")}
+OPTIONAL = {"jump": (), "skips": ("r",), "blocks": ("r",)}
+NOT_AGAIN = -1
+
+
+@dataclass(frozen=True)
+class Family:
+    """An edit, and the values of what it is made with; all their combinations are meant.
+
+    "jump" goes n steps further; "skips" leaves the ``ns`` top-most skips out of n steps, "blocks" the ``nb`` lowest
+    of the source's 16 output blocks. ``r`` steps later the same is left out again; NOT_AGAIN for once only.
+    """
+
+    edit: str
+    t_start: tuple[int, ...]
+    n: tuple[int, ...]
+    ns: tuple[int, ...] = (0,)
+    nb: tuple[int, ...] = (0,)
+    r: tuple[int, ...] = (NOT_AGAIN,)
+
+
+def read(table: str, timesteps: Sequence[int]) -> list[Family]:
+    """Read the families of a YAML file, FILE, or of a place in one, FILE:KEY.KEY.
+
+    ``timesteps`` are those that {every: k} counts.
+
+    Raises
+    ------
+    ValueError
+        When there is no such file or place, or it holds anything but a list of families.
+    """
+    found = _find(table)
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{table} holds {found!r}; expected a list of families of edits like {EXAMPLE}")
+    return [_family(f"{table}, family {count}", form, timesteps) for count, form in enumerate(found, 1)]
+
+
+def variants(
+    families: Sequence[Family], plan: Plan, denoiser: Denoiser
+) -> tuple[list[Plan], dict[str, list[str] | list[int]]]:
+    """Edit a plan in every way of the families, each plan from its t_start on, and list what was edited.
+
+    The coordinates are edit, n, ns, nb as the source counts, ``blocks`` of this network that nb comes to, and r.
+
+    Raises
+    ------
+    ValueError
+        When the plan does not visit a t_start, the network has no such parts, or a jump is asked of another rule than
+        ddim.
+    """
+    network, plans, rows = network_of(denoiser), [], []
+    for family in families:
+        for t_start, n, ns, nb, r in product(family.t_start, family.n, family.ns, family.nb, family.r):
+            blocks = scaled_blocks(nb, network) if family.edit == "blocks" else 0
+            cut, left = Cut(ns, blocks), plan.after(t_start)
+            cuts.check(network, cut)
+            if family.edit == "jump":
+                plans.append(left.jump(t_start, n))
+            elif r == NOT_AGAIN:
+                plans.append(left.with_cut(cut, t_start, n))
+            else:
+                plans.append(left.cut_relax_cut(cut, t_start, n, r))
+            rows.append((family.edit, n, ns, nb, blocks, r))
+    names = ("edit", "n", "ns", "nb", "blocks", "r")
+    return plans, {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+def _find(table: str) -> Any:
+    """Load what a table's name stands for."""
+    file, _, place = (table, "", "") if Path(table).is_file() else table.rpartition(":")
+    if not Path(file or table).is_file():
+        raise ValueError(f"sweep {table}: no such file; expected a YAML file, or FILE:KEY for a place in one")
+    try:
+        found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML: {error}") from None
+    for key in place.split(".") if place else ():
+        if not isinstance(found, Mapping) or key not in found:
+            known = ", ".join(map(str, found)) if isinstance(found, Mapping) else repr(found)
+            raise ValueError(f"{file} has no {place}: there is no {key!r} in {known}")
+        found = found[key]
+    return found
+
+
+def _family(where: str, form: Any, timesteps: Sequence[int]) -> Family:
+    if not isinstance(form, Mapping):
+        raise ValueError(f"{where} is {form!r}; expected a mapping like {EXAMPLE}")
+    edit = form.get("edit")
+    if edit not in KEYS:
+        raise ValueError(f"{where}: edit {edit!r} was given; expected one of {', '.join(KEYS)}")
+    unknown, missing = set(form) - {"edit", *KEYS[edit], *OPTIONAL[edit]}, set(KEYS[edit]) - set(form)
+    if unknown or missing:
+        problem = f"unknown {', '.join(sorted(map(str, unknown)))}" if unknown else f"no {', '.join(sorted(missing))}"
+        known = ", ".join((*KEYS[edit], *(f"{key} if wanted" for key in OPTIONAL[edit])))
+        raise ValueError(f"{where}: {problem}; edit {edit} takes {known}")
+    values = {key: _numbers(f"{where}: {key}", value) for key, value in form.items() if key not in ("edit", "t_start")}
+    return Family(edit, _t_start(f"{where}: t_start", form["t_start"], timesteps), **values)
+
+
+def _t_start(where: str, value: Any, timesteps: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(value, Mapping):
+        return _numbers(where, value)
+    every = value.get("every")
+    if set(value) != {"every"} or type(every) is not int or every < 1:
+        raise ValueError(f"{where} {value!r} was given; expected timesteps, or {{every: k}} with k from 1 on")
+    return tuple(timesteps[::every])
+
+
+def _numbers(where: str, value: Any) -> tuple[int, ...]:
+    numbers = value if isinstance(value, list) else [value]
+    if not numbers or any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError(f"{where} {value!r} was given; expected a whole number from 0 on, or a list of them")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{where} {value!r} was given; expected each number once")
+    return tuple(numbers)

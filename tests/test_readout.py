@@ -1,0 +1,325 @@
+"""Readouts: logits against plain loops, resumed, extended, refused."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+import stores
+from pipeline import classifiers, readout, train
+from pipeline.cli import main
+from pipeline.models.digits import CLASSIFIERS, DigitsClassifier
+from tests import runs
+from tests.runs import digest
+
+TRAJ = Path(sys.executable).with_name("traj")
+AT = [50, 20]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Hardly trained, which is as good here."""
+    folder = tmp_path_factory.mktemp("models") / "digits-classifier"
+    train.train("digits-classifier", folder, steps=2, progress=False)
+    return folder
+
+
+def make(out, store, model, *, blocks=None, bar=False, **options):
+    reading = readout.prepare(store=Path(store), model=str(model), device="cpu", **{"batch": 7, **options})
+    with reading.open(Path(out), blocks=blocks) as written:
+        reading.run(written, bar=bar)
+    return Path(out)
+
+
+def forks(path, samples=6, *, states=False, block=4):
+    """Two variants of three replicas; states are NaN above `at`."""
+    rng = np.random.default_rng(0)
+    shape = (2, 3, block, *runs.SHAPE)
+    with stores.create_forks(
+        path,
+        variant={"at": AT, "noise": ["independent", "zero"]},
+        replicas=3,
+        timestep=runs.TIMESTEPS,
+        alpha_bar=np.linspace(0.01, 0.99, len(runs.TIMESTEPS)),
+        shape=runs.SHAPE,
+        samples=samples,
+        block=block,
+        label=np.arange(samples) % 10,
+        config={"made": "up"},
+        states=states,
+    ) as store:
+        for number in list(store.pending):
+            for step, timestep in enumerate(runs.TIMESTEPS if states else ()):
+                x_t = rng.standard_normal(shape).astype("f4")
+                x_t[np.array(AT) < timestep] = np.nan
+                store.put(number, step, x_t, np.tanh(x_t))
+            store.finish(number, np.tanh(rng.standard_normal(shape)).astype("f4"))
+    return path
+
+
+def network_of(folder):
+    network = DigitsClassifier(**CLASSIFIERS["digits-classifier"].network)
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return network
+
+
+def plain(network, images, batch, classes=10):
+    """Classify images (..., channel, y, x) as one would in a notebook."""
+    flat = torch.from_numpy(np.ascontiguousarray(images, np.float32)).flatten(0, -4)
+    with torch.inference_mode():
+        grey = (flat.clamp(-1, 1) + 1) / 2
+        logits = [network((part - 0.5) / 0.5) for part in grey.split(batch)]
+    return torch.cat(logits).numpy().reshape(*images.shape[:-3], classes)
+
+
+# ---- the numbers
+
+
+def test_logits_equal_a_plain_loop_over_the_stored_arrays_bit_for_bit(digits, tmp_path):
+    store = runs.make(tmp_path / "a.zarr", 8, label=np.arange(8))
+    ds, found = stores.open(store), stores.open(make(tmp_path / "r.zarr", store, digits))
+    network = network_of(digits)
+    assert found.logits.dims == ("on", "sample", "timestep", "class")
+    assert found.x_0_logits.dims == ("sample", "class")
+    assert found.logits.dtype == found.x_0_logits.dtype == np.float32
+    for block in (slice(0, 4), slice(4, 8)):
+        for name in ("x_t", "pred_x0"):
+            expected = plain(network, ds[name][block].values, 7)
+            np.testing.assert_array_equal(found.logits.sel(on=name)[block], expected)
+        np.testing.assert_array_equal(found.x_0_logits[block], plain(network, ds.x_0[block].values, 7))
+
+
+def test_coordinates_of_the_parent_come_along(digits, tmp_path):
+    store = runs.make(tmp_path / "a.zarr", 8, label=np.arange(8))
+    ds, found = stores.open(store), stores.open(make(tmp_path / "r.zarr", store, digits))
+    for name, coord in ds.coords.items():
+        np.testing.assert_array_equal(found[name], coord)
+        assert found[name].attrs == coord.attrs
+    assert found["on"].values.tolist() == ["x_t", "pred_x0"]
+    assert found["class"].values.tolist() == list(range(10))
+    assert found.class_name.values.tolist() == list("0123456789")
+    assert found.attrs["kind"] == "readout"
+    assert json.loads(found.attrs["config"])["parent"] == {"fingerprint": ds.attrs["fingerprint"]}
+    assert stores.verify(tmp_path / "r.zarr", deep=True) == []
+
+
+def test_on_chooses_what_is_read(digits, tmp_path):
+    store = runs.make(tmp_path / "a.zarr", 4)
+    both = stores.open(make(tmp_path / "both.zarr", store, digits))
+    one = stores.open(make(tmp_path / "one.zarr", store, digits, on=["pred_x0"]))
+    assert one["on"].values.tolist() == ["pred_x0"]
+    np.testing.assert_array_equal(one.logits, both.logits.sel(on=["pred_x0"]))
+
+
+def test_values_beyond_the_valid_range_are_clipped_to_it(digits):
+    classifier = classifiers.load(str(digits))
+    images = torch.tensor([[-3.0, -1.0], [1.0, 5.0]]).expand(1, 1, 2, 2).repeat(1, 1, 4, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            classifier(images, (-1.0, 1.0)), classifier(images.clamp(-1, 1), (-1.0, 1.0)), rtol=0, atol=0
+        )
+        # white is the end of the range, whatever its number
+        torch.testing.assert_close(
+            classifier(4 * images, (-4.0, 4.0)), classifier(images, (-1.0, 1.0)), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_half_precision_stores_are_read(digits, tmp_path):
+    single = runs.make(tmp_path / "a.zarr", 4)
+    half = runs.make(tmp_path / "b.zarr", 4, dtype="float16")
+    found = [stores.open(make(f"{store}.r", store, digits)) for store in (single, half)]
+    np.testing.assert_allclose(found[1].logits, found[0].logits, atol=1e-2)
+    np.testing.assert_array_equal(found[1].x_0_logits, found[0].x_0_logits)
+
+
+# ---- forks
+
+
+def test_final_samples_of_forks_are_read_replica_by_replica(digits, tmp_path):
+    store = forks(tmp_path / "f.zarr", 8)
+    ds, found = stores.open(store), stores.open(make(tmp_path / "r.zarr", store, digits))
+    assert found.x_0_logits.dims == ("variant", "replica", "sample", "class")
+    assert "logits" not in found
+    for block in (slice(0, 4), slice(4, 8)):
+        expected = plain(network_of(digits), ds.x_0[:, :, block].values, 7)
+        np.testing.assert_array_equal(found.x_0_logits[:, :, block], expected)
+    assert found["at"].values.tolist() == AT
+    assert found.noise.values.tolist() == ["independent", "zero"]
+    np.testing.assert_array_equal(found.log_snr.sel(timestep=found["at"]), ds.log_snr.sel(timestep=ds["at"]))
+
+
+def test_states_a_fork_never_visited_have_no_logits(digits, tmp_path):
+    store = forks(tmp_path / "f.zarr", states=True)
+    ds, found = stores.open(store), stores.open(make(tmp_path / "r.zarr", store, digits))
+    assert found.logits.dims == ("on", "variant", "replica", "sample", "timestep", "class")
+    visited = (ds.timestep <= ds["at"]).broadcast_like(found.logits).transpose(*found.logits.dims)
+    np.testing.assert_array_equal(~np.isnan(found.logits), visited)
+    expected = plain(network_of(digits), ds.x_t.values, 512)
+    seen = ~np.isnan(expected)
+    np.testing.assert_allclose(found.logits.sel(on="x_t").values[seen], expected[seen], atol=1e-5)
+
+
+def test_a_shard_nobody_visited_is_all_nan(digits, tmp_path):
+    reading = readout.prepare(store=forks(tmp_path / "f.zarr", states=True), model=str(digits), device="cpu")
+    assert np.isnan(reading.classify(torch.full((3, 1, 8, 8), torch.nan))).all()
+
+
+# ---- streaming
+
+
+def test_one_shard_is_in_memory_at_a_time(digits, tmp_path, monkeypatch):
+    whole = runs.make(tmp_path / "whole.zarr", 8, timesteps=np.arange(24)[::-1])
+    expected = stores.open(make(tmp_path / "whole.r.zarr", whole, digits, batch=4096)).compute()
+    monkeypatch.setattr("stores.layout.SHARD_BYTES", 1)
+    monkeypatch.setattr("stores.layout.CHUNK_BYTES", 1)
+    store = runs.make(tmp_path / "a.zarr", 8, timesteps=np.arange(24)[::-1])
+    lengths = stores.open(store).x_t.chunks[1]
+    assert len(lengths) > 2
+    read, original = [], readout.Readout._read
+    monkeypatch.setattr(readout.Readout, "_read", lambda self, array: read.append(array.shape) or original(self, array))
+    found = stores.open(make(tmp_path / "r.zarr", store, digits, batch=4096))
+    assert set(read) == {(4, length, 1, 8, 8) for length in lengths} | {(4, 1, 8, 8)}
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
+
+
+def test_a_sample_does_not_depend_on_how_many_there_are(digits, tmp_path):
+    few = stores.open(make(tmp_path / "r.zarr", runs.make(tmp_path / "a.zarr", 6), digits))
+    many = stores.open(make(tmp_path / "s.zarr", runs.make(tmp_path / "b.zarr", 10), digits))
+    np.testing.assert_array_equal(few.logits, many.logits[:, :6])
+    np.testing.assert_array_equal(few.x_0_logits, many.x_0_logits[:6])
+
+
+def test_a_short_last_block_is_cut_into_the_same_batches_as_a_whole_one(digits, tmp_path, monkeypatch):
+    """Those of its states that no fork visited are left out of its padding too."""
+    lengths, original = [], classifiers.Classifier.__call__
+    store = forks(tmp_path / "a.zarr", 5, states=True)
+    monkeypatch.setattr(
+        classifiers.Classifier, "__call__", lambda self, x, ends: lengths.append(len(x)) or original(self, x, ends)
+    )
+    reading = readout.prepare(store=store, model=str(digits), batch=7, device="cpu")
+    lengths.clear()
+    with reading.open(tmp_path / "r.zarr") as written:
+        reading.run(written, bar=False)
+    assert lengths[: len(lengths) // 2] == lengths[len(lengths) // 2 :]
+    visited = sum(3 * 4 * (runs.TIMESTEPS <= at).sum() for at in AT)
+    assert sum(lengths) == 2 * (2 * visited + 2 * 3 * 4)
+
+
+def test_extending_and_any_block_order_equal_one_pass(digits, tmp_path):
+    store = runs.make(tmp_path / "a.zarr", 6)
+    make(tmp_path / "grown.zarr", store, digits)
+    runs.make(store, 15)
+    make(tmp_path / "grown.zarr", store, digits)
+    make(tmp_path / "backwards.zarr", store, digits, blocks=[3, 1])
+    make(tmp_path / "backwards.zarr", store, digits)
+    expected = digest(make(tmp_path / "straight.zarr", store, digits))
+    assert digest(tmp_path / "grown.zarr") == expected
+    assert digest(tmp_path / "backwards.zarr") == expected
+    assert str(tmp_path) not in (tmp_path / "straight.zarr" / "zarr.json").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_stopped_and_resumed_equals_uninterrupted(digits, tmp_path, how):
+    store = runs.make(tmp_path / "a.zarr", 96, timesteps=np.arange(100)[::-1])
+    command = [TRAJ, "readout", "classifier", store, tmp_path / "r.zarr", "--model", digits, "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "r.zarr" / "logits" / "c.0.1.0.0").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+    assert "Traceback" not in stderr
+    done = stores.describe(tmp_path / "r.zarr")["blocks_done"]
+    assert 0 < done < 24
+    subprocess.run(command, check=True, capture_output=True)
+    assert digest(tmp_path / "r.zarr") == digest(make(tmp_path / "straight.zarr", store, digits, batch=4096))
+
+
+def test_a_parent_changed_meanwhile_is_noticed(digits, tmp_path, monkeypatch):
+    store = runs.make(tmp_path / "a.zarr", 4)
+    original = readout.Readout._read
+    monkeypatch.setattr(readout.Readout, "_read", lambda *given: runs.make(store, 8) and original(*given))
+    with pytest.raises(stores.StaleStore, match="was changed while it was read"):
+        make(tmp_path / "r.zarr", store, digits)
+
+
+def test_damage_in_the_parent_is_named(digits, tmp_path):
+    store = runs.make(tmp_path / "a.zarr", 4)
+    shard = next((store / "pred_x0").glob("c.*"))
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(stores.DamagedStore, match="traj verify"):
+        make(tmp_path / "r.zarr", store, digits)
+
+
+# ---- the command
+
+
+def traj(*arguments, code=0):
+    result = CliRunner().invoke(main, ["readout", "classifier", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
+def test_cost_comes_first_and_what_to_type_next_last(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs.make("a.zarr", 6)
+    text = traj("a.zarr", "r.zarr", "--model", digits, "--dry-run")
+    assert "104 images, 2 network evaluations" in text
+    assert not Path("r.zarr").exists()
+    text = traj("a.zarr", "r.zarr", "--model", digits, "--blocks", "0:1")
+    assert "1 of 2 blocks to do; 52 images" in text
+    assert text.endswith("r.zarr: the blocks asked for are done, 1 of all 2")
+    assert traj("a.zarr", "r.zarr", "--model", digits).endswith("is complete; next: traj analyze label_variance r.zarr")
+    assert "nothing to do" in traj("a.zarr", "r.zarr", "--model", digits)
+    assert "batch: 4096 in the store, 5 asked for" in traj("a.zarr", "r.zarr", "--model", digits, "--batch", 5, code=1)
+    assert "kept as r.stale-" in traj("a.zarr", "r.zarr", "--model", digits, "--batch", 5, "--stale", "set-aside")
+
+
+def test_bad_input_gets_one_message(digits, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs.make("a.zarr", 4)
+    runs.make("c.zarr", 4, shape=(3, 32, 32))
+    forks(Path("f.zarr"))
+    stores.save(stores.open("a.zarr")[["x_0"]].compute(), Path("result.zarr"), {"made": "up"})
+    with runs.create("part.zarr", 8) as store:
+        runs.fill(store, [0])
+    for arguments, code, message in (
+        (["a.zarr", "--model", "digits-classifier"], 2, "run traj train digits-classifier"),
+        (["a.zarr", "--model", "resnet"], 2, "classifier 'resnet' is unknown; expected digits-classifier"),
+        (["a.zarr", "--model", "./no/folder"], 2, "no such folder"),
+        (["a.zarr", "--model", tmp_path], 2, "no config.json"),
+        (["c.zarr", "--model", digits], 2, "takes images of shape 1x8x8 (channel, y, x), the store's are 3x32x32"),
+        (["result.zarr", "--model", digits], 2, "a store of kind result; expected trajectories or forks"),
+        (["nowhere.zarr", "--model", digits], 2, "does not exist"),
+        (["part.zarr", "--model", digits], 1, "incomplete: 1 of 2 blocks"),
+        (["a.zarr", "--model", digits, "--on", "x_t,eps"], 2, "has no eps to read; expected some of x_t, pred_x0"),
+        (["f.zarr", "--model", digits, "--on", "x_t"], 2, "made without --states"),
+        (["a.zarr", "--model", digits, "--batch", 0], 2, "batch 0 was given, expected at least 1"),
+        (["a.zarr", "--model", digits, "--device", "tpu"], 2, "auto, cpu, cuda"),
+        (["a.zarr", "--model", digits, "--blocks", "3:5"], 2, "have 0 to 0"),
+    ):
+        assert message in traj(arguments[0], "out.zarr", *arguments[1:], code=code)
+        assert not Path("out.zarr").exists()
+    assert "holds a store of kind trajectories" in traj("a.zarr", "c.zarr", "--model", digits, code=2)
+
+
+def test_training_says_how_good_the_classifier_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["train", "digits-classifier", "--steps", "2"])
+    assert "of the images held out from training rightly" in result.output
+    assert result.output.rstrip().endswith("--model digits-classifier")
+    runs.make("a.zarr", 4)
+    assert "is complete" in traj("a.zarr", "r.zarr", "--model", "digits-classifier")
