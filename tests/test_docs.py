@@ -13,7 +13,9 @@ import pytest
 from nbclient import NotebookClient
 
 import stores
+from pipeline import fork, train
 from tests.test_generate import make
+from tests.test_readout import make as read
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -22,11 +24,19 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder as `make repro` leaves it, with a small run of exact digits."""
+    """A folder as `make repro` leaves it, with a small run of exact digits, forks of it and readouts of both."""
     folder = tmp_path_factory.mktemp("repro")
     (folder / "data" / "trajectories").mkdir(parents=True)
     out = folder / "data" / "trajectories" / "ddpm.zarr"
     make(out, 16, model="dataset:digits", labels="cycle", block=8, steps=500)
+    forked = folder / "data" / "forks" / "ddpm_forks.zarr"
+    forks = fork.prepare(store=out, at=[900, 500, 300], replicas=4, samples=8, device="cpu")
+    with forks.open(forked) as store:
+        forks.run(store, bar=False)
+    classifier = folder / "models" / "digits-classifier"
+    train.train("digits-classifier", classifier, steps=2, progress=False)
+    for store in (out, forked):
+        read(folder / "data" / "readouts" / store.name, store, classifier, batch=4096)
     return folder
 
 
@@ -71,6 +81,7 @@ def test_the_notebook_runs(folder):
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": folder / "notebooks"}}).execute()
     output = json.dumps(notebook.cells)
     assert "class 0: t =" in output
+    assert "of the pairs of replicas have equal labels" in output
     assert "Warning" not in output
 
 

@@ -1,66 +1,23 @@
-import base64
 import csv
 import json
 import re
 import shutil
-from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
-from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import stores
-from pipeline import analyze, figures, metrics, page
-from pipeline.report import collect, report
+from pipeline import analyze
+from pipeline.report import drawing, metrics, quality, sections
+from pipeline.report.collected import collect
+from pipeline.report.sections import SECTIONS, entropy, maps, montages, similarity
+from pipeline.report.sections.runs import plan_steps, sampler_name
 from pipeline.schedulers import threads
 from tests import runs
-
-T = 40
-DIGITS = load_digits()
-IMAGES = (DIGITS.images[:, None] / 8 - 1).astype("f4")
-CONFIG = {
-    "model": {"name": "digits"},
-    "labels": "cycle",
-    "plan": {
-        "clip": None,
-        "runs": [{"first": 39, "last": 0, "stride": 1, "rule": "ddim", "variance": 0.0, "noise": "shared"}],
-    },
-}
-
-
-def make_run(path, *, samples=12, config=CONFIG, time_scale=1.0, seed=0):
-    """A run that ends in real digits, the first of each class in turn; one in six asked for as another class."""
-    ids = np.array([np.flatnonzero(DIGITS.target == k % 10)[k // 10] for k in range(samples)])
-    x_0 = IMAGES[ids]
-    label = np.where(np.arange(samples) % 6 == 5, (DIGITS.target[ids] + 1) % 10, DIGITS.target[ids])
-    timestep = np.arange(T)[::-1]
-    alpha_bar = np.linspace(0.999, 1e-4, T)[timestep]
-    noise = np.random.default_rng(seed).standard_normal((T, *x_0.shape)).astype("f4")
-    with stores.create(
-        path,
-        timestep=timestep,
-        alpha_bar=alpha_bar,
-        model_time=timestep * time_scale,
-        label=label,
-        shape=(1, 8, 8),
-        samples=samples,
-        block=samples,
-        valid_range=(-1, 1),
-        config={**config, "seed": seed},
-    ) as store:
-        for step, a in enumerate(alpha_bar.astype("f4")):
-            x_t = np.sqrt(a) * x_0 + np.sqrt(1 - a) * noise[step]
-            store.put(0, step, x_t, a * x_0 + (1 - a) * IMAGES.mean(axis=0) if step < T - 1 else x_0)
-        store.finish(0, x_0)
-    return path
-
-
-def analyse(path, results, quantities=("entropy", "ssim", "psnr")):
-    options = {name: {"bins": 16} if name == "entropy" else {} for name in quantities}
-    jobs = analyze.plan_jobs([path], options, results / path.stem)
-    analyze.run(path, jobs, engine=threads(1), say=lambda message: None)
+from tests.report_data import CONFIG, DIGITS, IMAGES, T, analyse, make_run, svgs, unbalanced, write
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +37,6 @@ def place(tmp_path_factory):
     return root
 
 
-def write(place, out, **options):
-    return report(
-        out,
-        **{
-            "results": place / "results",
-            "trajectories": place / "trajectories",
-            "models": place / "models",
-            **options,
-        },
-    )
-
-
 @pytest.fixture(scope="module")
 def written(place, tmp_path_factory):
     return write(place, tmp_path_factory.mktemp("out") / "report").parent
@@ -107,23 +52,9 @@ def ssim(place):
     return stores.open(place / "results/ddim50/ssim.zarr")["ssim"].load()
 
 
-def svgs(html):
-    return [base64.b64decode(code).decode() for code in re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", html)]
-
-
-class Balance(HTMLParser):
-    """Fails on a tag that is closed without having been opened, or the other way round."""
-
-    def __init__(self):
-        super().__init__()
-        self.open = []
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+def collected(place, trajectories):
+    folders = {"trajectories": trajectories, "fork": place / "forks", "readout": place / "readouts"}
+    return collect(place / "results", folders, SECTIONS)
 
 
 def test_page_needs_nothing_but_itself(html):
@@ -138,11 +69,20 @@ def test_page_needs_nothing_but_itself(html):
 
 
 def test_page_is_well_formed_and_escapes_names(html):
-    parser = Balance()
-    parser.feed(html)
-    assert parser.open == []
+    assert unbalanced(html) == []
     assert "&lt;b&gt;mine&lt;/b&gt;" in html
     assert "<b>mine</b>" not in html
+
+
+def test_a_page_without_forks_and_labels_has_no_word_of_them(html):
+    assert not {"labels", "replicas", "forks"} & set(re.findall(r'<h2 id="(\w+)"', html))
+    assert "<h3>Forks</h3>" not in html
+
+
+def test_every_file_of_sections_is_on_the_page():
+    files = {path.stem for path in Path(sections.__file__).parent.glob("*.py")} - {"__init__"}
+    assert files == {section.html.__module__.rpartition(".")[2] for section in SECTIONS}
+    assert len({section.anchor for section in SECTIONS}) == len(SECTIONS)
 
 
 def test_every_run_is_named_in_natural_order_with_one_colour(html):
@@ -160,8 +100,8 @@ def test_every_run_is_named_in_natural_order_with_one_colour(html):
 
 def test_many_runs_still_have_colours_of_their_own():
     names = [f"run{i}" for i in range(20)]
-    assert len(set(figures.colours(names).values())) == 20
-    assert figures.colours(names[:3]) == {name: figures.colours(names[:5])[name] for name in names[:3]}
+    assert len(set(drawing.colours(names).values())) == 20
+    assert drawing.colours(names[:3]) == {name: drawing.colours(names[:5])[name] for name in names[:3]}
 
 
 def test_missing_results_are_said(html):
@@ -186,7 +126,7 @@ def test_enough_pixels_are_drawn_solid(place):
     solid = [
         [line.get_linestyle() for axis in figure.axes for line in axis.lines if len(line.get_xdata()) == T]
         for figure in (
-            figures.stepwise_entropy({"a": result.assign(reliable=flag)}, {"a": "#000000"}, "progress")
+            entropy.stepwise_entropy({"a": result.assign(reliable=flag)}, {"a": "#000000"}, "progress")
             for flag in (True, False)
         )
     ]
@@ -195,7 +135,7 @@ def test_enough_pixels_are_drawn_solid(place):
 
 def test_process_runs_from_left_to_right(place):
     results = {"a": stores.open(place / "results/ddim50/ssim.zarr").drop_dims("sample").load()}
-    figure = figures.similarity(results, "ssim", {"a": "#000000"})
+    figure = similarity.similarity(results, "ssim", {"a": "#000000"})
     for axis in figure.axes:
         line = axis.lines[0]
         along = axis.transData.transform(line.get_xydata())[:, 0]
@@ -204,7 +144,7 @@ def test_process_runs_from_left_to_right(place):
 
 def test_a_line_is_the_mean_with_two_standard_errors(place, ssim):
     results = {"a": stores.open(place / "results/ddim50/ssim.zarr").drop_dims("sample").load()}
-    axis = figures.similarity(results, "ssim", {"a": "#000000"}).axes[0]
+    axis = similarity.similarity(results, "ssim", {"a": "#000000"}).axes[0]
     values = ssim.sel(on="pred_x0")
     np.testing.assert_allclose(axis.lines[0].get_ydata(), values.mean("sample"), rtol=1e-12)
     band = axis.collections[0].get_paths()[0].get_extents()
@@ -215,7 +155,7 @@ def test_a_line_is_the_mean_with_two_standard_errors(place, ssim):
 def test_infinite_psnr_is_not_drawn(place, written):
     results = {"a": stores.open(place / "results/ddim50/psnr.zarr").drop_dims("sample").load()}
     assert results["a"]["psnr_mean"].sel(on="pred_x0")[-1] == 100
-    line = figures.similarity(results, "psnr", {"a": "#000000"}).axes[0].lines[0]
+    line = similarity.similarity(results, "psnr", {"a": "#000000"}).axes[0].lines[0]
     assert np.isnan(line.get_ydata()).tolist() == [False] * (T - 1) + [True]
     rows = list(csv.DictReader((written / "plots/psnr.csv").open(encoding="utf-8")))
     assert [sum(row["on"] == on for row in rows) for on in ("x_t", "pred_x0")] == [T, T - 1]
@@ -226,14 +166,14 @@ def test_joint_map_has_x_0_horizontal_and_the_state_vertical(place):
     counts = np.zeros_like(result["joint_counts"])
     counts[..., 3, 11] = 5
     result["joint_counts"] = result["joint_counts"].copy(data=counts)
-    image = figures.joint_maps(result).axes[0].images[0]
+    image = maps.joint_maps(result).axes[0].images[0]
     assert np.argwhere(np.isfinite(image.get_array().filled(np.nan))).tolist() == [[11, 3]]
     assert image.origin == "lower"
 
 
 def test_montage_shows_first_and_last_timestep_and_x_0(place):
     ds = stores.open(place / "trajectories/ddim50.zarr")
-    axis = figures.montage(ds).axes[0]
+    axis = montages.montage(ds).axes[0]
     labels = [label.get_text() for label in axis.get_xticklabels()]
     assert len(labels) == 11
     assert labels[0].startswith("t = 39\nlog SNR −")
@@ -250,7 +190,7 @@ def test_montage_of_colour_and_of_large_images():
         {"x_t": (dims, states), "pred_x0": (dims, states), "x_0": (("sample", *dims[2:]), states[:, 0])},
         {"timestep": [2, 1, 0], "log_snr": ("timestep", [-1.0, 0.0, 1.0])},
     )
-    canvas = figures.montage(ds).axes[0].images[0].get_array()
+    canvas = montages.montage(ds).axes[0].images[0].get_array()
     assert canvas.shape[1] < 400
     np.testing.assert_allclose(canvas[2, 2], (states[0, 0, :, 0, 0] + 1) / 2, atol=1e-6)
 
@@ -288,13 +228,13 @@ def test_digits_are_judged_by_a_classifier(written):
 
 
 def test_no_label_agreement_without_labels():
-    quality = metrics.digit_quality(3 * IMAGES[:4], np.full(4, -1))
-    assert sorted(quality) == ["classes", "confidence"]
+    found = quality.digit_quality(3 * IMAGES[:4], np.full(4, -1))
+    assert sorted(found) == ["classes", "confidence"]
 
 
 def test_classifier_is_sure_of_unseen_digits_only():
     seen, unseen, labels, truth = train_test_split(DIGITS.data / 8 - 1, DIGITS.target, test_size=0.3, random_state=0)
-    model = metrics.digit_model().fit(seen, labels)
+    model = quality.digit_model().fit(seen, labels)
     probability = model.predict_proba(unseen)
     assert (probability.argmax(axis=1) == truth).mean() > 0.95
     assert 0.9 < probability.max(axis=1).mean() < 0.99
@@ -323,7 +263,7 @@ def test_curves_are_tidy_and_equal_the_results(written, ssim):
 def test_long_curves_are_thinned_to_200_rows_with_both_ends(place):
     result = stores.open(place / "results/ddim50/ssim.zarr").drop_dims("sample")
     long = result.isel(timestep=np.repeat(np.arange(T), 100))
-    rows = metrics.curve_rows("long", {"ssim": long}, "ssim")
+    rows = metrics.curve_rows("long", metrics.over_timesteps(long, "ssim_mean", "ssim_se"))
     assert len(rows) == 200
     assert [rows[0][2], rows[99][2]] == ["39", "0"]
 
@@ -353,14 +293,14 @@ def test_an_unfinished_store_is_said_and_a_set_aside_one_is_no_run(place, tmp_pa
     shutil.copytree(place / "trajectories/ddim50.zarr", trajectories / "ddim50.stale-1234.zarr")
     with runs.create(trajectories / "half.zarr"):
         pass
-    found = {run.name: run for run in collect(place / "results", trajectories)}
+    found = {run.name: run for run in collected(place, trajectories)}
     assert sorted(found) == ["ddim100", "ddim50", "half"]
     assert "is incomplete" in found["half"].remarks[0]
 
 
 def test_results_of_other_trajectories_are_told_apart(place, tmp_path):
     make_run(tmp_path / "ddim50.zarr", seed=7)
-    found = {run.name: run for run in collect(place / "results", tmp_path)}
+    found = {run.name: run for run in collected(place, tmp_path)}
     assert sum("was computed from other trajectories" in remark for remark in found["ddim50"].remarks) == 3
 
 
@@ -391,5 +331,5 @@ def test_other_results_are_drawn_by_their_quantity_or_said(place, tmp_path):
 )
 def test_samplers_in_words(rule, variance, noise, words):
     plan = {"runs": [{"first": 9, "last": 1, "stride": 4, "rule": rule, "variance": variance, "noise": noise}]}
-    assert page.sampler_name({"plan": plan}) == words
-    assert page.plan_steps({"plan": plan}) == 3
+    assert sampler_name({"plan": plan}) == words
+    assert plan_steps({"plan": plan}) == 3

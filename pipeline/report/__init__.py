@@ -1,0 +1,70 @@
+"""Draw everything under results/ into one page, with its numbers as json and its curves as csv."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from pathlib import Path
+
+from pipeline.analyze import FOLDERS, RESULTS
+from pipeline.report import metrics, page
+from pipeline.report.collected import KINDS, collect
+from pipeline.report.contents import Material, Run
+from pipeline.report.drawing import MARKERS, colours
+from pipeline.report.sections import SECTIONS
+
+__all__ = ["report"]
+
+
+def report(
+    out: Path,
+    *,
+    results: Path = RESULTS,
+    trajectories: Path = FOLDERS["trajectories"],
+    forks: Path = FOLDERS["fork"],
+    readouts: Path = FOLDERS["readout"],
+    models: Path = Path("models"),
+) -> Path:
+    """Write index.html, metrics.json, metrics/RUN.json and plots/*.csv into the folder out; return the page's path.
+
+    Every run and every fork store that is there or has results is shown with what it has; what is missing is said on
+    the page. Same inputs, same bytes.
+
+    Raises FileNotFoundError where there is no result at all, and what `stores.open` raises for a damaged result.
+    """
+    runs = collect(results, {"trajectories": trajectories, "fork": forks, "readout": readouts}, SECTIONS)
+    numbers = {kind: {run.name: metrics.numbers(run, SECTIONS) for run in runs if run.kind == kind} for kind in KINDS}
+    material = Material(
+        runs=[run for run in runs if run.kind == "trajectories"],
+        forks=[run for run in runs if run.kind == "fork"],
+        numbers=numbers,
+        losses=metrics.losses(models),
+        colours=_colours(runs),
+        markers=_markers(runs),
+        sections=SECTIONS,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    training = metrics.training_metrics(models)
+    metrics.write_json(
+        out / "metrics.json", {"runs": numbers["trajectories"], "forks": numbers["fork"], "training": training}
+    )
+    # One file per run: `dvc metrics show` makes a row of each.
+    (out / "metrics").mkdir(exist_ok=True)
+    for run in runs:
+        of_name = numbers["trajectories"].get(run.name, {}) | numbers["fork"].get(run.name, {})
+        metrics.write_json(out / "metrics" / f"{run.name}.json", of_name)
+    metrics.write_curves(out / "plots", runs, SECTIONS)
+    index = out / "index.html"
+    index.write_text(page.html(material), encoding="utf-8")
+    return index
+
+
+def _colours(runs: list[Run]) -> dict[str, str]:
+    """Give every run a colour, and what was made of it the same."""
+    palette = colours(list(dict.fromkeys(run.origin.name for run in runs)))
+    return {run.name: palette[run.origin.name] for run in runs}
+
+
+def _markers(runs: list[Run]) -> dict[str, str]:
+    """Tell apart what was made of the same run."""
+    markers = {run.name: cycle(MARKERS) for run in runs}
+    return {run.name: next(markers[run.origin.name]) if run.parent else "" for run in runs}

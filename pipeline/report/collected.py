@@ -1,0 +1,168 @@
+"""Find the stores and the results of a report, and which belongs to which."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+import analysis
+import stores
+from pipeline.analyze import identity, kind_of
+from pipeline.report.contents import Kind, Run, Section
+from stores.layout import read_root
+
+KINDS: tuple[Kind, ...] = ("trajectories", "fork")
+WORDS = {"trajectories": "trajectories", "fork": "forks", "readout": "logits"}
+
+
+def collect(results: Path, folders: Mapping[str, Path], sections: Sequence[Section]) -> list[Run]:
+    """Open every run and every fork store that is there or has results, in the order of their names.
+
+    folders are those of the kinds trajectories, fork and readout; numbers in names are read as numbers. Forks and
+    further readouts follow all runs.
+
+    Raises FileNotFoundError where there is no result.
+    """
+    files = sorted(results.glob("*/*.zarr"))
+    if not files:
+        raise FileNotFoundError(
+            f"there is no result under {results}; run `traj analyze entropy,ssim,psnr` first, or `dvc repro`"
+        )
+    by_name: dict[tuple[Kind, str], list[tuple[Path, xr.Dataset]]] = {
+        (kind, path.name.removesuffix(".zarr")): []
+        for kind in KINDS
+        for path in folders[kind].glob("*.zarr")
+        if ".stale-" not in path.name
+    }
+    for file in files:
+        result = stores.open(file)
+        by_name.setdefault((_kind(result), file.parent.name), []).append((file, result))
+    found: dict[str, Run] = {}
+    runs = []
+    # Runs before forks, and what has a store before what is but a readout: each finds its parent among those before.
+    for kind, name in sorted(by_name, key=lambda key: _order(key, folders)):
+        run = _open(kind, name, by_name[kind, name], folders, sections, found)
+        if run.described.get("fingerprint"):
+            found.setdefault(run.described["fingerprint"], run)
+        runs.append(run)
+    return runs
+
+
+def _kind(result: xr.Dataset) -> Kind:
+    """Say what a result is about: forks, where every variant has a start."""
+    return "fork" if "at" in result.coords and result["at"].dims == ("variant",) else "trajectories"
+
+
+def _order(key: tuple[Kind, str], folders: Mapping[str, Path]) -> tuple[int, bool, list[tuple[int, str]]]:
+    kind, name = key
+    return KINDS.index(kind), _is_readout(key, folders), _natural(name)
+
+
+def _is_readout(key: tuple[Kind, str], folders: Mapping[str, Path]) -> bool:
+    """Say whether a name stands for a readout alone, one of a store of another name."""
+    kind, name = key
+    return not (folders[kind] / f"{name}.zarr").exists() and (folders["readout"] / f"{name}.zarr").exists()
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort ddim50 before ddim100."""
+    digits = "".join(c if c.isdecimal() else f" {c} " for c in name).split()
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in digits]
+
+
+def _open(
+    kind: Kind,
+    name: str,
+    files: Sequence[tuple[Path, xr.Dataset]],
+    folders: Mapping[str, Path],
+    sections: Sequence[Section],
+    found: Mapping[str, Run],
+) -> Run:
+    """Open one name of a kind: its store, if it is there and whole, its results, and what it was made from."""
+    path, readout = (folders[of] / f"{name}.zarr" for of in (kind, "readout"))
+    of_readout = found.get(_parent(readout) or "") if _is_readout((kind, name), folders) else None
+    store, described, remarks = None, {}, []
+    if of_readout is None:
+        try:
+            described = stores.describe(path)
+            store = stores.open(path)
+        except (stores.NotAStore, stores.IncompleteStore) as error:
+            remarks.append(f"no pictures: {error}")
+    drawn = {quantity for section in sections if section.kind == kind for quantity in section.quantities}
+    results, others = {}, {}
+    for file, result in files:
+        if file.stem in drawn and _has_places(result, kind):
+            results[file.stem] = _without_samples(result).load()
+        else:
+            others[file.stem] = result
+        remarks += _out_of_step(file, result, folders)
+    if described and "label_variance" in results and _parent(readout) not in (None, described["fingerprint"]):
+        remarks.append(f"{readout} was read from other images than {path} holds now; read them again")
+    replicas = described.get("arrays", {}).get("x_0", {"dims": {}})["dims"].get("replica")
+    if of_readout is None and replicas != 1:  # one replica has nothing to be compared with
+        remarks += _missing(kind, name, results, folders, sections)
+    parent = found.get(_parent(path) or "") if of_readout is None else of_readout
+    return Run(name, kind, store, described, results, others, remarks, parent)
+
+
+def _has_places(result: xr.Dataset, kind: Kind) -> bool:
+    """Say whether a result lies over timesteps, or over one timestep per fork to start from."""
+    if kind == "fork":
+        return "at_log_snr" in result.coords and result["at"].to_index().is_unique
+    return {"timestep", "log_snr"} <= set(result.coords)
+
+
+def _without_samples(result: xr.Dataset) -> xr.Dataset:
+    """Leave out values of every sample, but for when each commits itself to a label."""
+    return result.drop_vars(
+        [name for name, v in result.items() if "sample" in v.dims and not str(name).startswith("commit_")]
+    )
+
+
+def _parent(path: Path) -> str | None:
+    """Read the fingerprint of what a store was made from, None where there is no store or it does not say."""
+    try:
+        config = json.loads(read_root(path)["attributes"].get("config", "{}"))
+    except stores.NotAStore:
+        return None
+    parent = config.get("parent")
+    return parent.get("fingerprint") if isinstance(parent, dict) else None
+
+
+def _out_of_step(file: Path, result: xr.Dataset, folders: Mapping[str, Path]) -> list[str]:
+    """Say where a result was computed from something else than its store is now."""
+    config: dict[str, Any] = json.loads(result.attrs["config"])
+    if config.get("quantity") not in analysis.quantities():
+        return []
+    kind = kind_of({config["quantity"]: config})
+    path = folders[kind] / f"{file.parent.name}.zarr"
+    try:
+        there = identity(path)
+    except stores.NotAStore:
+        return []
+    if all(config["store"][key] == there[key] for key in there):
+        return []
+    return [f"{file} was computed from other {WORDS[kind]} than {path} holds now; analyse it again"]
+
+
+def _missing(
+    kind: Kind, name: str, results: Mapping[str, Any], folders: Mapping[str, Path], sections: Sequence[Section]
+) -> list[str]:
+    """Say which results are not there, and what makes them."""
+    wanted = [q for section in sections if section.kind == kind and not section.optional for q in section.quantities]
+    sources: dict[str, list[str]] = {}
+    for quantity in dict.fromkeys(wanted):
+        if quantity not in results:
+            sources.setdefault(kind_of({quantity: {}}), []).append(quantity)
+    remarks = []
+    for source, missing in sources.items():
+        path = folders[source] / f"{name}.zarr"
+        command = f"`traj analyze {','.join(missing)} {path}`"
+        if source == "readout" and not path.exists():
+            command = f"`traj readout classifier {folders[kind] / name}.zarr {path} --model NAME`, then {command}"
+        remarks.append(f"no {', no '.join(missing)}: run {command}")
+    return remarks

@@ -1,0 +1,30 @@
+"""The sections of the page, one file each, in their order. A new one is a new file and a line in this list."""
+
+from pipeline.report.contents import Section
+from pipeline.report.sections import (
+    entropy,
+    forks,
+    labels,
+    maps,
+    montages,
+    numbers,
+    others,
+    replicas,
+    runs,
+    similarity,
+    training,
+)
+
+SECTIONS: tuple[Section, ...] = (
+    runs.SECTION,
+    numbers.SECTION,
+    montages.SECTION,
+    entropy.SECTION,
+    maps.SECTION,
+    similarity.SECTION,
+    labels.SECTION,
+    replicas.SECTION,
+    forks.SECTION,
+    training.SECTION,
+    others.SECTION,
+)

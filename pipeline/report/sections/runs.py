@@ -1,0 +1,109 @@
+"""What was run, what was forked, and what is missing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from pipeline.estimate import size
+from pipeline.report import markup
+from pipeline.report.contents import Material, Run, Section
+
+RUNS = (
+    "<p>Labels are the classes asked for: none, all in turn (cycle), or one. Evaluations are those of the network, "
+    "one per image and step. The fingerprint stands for all inputs of a run: equal ones, equal trajectories.</p>"
+)
+FORKS = (
+    "<h3>Forks</h3><p>A fork starts again from a stored x_t of a run. Its replicas share that state and, unless their "
+    "sampler says otherwise, have noise of their own from there on; a fork has the colour of its run.</p>"
+)
+
+
+def html(material: Material) -> str:
+    """Show a table of runs, one of forks, and what is missing."""
+    forks = _forks(material) if any(not fork.is_readout for fork in material.forks) else ""
+    return _runs(material) + forks + _remarks(material)
+
+
+def _runs(material: Material) -> str:
+    head = ("run", "model", "sampler", "labels", "steps", "samples", "evaluations", "store", "fingerprint")
+    rows = []
+    for run in material.runs:
+        if run.is_readout:
+            continue
+        config, shape = run.config, run.described.get("arrays", {}).get("x_t", {}).get("dims", {})
+        steps, samples = plan_steps(config) or shape.get("timestep"), shape.get("sample")
+        rows.append(
+            [
+                markup.named(run.name, material.colours),
+                escape(model_name(config)) if config else "–",
+                escape(sampler_name(config)),
+                escape(str(config.get("labels", "–"))),
+                markup.count(steps),
+                markup.count(samples),
+                markup.count(steps and samples and steps * samples),
+                *_stored(run),
+            ]
+        )
+    return markup.table(head, rows, numbers=range(4, 8)) + RUNS
+
+
+def _forks(material: Material) -> str:
+    head = ("forks", "of", "sampler from there on", "starts", "replicas", "samples", "store", "fingerprint")
+    rows = []
+    for fork in material.forks:
+        if fork.is_readout:
+            continue
+        shape = fork.described.get("arrays", {}).get("x_0", {}).get("dims", {})
+        rows.append(
+            [
+                markup.named(fork.name, material.colours),
+                markup.named(fork.parent.name, material.colours) if fork.parent else "–",
+                escape(sampler_name(fork.config)),
+                *(markup.count(shape.get(dim)) for dim in ("variant", "replica", "sample")),
+                *_stored(fork),
+            ]
+        )
+    return FORKS + markup.table(head, rows, numbers=range(3, 7))
+
+
+def _stored(run: Run) -> list[str]:
+    described = run.described
+    return [
+        size(described["bytes"]) if described else "–",
+        f"<code>{described['fingerprint'][:8]}</code>" if described.get("fingerprint") else "–",
+    ]
+
+
+def model_name(config: Mapping[str, Any]) -> str:
+    """Name the model of a store's config, as it was asked for."""
+    model = config.get("model", "unknown")
+    return str(model.get("name", "unknown")) if isinstance(model, dict) else str(model)
+
+
+def sampler_name(config: Mapping[str, Any]) -> str:
+    """Say in words by which rule a run's plan goes down."""
+    parts = []
+    for part in config.get("plan", {}).get("runs", []):
+        if part["rule"] == "ddim":
+            name = "DDIM" if part["variance"] == 0 else f"DDIM, eta {part['variance']:g}"
+        else:
+            name = "IDDPM, learned variance" if part["variance"] == "learned" else f"DDPM, {part['variance']} variance"
+        parts.append(name if part["noise"] == "shared" else f"{name}, noise {part['noise']}")
+    return "; ".join(dict.fromkeys(parts)) or "–"
+
+
+def plan_steps(config: Mapping[str, Any]) -> int:
+    """Count a plan's steps, 0 where a store has no plan."""
+    runs = config.get("plan", {}).get("runs", [])
+    return sum((part["first"] - part["last"]) // max(part["stride"], 1) + 1 for part in runs)
+
+
+def _remarks(material: Material) -> str:
+    runs = (*material.runs, *material.forks)
+    items = [f"<li><b>{escape(run.name)}</b>: {escape(remark)}</li>" for run in runs for remark in run.remarks]
+    return f'<div class="remarks">Missing or out of step:<ul>{"".join(items)}</ul></div>' if items else ""
+
+
+SECTION = Section("runs", "What was run", html)
