@@ -22,7 +22,7 @@ from stores.reader import arrays_of
 
 FOLDERS = {"trajectories": Path("data/trajectories"), "fork": Path("data/forks"), "readout": Path("data/readouts")}
 VERBS = {"trajectories": "traj generate", "fork": "traj fork", "readout": "traj readout"}
-STORE_OPTIONS = ("against", "readout")
+STORE_OPTIONS = ("against", "readout", "baseline")
 """Options whose value is the path, or several paths, of other stores."""
 
 RESULTS = Path("results")

@@ -84,7 +84,7 @@ def _require_complete(path: Path, root: dict[str, Any]) -> None:
         shown = ", ".join(map(str, unfinished[:8])) + (", ..." if len(unfinished) > 8 else "")
         raise IncompleteStore(
             f"{path} is incomplete: {len(unfinished)} of {len(done)} blocks were not finished (block {shown}); run the "
-            "same `traj generate` again to complete it"
+            f"same `{_verb(root)}` again to complete it"
         )
     for name, meta in arrays_of(root).items():
         # Zarr would read a missing or an empty file as fill values. Shards are listed a folder at a time: there may be
@@ -96,7 +96,7 @@ def _require_complete(path: Path, root: dict[str, Any]) -> None:
             place = path / file
             bytes_there = here.get(place.name, 0) if flat else place.is_file() and place.stat().st_size
             if not bytes_there:
-                raise IncompleteStore(f"{path} lost a file: {_missing(path, meta, position, file)}")
+                raise IncompleteStore(f"{path} lost a file: {_missing(path, root, meta, position, file)}")
 
 
 def block_of(meta: dict[str, Any], position: tuple[int, ...]) -> int | None:
@@ -107,13 +107,17 @@ def block_of(meta: dict[str, Any], position: tuple[int, ...]) -> int | None:
     return None
 
 
-def _missing(path: Path, meta: dict[str, Any], position: tuple[int, ...], file: str) -> str:
+def _verb(root: dict[str, Any]) -> str:
+    return {"fork": "traj fork", "readout": "traj readout"}.get(root["attributes"]["kind"], "traj generate")
+
+
+def _missing(path: Path, root: dict[str, Any], meta: dict[str, Any], position: tuple[int, ...], file: str) -> str:
     block = block_of(meta, position)
     if block is not None and len(position) > 1:
         flag = path / "done" / "c" / str(block)
         return (
             f"block {block} is flagged as done but {file} is missing or empty. Restore it from a copy, or delete "
-            f"{flag} and run the same `traj generate` again"
+            f"{flag} and run the same `{_verb(root)}` again"
         )
     return f"{file} is missing or empty. Restore it from a copy; `traj verify {path}` lists all that is wrong"
 

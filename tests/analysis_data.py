@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+
+from stores.layout import read_root
+from tests import runs
 
 STATE = ("sample", "timestep", "channel", "y", "x")
 
@@ -104,6 +112,79 @@ def fork_dataset(
         {"kind": "fork", "fingerprint": "forks"},
     )
     return ds if chunks is None else cut(ds, {"sample": chunks[0], "variant": chunks[1]})
+
+
+def sweeps(
+    samples: int = 5,
+    variants: int = 4,
+    channels: int = 1,
+    side: int = 8,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    chunks: tuple[Any, Any] | None = None,
+) -> xr.Dataset:
+    """Jumps of 5 and cuts of 6 blocks in turn, over falling timesteps, that change the baseline ever less."""
+    count = variants - variants // 2
+    table = [(10 * (count - 1 - k // 2), *(JUMP, CUT)[k % 2]) for k in range(variants)]
+    share = np.linspace(0.9, 0.1, variants)
+    return sweep_dataset(table, share, samples, channels, side, seed=seed, dtype=dtype, chunks=chunks)
+
+
+JUMP, CUT = ("jump", 5, 0, 0, -1), ("blocks", 5, 0, 6, -1)
+"""edit, n, ns, nb, r."""
+
+
+def sweep_dataset(
+    table: list[tuple[int, str, int, int, int, int]],
+    share: NDArray[Any],
+    samples: int = 5,
+    channels: int = 1,
+    side: int = 8,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    chunks: tuple[Any, Any] | None = None,
+) -> xr.Dataset:
+    """Variants (at, edit, n, ns, nb, r) of the baseline's samples, each mixed with its share of other images."""
+    at, edit, n, ns, nb, r = (list(column) for column in zip(*table, strict=True))
+    run = baseline(channels, side)
+    shape = (len(table), 1, samples, channels, side, side)
+    other = np.random.default_rng(seed).uniform(-1, 1, shape)
+    weight = np.asarray(share).reshape(-1, 1, 1, 1, 1, 1)
+    x_0 = (1 - weight) * baseline_images(samples, channels, side) + weight * other
+    ds = fork_dataset(x_0, dtype=dtype)
+    timesteps = np.unique(at)[::-1]
+    edits = {"edit": edit, "n": n, "ns": ns, "nb": nb, "blocks": nb, "r": r}
+    ds = ds.drop_dims("timestep").assign_coords(
+        at=("variant", at),
+        noise=("variant", ["shared"] * len(table)),
+        timestep=timesteps,
+        log_snr=("timestep", -0.1 * timesteps),
+        **{name: ("variant", values) for name, values in edits.items()},
+    )
+    parent = read_root(Path(run))["attributes"]["fingerprint"]
+    ds = ds.assign_attrs(config=json.dumps({"parent": {"fingerprint": parent}}))
+    return ds if chunks is None else cut(ds, {"sample": chunks[0], "variant": chunks[1]})
+
+
+BASELINE_SAMPLES, BASELINE_STEPS = 96, 20
+
+
+@cache
+def baseline(channels: int = 1, side: int = 8) -> str:
+    """Write the run that sweeps are of, with the timesteps 190, 180, ... 0, and say where."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    timesteps = np.arange(BASELINE_STEPS)[::-1] * 10
+    shape = (channels, side, side)
+    return str(runs.make(f"{folder.name}/run.zarr", BASELINE_SAMPLES, block=16, shape=shape, timesteps=timesteps))
+
+
+def baseline_images(samples: int, channels: int, side: int) -> NDArray[Any]:
+    """Give x_0 of the baseline, float32 (sample, channel, y, x)."""
+    images = [runs.states(block, 99, 16, (channels, side, side))[1] for block in range(BASELINE_SAMPLES // 16)]
+    return np.concatenate(images)[:samples]
 
 
 def fork_readout(

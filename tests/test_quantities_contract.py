@@ -25,16 +25,25 @@ MAKERS = {
     "trajectories": [analysis_data.trajectories],
     "fork": [analysis_data.forks],
     "readout": [analysis_data.fork_readout, analysis_data.state_readout],
+    "sweep": [analysis_data.sweeps],
 }
 
 
 def kind(name):
+    if "baseline" in inspect.signature(analysis.load(name)).parameters:
+        return "sweep"
     return getattr(sys.modules[analysis.load(name).__module__], "KIND", "trajectories")
+
+
+def datasets(cases):
+    return pytest.mark.parametrize(("name", "make"), cases, ids=[f"{name} of {make.__name__}" for name, make in cases])
 
 
 CASES = [(name, make) for name in analysis.quantities() for make in MAKERS[kind(name)]]
 QUANTITIES = pytest.mark.parametrize("name", analysis.quantities())
-DATASETS = pytest.mark.parametrize(("name", "make"), CASES, ids=[f"{name} of {make.__name__}" for name, make in CASES])
+EVERY = datasets(CASES)
+DATASETS = datasets([case for case in CASES if case[1] is not analysis_data.sweeps])
+"""Those of quantities that need no other store."""
 SAMPLES, STEPS = 11, 9
 TASKS_PER_SHARD, TASKS_AT_LEAST = 25, 400
 
@@ -43,10 +52,17 @@ def refuse(*_, **__):
     raise AssertionError("computed while the result was only being laid out")
 
 
+def lay_out(name, ds, **options):
+    """Call a quantity, with the run its dataset is compared with where it needs one."""
+    if kind(name) == "sweep":
+        options["baseline"] = analysis_data.baseline(*ds["x_0"].shape[3:5])
+    return analysis.load(name)(ds, **options)
+
+
 @cache
 def whole(name, make):
     """Compute a quantity of a dataset in memory."""
-    return analysis.load(name)(make(SAMPLES, STEPS)).compute()
+    return lay_out(name, make(SAMPLES, STEPS)).compute()
 
 
 def largest(ds):
@@ -94,15 +110,15 @@ def test_options_are_keyword_only_typed_documented_and_have_defaults(name):
     assert analysis.summary(name).endswith(".")
 
 
-@DATASETS
+@EVERY
 def test_nothing_is_computed_before_it_is_asked_for(name, make):
     ds = make(SAMPLES, STEPS, chunks=(4, 3))
     with dask.config.set(scheduler=refuse):
-        result = analysis.load(name)(ds)
+        result = lay_out(name, ds)
     assert any(variable.chunks is not None for variable in result.data_vars.values())
 
 
-@DATASETS
+@EVERY
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_bits_do_not_depend_on_chunks_or_workers(name, make, data):
@@ -112,24 +128,24 @@ def test_bits_do_not_depend_on_chunks_or_workers(name, make, data):
 
     ds = make(SAMPLES, STEPS, chunks=(cut(SAMPLES), cut(STEPS)))
     workers = data.draw(st.sampled_from([1, 4]))
-    result = analysis.load(name)(ds).compute(scheduler="threads", num_workers=workers)
+    result = lay_out(name, ds).compute(scheduler="threads", num_workers=workers)
     assert_bits_equal(result, whole(name, make))
 
 
-@DATASETS
+@EVERY
 def test_what_belongs_together_may_be_cut_into_pieces(name, make):
     ds = make(SAMPLES, STEPS)
     pieces = {"sample": 5, "y": 3, "x": 5, "replica": 3, "class": 2}
     ds = analysis_data.cut(ds, pieces)
-    assert_bits_equal(analysis.load(name)(ds).compute(), whole(name, make))
+    assert_bits_equal(lay_out(name, ds).compute(), whole(name, make))
 
 
-@DATASETS
+@EVERY
 def test_float16_stores_give_nearly_the_same(name, make):
     # Coarse bins, and not the state equal to x_0: rounding to another code counts in full there.
     options = {"bins": 16} if name == "entropy" else {}
     exact, rounded = (
-        analysis.load(name)(make(SAMPLES, STEPS, dtype=dtype), **options)
+        lay_out(name, make(SAMPLES, STEPS, dtype=dtype), **options)
         .compute()
         .isel(timestep=slice(-1), missing_dims="ignore")
         for dtype in ("float32", "float16")
@@ -141,16 +157,16 @@ def test_float16_stores_give_nearly_the_same(name, make):
     assert any(not np.array_equal(rounded[v], exact[v], equal_nan=True) for v in exact.data_vars)
 
 
-@DATASETS
+@EVERY
 @pytest.mark.parametrize("chunks", [(4, 6), (96, 1), (1, 24), (8, 2)])
 def test_tasks_stay_in_proportion_to_shards(name, make, chunks):
     small = {"side": 5} if "side" in inspect.signature(make).parameters else {}
     ds = make(96, 24, chunks=chunks, **small)
     shards = sum(ds[name].data.npartitions for name in ds.data_vars if ds[name].ndim == ds[largest(ds)].ndim)
-    assert len(dict(analysis.load(name)(ds).__dask_graph__())) <= TASKS_PER_SHARD * shards + TASKS_AT_LEAST
+    assert len(dict(lay_out(name, ds).__dask_graph__())) <= TASKS_PER_SHARD * shards + TASKS_AT_LEAST
 
 
-@DATASETS
+@EVERY
 def test_each_shard_is_loaded_once(name, make):
     loaded = []
 
@@ -161,12 +177,12 @@ def test_each_shard_is_loaded_once(name, make):
     ds = make(SAMPLES, STEPS, chunks=(4, 3))
     states = ds[largest(ds)]
     states.data = states.data.map_blocks(load, dtype=np.float32, meta=np.empty((0,) * states.ndim, np.float32))
-    analysis.load(name)(ds).compute()
+    lay_out(name, ds).compute()
     assert sorted(loaded) == sorted(set(loaded))
     assert len(loaded) == states.data.npartitions
 
 
-@DATASETS
+@EVERY
 def test_every_variable_says_what_it_is_and_in_which_unit(name, make):
     result = whole(name, make)
     assert result.attrs["quantity"] == name
@@ -175,10 +191,12 @@ def test_every_variable_says_what_it_is_and_in_which_unit(name, make):
         assert result[variable].attrs["long_name"], variable
         assert result[variable].attrs["units"], variable
     along = {"step", "alpha_bar"} if "timestep" in result.dims else {"at", "noise", "at_log_snr"}
-    assert along | {"label"} <= set(result.coords)
+    if "sample" in result.dims:
+        along |= {"label"}
+    assert along <= set(result.coords)
 
 
-@DATASETS
+@EVERY
 def test_the_figure_has_a_line_and_a_band_for_each_curve(name, make):
     module = sys.modules[analysis.load(name).__module__]
     result = whole(name, make)
@@ -193,17 +211,20 @@ def test_the_figure_has_a_line_and_a_band_for_each_curve(name, make):
     mpl.pyplot.close("all")
 
 
-@DATASETS
+@EVERY
 def test_states_that_were_never_written_give_no_number(name, make):
     ds = make(3, 4)
     never = ds[largest(ds)]
     never[{"sample": 1}] = np.nan
     options = {"on": ("x_t",)} if "on" in inspect.signature(analysis.load(name)).parameters else {}
-    result = analysis.load(name)(ds, **options)
+    result = lay_out(name, ds, **options)
     if name == "entropy":
         with pytest.raises(ValueError, match="not a number"):
             result.compute()
         return
-    value = result[{"consistency": "pearson"}.get(name, name)]
+    if name in ("phases", "redundancy"):
+        assert np.isnan(result[{"phases": "phase", "redundancy": "safe_from"}[name]]).all()
+        return
+    value = result[{"consistency": "pearson", "intervention": "ssim"}.get(name, name)]
     assert np.isnan(value.isel(sample=1)).all()
     assert np.isfinite(value.isel(sample=0)).all()

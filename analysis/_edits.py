@@ -1,0 +1,151 @@
+"""What quantities of sweeps share: the run that was edited, families of edits, and curves over where they start."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from analysis import _blocks
+from analysis._kernels import compiled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = NDArray[Any]
+
+FAMILY = ("edit", "ns", "nb", "n", "r")
+"""Coordinates along variant that two edits with the same curve over `at` have in common."""
+
+ONCE = -1
+"""The r of a cut that is not made again."""
+
+UNUSED = {"ns": 0, "nb": 0, "r": ONCE}
+"""Values that say nothing of an edit."""
+
+
+def require_sweep(ds: xr.Dataset) -> None:
+    """Refuse a dataset that is not a sweep of edits, one replica each.
+
+    Raises ValueError saying what is there.
+    """
+    dims = ("variant", "replica", "sample", *_blocks.IMAGE)
+    if "x_0" not in ds or ds["x_0"].dims != dims:
+        here = ", ".join(map(str, ds["x_0"].dims)) if "x_0" in ds else "missing"
+        raise ValueError(
+            f"x_0 has dims {here} in this dataset of kind {ds.attrs.get('kind', '?')}; expected {', '.join(dims)}, "
+            "run `traj fork STORE OUT --sweep FILE`"
+        )
+    if missing := [name for name in FAMILY if name not in ds.coords]:
+        raise ValueError(
+            f"these forks are not a sweep of edits: they have no coordinate {', '.join(missing)}; run "
+            "`traj fork STORE OUT --sweep FILE`"
+        )
+    if ds.sizes["replica"] != 1:
+        raise ValueError(
+            f"these forks have {ds.sizes['replica']} replicas; an edit is compared with one run, expected 1"
+        )
+
+
+def parent_of(ds: xr.Dataset, baseline: str | None) -> xr.Dataset:
+    """Open the run these forks started from, at the forks' samples.
+
+    Raises ValueError where none is given, or the store is another's or has not all of the samples.
+    """
+    from stores import open as open_store
+
+    if baseline is None:
+        raise ValueError(
+            "edits are compared with the run that was forked and none was given; expected the path of its store in "
+            "`baseline`, for example --baseline data/trajectories/RUN.zarr"
+        )
+    run = open_store(baseline)
+    recorded = json.loads(ds.attrs.get("config", "{}")).get("parent", {}).get("fingerprint")
+    if run.attrs.get("fingerprint") != recorded:
+        raise ValueError(
+            f"{baseline} is not the run these forks started from: its fingerprint is {run.attrs.get('fingerprint')}, "
+            f"theirs {recorded}; give that run as baseline"
+        )
+    _blocks.require(run, ("x_0",))
+    if (missing := np.setdiff1d(ds["sample"], run["sample"])).size:
+        raise ValueError(
+            f"{baseline} lacks {missing.size} of the forks' samples, the first is {missing[0]}; extend it with the "
+            "same `traj generate` and more --samples"
+        )
+    return run if np.array_equal(ds["sample"], run["sample"]) else run.sel(sample=ds["sample"].to_numpy())
+
+
+def require_threshold(threshold: float) -> None:
+    """Raise ValueError for an SSIM no image can have."""
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold {threshold} was given; expected a mean SSIM between 0 and 1")
+
+
+def groups(ds: xr.Dataset, names: Sequence[str]) -> tuple[list[str], Array]:
+    """Group variants by coordinates: a label for each group, in order of appearance, and each variant's group."""
+    columns = [ds[name].to_numpy().tolist() for name in names]
+    labels = [
+        " ".join(
+            str(value) if name == "edit" else f"{name}={value}"
+            for name, value in zip(names, row, strict=True)
+            if name not in UNUSED or value != UNUSED[name]
+        )
+        for row in zip(*columns, strict=True)
+    ]
+    distinct = list(dict.fromkeys(labels))
+    return distinct, np.array([distinct.index(label) for label in labels])
+
+
+def over_variants(function: Callable[..., Array], *curves: xr.DataArray, sizes: dict[str, int], **options: Any) -> Any:
+    """Apply a function to all variants of some curves (variant,) at once, lazily; `sizes` are the dims it returns."""
+    return xr.apply_ufunc(
+        function,
+        *(curve.drop_vars(list(curve.coords)).chunk({"variant": -1}) for curve in curves),
+        kwargs=options,
+        input_core_dims=[["variant"]] * len(curves),
+        output_core_dims=[list(sizes)],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": {name: size for name, size in sizes.items() if name != "variant"}},
+    )
+
+
+@compiled
+def absolute_deviation(states: Array, x_0: Array, low: float, scale: float) -> Array:
+    """Average |state - x_0| over all pixels and channels: (sample, state).
+
+    `states` is (sample, state, value), `x_0` (sample, value); values v count as clip((v - low) scale, 0, 1).
+    """
+    samples, count, values = states.shape
+    deviation = np.zeros((samples, count))
+    y = np.empty(values)
+    for k in range(samples):
+        for i in range(values):
+            y[i] = min(max((np.float64(x_0[k, i]) - low) * scale, 0.0), 1.0)
+        for t in range(count):
+            for i in range(values):
+                deviation[k, t] += abs(min(max((np.float64(states[k, t, i]) - low) * scale, 0.0), 1.0) - y[i])
+            deviation[k, t] /= values
+    return deviation
+
+
+def draw(result: xr.Dataset, name: str, deviations: int, ax: Axes | None) -> Axes:
+    """Draw the mean over samples against `at`, a line for each family of edits, with a band of standard deviations."""
+    import matplotlib.pyplot as plt
+
+    ax = plt.figure().add_subplot() if ax is None else ax
+    labels, of = groups(result, FAMILY)
+    for number, label in enumerate(labels):
+        family = result.isel(variant=np.flatnonzero(of == number)).sortby("at", ascending=False)
+        at, mean, sd = (family[part].to_numpy() for part in ("at", f"{name}_mean", f"{name}_sd"))
+        (line,) = ax.plot(at, mean, marker=".", label=label)
+        ax.fill_between(at, mean - deviations * sd, mean + deviations * sd, color=line.get_color(), alpha=0.2, lw=0)
+    units = result[f"{name}_mean"].attrs["units"]
+    ax.set(xlabel="timestep at which the edit starts", ylabel=name.upper() + ("" if units == "1" else f" ({units})"))
+    ax.xaxis.set_inverted(True)
+    ax.legend()
+    return ax

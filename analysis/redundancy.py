@@ -1,0 +1,145 @@
+"""Redundancy: how much of the network's work can be left out, and when (002 Figs 8 to 10; METHODS 3.4)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from analysis import _edits
+from analysis.intervention import intervention
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+KIND = "fork"
+
+Array = NDArray[Any]
+
+TITLES = {
+    "safe_from": "highest timestep from which on down the edit keeps SSIM",
+    "longest_n": "most steps, with all fewer ones, for which the edit keeps SSIM",
+    "shortest_r": "fewest steps between two cuts, with all more, for which they keep SSIM",
+    "evaluations_saved": "network evaluations that are not made",
+    "evaluations_cut": "network evaluations made with a part of the network",
+    "pareto": "no edit of the same part saves as much and keeps a higher mean SSIM, or saves more and keeps as much",
+}
+
+
+def redundancy(
+    ds: xr.Dataset, *, baseline: str | None = None, threshold: float = 0.8, preset: str = "auto"
+) -> xr.Dataset:
+    """Find where, for how long and how often parts of the process can be left out.
+
+    An edit keeps SSIM where its mean over samples, with the run that was edited, is `threshold` or more. Only edits of
+    the sweep are looked at; NaN is where there is none, or none keeps SSIM.
+
+    `safe_from` (family) is the highest t_start at which, and at all lower ones, a family of edits keeps SSIM (equal
+    edit, ns, nb, n and r; Fig. 8). `longest_n` (part, t_start) is the largest n that keeps SSIM with all smaller ones
+    (equal edit, ns and nb, cuts made once; Fig. 9). `shortest_r` (cut, t_start) is the smallest number of steps
+    between two cuts that keeps SSIM with all larger ones (equal edit, ns, nb and n; Fig. 10).
+
+    `evaluations_saved` and `evaluations_cut` (variant) count network evaluations per sample: those that a jump goes
+    past, min(n, steps left) - 1, and those in which a part of the network is left out, as many as the process has left
+    of n, or of n twice. `pareto` (variant) is true where no variant of the same part has as many evaluations saved or
+    cut and as high a mean SSIM, and more of one of the two. Parts are not compared with each other: what a cut
+    evaluation costs is the network's, and in no store. SSIM is kept as mean, sd and standard error (variant).
+
+    Parameters
+    ----------
+    baseline
+        Store of the run that was forked; needed.
+    threshold
+        Mean SSIM that an edit must keep.
+    preset
+        Window of SSIM, as for the quantity intervention. Without SSIM nothing is kept.
+
+    Raises
+    ------
+    ValueError
+        A threshold outside 0 to 1, and what the quantity intervention refuses.
+    """
+    _edits.require_threshold(threshold)
+    compared = intervention(ds, baseline=baseline, preset=preset)[["ssim_mean", "ssim_sd", "ssim_se"]]
+    ssim = compared["ssim_mean"]
+    at, n, r = (ds[name].to_numpy() for name in ("at", "n", "r"))
+    t_starts = np.unique(at)[::-1]
+    where = np.searchsorted(-t_starts, -at)
+    families, family = _edits.groups(ds, _edits.FAMILY)
+    parts, part = _edits.groups(ds, ("edit", "ns", "nb"))
+    cuts, cut = _edits.groups(ds, ("edit", "ns", "nb", "n"))
+
+    def edge(sizes: dict[str, int], cell: tuple[Array, ...], values: Array, harm: Array, among: Array) -> Any:
+        options = {"shape": tuple(sizes.values()), "cell": cell, "values": values, "harm": harm, "among": among}
+        return _edits.over_variants(_edge, ssim, sizes=sizes, threshold=threshold, **options)
+
+    everywhere = np.ones(len(at), bool)
+    saved, shortened = _evaluations(ds, _edits.parent_of(ds, baseline))
+    variables = {
+        "safe_from": edge({"family": len(families)}, (family,), at, at, everywhere),
+        "longest_n": edge({"part": len(parts), "t_start": len(t_starts)}, (part, where), n, n, r == _edits.ONCE),
+        "shortest_r": edge({"cut": len(cuts), "t_start": len(t_starts)}, (cut, where), r, -r, r != _edits.ONCE),
+        "evaluations_saved": xr.DataArray(saved, dims="variant"),
+        "evaluations_cut": xr.DataArray(shortened, dims="variant"),
+        "pareto": _edits.over_variants(
+            _pareto, ssim, sizes={"variant": len(at)}, saved=saved + shortened, part=part
+        ).astype(bool),
+    }
+    coords = {
+        "family": ("family", families, {"long_name": "edits that differ in where they start", "units": "1"}),
+        "part": ("part", parts, {"long_name": "what is left out", "units": "1"}),
+        "cut": ("cut", cuts, {"long_name": "what is left out, and for how many steps", "units": "1"}),
+        "t_start": ("t_start", t_starts, {"long_name": "timestep at which the edit starts", "units": "1"}),
+    }
+    attrs = {**compared.attrs, "quantity": "redundancy", "threshold": threshold}
+    described = {name: variable.assign_attrs(long_name=TITLES[name], units="1") for name, variable in variables.items()}
+    return compared.assign(described).assign_coords(coords).assign_attrs(attrs)
+
+
+def _evaluations(ds: xr.Dataset, run: xr.Dataset) -> tuple[Array, Array]:
+    """Count the evaluations of each variant that are not made, and those made with a part of the network."""
+    step = run["step"]
+    left = int(step[-1]) + 1 - step.sel(timestep=ds["at"]).to_numpy()  # the last step of a run is always stored
+    n, r = ds["n"].to_numpy(), ds["r"].to_numpy()
+    jumps = ds["edit"].to_numpy() == "jump"
+    once = np.minimum(n, left)
+    again = np.where(r == _edits.ONCE, 0, np.clip(left - n - r, 0, n))
+    return np.where(jumps, np.maximum(once - 1, 0), 0), np.where(jumps, 0, once + again)
+
+
+def _edge(
+    ssim: Array,
+    threshold: float,
+    shape: tuple[int, ...],
+    cell: tuple[Array, ...],
+    values: Array,
+    harm: Array,
+    among: Array,
+) -> Array:
+    """Find in each cell the value of the most harmful variant that keeps SSIM together with all less harmful ones."""
+    edges = np.full(shape, np.nan)
+    lost = np.zeros(shape, bool)
+    for variant in np.argsort(harm, kind="stable"):
+        if among[variant]:
+            place = tuple(index[variant] for index in cell)
+            lost[place] |= not ssim[variant] >= threshold
+            if not lost[place]:
+                edges[place] = values[variant]
+    return edges
+
+
+def _pareto(ssim: Array, saved: Array, part: Array) -> Array:
+    """Say 1 for each variant that no other of its part dominates, 0 for the others and where SSIM is NaN."""
+    at_least = (saved[:, None] >= saved) & (ssim[:, None] >= ssim)
+    more = (saved[:, None] > saved) | (ssim[:, None] > ssim)
+    dominated = (at_least & more & (part[:, None] == part)).any(axis=0)
+    return np.where(dominated | np.isnan(ssim), 0.0, 1.0)
+
+
+def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Draw SSIM over where edits start, mean and two standard deviations, what is kept shaded (002 Figs 8 to 10)."""
+    ax = _edits.draw(result, "ssim", 2, ax)
+    ax.axhspan(result.attrs["threshold"], 1, color="0.93", zorder=0)
+    return ax

@@ -1,0 +1,255 @@
+"""Interventions and phases: what scikit-image and plain loops say, exact cases, made-up curves, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+import stores
+from analysis.intervention import intervention, plot
+from analysis.phases import of_curve, phases
+from analysis.phases import plot as draw_phases
+from tests import runs
+from tests.analysis_data import CUT, JUMP, baseline, baseline_images, forks, sweep_dataset, sweeps, trajectories
+from tests.test_cli import traj
+
+mpl.use("agg")
+
+GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+
+
+def unit(image):
+    return np.clip((image.astype(np.float64) + 1) / 2, 0, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("preset", "side"), [("wang2004", 12), ("skimage", 9), ("window:3", 3), ("auto", 8)])
+def test_similarities_are_scikit_images_and_numpys(preset, side, channels):
+    ds = sweeps(5, 10, channels, side)
+    ds["x_0"] *= 1.3  # some values beyond the valid range
+    windows = {"skimage": 7, "window:3": 3, "auto": 5}
+    options = GAUSSIAN if preset == "wang2004" else {"win_size": windows[preset]}
+    result = intervention(ds, baseline=baseline(channels, side), preset=preset).compute()
+    plain = baseline_images(5, channels, side)
+    for variant, images in enumerate(ds["x_0"].to_numpy()[:, 0]):
+        for sample, (image, other) in enumerate(zip(images, plain, strict=True)):
+            a, b = unit(image), unit(other)
+            expected = {
+                "ssim": structural_similarity(a, b, data_range=1.0, channel_axis=0, **options),
+                "psnr": peak_signal_noise_ratio(b, a, data_range=1.0),
+                "mad": np.abs(a - b).mean(),
+            }
+            for name, value in expected.items():
+                np.testing.assert_allclose(result[name][variant, sample], value, rtol=0, atol=1e-9, err_msg=name)
+
+
+def test_spread_over_samples_is_numpys():
+    result = intervention(sweeps(7, 4), baseline=baseline()).compute()
+    for name in ("ssim", "psnr", "mad"):
+        values = result[name].to_numpy()
+        np.testing.assert_allclose(result[f"{name}_mean"], values.mean(axis=1), rtol=1e-12)
+        np.testing.assert_allclose(result[f"{name}_sd"], values.std(axis=1, ddof=1), rtol=1e-10)
+        np.testing.assert_allclose(result[f"{name}_se"], values.std(axis=1, ddof=1) / np.sqrt(7), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("preset", "side"), [("wang2004", 12), ("skimage", 9), ("auto", 8)])
+def test_an_edit_that_changes_nothing_is_exactly_the_run(preset, side):
+    ds = sweep_dataset([(30, "jump", 0, 0, 0, -1), (30, *JUMP), (20, *JUMP)], [0, 0.5, 0], 9, 3, side)
+    result = intervention(ds, baseline=baseline(3, side), preset=preset).compute()
+    for name, exact in (("ssim", 1), ("psnr", 100), ("mad", 0)):
+        assert (result[name][[0, 2]] == exact).all(), name
+        assert (result[f"{name}_mean"][[0, 2]] == exact).all(), name
+        assert (result[f"{name}_sd"][[0, 2]] == 0).all(), name
+        assert (result[name][1] != exact).all(), name
+
+
+def test_images_too_small_for_a_window_have_the_rest():
+    result = intervention(sweeps(side=2), baseline=baseline(1, 2)).compute()
+    assert np.isnan(result["ssim"]).all()
+    assert np.isfinite(result["psnr"]).all()
+    assert np.isfinite(result["mad"]).all()
+    with pytest.raises(ValueError, match="no window fits"):
+        intervention(sweeps(side=2), baseline=baseline(1, 2), preset="window:3")
+
+
+def test_samples_are_matched_by_number():
+    ds = sweeps(6, 4)
+    expected = intervention(ds, baseline=baseline()).compute()
+    turned = intervention(ds.isel(sample=[5, 0, 3]), baseline=baseline()).compute()
+    np.testing.assert_array_equal(turned["ssim"], expected["ssim"].isel(sample=[5, 0, 3]))
+
+
+def test_coordinates_of_the_edits_are_kept():
+    result = intervention(sweeps(), baseline=baseline())
+    assert {"at", "edit", "n", "ns", "nb", "blocks", "r", "at_log_snr", "label"} <= set(result.coords)
+    np.testing.assert_array_equal(result["at_log_snr"], -0.1 * result["at"])
+
+
+def test_the_figure_has_one_standard_deviation_about_any_of_the_three():
+    result = intervention(sweeps(6, 8), baseline=baseline()).compute()
+    for name, label in (("ssim", "SSIM"), ("psnr", "PSNR (dB)"), ("mad", "MAD")):
+        ax = plot(result, of=name)
+        assert ax.get_ylabel() == label
+        jumps = result.isel(variant=result["edit"].to_numpy() == "jump")
+        np.testing.assert_array_equal(ax.lines[0].get_xydata(), np.stack([jumps["at"], jumps[f"{name}_mean"]], axis=-1))
+        band = ax.collections[0].get_datalim(ax.transData)
+        assert band.y1 == pytest.approx(float((jumps[f"{name}_mean"] + jumps[f"{name}_sd"]).max()))
+    mpl.pyplot.close("all")
+
+
+# --- phases -------------------------------------------------------------------------------------------------------
+
+
+NONE = np.nan
+CURVES = {
+    # SSIM, PSNR, phases
+    "three phases": ([0.2, 0.5, 0.8, 0.9, 0.7, 0.9, 1.0], [12, 15, 24, 20, 18, 22, 30], [1, 1, 2, 2, 2, 3, 3]),
+    "monotone": ([0.2, 0.5, 0.8, 0.9], [12, 15, 18, 22], [1, 1, 3, 3]),
+    "dip at once": ([0.9, 0.85, 0.9], [25, 20, 24], [2, 2, 3]),
+    "never rises": ([0.5, 0.9, 0.9, 0.9], [15, 25, 22, 20], [1, 2, 2, 2]),
+    "falls to a floor": ([0.9, 0.9, 0.9, 0.9, 0.9], [25, 20, 20, 20, 26], [2, 2, 2, 2, 3]),
+    "flat": ([0.9, 0.9, 0.9], [20, 20, 20], [NONE] * 3),
+    "flat then rising": ([0.9, 0.9, 0.9], [20, 20, 25], [3, 3, 3]),
+    "never similar": ([0.2, 0.3, 0.5], [12, 10, 15], [1, 1, 1]),
+    "at the threshold": ([0.79, 0.8], [12, 15], [1, NONE]),
+    "not a number": ([0.2, NONE, 0.9], [12, 15, 20], [NONE] * 3),
+    "no samples' PSNR": ([0.2, 0.9, 0.9], [12, NONE, 20], [NONE] * 3),
+}
+
+
+@pytest.mark.parametrize(("ssim", "psnr", "expected"), CURVES.values(), ids=CURVES)
+def test_phases_of_made_up_curves(ssim, psnr, expected):
+    ssim, psnr = np.array(ssim), np.array(psnr, float)
+    np.testing.assert_array_equal(of_curve(ssim, psnr, np.zeros(len(psnr)), 0.8), expected)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(0.1, [2, 2, 3]), (0.6, [3, 3, 3]), (1.0, [NONE] * 3), (np.nan, [NONE] * 3)]
+)
+def test_falls_and_rises_within_two_standard_errors_do_not_count(error, expected):
+    # a fall of 1 and a rise of 2; two standard errors of a difference are 0.28, 1.7 and 2.8
+    psnr = np.array([21.0, 20.0, 22.0])
+    np.testing.assert_array_equal(of_curve(np.full(3, 0.9), psnr, np.full(3, error), 0.8), expected)
+
+
+def test_phases_are_those_of_each_familys_own_curve():
+    table = [(at, *edit) for at in (10, 40, 0, 30, 20) for edit in (CUT, JUMP)]
+    ds = sweep_dataset(table, np.linspace(0.9, 0.1, len(table)), 20)
+    compared = intervention(ds, baseline=baseline()).compute()
+    result = phases(ds, baseline=baseline(), threshold=0.5).compute()
+    assert result["family"].to_numpy().tolist() == ["blocks nb=6 n=5", "jump n=5"]
+    for name, edit in (("blocks nb=6 n=5", "blocks"), ("jump n=5", "jump")):
+        of = [k for k in np.argsort(-ds["at"].to_numpy()) if ds["edit"].to_numpy()[k] == edit]
+        curve = (compared[key].to_numpy()[of] for key in ("ssim_mean", "psnr_mean", "psnr_se"))
+        expected = of_curve(*curve, 0.5)
+        np.testing.assert_array_equal(result["phase"][of], expected)
+        at = ds["at"].to_numpy()[of]
+        for number in (1, 2, 3):
+            there = at[expected == number].tolist() or [np.nan]
+            ends = result.sel(family=name, phase_number=number)
+            np.testing.assert_array_equal(ends["first_timestep"], max(there))
+            np.testing.assert_array_equal(ends["last_timestep"], min(there))
+
+
+def test_three_phases_are_found_in_images():
+    at = [70, 60, 50, 40, 30, 20, 10, 0]
+    share = [0.9, 0.7, 0.05, 0.1, 0.2, 0.1, 0.02, 0]
+    result = phases(sweep_dataset([(t, *JUMP) for t in at], share, 20), baseline=baseline()).compute()
+    # the last edit changes nothing, and belongs to no phase
+    np.testing.assert_array_equal(result["phase"], [1, 1, 2, 2, 2, 3, 3, np.nan])
+    np.testing.assert_array_equal(result["first_timestep"][0], [70, 50, 20])
+    np.testing.assert_array_equal(result["last_timestep"][0], [60, 30, 10])
+    ax = draw_phases(result)
+    assert [text.get_text() for text in ax.texts] == ["1", "1", "2", "2", "2", "3", "3"]
+    mpl.pyplot.close("all")
+
+
+def test_without_ssim_there_are_no_phases():
+    result = phases(sweeps(side=2), baseline=baseline(1, 2)).compute()
+    assert np.isnan(result["phase"]).all()
+    assert np.isnan(result["first_timestep"]).all()
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+def test_forks_that_are_no_sweep_are_refused_with_the_command_that_makes_one():
+    with pytest.raises(ValueError, match=r"no coordinate edit, .*traj fork STORE OUT --sweep FILE"):
+        intervention(forks(), baseline=baseline())
+    with pytest.raises(ValueError, match=r"no coordinate r; run `traj fork STORE OUT --sweep FILE`"):
+        intervention(sweeps().drop_vars("r"), baseline=baseline())
+    with pytest.raises(ValueError, match=r"x_0 has dims sample, .*kind trajectories.*--sweep FILE"):
+        intervention(trajectories(), baseline=baseline())
+
+
+def test_several_replicas_are_refused():
+    ds = sweeps()
+    twice = ds.isel(replica=[0, 0])
+    with pytest.raises(ValueError, match=r"have 2 replicas; .*expected 1"):
+        intervention(twice, baseline=baseline())
+
+
+def test_another_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"none was given; .*--baseline"):
+        intervention(sweeps())
+    other = runs.make(tmp_path / "other.zarr", 8, seed=1)
+    with pytest.raises(ValueError, match=r"other.zarr is not the run these forks started from"):
+        intervention(sweeps(), baseline=str(other))
+    few = runs.make(tmp_path / "few.zarr", 4, block=4)
+    recorded = json.dumps({"parent": {"fingerprint": stores.open(few).attrs["fingerprint"]}})
+    with pytest.raises(ValueError, match="lacks 1 of the forks' samples, the first is 4"):
+        intervention(sweeps(5).assign_attrs(config=recorded), baseline=str(few))
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, np.nan])
+def test_a_threshold_no_ssim_can_have_is_refused(threshold):
+    with pytest.raises(ValueError, match="expected a mean SSIM between 0 and 1"):
+        phases(sweeps(), baseline=baseline(), threshold=threshold)
+
+
+# --- on the command line ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """A sweep of four variants on disk, and the run it is of."""
+    monkeypatch.chdir(tmp_path)
+    run = runs.make("run.zarr", 8)
+    fingerprint = stores.open(run).attrs["fingerprint"]
+    edits = {"edit": ["jump"] * 4, "n": [2, 2, 5, 5], "ns": [0] * 4, "nb": [0] * 4, "blocks": [0] * 4, "r": [-1] * 4}
+    with stores.create_forks(
+        "sweep.zarr",
+        variant={"at": [50, 20, 50, 20], "noise": ["shared"] * 4, **edits},
+        replicas=1,
+        timestep=[50, 20],
+        alpha_bar=[0.1, 0.6],
+        shape=runs.SHAPE,
+        samples=8,
+        block=4,
+        config={"parent": {"fingerprint": fingerprint}},
+    ) as store:
+        for block in list(store.pending):
+            x_0 = runs.states(block, 99)[1]
+            store.finish(block, np.stack([(0.5 + 0.1 * k) * x_0 for k in range(4)])[:, None])
+    return run
+
+
+def test_one_command_computes_all_three_and_saves_them(stored):
+    out = traj("analyze", "intervention,phases,redundancy", "sweep.zarr", "--baseline", "run.zarr")
+    assert out.count("wrote") == 3
+    result = stores.open("results/sweep/redundancy.zarr")
+    assert result["pareto"].dtype == bool
+    config = json.loads(result.attrs["config"])
+    assert config["baseline"]["fingerprint"] == stores.open(stored).attrs["fingerprint"]
+    phase = stores.open("results/sweep/phases.zarr")
+    assert phase["family"].to_numpy().tolist() == ["jump n=2", "jump n=5"]
+    ssim = stores.open("results/sweep/intervention.zarr")["ssim"].compute()
+    np.testing.assert_array_equal(ssim, intervention(stores.open("sweep.zarr"), baseline="run.zarr")["ssim"])
+
+
+def test_a_missing_baseline_is_told_without_a_traceback(stored):
+    assert "none was given" in traj("analyze", "intervention", "sweep.zarr", code=2)
