@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import analyzing, generation, kernels, machine, memory, small, writing
+from benchmarks import analyzing, generation, kernels, machine, memory, shortcut, small, writing
 from benchmarks.timing import table
 
 TOPICS = {
@@ -18,6 +18,7 @@ TOPICS = {
     "kernels": kernels,
     "memory": memory,
     "small": small,
+    "shortcut": shortcut,
 }
 NUMBERS = "<!-- numbers: everything below is written by `python -m benchmarks --write` -->"
 

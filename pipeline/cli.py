@@ -278,7 +278,7 @@ def fork(store: Path, out: Path, blocks: range | None, stale: Any, dry_run: bool
         blocks=blocks,
         dry_run=dry_run,
         smaller="fewer --samples or --replicas",
-        following="traj info" if swept else "traj analyze consistency",
+        following=f"traj analyze intervention --baseline {store}" if swept else "traj analyze consistency",
     )
 
 
