@@ -241,7 +241,7 @@ def test_the_command_says_what_is_saved_and_what_to_type_next(tmp_path, monkeypa
     assert said in text
     assert "f.zarr: 40 network evaluations" in text
     assert not Path("f.zarr").exists()
-    assert "is complete; next: traj info f.zarr" in traj(*command)
+    assert "is complete; next: traj analyze intervention --baseline p.zarr f.zarr" in traj(*command)
     assert "nothing to do" in traj(*command)
     table(tmp_path, {"edit": "jump", "n": 4, "t_start": {"every": 1}})
     assert "store.variant.n: " in traj(*command, code=1)
