@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import stores
+from analysis.consistency import consistency
+from analysis.label_variance import label_variance
 from pipeline import generate
 from pipeline.models.analytic import mixture
 from tests.test_fork import forked
@@ -85,3 +87,50 @@ def test_replicas_of_the_mixture_agree_in_their_label_as_the_closed_form_says(tm
 def posterior(points, x_t, timestep):
     states = torch.from_numpy(x_t)
     return mixture(points).log_weights(states, timestep, torch.full((len(states),), -1)).exp().numpy()
+
+
+def test_the_mixture_end_to_end_gives_the_published_table(tmp_path):
+    """Generate, fork, read, analyse: METHODS 7.4, whose t counts from 1, within three standard errors."""
+    points, samples, replicas = [-8, -4, 6, 8], 800, 4
+    table = {  # t: label agreement, label variance, replica correlation
+        800: (0.2662, 0.7338, 0.0644),
+        600: (0.4117, 0.5883, 0.5888),
+        400: (0.6798, 0.3202, 0.9644),
+        200: (0.9376, 0.0624, 0.9969),
+    }
+    model = "mixture:-8,-4,6,8"
+    run = generate.prepare(model=model, variance="small", samples=samples, block=samples, seed=5, device="cpu")
+    with run.open(tmp_path / "run.zarr") as store:
+        run.run(store, bar=False)
+    at = [t - 1 for t in table]
+    forked(tmp_path / "run.zarr", tmp_path / "forks.zarr", at=at, replicas=replicas, batch=samples * len(at) * replicas)
+    label_as_readout(tmp_path / "forks.zarr", tmp_path / "read.zarr", points)
+
+    alike = consistency(stores.open(tmp_path / "forks.zarr"), readout=str(tmp_path / "read.zarr")).compute()
+    spread = label_variance(stores.open(tmp_path / "read.zarr"), hard=True).compute()
+    for variant, (agreement, variance, correlation) in enumerate(table.values()):
+        for result, name, error, expected in (
+            (alike, "label_agreement_mean", "label_agreement_se", agreement),
+            (spread, "label_variance_pairwise_mean", "label_variance_pairwise_se", variance),
+            (alike, "replica_correlation", "replica_correlation_se", correlation),
+        ):
+            found, within = float(result[name][variant]), 3 * float(result[error][variant])
+            assert found == pytest.approx(expected, abs=within), (name, list(table)[variant])
+
+
+def label_as_readout(forks, path, points):
+    """What a perfect classifier of the points reads off the ends of forks."""
+    ds = stores.open(forks).compute()
+    nearest = abs(ds.x_0.values[..., 0, 0, :] - points).argmin(-1)
+    axes = {name: (name, ds[name].values, "1", name) for name in ("variant", "replica", "timestep")}
+    along = {"at": ("variant", ds["at"].values, "1", "start"), "noise": ("variant", ds.noise.values, "1", "noise")}
+    log_snr = {"log_snr": ("timestep", ds.log_snr.values, "nat", "log SNR")}
+    with stores.create_readout(
+        path,
+        variables={"x_0_logits": (("variant", "replica", "sample", "class"), "logits", "1")},
+        coords={**axes, **along, **log_snr, "class": ("class", np.arange(len(points)), "1", "class")},
+        samples=ds.sizes["sample"],
+        block=ds.sizes["sample"],
+        config={"parent": {"fingerprint": ds.attrs["fingerprint"]}},
+    ) as store:
+        store.write(0, {"x_0_logits": np.where(nearest[..., None] == np.arange(len(points)), 0, -1e3)})
