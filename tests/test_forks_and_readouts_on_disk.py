@@ -175,7 +175,7 @@ def test_a_lost_shard_of_a_done_block_is_refused_with_the_way_out(tmp_path, make
     path = make(tmp_path / "s.zarr")
     lost = next(file for file in sorted(path.rglob("c.*")) if file.parent.name in ("x_0", "x_0_logits"))
     lost.unlink()
-    with pytest.raises(stores.IncompleteStore, match="block 0 is flagged as done.*same `traj (fork|readout)` again"):
+    with pytest.raises(stores.IncompleteStore, match=r"block 0 is flagged as done.*same `traj (fork|readout)` again"):
         stores.open(path)
 
 

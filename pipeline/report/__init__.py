@@ -26,7 +26,7 @@ def report(
 ) -> Path:
     """Write index.html, metrics.json, metrics/RUN.json and plots/*.csv into the folder out; return the page's path.
 
-    Every run and every fork store that is there or has results is shown with what it has; what is missing is said on
+    Every run, fork store and sweep that is there or has results is shown with what it has; what is missing is said on
     the page. Same inputs, same bytes.
 
     Raises FileNotFoundError where there is no result at all, and what `stores.open` raises for a damaged result.
@@ -36,6 +36,7 @@ def report(
     material = Material(
         runs=[run for run in runs if run.kind == "trajectories"],
         forks=[run for run in runs if run.kind == "fork"],
+        sweeps=[run for run in runs if run.kind == "sweep"],
         numbers=numbers,
         losses=metrics.losses(models),
         colours=_colours(runs),
@@ -44,13 +45,12 @@ def report(
     )
     out.mkdir(parents=True, exist_ok=True)
     training = metrics.training_metrics(models)
-    metrics.write_json(
-        out / "metrics.json", {"runs": numbers["trajectories"], "forks": numbers["fork"], "training": training}
-    )
+    titles = {"trajectories": "runs", "fork": "forks", "sweep": "sweeps"}
+    metrics.write_json(out / "metrics.json", {titles[kind]: numbers[kind] for kind in KINDS} | {"training": training})
     # One file per run: `dvc metrics show` makes a row of each.
     (out / "metrics").mkdir(exist_ok=True)
     for run in runs:
-        of_name = numbers["trajectories"].get(run.name, {}) | numbers["fork"].get(run.name, {})
+        of_name = {key: value for kind in KINDS for key, value in numbers[kind].get(run.name, {}).items()}
         metrics.write_json(out / "metrics" / f"{run.name}.json", of_name)
     metrics.write_curves(out / "plots", runs, SECTIONS)
     index = out / "index.html"

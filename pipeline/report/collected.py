@@ -15,15 +15,15 @@ from pipeline.analyze import identity, kind_of
 from pipeline.report.contents import Kind, Run, Section
 from stores.layout import read_root
 
-KINDS: tuple[Kind, ...] = ("trajectories", "fork")
+KINDS: tuple[Kind, ...] = ("trajectories", "fork", "sweep")
 WORDS = {"trajectories": "trajectories", "fork": "forks", "readout": "logits"}
 
 
 def collect(results: Path, folders: Mapping[str, Path], sections: Sequence[Section]) -> list[Run]:
     """Open every run and every fork store that is there or has results, in the order of their names.
 
-    folders are those of the kinds trajectories, fork and readout; numbers in names are read as numbers. Forks and
-    further readouts follow all runs.
+    folders are those of the kinds trajectories, fork (sweeps are among the forks) and readout; numbers in names are
+    read as numbers. Forks, sweeps and further readouts follow all runs.
 
     Raises FileNotFoundError where there is no result.
     """
@@ -32,11 +32,12 @@ def collect(results: Path, folders: Mapping[str, Path], sections: Sequence[Secti
         raise FileNotFoundError(
             f"there is no result under {results}; run `traj analyze entropy,ssim,psnr` first, or `dvc repro`"
         )
+    folders = {**folders, "sweep": folders["fork"]}
     by_name: dict[tuple[Kind, str], list[tuple[Path, xr.Dataset]]] = {
         (kind, path.name.removesuffix(".zarr")): []
         for kind in KINDS
         for path in folders[kind].glob("*.zarr")
-        if ".stale-" not in path.name
+        if ".stale-" not in path.name and (kind == "trajectories" or _is_sweep(path) == (kind == "sweep"))
     }
     for file in files:
         result = stores.open(file)
@@ -53,8 +54,15 @@ def collect(results: Path, folders: Mapping[str, Path], sections: Sequence[Secti
 
 
 def _kind(result: xr.Dataset) -> Kind:
-    """Say what a result is about: forks, where every variant has a start."""
+    """Say what a result is about: forks, where every variant has a start, or a sweep, where each is an edit."""
+    if "edit" in result.coords and result["edit"].dims == ("variant",):
+        return "sweep"
     return "fork" if "at" in result.coords and result["at"].dims == ("variant",) else "trajectories"
+
+
+def _is_sweep(path: Path) -> bool:
+    """Say whether the variants of a fork store are edits of the process."""
+    return "edit" in _config(path).get("store", {}).get("variant", {})
 
 
 def _order(key: tuple[Kind, str], folders: Mapping[str, Path]) -> tuple[int, bool, list[tuple[int, str]]]:
@@ -103,14 +111,19 @@ def _open(
     if described and "label_variance" in results and _parent(readout) not in (None, described["fingerprint"]):
         remarks.append(f"{readout} was read from other images than {path} holds now; read them again")
     replicas = described.get("arrays", {}).get("x_0", {"dims": {}})["dims"].get("replica")
-    if of_readout is None and replicas != 1:  # one replica has nothing to be compared with
-        remarks += _missing(kind, name, results, folders, sections)
     parent = found.get(_parent(path) or "") if of_readout is None else of_readout
+    if of_readout is None and (kind == "sweep" or replicas != 1):  # one replica has nothing to be compared with
+        baseline = folders["trajectories"] / f"{parent.name if parent else 'RUN'}.zarr"
+        remarks += _missing(
+            kind, name, results, folders, sections, f" --baseline {baseline}" if kind == "sweep" else ""
+        )
     return Run(name, kind, store, described, results, others, remarks, parent)
 
 
 def _has_places(result: xr.Dataset, kind: Kind) -> bool:
-    """Say whether a result lies over timesteps, or over one timestep per fork to start from."""
+    """Say whether a result lies over timesteps, or over one timestep per fork to start from, or per edit."""
+    if kind == "sweep":
+        return {"at", "at_log_snr", "edit", "n", "ns", "nb", "r"} <= set(result.coords)
     if kind == "fork":
         return "at_log_snr" in result.coords and result["at"].to_index().is_unique
     return {"timestep", "log_snr"} <= set(result.coords)
@@ -125,12 +138,17 @@ def _without_samples(result: xr.Dataset) -> xr.Dataset:
 
 def _parent(path: Path) -> str | None:
     """Read the fingerprint of what a store was made from, None where there is no store or it does not say."""
-    try:
-        config = json.loads(read_root(path)["attributes"].get("config", "{}"))
-    except stores.NotAStore:
-        return None
-    parent = config.get("parent")
+    parent = _config(path).get("parent")
     return parent.get("fingerprint") if isinstance(parent, dict) else None
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Read the inputs a store was made from, empty where there is no store."""
+    try:
+        config: dict[str, Any] = json.loads(read_root(path)["attributes"].get("config", "{}"))
+    except stores.NotAStore:
+        return {}
+    return config
 
 
 def _out_of_step(file: Path, result: xr.Dataset, folders: Mapping[str, Path]) -> list[str]:
@@ -150,9 +168,14 @@ def _out_of_step(file: Path, result: xr.Dataset, folders: Mapping[str, Path]) ->
 
 
 def _missing(
-    kind: Kind, name: str, results: Mapping[str, Any], folders: Mapping[str, Path], sections: Sequence[Section]
+    kind: Kind,
+    name: str,
+    results: Mapping[str, Any],
+    folders: Mapping[str, Path],
+    sections: Sequence[Section],
+    options: str,
 ) -> list[str]:
-    """Say which results are not there, and what makes them."""
+    """Say which results are not there, and what makes them, with options."""
     wanted = [q for section in sections if section.kind == kind and not section.optional for q in section.quantities]
     sources: dict[str, list[str]] = {}
     for quantity in dict.fromkeys(wanted):
@@ -161,7 +184,7 @@ def _missing(
     remarks = []
     for source, missing in sources.items():
         path = folders[source] / f"{name}.zarr"
-        command = f"`traj analyze {','.join(missing)} {path}`"
+        command = f"`traj analyze {','.join(missing)} {path}{options}`"
         if source == "readout" and not path.exists():
             command = f"`traj readout classifier {folders[kind] / name}.zarr {path} --model NAME`, then {command}"
         remarks.append(f"no {', no '.join(missing)}: run {command}")

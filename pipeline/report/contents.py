@@ -9,13 +9,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import xarray as xr
 
-Kind = Literal["trajectories", "fork"]
+Kind = Literal["trajectories", "fork", "sweep"]
+"""A sweep is a fork store whose variants are edits of the process; other forks are replicas."""
+
 Numbers = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is at hand of one run, or of the forks of one.
+    """What is at hand of one run, or of the forks or edits of one.
 
     described is what `stores.describe` says of its store, empty where there is none; store the opened one, None
     where it can't be. results are by quantity; others are those this report has no section for. parent is what was
@@ -63,13 +65,14 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class Material:
-    """What a page is made of: all runs, all forks, their numbers by name, and training losses.
+    """What a page is made of: all runs, all forks, all sweeps, their numbers by name, and training losses.
 
     Every name has a colour, and a marker where it shares that with another.
     """
 
     runs: Sequence[Run]
     forks: Sequence[Run]
+    sweeps: Sequence[Run]
     numbers: Mapping[Kind, Mapping[str, Numbers]]
     losses: Mapping[str, tuple[list[str], np.ndarray]]
     colours: Mapping[str, str]
@@ -78,7 +81,7 @@ class Material:
 
     def results(self, quantity: str, kind: Kind = "trajectories") -> dict[str, xr.Dataset]:
         """Gather the results of a quantity by name."""
-        runs = self.runs if kind == "trajectories" else self.forks
+        runs = {"trajectories": self.runs, "fork": self.forks, "sweep": self.sweeps}[kind]
         return {run.name: run.results[quantity] for run in runs if quantity in run.results}
 
 

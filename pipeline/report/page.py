@@ -21,6 +21,7 @@ dd { margin: 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; margin: 0.5rem 0 1rem; }
 th, td { padding: 0.3rem 0.8rem 0.3rem 0; border-bottom: 1px solid #e4e4e4; text-align: left; vertical-align: bottom; }
+td { vertical-align: top; }
 th { font-weight: 600; }
 .number { text-align: right; white-space: nowrap; }
 figure { margin: 0.8rem 0 1.5rem; }
@@ -46,7 +47,7 @@ SOURCES = {
     "000": "Stout, Lensen, Frean: Quantifying Feature Emergence in the Reverse Processes of Diffusion Probabilistic "
     "Models. Figs 1 to 3: montages, stepwise entropy, joint maps.",
     "002": "Prasad et al.: Unraveling the Temporal Dynamics of the Unet in Diffusion Models. Figs 16 and 17: PSNR and "
-    "SSIM over the process.",
+    "SSIM over the process; Figs 3 to 10, 15 and 18: interventions.",
 }
 
 

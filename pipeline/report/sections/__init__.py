@@ -4,6 +4,7 @@ from pipeline.report.contents import Section
 from pipeline.report.sections import (
     entropy,
     forks,
+    interventions,
     labels,
     maps,
     montages,
@@ -25,6 +26,7 @@ SECTIONS: tuple[Section, ...] = (
     labels.SECTION,
     replicas.SECTION,
     forks.SECTION,
+    interventions.SECTION,
     training.SECTION,
     others.SECTION,
 )

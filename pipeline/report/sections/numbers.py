@@ -16,11 +16,12 @@ CLASSIFIER = (
 
 
 def html(material: Material) -> str:
-    """Show a table of runs, and one of forks."""
+    """Show a table of runs, one of forks and one of sweeps."""
     text = _table(material, "trajectories", "mean over samples")
     if any("confidence" in of_run for of_run in material.numbers["trajectories"].values()):
         text += CLASSIFIER
-    return text + _table(material, "fork", "of forks, mean over samples")
+    text += _table(material, "fork", "of forks, mean over samples")
+    return text + _table(material, "sweep", "of sweeps, mean over samples")
 
 
 def _table(material: Material, kind: Kind, corner: str) -> str:

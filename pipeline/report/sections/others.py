@@ -18,7 +18,7 @@ from pipeline.report.drawing import STYLE, WIDTH
 def html(material: Material) -> str:
     """Show every result that no section draws, or say that nothing can."""
     drawn = []
-    for run in (*material.runs, *material.forks):
+    for run in (*material.runs, *material.forks, *material.sweeps):
         for quantity, result in run.others.items():
             figure = own_plot(result, result.attrs.get("quantity", quantity))
             title = f"<h3>{markup.named(run.name, material.colours)}: {escape(quantity)}</h3>"

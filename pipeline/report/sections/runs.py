@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -18,11 +18,19 @@ FORKS = (
     "<h3>Forks</h3><p>A fork starts again from a stored x_t of a run. Its replicas share that state and, unless their "
     "sampler says otherwise, have noise of their own from there on; a fork has the colour of its run.</p>"
 )
+SWEEPS = (
+    "<h3>Sweeps</h3><p>A sweep starts again from stored x_t of a run, each time with one edit of the process: a jump "
+    "over steps, or parts of the network left out for some steps. What is not edited has the noise of the run.</p>"
+)
 
 
 def html(material: Material) -> str:
     """Show a table of runs, one of forks, and what is missing."""
-    forks = _forks(material) if any(not fork.is_readout for fork in material.forks) else ""
+    forks = "".join(
+        about + _forks(group, material)
+        for about, group in ((FORKS, material.forks), (SWEEPS, material.sweeps))
+        if any(not fork.is_readout for fork in group)
+    )
     return _runs(material) + forks + _remarks(material)
 
 
@@ -49,10 +57,10 @@ def _runs(material: Material) -> str:
     return markup.table(head, rows, numbers=range(4, 8)) + RUNS
 
 
-def _forks(material: Material) -> str:
-    head = ("forks", "of", "sampler from there on", "starts", "replicas", "samples", "store", "fingerprint")
+def _forks(forks: Sequence[Run], material: Material) -> str:
+    head = ("name", "of", "sampler from there on", "variants", "replicas", "samples", "store", "fingerprint")
     rows = []
-    for fork in material.forks:
+    for fork in forks:
         if fork.is_readout:
             continue
         shape = fork.described.get("arrays", {}).get("x_0", {}).get("dims", {})
@@ -65,7 +73,7 @@ def _forks(material: Material) -> str:
                 *_stored(fork),
             ]
         )
-    return FORKS + markup.table(head, rows, numbers=range(3, 7))
+    return markup.table(head, rows, numbers=range(3, 7))
 
 
 def _stored(run: Run) -> list[str]:
@@ -101,7 +109,7 @@ def plan_steps(config: Mapping[str, Any]) -> int:
 
 
 def _remarks(material: Material) -> str:
-    runs = (*material.runs, *material.forks)
+    runs = (*material.runs, *material.forks, *material.sweeps)
     items = [f"<li><b>{escape(run.name)}</b>: {escape(remark)}</li>" for run in runs for remark in run.remarks]
     return f'<div class="remarks">Missing or out of step:<ul>{"".join(items)}</ul></div>' if items else ""
 

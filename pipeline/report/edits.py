@@ -1,0 +1,221 @@
+"""Figures of edited processes: how far an edit takes the image away from the one of the run (002)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.report.contents import Run
+from pipeline.report.drawing import STYLE, WIDTH, beside, colours, displayed, tiled
+
+SAMPLES, STARTS, FAMILIES = 3, 8, 8
+"""Most that is shown of each in a montage."""
+
+SHADES = {1: "#9d9d9d", 2: "#c9c9c9", 3: "#ebebeb"}
+"""Of the phases of a process."""
+
+START = "timestep at which the edit starts   (denoising →)"
+
+
+class Family(NamedTuple):
+    """Edits that differ in where they start only: their name in words, what they are, and variants by falling start."""
+
+    name: str
+    edit: str
+    ns: int
+    nb: int
+    n: int
+    r: int
+    variants: np.ndarray
+
+
+def families(ds: xr.Dataset) -> list[Family]:
+    """Group the variants of a sweep, or of a result of one, into families, in order of appearance."""
+    keys = list(zip(*(ds[name].to_numpy().tolist() for name in ("edit", "ns", "nb", "n", "r")), strict=True))
+    found = []
+    for key in dict.fromkeys(keys):
+        members = np.flatnonzero([other == key for other in keys])
+        order = np.argsort(-ds["at"].to_numpy()[members], kind="stable")
+        blocks = int(ds["blocks"][members[0]]) if "blocks" in ds.coords else None
+        found.append(Family(_name(*key, blocks), *key, members[order]))
+    return found
+
+
+def _name(edit: str, ns: int, nb: int, n: int, r: int, blocks: int | None) -> str:
+    here = "" if blocks is None else f" ({blocks} here)"
+    part = {"jump": "jump ", "skips": f"skips ns = {ns}, ", "blocks": f"blocks nb = {nb}{here}, "}
+    again = f", again {r} later" if r >= 0 else ""
+    return f"{part.get(edit, f'{edit}, ')}n = {n}{again}"
+
+
+def similarity(compared: xr.Dataset, phases: xr.Dataset | None) -> Figure:
+    """Draw SSIM and PSNR with the run over where edits start, with one sd, and phases beneath (002 Figs 4, 7, 8)."""
+    among = families(compared)
+    palette = colours([family.name for family in among])
+    strip = 0 if phases is None else 0.22 * len(among) + 0.15
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 6.2 + strip), layout="constrained")
+        heights = [2.6, 2.6, strip] if strip else [2.6, 2.6]
+        axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+        for axis, name, label in zip(axes, ("ssim", "psnr"), ("SSIM", "PSNR (dB)"), strict=False):
+            for family in among:
+                values = compared.isel(variant=family.variants)
+                at, mean, sd = (values[part].to_numpy() for part in ("at", f"{name}_mean", f"{name}_sd"))
+                mean = np.where((name == "psnr") & (mean >= compared.attrs["cap"]), np.nan, mean)
+                axis.fill_between(at, mean - sd, mean + sd, color=palette[family.name], alpha=0.15, lw=0)
+                axis.plot(at, mean, ".-", color=palette[family.name], label=family.name)
+            axis.set_ylabel(label)
+        axes[0].set_ylim(top=min(axes[0].get_ylim()[1], 1 + 0.02 * np.ptp(axes[0].get_ylim())))
+        if phases is not None:
+            _shade(axes[2], phases, among)
+        axes[-1].set_xlabel(START)
+        axes[0].xaxis.set_inverted(True)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def _shade(axis: Axes, phases: xr.Dataset, among: Sequence[Family]) -> None:
+    """Draw a bar of phases for every family, halfway from one start to the next."""
+    for row, family in enumerate(among):
+        of_family = phases.isel(variant=family.variants)
+        at, phase = (of_family[name].to_numpy().astype(float) for name in ("at", "phase"))
+        middles = (at[1:] + at[:-1]) / 2
+        edges = np.concatenate([at[:1], middles, at[-1:]])
+        for number, shade in SHADES.items():
+            if not (there := np.flatnonzero(phase == number)).size:
+                continue
+            first, last = edges[there[0]], edges[there[-1] + 1]
+            axis.barh(row, last - first, left=first, height=0.86, color=shade)
+            axis.text((first + last) / 2, row, f"{number}", ha="center", va="center", fontsize=8)
+    axis.set_yticks(range(len(among)), [family.name for family in among], fontsize=8)
+    axis.set_ylim(len(among) - 0.5, -0.5)
+    axis.set_title("phases", loc="left", fontsize=8.5)
+    axis.grid(visible=False)
+    axis.tick_params(axis="y", length=0)
+
+
+def montage(sweep: Run) -> Figure:
+    """Draw where edited processes of a few samples end, and where their run ended (002 Figs 3, 5, 6)."""
+    assert sweep.store is not None
+    among = families(sweep.store)[:FAMILIES]
+    few = sweep.store.isel(replica=0, sample=slice(SAMPLES))
+    limits = few["x_0"].attrs.get("valid_range", [-1, 1])
+    unedited = ends(sweep, few)
+    columns = min(2, len(among))
+    rows = -(-len(among) // columns)
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        height = 0.35 + WIDTH / columns / (STARTS + 1.6) * few.sizes["sample"]
+        figure = Figure(figsize=(WIDTH, height * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis, family in zip(axes.flat, among, strict=False):
+            shown = family.variants[thinned(len(family.variants))]
+            endings = few["x_0"].isel(variant=shown).transpose("sample", "variant", ...).to_numpy()
+            titles = [f"{at}" for at in few["at"].to_numpy()[shown]]
+            groups = [endings] if unedited is None else [unedited[:, None], endings]
+            canvas = beside(*(tiled(displayed(group, *limits)) for group in groups))
+            cell = canvas.shape[0] / few.sizes["sample"]
+            places = (np.arange(len(shown)) + 0.5 + (1.25 if len(groups) > 1 else 0)) * cell
+            if len(groups) > 1:
+                places, titles = np.concatenate([[cell / 2], places]), ["$x_0$", *titles]
+            axis.imshow(canvas, interpolation="none", vmin=0, vmax=1)
+            axis.set_xticks(places, titles, fontsize=8)
+            axis.set_yticks([])
+            axis.xaxis.tick_top()
+            axis.tick_params(length=0)
+            axis.set_title(family.name, loc="left")
+        for axis in axes.flat:
+            axis.spines[:].set_visible(False)
+            if not axis.images:
+                axis.set_axis_off()
+    return figure
+
+
+def thinned(count: int) -> np.ndarray:
+    """Choose at most STARTS of so many, evenly."""
+    return np.unique(np.linspace(0, count - 1, STARTS).round().astype(int))
+
+
+def ends(sweep: Run, few: xr.Dataset) -> np.ndarray | None:
+    """Read where the run of a sweep ended, (sample, channel, y, x); None where that is not at hand."""
+    run = None if sweep.parent is None else sweep.parent.store
+    if run is None or not np.isin(few["sample"], run["sample"]).all():
+        return None
+    return run["x_0"].sel(sample=few["sample"].to_numpy()).to_numpy()
+
+
+def longest(redundancy: xr.Dataset) -> Figure | None:
+    """Draw the longest cut and the shortest relaxation that keep SSIM (002 Figs 9, 10), where several were tried."""
+    drawn = []
+    for name, dim, tried, y in (
+        ("longest_n", "part", np.unique(redundancy["n"]), "longest n that keeps SSIM"),
+        ("shortest_r", "cut", np.setdiff1d(redundancy["r"], [-1]), "shortest r that keeps SSIM"),
+    ):
+        if len(tried) > 1:
+            drawn.append((redundancy[name], dim, tried, y))
+    if not drawn:
+        return None
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+        axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+        for axis, (values, dim, tried, y) in zip(axes, drawn, strict=True):
+            labels = [str(label) for label in values[dim].to_numpy()]
+            palette = colours(labels)
+            for label, line in zip(labels, values.transpose(dim, "t_start").to_numpy(), strict=True):
+                if np.isfinite(line).any():
+                    axis.plot(values["t_start"], line, ".-", color=palette[label], label=label)
+            axis.set(xlabel=START, ylabel=y, yticks=tried)
+            axis.xaxis.set_inverted(True)
+            if axis.lines:
+                axis.legend()
+    return figure
+
+
+def pareto(redundancy: xr.Dataset) -> Figure:
+    """Draw how much every edit leaves out against the SSIM it costs; what no other of its part beats has a ring."""
+    among = families(redundancy)
+    palette = colours([family.name for family in among])
+    left_out = (redundancy["evaluations_saved"] + redundancy["evaluations_cut"]).to_numpy()
+    lost, kept = 1 - redundancy["ssim_mean"].to_numpy(), redundancy["pareto"].to_numpy().astype(bool)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+        axis = figure.add_subplot()
+        for row, family in enumerate(among):
+            # Families that leave out as much would hide each other.
+            places = left_out[family.variants] + 0.5 * ((row + 0.5) / len(among) - 0.5)
+            colour = palette[family.name]
+            axis.scatter(places, lost[family.variants], s=14, color=colour, alpha=0.7, lw=0, label=family.name)
+            best = kept[family.variants]
+            axis.scatter(
+                places[best], lost[family.variants][best], s=70, facecolors="none", edgecolors=colour, linewidths=1.3
+            )
+        if (lost > 0).any():
+            axis.set_yscale("symlog", linthresh=float(f"{lost[lost > 0].min():.0e}"))
+        axis.set(xlabel="network evaluations left out (jumps) or made with a part (cuts)", ylabel="mean SSIM lost")
+        axis.set_xticks(np.unique(left_out))
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def betas(run: xr.Dataset) -> np.ndarray:
+    """Give the beta of every step between stored timesteps, 1 - alpha_bar / alpha_bar after the step."""
+    alpha_bar = run["alpha_bar"].to_numpy()
+    return 1 - alpha_bar / np.append(alpha_bar[1:], 1)
+
+
+def schedules(runs: dict[str, xr.Dataset], palette: dict[str, str]) -> Figure:
+    """Draw the noise that every step takes away, over timesteps (002 Fig. 15)."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+        axis = figure.add_subplot()
+        for name, run in runs.items():
+            axis.plot(run["timestep"], betas(run), color=palette[name], label=name)
+        axis.set(xlabel="timestep t   (denoising →)", ylabel="β of the step")
+        axis.xaxis.set_inverted(True)
+        axis.legend()
+    return figure

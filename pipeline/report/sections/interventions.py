@@ -1,0 +1,214 @@
+"""What the process can do without: jumps and cuts against the unedited run (002 Figs 3 to 10, 15, 18)."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+import xarray as xr
+
+from pipeline.report import edits, findings, markup
+from pipeline.report.contents import Material, Numbers, Run, Section, Series
+from pipeline.report.edits import families
+from pipeline.report.metrics import rounded
+
+EDITS = {"jump": "jump", "skips": "cut of skips", "blocks": "cut of blocks"}
+
+HOW = (
+    "<p>An edited process is the run’s own down to a stored x_t; there an edit begins, and after it the process goes "
+    "on as before, with the noise of the run. A <b>jump</b> goes n steps further at once, so that n − 1 evaluations of "
+    "the network are not made. A cut of <b>skips</b> sets the ns top-most skip connections of the U-Net to zero for n "
+    "steps, a cut of <b>blocks</b> leaves its lowest output blocks out for n steps. nb counts them on the source’s "
+    "network, which has 16; “(2 here)” says to how many of this one’s that was scaled. What an edit did is the "
+    "difference between the finished image and the one of the unedited run.</p>"
+)
+
+
+def html(material: Material) -> str:
+    """Show every sweep, and the schedules of their runs."""
+    shown = "".join(
+        f"<h3>{markup.named(sweep.name, material.colours)}</h3>{body}"
+        for sweep in material.sweeps
+        if (body := _of_sweep(sweep))
+    )
+    if not shown:
+        return ""
+    runs = {
+        sweep.parent.name: sweep.parent.store
+        for sweep in material.sweeps
+        if sweep.parent is not None and sweep.parent.store is not None
+    }
+    return HOW + shown + (_schedules(runs, material) if runs else "")
+
+
+def _of_sweep(sweep: Run) -> str:
+    """Show what there is of one sweep."""
+    shown = ""
+    compared, phases, redundancy = (sweep.results.get(name) for name in SECTION.quantities)
+    if compared is not None:
+        shown += _comparison(sweep, compared, phases)
+    if sweep.store is not None:
+        caption = (
+            "Finished images of edited processes, the first samples one beneath another: at the left of each block the "
+            "x_0 of the unedited run, then the endings of one family of edits, over the timestep at which the edit "
+            "starts, from high to low. Look for starts from which on the ending shows what x_0 shows. After 002 Figs 3 "
+            "(jumps), 5 (skips) and 6 (blocks)."
+        )
+        shown += markup.figure(edits.montage(sweep), caption, f"Endings of edited processes: {sweep.name}")
+    if compared is not None:
+        shown += findings.table(compared, phases)
+    if redundancy is not None:
+        shown += _redundancy(sweep, redundancy)
+    return shown
+
+
+def _comparison(sweep: Run, compared: xr.Dataset, phases: xr.Dataset | None) -> str:
+    caption = (
+        "Likeness of the edited x_0 to that of the unedited run over the timestep at which the edit starts: structural "
+        f"similarity (preset {escape(str(compared.attrs['preset']))}; 1: the same image; mind the scale) and peak "
+        "signal-to-noise ratio (higher: closer; infinite, and not drawn, for the same image). Lines are means, bands "
+        f"one standard deviation of samples to either side. {markup.samples({sweep.name: compared})} "
+    )
+    if phases is not None:
+        caption += (
+            "The bars beneath are the phases found in each family: 1, until mean SSIM first reaches "
+            f"{phases.attrs['threshold']:g}; 2, from there to the lowest mean PSNR; 3, after it. "
+        )
+    figure = edits.similarity(compared, phases)
+    return markup.figure(figure, caption + "After 002 Figs 4, 7 and 8.", f"SSIM and PSNR of edits: {sweep.name}")
+
+
+def _redundancy(sweep: Run, redundancy: xr.Dataset) -> str:
+    """Show from where on what can be left out: a table, and what it saves against what it costs."""
+    threshold = f"{redundancy.attrs['threshold']:g}"
+    rows = []
+    for family, safe in zip(families(redundancy), redundancy["safe_from"].to_numpy(), strict=True):
+        members = redundancy.isel(variant=family.variants)
+        rows.append(
+            [
+                f'<span class="run">{escape(family.name)}</span>',
+                f"{safe:g}" if np.isfinite(safe) else "never",
+                _steps_left(sweep, safe),
+                f"{family.variants.size}",
+                f"{float(members['ssim_mean'].min()):.3f}",
+                *(f"{int(members[f'evaluations_{what}'].max())}" for what in ("saved", "cut")),
+            ]
+        )
+    head = (
+        "edit",
+        f"SSIM ≥ {threshold} from t",
+        "steps left",
+        "starts",
+        "lowest SSIM",
+        "evaluations saved",
+        "evaluations cut",
+    )
+    shown = (
+        f"<p>From where on down to the end of the process an edit can be made at any start that was tried, mean SSIM "
+        f"staying at {threshold} or above. 002 counts time by the steps left of its 100 and finds 70 for nb = 2, 60 "
+        "for nb = 8 (Figs 8, 9).</p>" + markup.table(head, rows, numbers=range(1, 7))
+    )
+    caption = (
+        "What an edit leaves out, at most, against what it costs: a dot for every start of every family (families "
+        "are set a little apart). A ring marks what no other edit of the same part beats, which "
+        "leaves out as much and costs less, or more and costs no more. An evaluation with a part of the network is not "
+        "free: <code>traj info MODEL</code> lists the multiply-adds of every block. The lower the dot, the closer the "
+        "image to the unedited one; the scale is logarithmic. Without a figure in the source."
+    )
+    shown += markup.figure(edits.pareto(redundancy), caption, f"Evaluations saved against SSIM lost: {sweep.name}")
+    if (longest := edits.longest(redundancy)) is not None:
+        caption = (
+            f"The largest n, of those tried, that keeps mean SSIM at {threshold} together with all smaller ones, over "
+            "the start of the edit (002 Figs 9 and 18); and, where cuts were made twice, the fewest steps r between "
+            "them that keep it together with all longer pauses (002 Fig. 10). Where there is no dot, none does."
+        )
+        shown += markup.figure(longest, caption, f"Longest edits and shortest pauses: {sweep.name}")
+    return shown
+
+
+def _steps_left(sweep: Run, at: float) -> str:
+    """Say how many steps of how many are left at a start, a dash where that is not at hand."""
+    if sweep.store is None or not np.isfinite(at):
+        return "–"
+    step = sweep.store["step"]
+    steps = int(step[-1]) + 1
+    return f"{steps - int(step.sel(timestep=int(at)))} of {steps}"
+
+
+def _schedules(runs: dict[str, xr.Dataset], material: Material) -> str:
+    told = []
+    for name, run in runs.items():
+        beta = edits.betas(run)
+        among = [beta[0], beta[round(0.15 * (len(beta) - 1))], beta[-1]]
+        told.append(f"{markup.named(name, material.colours)}: {', '.join(f'{value:.2g}' for value in among)}")
+    caption = (
+        "How much noise a step has to take away: β = 1 − ᾱ<sub>t</sub> / ᾱ of the next stored timestep, larger where a "
+        "run has fewer steps. In the source β is steep above 85 of its 100 steps. Here, at the first step, after 15 % "
+        "of them, and at the last: "
+        f"{'; '.join(told)}. After 002 Fig. 15."
+    )
+    return "<h3>Noise schedules</h3>" + markup.figure(
+        edits.schedules(runs, dict(material.colours)), caption, "Beta of every step"
+    )
+
+
+def numbers(run: Run) -> Numbers:
+    """Say from where on edits do no harm, and how much the worst does."""
+    found: Numbers = {}
+    if (redundancy := run.results.get("redundancy")) is not None:
+        for edit in EDITS:
+            starts = [
+                float(safe)
+                for family, safe in zip(families(redundancy), redundancy["safe_from"], strict=True)
+                if family.edit == edit
+            ]
+            if starts:
+                found[f"{edit}_safe_from"] = int(min(starts)) if np.isfinite(starts).all() else None
+    if (compared := run.results.get("intervention")) is not None:
+        found["edits_lowest_ssim"] = rounded(compared["ssim_mean"].min())
+        found["edits_lowest_psnr"] = rounded(compared["psnr_mean"].min(), 2)
+        late = [difference[:, 0] for _, _, starts, difference in findings.late_pairs(compared) if len(starts)]
+        if late:
+            found["blocks_above_skips_psnr"] = rounded(np.concatenate(late).mean(), 2)
+    return found
+
+
+def curves(run: Run) -> dict[str, list[Series]]:
+    """Give SSIM and PSNR of every family over where the edit starts."""
+    compared = run.results.get("intervention")
+    if compared is None:
+        return {}
+    return {
+        f"intervention_{name}": [
+            Series(
+                family.name,
+                *(
+                    compared[variable].to_numpy()[family.variants]
+                    for variable in ("at", "at_log_snr", f"{name}_mean", f"{name}_se")
+                ),
+                compared.attrs["cap"] if name == "psnr" else np.inf,
+            )
+            for family in families(compared)
+        ]
+        for name in ("ssim", "psnr")
+    }
+
+
+SECTION = Section(
+    "interventions",
+    "What the process can do without: jumps and cuts",
+    html,
+    kind="sweep",
+    quantities=("intervention", "phases", "redundancy"),
+    meanings={
+        **{
+            f"{edit}_safe_from": f"timestep from which on every {words} keeps mean SSIM with the run (0.8 by default)"
+            for edit, words in EDITS.items()
+        },
+        "edits_lowest_ssim": "lowest mean SSIM of an edit with the run",
+        "edits_lowest_psnr": "lowest mean PSNR of an edit with the run (dB)",
+        "blocks_above_skips_psnr": "PSNR with blocks cut less that with as many skips cut, after phase 1 (dB)",
+    },
+    numbers=numbers,
+    curves=curves,
+)

@@ -1,0 +1,280 @@
+"""The report's section on interventions, on a sweep whose endings are known."""
+
+import csv
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import xarray as xr
+from skimage.metrics import structural_similarity
+
+import stores
+from pipeline import analyze
+from pipeline.report import edits, findings
+from pipeline.report.collected import collect
+from pipeline.report.sections import SECTIONS, interventions
+from pipeline.schedulers import threads
+from tests import runs
+from tests.report_data import IMAGES, analyse, make_run, svgs, unbalanced, write
+from tests.test_report_forks import make_forks
+
+AT = [30, 20, 10]
+SAMPLES = 4
+QUANTITIES = ("intervention", "phases", "redundancy")
+
+JUMP, SKIPS, BLOCKS = ("jump", 5, 0, 0, 0, -1), ("skips", 5, 2, 0, 0, -1), ("blocks", 5, 0, 2, 1, -1)
+"""edit, n, ns, nb, blocks, r."""
+
+SHARE = {JUMP: [0.9, 0.1, 0.0], SKIPS: [0.02, 0.2, 0.1], BLOCKS: [0.01, 0.05, 0.02]}
+"""Of another image in the endings of a family, over AT. An edit from 10 on that jumps changes nothing."""
+
+
+def make_sweep(path, of, share=SHARE):
+    """Endings of the run, mixed with other images."""
+    ds = stores.open(of)
+    plain = ds.x_0.values[:SAMPLES]
+    # the variants of a timestep beside one another, as sweeps need not be sorted
+    table = [(at, *edit, shares[k]) for k, at in enumerate(AT) for edit, shares in share.items()]
+    at, edit, n, ns, nb, blocks, r, mixed = (list(column) for column in zip(*table, strict=True))
+    steps = ds.sel(timestep=slice(max(AT), 0))
+    with stores.create_forks(
+        path,
+        variant={"at": at, "edit": edit, "n": n, "ns": ns, "nb": nb, "blocks": blocks, "r": r},
+        replicas=1,
+        timestep=steps.timestep.values,
+        alpha_bar=steps.alpha_bar.values,
+        step=steps.step.values,
+        shape=(1, 8, 8),
+        samples=SAMPLES,
+        block=SAMPLES,
+        config={"parent": {"fingerprint": stores.describe(of)["fingerprint"]}},
+    ) as store:
+        share = np.array(mixed, "f4")[:, None, None, None, None, None]
+        store.finish(0, (1 - share) * plain + share * IMAGES[100 : 100 + SAMPLES])
+    return path
+
+
+def analyse_sweep(path, of, results):
+    options = {name: {"baseline": str(of)} for name in QUANTITIES}
+    jobs = analyze.plan_jobs([path], options, results / path.stem)
+    analyze.run(path, jobs, engine=threads(1), say=lambda message: None)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A run with its similarity, a sweep of it with all results, and replicas without."""
+    root = tmp_path_factory.mktemp("report")
+    run = make_run(root / "trajectories/ddim.zarr")
+    analyse(run, root / "results", ("ssim",))
+    sweep = make_sweep(root / "forks/ddim_edits.zarr", run)
+    analyse_sweep(sweep, run, root / "results")
+    make_forks(root / "forks/ddim_forks.zarr", run)
+    return root
+
+
+@pytest.fixture(scope="module")
+def written(place, tmp_path_factory):
+    return write(place, tmp_path_factory.mktemp("out") / "report").parent
+
+
+@pytest.fixture(scope="module")
+def html(written):
+    return (written / "index.html").read_text(encoding="utf-8")
+
+
+def collected(place):
+    folders = {"trajectories": place / "trajectories", "fork": place / "forks", "readout": place / "readouts"}
+    return {(run.kind, run.name): run for run in collect(place / "results", folders, SECTIONS)}
+
+
+@pytest.fixture(scope="module")
+def found(place):
+    return collected(place)
+
+
+@pytest.fixture(scope="module")
+def sweep(found):
+    return found["sweep", "ddim_edits"]
+
+
+@pytest.fixture
+def copy(place, tmp_path):
+    return shutil.copytree(place, tmp_path / "copy")
+
+
+def section(html, name):
+    return html[html.index(f'id="{name}"') :].split("<h2")[0]
+
+
+def verdicts(shown):
+    """The last two columns of the table of findings."""
+    return [re.findall(r"<td>(.*?)</td>", row)[1:] for row in shown.split("<tr>")[2:]]
+
+
+def test_a_sweep_is_no_replicas(found, html):
+    assert list(found) == [("trajectories", "ddim"), ("fork", "ddim_forks"), ("sweep", "ddim_edits")]
+    assert found["sweep", "ddim_edits"].remarks == []
+    assert "ddim_edits" not in section(html, "replicas")
+    assert "ddim_forks" not in section(html, "interventions")
+    forks, sweeps = section(html, "runs").split("<h3>Sweeps</h3>")
+    assert "ddim_edits" not in forks
+    assert "ddim_edits" in sweeps
+
+
+def test_missing_results_of_a_sweep_say_what_makes_them(copy):
+    shutil.rmtree(copy / "results/ddim_edits")
+    (remark,) = collected(copy)["sweep", "ddim_edits"].remarks
+    store, run = copy / "forks/ddim_edits.zarr", copy / "trajectories/ddim.zarr"
+    assert remark.endswith(f"run `traj analyze intervention,phases,redundancy {store} --baseline {run}`")
+    page = write(copy, copy / "report").read_text(encoding="utf-8")
+    assert len(svgs(section(page, "interventions"))) == 2  # endings and schedules need no result
+
+
+def test_page_with_a_sweep_is_well_formed(html):
+    assert unbalanced(html) == []
+    assert len(svgs(section(html, "interventions"))) == 4
+    assert "blocks nb = 2 (1 here), n = 5" in section(html, "interventions")
+
+
+def test_families_are_in_order_of_falling_start(sweep):
+    among = edits.families(sweep.results["intervention"])
+    assert [family.name for family in among] == ["jump n = 5", "skips ns = 2, n = 5", "blocks nb = 2 (1 here), n = 5"]
+    for family in among:
+        assert sweep.store["at"].to_numpy()[family.variants].tolist() == AT
+        assert set(sweep.store["edit"].to_numpy()[family.variants]) == {family.edit}
+
+
+def test_numbers_equal_what_was_put_in(written, sweep):
+    numbers = json.loads((written / "metrics.json").read_text())["sweeps"]["ddim_edits"]
+    assert numbers == json.loads((written / "metrics/ddim_edits.json").read_text())
+    assert [numbers[f"{edit}_safe_from"] for edit in ("jump", "skips", "blocks")] == [20, 30, 30]
+    plain = sweep.parent.store.x_0.to_numpy()[:SAMPLES, 0]
+    worst = 0.1 * plain + 0.9 * IMAGES[100 : 100 + SAMPLES, 0]
+    ssim = [
+        structural_similarity((a + 1) / 2, (b + 1) / 2, data_range=1, win_size=5)
+        for a, b in zip(worst.astype(float), plain.astype(float), strict=True)
+    ]
+    assert numbers["edits_lowest_ssim"] == pytest.approx(np.mean(ssim), abs=1e-3)
+    # the difference to the run is share times that of two images: PSNR differs by 20 log10 of the shares
+    shares = np.array(SHARE[SKIPS]) / np.array(SHARE[BLOCKS])
+    assert numbers["blocks_above_skips_psnr"] == pytest.approx(20 * np.log10(shares).mean(), abs=0.01)
+
+
+def test_no_edit_that_keeps_ssim_is_never(copy):
+    run, always = copy / "trajectories/ddim.zarr", {JUMP: [0.1, 0.1, 0.95]}
+    analyse_sweep(make_sweep(copy / "forks/bad.zarr", run, always), run, copy / "results")
+    assert interventions.numbers(collected(copy)["sweep", "bad"])["jump_safe_from"] is None
+
+
+def test_curves_are_tidy_and_leave_out_what_changes_nothing(written, sweep):
+    compared = sweep.results["intervention"]
+    for name in ("ssim", "psnr"):
+        rows = list(csv.DictReader((written / f"plots/intervention_{name}.csv").open(encoding="utf-8")))
+        jumps = {int(row["timestep"]): float(row["value"]) for row in rows if row["on"] == "jump n = 5"}
+        assert list(jumps) == (AT if name == "ssim" else AT[:2])
+        expected = compared[f"{name}_mean"].to_numpy()[[0, 3, 6]][: len(jumps)]
+        np.testing.assert_allclose(list(jumps.values()), expected, rtol=1e-4)
+
+
+def test_findings_follow_from_the_data(sweep, copy):
+    here = verdicts(findings.table(sweep.results["intervention"], sweep.results["phases"]))
+    assert [verdict for verdict, _ in here] == ["seen", "seen in some", "seen"]
+    assert "below 0.8 with jump n = 5;" in here[0][1]
+    assert "at 3 of 3 starts" in here[2][1]
+    run = copy / "trajectories/ddim.zarr"
+    other = {SKIPS: SHARE[BLOCKS], BLOCKS: SHARE[SKIPS], ("blocks", 5, 0, 8, 2, -1): [0.9, 0.1, 0.0]}
+    analyse_sweep(make_sweep(copy / "forks/other.zarr", run, other), run, copy / "results")
+    results = collected(copy)["sweep", "other"].results
+    swapped = verdicts(findings.table(results["intervention"], results["phases"]))
+    assert [swapped[row][0] for row in (0, 2, 3)] == ["seen", "not seen", "seen"]
+    assert "at 0 of 3 starts, by −" in swapped[2][1]
+    mild = results["intervention"].isel(variant=np.flatnonzero(results["intervention"]["nb"] < 8))
+    assert verdicts(findings.table(mild, None))[0][0] == "not seen"
+
+
+def test_only_starts_after_phase_1_are_compared():
+    compared = xr.Dataset(
+        {
+            "ssim_mean": ("variant", [0.5, 0.9, 0.9, 0.9, 0.9, 0.9]),
+            "psnr_mean": ("variant", [1.0, 20, 25, 50, 40, 30]),
+            "psnr_se": ("variant", [3.0] * 3 + [4.0] * 3),
+        },
+        {
+            "at": ("variant", [30, 20, 10] * 2),
+            "edit": ("variant", ["skips"] * 3 + ["blocks"] * 3),
+            **{name: ("variant", [a] * 3 + [b] * 3) for name, a, b in (("ns", 2, 0), ("nb", 0, 2))},
+            **{name: ("variant", [value] * 6) for name, value in (("n", 5), ("r", -1))},
+        },
+    )
+    ((skips, blocks, starts, difference),) = findings.late_pairs(compared)
+    assert (skips.edit, blocks.edit) == ("skips", "blocks")
+    assert starts.tolist() == [20, 10]
+    np.testing.assert_allclose(difference, [[20, 5], [5, 5]])
+
+
+def test_bands_are_one_sd_and_phases_lie_between_starts(sweep):
+    compared, phases = sweep.results["intervention"], sweep.results["phases"]
+    figure = edits.similarity(compared, phases)
+    family = edits.families(compared)[1]
+    band = figure.axes[1].collections[1].get_paths()[0].vertices
+    mean, sd = (compared[f"psnr_{part}"].to_numpy()[family.variants] for part in ("mean", "sd"))
+    for at, low, high in zip(AT, mean - sd, mean + sd, strict=True):
+        np.testing.assert_allclose(np.ptp(band[band[:, 0] == at, 1]), high - low)
+    strip = figure.axes[2]
+    assert strip.get_yticklabels()[0].get_text() == "jump n = 5"
+    bars = [(round(patch.get_y() + 0.43), patch.get_x(), patch.get_width()) for patch in strip.patches]
+    # of the jumps the first changes what is seen, the last nothing at all, and a single one neither falls nor rises
+    assert bars[:3] == [(0, 30, -5), (1, 30, -15), (1, 15, -5)]
+    assert [text.get_text() for text in strip.texts][:3] == ["1", "2", "3"]
+    assert len(edits.similarity(compared, None).axes) == 2
+
+
+def test_a_montage_has_the_run_and_the_endings(sweep):
+    axis = edits.montage(sweep).axes[1]
+    assert axis.get_title(loc="left") == "skips ns = 2, n = 5"
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["$x_0$", "30", "20", "10"]
+    canvas = axis.images[0].get_array()
+    cell = canvas.shape[0] // edits.SAMPLES
+    plain = sweep.parent.store.x_0.to_numpy()[1, 0]
+    for x, share in zip(axis.get_xticks(), [0, *SHARE[SKIPS]], strict=True):
+        y, x = cell + cell // 2, int(x)
+        shown = canvas[y - 32 : y + 32 : 8, x - 32 : x + 32 : 8, 0]
+        np.testing.assert_allclose(shown, ((1 - share) * plain + share * IMAGES[101, 0] + 1) / 2, atol=1e-6)
+
+
+def test_a_sweep_without_its_run_is_shown_without_it(copy):
+    shutil.rmtree(copy / "trajectories/ddim.zarr")
+    orphan = collected(copy)["sweep", "ddim_edits"]
+    assert [label.get_text() for label in edits.montage(orphan).axes[0].get_xticklabels()] == ["30", "20", "10"]
+    page = write(copy, copy / "report").read_text(encoding="utf-8")
+    assert len(svgs(section(page, "interventions"))) == 3  # no schedule
+
+
+def test_rings_mark_what_no_other_beats(sweep):
+    redundancy = sweep.results["redundancy"]
+    _, ring = edits.pareto(redundancy).axes[0].collections[:2]
+    best = redundancy.isel(variant=np.flatnonzero(redundancy["pareto"] & (redundancy["edit"] == "jump").to_numpy()))
+    np.testing.assert_allclose(ring.get_offsets()[:, 1], 1 - best["ssim_mean"])
+
+
+def test_longest_edits_are_drawn_where_several_were_tried(sweep, copy):
+    assert edits.longest(sweep.results["redundancy"]) is None
+    run = copy / "trajectories/ddim.zarr"
+    several = {JUMP: [0.9, 0.1, 0.0], ("jump", 8, 0, 0, 0, -1): [0.95, 0.9, 0.05]}
+    analyse_sweep(make_sweep(copy / "forks/several.zarr", run, several), run, copy / "results")
+    (axis,) = edits.longest(collected(copy)["sweep", "several"].results["redundancy"]).axes
+    (line,) = axis.lines
+    np.testing.assert_array_equal(line.get_xdata(), AT)
+    np.testing.assert_array_equal(line.get_ydata(), [np.nan, 5, 8])
+
+
+def test_betas_are_those_of_the_schedule():
+    beta = np.linspace(0.02, 1e-4, 50)  # of falling timesteps
+    run = xr.Dataset(coords={"alpha_bar": ("timestep", np.cumprod(1 - beta[::-1])[::-1])})
+    np.testing.assert_allclose(edits.betas(run), beta, rtol=1e-10)
+
+
+def test_same_inputs_give_the_same_bytes(place, written, tmp_path):
+    assert runs.digest(write(place, tmp_path / "again").parent) == runs.digest(written)
