@@ -16,7 +16,9 @@ def test_every_topic_gives_rows_with_ratios(name):
     rows = __main__.TOPICS[name].rows(tiny=True)
     assert rows
     for row in rows:
-        assert row.ours == "no GPU here" or (row.ratios and all(0 < ratio < np.inf for ratio in row.ratios))
+        assert row.ours in ("no GPU here", "not trained here") or (
+            row.ratios and all(0 < ratio < np.inf for ratio in row.ratios)
+        )
     assert timing.table(rows, judge=True).count("\n") == len(rows) + 1
 
 

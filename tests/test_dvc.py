@@ -40,6 +40,10 @@ def project(tmp_path_factory):
     params["forks"] = {
         "ddim_forks": {"run": "ddim", "options": {"at": "800,200", "replicas": 2, "samples": 4, "block": 4, "eta": 1}}
     }
+    params["sweeps"] = {
+        "ddim_edits": {"run": "ddim", "options": {"sweep": "params.yaml:edits.two", "samples": 4, "block": 4}}
+    }
+    params["edits"] = {"two": [{"edit": "jump", "n": [2, 3], "t_start": {"every": 2}}]}
     params["readouts"] = {"iddpm": "trajectories/iddpm", "ddim_forks": "forks/ddim_forks"}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     repro(folder)
@@ -91,8 +95,10 @@ def test_changing_one_run_reruns_only_it_and_what_depends_on_it(project):
         "analyze@ddim",
         "analyze_fork@ddim_forks",
         "analyze_readout@ddim_forks",
+        "analyze_sweep@ddim_edits",
         "fork@ddim_forks",
         "generate@ddim",
+        "intervene@ddim_edits",
         "readout@ddim_forks",
         "report",
     ]
@@ -106,6 +112,6 @@ def test_a_comment_in_the_sampler_regenerates_nothing(project):
     before, touched = digest(run), [file.stat().st_mtime_ns for file in sorted(run.rglob("*"))]
     with (project / "pipeline" / "sampler.py").open("a") as file:
         file.write("# a comment\n")
-    assert sorted(repro(project)) == ["fork@ddim_forks", "generate@ddim", "generate@iddpm"]
+    assert sorted(repro(project)) == ["fork@ddim_forks", "generate@ddim", "generate@iddpm", "intervene@ddim_edits"]
     assert digest(run) == before
     assert [file.stat().st_mtime_ns for file in sorted(run.rglob("*"))] == touched
