@@ -9,7 +9,7 @@ repro: install  ## train, generate, analyse, draw: report/index.html
 	dvc repro
 
 test: install  ## the whole suite
-	python -m pytest -n 2 --dist loadfile
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install  ## formatting, style, types
 	ruff format --check .
