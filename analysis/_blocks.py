@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -10,6 +11,7 @@ from uuid import uuid4
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 from numpy.typing import NDArray
 
 IMAGE = ("channel", "y", "x")
@@ -84,22 +86,28 @@ def per_image(
     The kernel gets each block of `states`, then the blocks of `others` with the same samples, each one plain
     contiguous array, float32 where it held floats; one task per block of `states`.
     """
-
-    def whole(*blocks: Any) -> NDArray[Any]:
-        return kernel(*(_contiguous(block) for block in blocks), **options)
-
     lead = INDICES[states.ndim].translate(WITHIN)
     cut = [part for array in (states, *others) for part in (array, INDICES[array.ndim])]
     values: da.Array = da.blockwise(
-        whole,
+        partial(_whole, kernel, options),
         lead if width is None else lead + "k",
         *cut,
+        name=_name_of(kernel, options, width, states, *others),
         new_axes=None if width is None else {"k": width},
         dtype=dtype,
         meta=np.empty((0,) * (len(lead) + (width is not None)), dtype),
         align_arrays=False,
     )
     return values
+
+
+def _name_of(kernel: Callable[..., Any], *inputs: Any) -> str:
+    """Name the result of a kernel by where the kernel stands and its inputs; Dask would pickle a compiled one whole."""
+    return f"{kernel.__name__}-{tokenize(kernel.__module__, kernel.__qualname__, *inputs)}"
+
+
+def _whole(kernel: Callable[..., NDArray[Any]], options: dict[str, Any], *blocks: Any) -> NDArray[Any]:
+    return kernel(*map(_contiguous, blocks), **options)
 
 
 def _contiguous(block: Any) -> NDArray[Any]:
@@ -119,14 +127,10 @@ def per_cell(
 
     The kernel gets blocks as `per_image` does, and returns (..., column).
     """
-
-    def whole(*blocks: NDArray[Any]) -> NDArray[Any]:
-        return kernel(*map(_contiguous, blocks), **options)
-
     lazy = [v if v.chunks is not None else v.copy(data=da.from_array(v.data, -1, name=False)) for v in variables]
     uncut = [variable.chunk(dict.fromkeys(dims, -1)) for variable, dims in zip(lazy, within, strict=True)]
     values: xr.DataArray = xr.apply_ufunc(
-        whole,
+        partial(_whole, kernel, options),
         *uncut,
         input_core_dims=within,
         output_core_dims=[["column"]],
@@ -143,16 +147,17 @@ def over_samples(values: da.Array, statistics: Callable[[NDArray[Any]], NDArray[
     `statistics` takes (sample, column) to (row, column).
     """
     gathered = values.rechunk({0: -1})
-
-    def reduce(block: NDArray[Any]) -> NDArray[Any]:
-        columns = np.ascontiguousarray(block).reshape(len(block), -1)
-        return statistics(columns).reshape(rows, *block.shape[1:])
-
     reduced: da.Array = da.map_blocks(
-        reduce,
+        partial(_reduce, statistics, rows),
         gathered,
+        name=_name_of(statistics, rows, gathered),
         chunks=((rows,), *gathered.chunks[1:]),
         dtype=np.float64,
         meta=np.empty((0,) * gathered.ndim),
     )
     return reduced
+
+
+def _reduce(statistics: Callable[[NDArray[Any]], NDArray[Any]], rows: int, block: NDArray[Any]) -> NDArray[Any]:
+    columns = np.ascontiguousarray(block).reshape(len(block), -1)
+    return statistics(columns).reshape(rows, *block.shape[1:])

@@ -282,14 +282,14 @@ def converging_bits(counts: Array, bins: int) -> Array:
 
     Estimators are plug-in, Miller-Madow and Grassberger, NaN as long as there are no pairs.
     """
-    groups, cells = counts.shape
+    groups = counts.shape[0]
     scale = scale_of(counts.sum())
     table = weights(SMALL_COUNTS, scale)
     joint = _converging_sums(counts, table, scale)
     state = np.zeros((groups, bins), np.uint32)
     for g in range(groups):
-        for cell in range(cells):
-            state[g, cell % bins] += counts[g, cell]
+        for a in range(bins):
+            state[g] += counts[g, a * bins : (a + 1) * bins]
     marginal = _converging_sums(state, table, scale)
     bits = np.empty((groups, 3))
     pairs = 0

@@ -9,12 +9,16 @@ counts are added up block by block, and so are each class's. So memory per times
 
 from __future__ import annotations
 
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, product
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
-from dask.delayed import Delayed, delayed
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+from dask.typing import Key
 from numpy.typing import NDArray
 
 from analysis import _histograms, _sorted
@@ -52,6 +56,14 @@ class Samples(NamedTuple):
     classes: list[Array]
 
 
+class Part(NamedTuple):
+    """Some timesteps: the task that gives all that is taken from them, how many they are, how many have maps."""
+
+    key: Key
+    steps: int
+    maps: int
+
+
 def group_bounds(samples: int) -> list[int]:
     """Cut samples into groups: group g is the samples from bound g to bound g + 1."""
     return [samples * g // GROUPS for g in range(GROUPS + 1)]
@@ -65,34 +77,54 @@ def pooled(states: da.Array, x_0: da.Array, bins: int, at: list[int], classes: l
     """
     samples, _, pixels = states.shape
     together = Samples([np.arange(*bounds) for bounds in pairwise(group_bounds(samples))], classes)
-    firsts = x_0.to_delayed(optimize_graph=False)[:, 0].tolist()
-    columns = states.to_delayed(optimize_graph=False)[:, :, 0].T.tolist()
-    bits, maps, converging, by_class = [], [], [], []
+    name = f"pooled-{tokenize(states.name, x_0.name, bins, at, *together)}"
+    firsts: list[Key] = [(x_0.name, i, 0) for i in range(x_0.numblocks[0])]
+    # Written out: as many delayed calls would take longer to put together than to carry out.
+    tasks: dict[Key, Any] = {}
+    parts: list[Part] = []
     start = 0
-    for column, length in zip(columns, states.chunks[1], strict=True):
+    for number, length in enumerate(states.chunks[1]):
+        column: list[Key] = [(states.name, i, number, 0) for i in range(states.numblocks[0])]
         as_counts = carries_counts(samples * pixels, bins)
         if as_counts:
-            counts = [_count(column, firsts, states.chunks[0], part, bins) for part in (*together.groups, *classes)]
+            counts = [
+                _count(tasks, (name, "counts", number, among), column, firsts, states.chunks[0], part, bins)
+                for among, part in enumerate((*together.groups, *classes))
+            ]
         for low, high in pairwise(sorted({length * part // PARTS for part in range(PARTS + 1)})):
             inside = [position - start - low for position in at if low <= position - start < high]
+            key = name, len(parts)
             if as_counts:
-                task = _delayed(_from_counts)(counts, low, high, inside, bins)
+                tasks[key] = partial(_from_counts, low=low, high=high, at=inside, bins=bins), counts
             else:
-                task = _delayed(_from_codes)(column, firsts, low, high, inside, together, bins)
-            bits.append(da.from_delayed(task[0], (high - low, len(COLUMNS)), np.float64))
-            if inside:
-                maps.append(da.from_delayed(task[1], (len(inside), bins, bins), np.int64))
-                converging.append(da.from_delayed(task[2], (len(inside), GROUPS, len(ESTIMATORS)), np.float64))
-            if classes:
-                shape = len(classes), high - low, len(CLASS_COLUMNS)
-                by_class.append(da.from_delayed(task[3], shape, np.float64))
+                options = {"low": low, "high": high, "at": inside, "together": together, "bins": bins}
+                tasks[key] = partial(_from_codes, **options), column, firsts
+            parts.append(Part(key, high - low, len(inside)))
         start += length
+    graph = _with_layer(HighLevelGraph.merge(states.dask, x_0.dask), name, tasks, {states.name, x_0.name})
+    mapped = [part for part in parts if part.maps]
+    lengths, maps = tuple(part.steps for part in parts), tuple(part.maps for part in mapped)
+    curves = (len(classes),), lengths, (len(CLASS_COLUMNS),)
     return Pooled(
-        da.concatenate(bits),
-        da.concatenate(maps),
-        da.concatenate(converging),
-        da.concatenate(by_class, axis=1) if classes else None,
+        _taken(graph, name, 0, parts, (lengths, (len(COLUMNS),)), np.float64),
+        _taken(graph, name, 1, mapped, (maps, (bins,), (bins,)), np.int64),
+        _taken(graph, name, 2, mapped, (maps, (GROUPS,), (len(ESTIMATORS),)), np.float64),
+        _taken(graph, name, 3, parts, curves, np.float64) if classes else None,
     )
+
+
+def _taken(
+    graph: HighLevelGraph, name: str, place: int, parts: list[Part], chunks: tuple[tuple[int, ...], ...], dtype: type
+) -> da.Array:
+    """Take one of the arrays that the task of each part gives, cut along the one axis that has as many chunks."""
+    of = f"{name}-{place}"
+    places = product(*(range(len(lengths)) for lengths in chunks))
+    layer: dict[Key, Any] = {(of, *at): (itemgetter(place), part.key) for at, part in zip(places, parts, strict=True)}
+    return da.Array(_with_layer(graph, of, layer, {name}), of, chunks, dtype)
+
+
+def _with_layer(graph: HighLevelGraph, name: str, tasks: dict[Key, Any], on: set[str]) -> HighLevelGraph:
+    return HighLevelGraph({**graph.layers, name: tasks}, {**graph.dependencies, name: on})
 
 
 def carries_counts(pairs: int, bins: int) -> bool:
@@ -105,20 +137,25 @@ def bytes_per_timestep(pairs: int, bins: int, classes: int) -> int:
     return (GROUPS + classes) * bins**2 * np.dtype(np.uint32).itemsize if carries_counts(pairs, bins) else pairs
 
 
-def _delayed(function: Any) -> Any:
-    return delayed(function, pure=True)
-
-
-def _count(column: list[Delayed], firsts: list[Delayed], lengths: tuple[int, ...], part: Array, bins: int) -> Any:
+def _count(
+    tasks: dict[Key, Any],
+    name: tuple[Key, ...],
+    column: list[Key],
+    firsts: list[Key],
+    lengths: tuple[int, ...],
+    part: Array,
+    bins: int,
+) -> Key | None:
     """Count a part's pairs (timestep, cell), a few blocks at a time, each task adding to the last one's."""
     edges = np.concatenate([[0], np.cumsum(lengths)])
     inside = [part[(part >= first) & (part < last)] - first for first, last in pairwise(edges)]
     touched = [i for i, rows in enumerate(inside) if rows.size] or [0]
-    counts: Any = None
+    counts: Key | None = None
     for i in range(0, len(touched), BLOCKS_AT_ONCE):
         batch = touched[i : i + BLOCKS_AT_ONCE]
-        blocks = [column[j] for j in batch], [firsts[j] for j in batch], [inside[j] for j in batch]
-        counts = _delayed(_add_blocks)(counts, *blocks, bins)
+        add = partial(_add_blocks, rows=[inside[j] for j in batch], bins=bins)
+        tasks[*name, i] = add, counts, [column[j] for j in batch], [firsts[j] for j in batch]
+        counts = (*name, i)
     return counts
 
 

@@ -117,14 +117,23 @@ def _leave(counts: Array, cell: np.uint64) -> np.uint64:
 
 
 @compiled
-def _leave_out_sorted(
-    words: Array, starts: Array, growth: Array, row: Array, sums: Array, less: Array, marginal: Array
-) -> None:
+def _count_states(words: Array, group_of: Array, marginal: Array) -> None:
+    """Count the state's codes in words (sample, pixel): `marginal` (group, lane cells) receives the counts."""
+    marginal[:] = 0
+    for k in range(words.shape[0]):
+        of_group = marginal[group_of[k]]
+        for word in words[k]:
+            for cell in _cells(word):
+                of_group[cell] += np.uint32(1)
+
+
+@compiled
+def _leave_out_sorted(words: Array, starts: Array, growth: Array, row: Array, sums: Array, less: Array) -> None:
     """Do what `leave_out` does for the four timesteps of sorted words, one x_0 code at a time.
 
     Every pixel adds what the sums grow by. Then each group's pixels leave the row, which takes away what is lost
-    without them, and enter again. `sums` (3, lane), `less` (lane, group) and `marginal` (group, lane cells: the
-    state's counts) receive the results. `row` (lane cells) is all zero before and after.
+    without them, and enter again. `sums` (3, lane) and `less` (lane, group) receive the results. `row` (lane cells)
+    is all zero before and after.
     """
     groups = starts.shape[1] - 1
     plug_in, grassberger = growth[0], growth[1]
@@ -132,7 +141,6 @@ def _leave_out_sorted(
     a_other = b_other = c_other = d_other = 0
     sums[2] = 0
     less[:] = 0
-    marginal[:] = 0
     for bound in starts:
         if bound[0] == bound[groups]:
             continue
@@ -167,11 +175,9 @@ def _leave_out_sorted(
             less[1, g] += b_less
             less[2, g] += c_less
             less[3, g] += d_less
-            of_group = marginal[g]
             for i in range(bound[g], bound[g + 1]):
                 for cell in _cells(words[i]):
                     row[cell] += np.uint32(1)
-                    of_group[cell] += np.uint32(1)
         row[:] = 0
     sums[0, 0], sums[0, 1], sums[0, 2], sums[0, 3] = a_sum, b_sum, c_sum, d_sum
     sums[1, 0], sums[1, 1], sums[1, 2], sums[1, 3] = a_other, b_other, c_other, d_other
@@ -196,7 +202,8 @@ def pooled_bits_of_words(words: Array, x_0: Array, group_of: Array, groups: int,
         unsorted = words[q].reshape(-1)
         for i in range(here.size):
             here[i] = unsorted[positions[i]]
-        _leave_out_sorted(here, starts, growth, row, sums, less, marginal)
+        _leave_out_sorted(here, starts, growth, row, sums, less)
+        _count_states(words[q], group_of, marginal)
         for lane in range(min(LANES, steps - LANES * q)):
             state = marginal[:, lane * ROW : lane * ROW + bins].astype(np.int64)
             joint = sums[0, lane], sums[1, lane], sums[2, lane]

@@ -268,8 +268,8 @@ def test_pooling_many_samples_holds_counts_not_codes():
         sizes = []
         original = _pooled._add_blocks
 
-        def watched(*arguments):
-            counts = original(*arguments)
+        def watched(*blocks, **options):
+            counts = original(*blocks, **options)
             sizes.append(counts.nbytes)
             return counts
 
