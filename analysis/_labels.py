@@ -85,45 +85,49 @@ REPLICAS = ("total", "within", "between", "pairwise", "entropy", "entropy_within
 
 
 def of_replicas(logits: xr.DataArray, hard: bool) -> xr.DataArray:
-    """Take the columns of REPLICAS (variant, sample, column) from logits of forks' final samples. METHODS 1.4."""
-    by_cell = logits.transpose("variant", "sample", "replica", "class")
-    return _blocks.per_cell(_replicas, by_cell, within=[["replica", "class"]], width=len(REPLICAS), hard=hard)
+    """Take the columns of REPLICAS (..., column) from logits with dims replica, class and others. METHODS 1.4."""
+    return _blocks.per_cell(_replicas, logits, within=[["replica", "class"]], width=len(REPLICAS), hard=hard)
+
+
+def _replicas(logits: Array, hard: bool) -> Array:
+    """Do `of_replicas` for a block (..., replica, class)."""
+    cells = logits.reshape(-1, *logits.shape[-2:])
+    return _of_cells(cells, hard).reshape(*logits.shape[:-2], len(REPLICAS))
 
 
 @compiled
-def _replicas(logits: Array, hard: bool) -> Array:
-    """Do `of_replicas` for a block (variant, sample, replica, class).
+def _of_cells(logits: Array, hard: bool) -> Array:
+    """Do `of_replicas` for cells (cell, replica, class).
 
     Probabilities are summed as differences from the first replica's, so that equal replicas differ by
     exactly nothing.
     """
-    variants, samples, count, classes = logits.shape
-    values = np.empty((variants, samples, 7))
+    cells, count, classes = logits.shape
+    values = np.empty((cells, 7))
     p, mean = np.empty((count, classes)), np.empty(classes)
     labels = np.empty(count, np.int64)
-    for v in range(variants):
-        for s in range(samples):
-            within, entropy_within, between = 0.0, 0.0, 0.0
+    for i in range(cells):
+        within, entropy_within, between = 0.0, 0.0, 0.0
+        for r in range(count):
+            labels[r] = _label(logits[i, r])
+            _probabilities(logits[i, r], hard, p[r])
+            within += _gini(p[r])
+            entropy_within += _bits(p[r])
+        for k in range(classes):
+            beyond_first = 0.0
             for r in range(count):
-                labels[r] = _label(logits[v, s, r])
-                _probabilities(logits[v, s, r], hard, p[r])
-                within += _gini(p[r])
-                entropy_within += _bits(p[r])
-            for k in range(classes):
-                beyond_first = 0.0
-                for r in range(count):
-                    beyond_first += p[r, k] - p[0, k]
-                mean[k] = p[0, k] + beyond_first / count
-                for r in range(count):
-                    between += (p[r, k] - mean[k]) ** 2
-            values[v, s, 0] = _gini(mean)
-            values[v, s, 1] = within / count
-            values[v, s, 2] = between / count
-            agreement = _agreement(labels, classes)
-            values[v, s, 3] = 1 - agreement
-            values[v, s, 4] = _bits(mean)
-            values[v, s, 5] = entropy_within / count
-            values[v, s, 6] = agreement
+                beyond_first += p[r, k] - p[0, k]
+            mean[k] = p[0, k] + beyond_first / count
+            for r in range(count):
+                between += (p[r, k] - mean[k]) ** 2
+        agreement = _agreement(labels, classes)
+        values[i, 0] = _gini(mean)
+        values[i, 1] = within / count
+        values[i, 2] = between / count
+        values[i, 3] = 1 - agreement
+        values[i, 4] = _bits(mean)
+        values[i, 5] = entropy_within / count
+        values[i, 6] = agreement
     return values
 
 

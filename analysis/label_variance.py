@@ -42,7 +42,9 @@ def label_variance(ds: xr.Dataset, *, hard: bool = False) -> xr.Dataset:
     A readout of forks gives these three for their x_0 (variant, sample), with `label_entropy`, -sum pbar log2 pbar,
     and `label_entropy_within`, the mean of the replicas' own, in bits. `label_agreement` is the share of pairs of
     replicas with equal labels (largest logit), and `label_variance_pairwise` the rest, 1 - sum_k n_k (n_k - 1) /
-    (R (R - 1)), which is without bias for any R and NaN for R = 1.
+    (R (R - 1)), which is without bias for any R and NaN for R = 1. Where the forks were made with --states, all of
+    this is given of them, too: `state_label_variance` and so on (on, variant, sample, timestep) tell how replicas part
+    that have one state in common, and are NaN before it.
 
     A readout of trajectories has one image per state, so R = 1, nothing between, and the total is what is within. It
     gives `label_variance` and `label_entropy` (on, sample, timestep); `flips`, 1 where the label differs from that
@@ -75,13 +77,24 @@ def label_variance(ds: xr.Dataset, *, hard: bool = False) -> xr.Dataset:
         "replicas": ds.sizes.get("replica", 1),
         "classes": ds.sizes["class"],
     }
-    if "replica" in ds["x_0_logits"].dims:
-        values = _labels.of_replicas(ds["x_0_logits"], hard)
-        variables = with_spread(values, [OF_FORKS[column] for column in _labels.REPLICAS])
-        return xr.Dataset(variables, _replicas.coordinates(ds), attrs)
-    kept = {name: coord for name, coord in ds.coords.items() if set(coord.dims) <= {"on", "sample", "timestep"}}
-    on = ds["on"].assign_attrs(long_name="images read", units="1")
-    return xr.Dataset(_of_states(ds, hard), {**kept, "on": on}, attrs)
+    replicas = "replica" in ds["x_0_logits"].dims
+    variables = _of_forks(ds, hard) if replicas else _of_states(ds, hard)
+    coords = _replicas.coordinates(ds) if replicas else {}
+    if "logits" in ds:
+        along = {"on", "sample", "timestep"}
+        coords |= {str(name): coord for name, coord in ds.coords.items() if set(coord.dims) <= along}
+        coords["on"] = ds["on"].assign_attrs(long_name="images read", units="1")
+    return xr.Dataset(variables, coords, attrs)
+
+
+def _of_forks(ds: xr.Dataset, hard: bool) -> dict[str, xr.DataArray]:
+    """Measure the final samples of forks and, where they were read, their states."""
+    columns = [OF_FORKS[column] for column in _labels.REPLICAS]
+    variables = with_spread(_labels.of_replicas(ds["x_0_logits"], hard), columns)
+    if "logits" in ds:
+        named = [Named(f"state_{name}", f"{title}, of states", units) for name, title, units in columns]
+        variables |= with_spread(_labels.of_replicas(ds["logits"], hard), named)
+    return variables
 
 
 def _of_states(ds: xr.Dataset, hard: bool) -> dict[str, xr.DataArray]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.models.digits import CLASSIFIERS, DigitsClassifier
+from pipeline.models.folder import json_object
 
 Shape = tuple[int, int, int]
 
@@ -145,7 +146,7 @@ def load(name: str, device: str = "cpu") -> Classifier:
 
 
 def _load_folder(folder: Path, name: str, device: str) -> Classifier:
-    config = _read(folder, "config.json", name)
+    config = json_object(_part(folder, "config.json", name))
     weights = next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
     if not weights:
         raise FileNotFoundError(f"classifier {name}: no weights in {folder}; expected model.safetensors")
@@ -185,7 +186,7 @@ def _hugging_face(folder: Path, safetensors: bool, identity: dict[str, Any], dev
             f"classifier {name} needs the package transformers, which is not installed: "
             "pip install 'traj[transformers]'"
         ) from None
-    _read(folder, "preprocessor_config.json", name)
+    json_object(_part(folder, "preprocessor_config.json", name))
     options = {"local_files_only": True, "trust_remote_code": False}
     with _quiet(transformers):
         try:
@@ -295,17 +296,10 @@ def _quiet(transformers: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _read(folder: Path, file: str, name: str) -> dict[str, Any]:
-    path = folder / file
-    if not path.is_file():
+def _part(folder: Path, file: str, name: str) -> Path:
+    if not (folder / file).is_file():
         raise FileNotFoundError(f"classifier {name}: no {file} in {folder}; {_KNOWN}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return value
+    return folder / file
 
 
 def _sha256(files: list[Path]) -> str:

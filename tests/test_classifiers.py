@@ -134,6 +134,15 @@ def test_a_network_without_a_classifier_is_refused(vit, tmp_path):
         classifiers.load(str(tmp_path / "vit"))
 
 
+@pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize(("content", "says"), [("{", "is not JSON"), ("[]", "holds a JSON list; expected an object")])
+def test_a_config_that_is_no_json_object_is_named(vit, tmp_path, file, content, says):
+    shutil.copytree(vit, tmp_path / "vit")
+    (tmp_path / "vit" / file).write_text(content)
+    with pytest.raises(ValueError, match=rf"vit/{file} {says}"):
+        classifiers.load(str(tmp_path / "vit"))
+
+
 def test_code_of_others_is_never_run(vit, tmp_path):
     shutil.copytree(vit, tmp_path / "vit")
     config = json.loads((vit / "config.json").read_text())

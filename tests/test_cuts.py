@@ -1,21 +1,20 @@
-"""U-Net surgery: zeroed equals not run, blocks and skips counted as in METHODS 3.2, the network left as it was."""
+"""U-Net surgery: zeroed equals not run, the network is left as it was, and cuts that cannot be are refused."""
 
 import contextlib
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel, UNet2DModel
-from diffusers.models.attention_processor import Attention
-from hypothesis import HealthCheck, assume, settings
+from diffusers import UNet2DModel
+from hypothesis import HealthCheck, settings
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from pipeline.cuts import TEXT_TOKENS, Cut, blocks, check, forward, left_out, multiply_adds, scaled_blocks
+from pipeline.cuts import Cut, blocks, check, forward, multiply_adds, scaled_blocks
 from pipeline.models.analytic import GaussianDenoiser
 from pipeline.models.digits import RECIPES
+from tests.networks import built, conditional, digits, meta, output_layers, skipping, some_cut, unconditional
 
 RANDOM = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
-TEXT_WIDTH = 12
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -25,16 +24,6 @@ def _no_gradients():
 
 
 # --- an oracle: diffusers' own forward, its layers hooked -------------------------------------------------------
-
-
-def output_layers(network):
-    """(first layer, last layer) of every output block, from the bottom."""
-    for level in network.up_blocks:
-        attentions = getattr(level, "attentions", [])
-        lasts = list(attentions or level.resnets)
-        if level.upsamplers:
-            lasts[-1] = level.upsamplers[0]
-        yield from zip(level.resnets, lasts, strict=True)
 
 
 def zeroed(output):
@@ -74,117 +63,6 @@ def cut_by_hooks(network, cut):
 def expected(network, cut, *given, **text):
     with cut_by_hooks(network, cut):
         return network(*given, **text).sample
-
-
-# --- networks ---------------------------------------------------------------------------------------------------
-
-
-@st.composite
-def unconditional(draw):
-    """A kind of network, its config, the sides of its images and their model time."""
-    levels = draw(st.integers(1, 3))
-    kinds = draw(st.lists(st.sampled_from(["", "Attn", "Resnet"]), min_size=levels, max_size=levels))
-    time = draw(st.sampled_from(["positional", "fourier", "learned"]))
-    classes = draw(st.sampled_from([{}, {"num_class_embeds": 5}, {"class_embed_type": "timestep"}]))
-    config = {
-        "sample_size": 8,
-        "in_channels": draw(st.integers(1, 3)),
-        "out_channels": 2,
-        "block_out_channels": draw(st.permutations([4, 8, 12]))[:levels],
-        "layers_per_block": draw(st.integers(1, 3)),
-        "down_block_types": [f"{'ResnetDownsample' if kind == 'Resnet' else kind + 'Down'}Block2D" for kind in kinds],
-        "up_block_types": [f"{'ResnetUpsample' if kind == 'Resnet' else kind + 'Up'}Block2D" for kind in kinds[::-1]],
-        "mid_block_type": draw(st.sampled_from(["UNetMidBlock2D", None])),
-        "add_attention": draw(st.booleans()),
-        "downsample_type": draw(st.sampled_from(["conv", "resnet"])),
-        "upsample_type": draw(st.sampled_from(["conv", "resnet"])),
-        "downsample_padding": draw(st.sampled_from([0, 1])),
-        "resnet_time_scale_shift": draw(st.sampled_from(["default", "scale_shift"])),
-        "attention_head_dim": 4,
-        "norm_num_groups": 2,
-        "time_embedding_type": time,
-        "num_train_timesteps": 1000,
-        "freq_shift": draw(st.sampled_from([0, 1])),
-        "flip_sin_to_cos": draw(st.booleans()),
-        "center_input_sample": draw(st.booleans()),
-    }
-    # an embedding knows whole timesteps only, and has no embedding of classes made from numbers
-    whole = time == "learned"
-    config |= {} if whole and "class_embed_type" in classes else classes
-    return UNet2DModel, config, (8, draw(st.sampled_from([8, 16]))), 7 if whole else draw(st.sampled_from([7, 6.5]))
-
-
-@st.composite
-def conditional(draw):
-    """The same of networks that read text; where the upsampling is told what size to reach, sides may be odd."""
-    levels = draw(st.integers(1, 3))
-    attention = draw(st.sampled_from(["Attn", "CrossAttn", "SimpleCrossAttn"]))
-    kinds = draw(st.lists(st.sampled_from(["", attention]), min_size=levels, max_size=levels))
-    middles = [None, "UNetMidBlock2D", *([] if attention == "Attn" else [f"UNetMidBlock2D{attention}"])]
-    config = {
-        "sample_size": 8,
-        "in_channels": 2,
-        "out_channels": 2,
-        "block_out_channels": draw(st.permutations([8, 16, 24]))[:levels],
-        "layers_per_block": draw(st.lists(st.integers(1, 2), min_size=levels, max_size=levels)),
-        "down_block_types": [f"{kind}DownBlock2D" for kind in kinds],
-        "up_block_types": [f"{kind}UpBlock2D" for kind in kinds[::-1]],
-        "mid_block_type": draw(st.sampled_from(middles)),
-        "use_linear_projection": draw(st.booleans()),
-        "cross_attention_dim": TEXT_WIDTH,
-        "attention_head_dim": 4,
-        "norm_num_groups": 2,
-        "num_class_embeds": draw(st.sampled_from([None, 5])),
-    }
-    height = draw(st.sampled_from([8, 10, 11])) if set(kinds) <= {"", "CrossAttn"} else 8
-    return UNet2DConditionModel, config, (height, 8), 7
-
-
-def built(case, batch=2, tokens=3):
-    """The network of a case with random weights, and arguments to call it with."""
-    kind, config, sides, time = case
-    torch.manual_seed(0)
-    network = kind(**config).eval()
-    has_classes = config.get("num_class_embeds") or config.get("class_embed_type")
-    arguments = {"class_labels": 1 + torch.arange(batch) if has_classes else None}
-    if kind is UNet2DConditionModel:
-        arguments["encoder_hidden_states"] = torch.randn(batch, tokens, TEXT_WIDTH)
-    return network, (torch.randn(batch, config["in_channels"], *sides), torch.tensor(time)), arguments
-
-
-def some_cut(data, network):
-    count = len(list(output_layers(network)))
-    return Cut(skips=data.draw(st.integers(0, count), "skips"), blocks=data.draw(st.integers(0, count), "blocks"))
-
-
-def meta(kind, **config):
-    with torch.device("meta"):
-        return kind(**config)
-
-
-def digits():
-    torch.manual_seed(0)
-    return UNet2DModel(**RECIPES["digits"].network).eval()
-
-
-GLIDE = {
-    "sample_size": 64,
-    "in_channels": 3,
-    "out_channels": 6,
-    "block_out_channels": (192, 384, 576, 768),
-    "layers_per_block": 3,
-    "down_block_types": ("ResnetDownsampleBlock2D", *["AttnDownBlock2D"] * 3),
-    "up_block_types": (*["AttnUpBlock2D"] * 3, "ResnetUpsampleBlock2D"),
-    "downsample_type": "resnet",
-    "upsample_type": "resnet",
-    "attention_head_dim": 64,
-    "resnet_time_scale_shift": "scale_shift",
-}
-
-
-@pytest.fixture(scope="module")
-def glide():
-    return meta(UNet2DModel, **GLIDE)
 
 
 # --- zeroed equals not run --------------------------------------------------------------------------------------
@@ -268,112 +146,7 @@ def test_a_cut_leaves_no_trace_on_the_network_even_when_it_fails():
     assert {name: set(vars(module)) for name, module in network.named_modules()} == attributes
 
 
-# --- counting ---------------------------------------------------------------------------------------------------
-
-
-def test_the_network_of_glide_has_16_blocks_a_middle_and_16_blocks(glide):
-    found = blocks(glide)
-    assert [block.part for block in found] == ["input"] * 16 + ["middle"] + ["output"] * 16
-    assert [block.number for block in found] == [*range(1, 17), 1, *range(1, 17)]
-    outputs = found[17:]
-    assert [block.skip for block in found] == [*range(1, 17), None, *range(16, 0, -1)]
-    # METHODS counts output blocks from 0: j takes skip hs[15 - j], and 3, 7, 11 upsample
-    assert [j for j, block in enumerate(outputs) if "upsampler" in block.name] == [3, 7, 11]
-    shapes = {2: (768, 8), 4: (768, 16), 6: (576, 16), 8: (576, 32), 10: (384, 32), 12: (384, 64)}
-    assert {nb: outputs[nb - 1].shape[:2] for nb in shapes} == shapes
-    below = [found[16], *outputs]
-    for block, under in zip(outputs, below, strict=False):
-        assert block.channels_in == under.shape[0] + found[block.skip - 1].shape[0]
-        assert found[block.skip - 1].shape[1:] == under.shape[1:]
-
-
-def test_the_digits_network_has_4_blocks_a_middle_and_4_blocks():
-    found = blocks(digits())
-    assert [(block.part, block.number, block.skip) for block in found] == [
-        *(("input", n, n) for n in (1, 2, 3, 4)),
-        ("middle", 1, None),
-        *(("output", n, 5 - n) for n in (1, 2, 3, 4)),
-    ]
-    assert [block.shape for block in found[:4]] == [(32, 8, 8), (32, 8, 8), (32, 4, 4), (64, 4, 4)]
-    assert [block.shape for block in found[5:]] == [(64, 4, 4), (64, 8, 8), (32, 8, 8), (32, 8, 8)]
-
-
-def test_the_blocks_of_the_source_are_scaled_to_the_network(glide):
-    assert [scaled_blocks(nb, glide) for nb in range(17)] == list(range(17))
-    assert [scaled_blocks(nb, digits()) for nb in (0, 1, 2, 4, 6, 8, 10, 12, 16)] == [0, 0, 1, 1, 2, 2, 3, 3, 4]
-
-
-# --- multiply-adds ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("nb", "percent"), [(2, 5.6), (6, 20.7), (8, 33.5), (12, 75.8)])
-def test_cuts_of_glides_network_save_what_methods_says(glide, nb, percent):
-    assert 100 * (1 - multiply_adds(glide, Cut(blocks=nb)) / multiply_adds(glide)) == pytest.approx(percent, abs=2)
-
-
-def test_glides_network_costs_what_methods_says(glide):
-    # METHODS 3.5 counts attention to the text, too
-    assert multiply_adds(glide) == pytest.approx(112.4e9, rel=0.03)
-
-
-def counted_by_hand(network, cut, *arguments, **text):
-    """Multiply-adds of every layer that runs, from its formula, for a batch of one."""
-    total = 0
-
-    def convolution(layer, _, output):
-        nonlocal total
-        total += output.numel() * layer.weight[0].numel()
-
-    def linear(layer, _, output):
-        nonlocal total
-        total += output.numel() * layer.in_features
-
-    def attention(layer, arguments, named, _):
-        nonlocal total
-        states, seen = arguments[0], named.get("encoder_hidden_states")
-        queries = states.shape[2:].numel() if states.ndim == 4 else states.shape[1]
-        keys = queries if seen is None else seen.shape[1]
-        if layer.added_kv_proj_dim and not layer.only_cross_attention:
-            keys += queries
-        total += 2 * queries * keys * layer.inner_dim
-
-    for layer in network.modules():
-        match layer:
-            case torch.nn.Conv2d():
-                layer.register_forward_hook(convolution)
-            case torch.nn.Linear():
-                layer.register_forward_hook(linear)
-            case Attention():
-                layer.register_forward_hook(attention, with_kwargs=True)
-    forward(network, cut, *arguments, **text)
-    return total
-
-
-@settings(RANDOM, max_examples=8)
-@drawn(st.data())
-def test_multiply_adds_are_those_of_the_layers(data):
-    kind, config, _, time = data.draw(st.one_of(unconditional(), conditional()))
-    assume("class_embed_type" not in config)
-    network, states, given = built((kind, config, (8, 8), time), batch=1, tokens=TEXT_TOKENS)
-    cut = some_cut(data, network)
-    found = blocks(network)
-    rest = multiply_adds(network) - sum(block.multiply_adds for block in found)
-    kept = sum(block.multiply_adds for block in found if not left_out(block, cut, found[-1].number))
-    assert multiply_adds(network, cut) == kept + rest == counted_by_hand(network, cut, *states, **given)
-
-
 # --- refusals ---------------------------------------------------------------------------------------------------
-
-
-def skipping():
-    return {
-        "sample_size": 8,
-        "block_out_channels": (8, 8),
-        "down_block_types": ("SkipDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "SkipUpBlock2D"),
-        "norm_num_groups": 2,
-        "attention_head_dim": 4,
-    }
 
 
 @pytest.mark.parametrize(

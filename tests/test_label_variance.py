@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -12,6 +13,7 @@ from scipy.stats import entropy as scipy_entropy
 
 from analysis.label_variance import label_variance, plot
 from tests.analysis_data import (
+    ALPHA_BAR,
     MIXTURE,
     POINTS,
     exact_replicas,
@@ -22,6 +24,7 @@ from tests.analysis_data import (
     state_readout,
     state_readout_dataset,
 )
+from tests.fork_states import fork_state_readout, fork_state_readout_dataset
 
 LOGITS = arrays(
     np.float32,
@@ -87,6 +90,71 @@ def test_forks_equal_plain_numpy(hard):
         np.testing.assert_allclose(result[name], values, rtol=0, atol=1e-12, err_msg=name)
         np.testing.assert_allclose(result[f"{name}_mean"], values.mean(axis=1), atol=1e-12)
         np.testing.assert_allclose(result[f"{name}_se"], values.std(axis=1, ddof=1) / np.sqrt(6), atol=1e-12)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_states_of_forks_are_measured_as_their_ends_are(hard):
+    ds = fork_state_readout(6, 4)
+    ds["x_0_logits"] = ds["logits"].sel(on="x_t", timestep=0, drop=True)
+    result = label_variance(ds, hard=hard).compute()
+    ends = [name for name in result if "on" not in result[name].dims]
+    assert len(ends) == 7 * 4 == len(result) / 2
+    for name in ends:
+        np.testing.assert_array_equal(result[f"state_{name}"].sel(on="x_t", timestep=0), result[name], err_msg=name)
+    for on, step in ((0, 1), (1, 2)):
+        alone = label_variance(fork_readout_dataset(ds["logits"][on, ..., step, :].to_numpy()), hard=hard)
+        for name in ends:
+            np.testing.assert_array_equal(result[f"state_{name}"][on, ..., step], alone[name], err_msg=name)
+
+
+def test_states_before_a_fork_give_no_number_and_do_not_touch_the_others():
+    ds = fork_state_readout(3, 4)
+    whole = label_variance(ds).compute()
+    visited = ds["timestep"] <= ds["at"]
+    assert 0 < visited.sum() < visited.size
+    result = label_variance(ds.assign(logits=ds["logits"].where(visited))).compute()
+    for name, values in result.items():
+        xr.testing.assert_equal(values, whole[name].where(visited) if "timestep" in values.dims else whole[name])
+
+
+def states_after(time, replicas, samples):
+    """Exact replicas of states at a time of the mixture's, at all times from there on: log p, and which point each is.
+
+    Their x_0 is drawn from the posterior, and each state between it and the common one (DDPM eq. 7, over many steps).
+    """
+    rng = np.random.default_rng(0)
+    times = [t for t in MIXTURE if t <= time]
+    here, *_ = signal = ALPHA_BAR[np.array(times) - 1]
+    x_t = np.sqrt(here) * rng.choice(POINTS, samples) + np.sqrt(1 - here) * rng.standard_normal(samples)
+
+    def log_p(x, abar):
+        return -((x[..., None] - np.sqrt(abar) * POINTS) ** 2) / (2 * (1 - abar))
+
+    labels = (log_p(x_t, here) + rng.gumbel(size=(replicas, samples, POINTS.size))).argmax(axis=-1)
+    found = []
+    for abar in signal:
+        between = here / abar
+        mean = np.sqrt(abar) * (1 - between) * POINTS[labels] + np.sqrt(between) * (1 - abar) * x_t
+        sd = np.sqrt((1 - abar) * (1 - between) / (1 - here))
+        found.append(log_p(mean / (1 - here) + sd * rng.standard_normal(labels.shape), abar))
+    return times, np.stack(found, axis=2), labels
+
+
+@pytest.mark.parametrize("time", [800, 600, 400])
+def test_exact_replicas_part_as_the_closed_form_says(time):
+    """What each is sure of grows with the agreement of the table, and what they share stays that of where they part."""
+    replicas = 4
+    times, log_p, labels = states_after(time, replicas, 4000)
+    ends = one_hot(labels, POINTS.size)[None]
+    result = label_variance(fork_state_readout_dataset(np.stack([log_p[None]] * 2), ends)).compute()
+    agreement, variance, _ = np.array([MIXTURE[t] for t in times]).T
+    within, between = (result[f"state_label_variance_{part}"][0, 0] for part in ("within", "between"))
+    assert (between[:, 0] == 0).all()
+    pairs = replicas / (replicas - 1)
+    for values, expected in ((within, variance), (pairs * between, agreement - agreement[0])):
+        error = values.std("sample", ddof=1) / np.sqrt(values.sizes["sample"])
+        assert (abs(values.mean("sample") - expected) < 3 * error + 1.2e-4).all()  # the table has four digits
+    assert float(pairs * result["label_variance_between_mean"][0]) == pytest.approx(1 - agreement[0], abs=0.02)
 
 
 def test_states_equal_plain_numpy():

@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 
 import analysis
 from tests import analysis_data
+from tests.fork_states import fork_state_readout
 
 mpl.use("agg")
 
 MAKERS = {
     "trajectories": [analysis_data.trajectories],
     "fork": [analysis_data.forks],
-    "readout": [analysis_data.fork_readout, analysis_data.state_readout],
+    "readout": [analysis_data.fork_readout, analysis_data.state_readout, fork_state_readout],
     "sweep": [analysis_data.sweeps],
 }
 
@@ -35,17 +36,12 @@ def kind(name):
     return getattr(sys.modules[analysis.load(name).__module__], "KIND", "trajectories")
 
 
-def datasets(cases):
-    return pytest.mark.parametrize(("name", "make"), cases, ids=[f"{name} of {make.__name__}" for name, make in cases])
-
-
 CASES = [(name, make) for name in analysis.quantities() for make in MAKERS[kind(name)]]
 QUANTITIES = pytest.mark.parametrize("name", analysis.quantities())
-EVERY = datasets(CASES)
-DATASETS = datasets([case for case in CASES if case[1] is not analysis_data.sweeps])
-"""Those of quantities that need no other store."""
+EVERY = pytest.mark.parametrize(("name", "make"), CASES, ids=[f"{name} of {make.__name__}" for name, make in CASES])
 SAMPLES, STEPS = 11, 9
-TASKS_PER_SHARD, TASKS_AT_LEAST = 25, 400
+TASKS_PER_BLOCK_READ, TASKS_PER_BLOCK_OF_RESULTS, TASKS_AT_LEAST = 6, 1.3, 200
+"""At most 1.9 times what any quantity needs with one of the chunkings tried, so that twice as many are noticed."""
 
 
 def refuse(*_, **__):
@@ -68,6 +64,11 @@ def whole(name, make):
 def largest(ds):
     """Name the variable that most of a store's bytes are in."""
     return max(ds.data_vars, key=lambda name: ds[name].nbytes)
+
+
+def blocks(ds):
+    """Count the Dask blocks of a dataset's variables."""
+    return sum(variable.data.npartitions for variable in ds.data_vars.values() if variable.chunks is not None)
 
 
 def assert_bits_equal(result, expected):
@@ -140,6 +141,15 @@ def test_what_belongs_together_may_be_cut_into_pieces(name, make):
     assert_bits_equal(lay_out(name, ds).compute(), whole(name, make))
 
 
+def off(name, variable):
+    """How far a variable may be off: counts move by whole pixels, of which an image has 64."""
+    if name != "entropy":
+        return 1e-3
+    if variable.endswith("_per_sample"):
+        return 0.06
+    return 0.015 if variable.endswith("_grassberger") else 0.01  # its terms turn on whether a count is odd
+
+
 @EVERY
 def test_float16_stores_give_nearly_the_same(name, make):
     # Coarse bins, and not the state equal to x_0: rounding to another code counts in full there.
@@ -152,18 +162,20 @@ def test_float16_stores_give_nearly_the_same(name, make):
     )
     for variable in exact.data_vars:
         if exact[variable].dtype.kind == "f" and "at" not in exact[variable].dims:
-            tolerance = 0.1 if "per_sample" in str(variable) or exact[variable].attrs["units"] == "dB" else 0.02
-            np.testing.assert_allclose(rounded[variable], exact[variable], atol=tolerance, err_msg=str(variable))
+            np.testing.assert_allclose(
+                rounded[variable], exact[variable], rtol=2e-4, atol=off(name, variable), err_msg=str(variable)
+            )
     assert any(not np.array_equal(rounded[v], exact[v], equal_nan=True) for v in exact.data_vars)
 
 
 @EVERY
 @pytest.mark.parametrize("chunks", [(4, 6), (96, 1), (1, 24), (8, 2)])
-def test_tasks_stay_in_proportion_to_shards(name, make, chunks):
+def test_tasks_stay_in_proportion_to_blocks(name, make, chunks):
     small = {"side": 5} if "side" in inspect.signature(make).parameters else {}
     ds = make(96, 24, chunks=chunks, **small)
-    shards = sum(ds[name].data.npartitions for name in ds.data_vars if ds[name].ndim == ds[largest(ds)].ndim)
-    assert len(dict(lay_out(name, ds).__dask_graph__())) <= TASKS_PER_SHARD * shards + TASKS_AT_LEAST
+    result = lay_out(name, ds)
+    bound = TASKS_PER_BLOCK_READ * blocks(ds) + TASKS_PER_BLOCK_OF_RESULTS * blocks(result) + TASKS_AT_LEAST
+    assert len(dict(result.__dask_graph__())) <= bound
 
 
 @EVERY
@@ -205,7 +217,7 @@ def test_the_figure_has_a_line_and_a_band_for_each_curve(name, make):
     assert len(ax.lines) == len(ax.collections) == len(set(labels)) >= 2
     assert ax.get_xlabel()
     assert ax.get_ylabel()
-    if "on" in result.dims:
+    if "on" in result.dims and "variant" not in result.dims:
         assert labels == ["x_t", "pred_x0"]
     assert module.plot(result, ax) is ax
     mpl.pyplot.close("all")
@@ -225,6 +237,7 @@ def test_states_that_were_never_written_give_no_number(name, make):
     if name in ("phases", "redundancy"):
         assert np.isnan(result[{"phases": "phase", "redundancy": "safe_from"}[name]]).all()
         return
-    value = result[{"consistency": "pearson", "intervention": "ssim"}.get(name, name)]
+    measured = {"consistency": "pearson", "intervention": "ssim"}.get(name, name)
+    value = result[f"state_{measured}" if make is fork_state_readout else measured]
     assert np.isnan(value.isel(sample=1)).all()
     assert np.isfinite(value.isel(sample=0)).all()

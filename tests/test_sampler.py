@@ -1,20 +1,18 @@
-"""The sampling loop against diffusers' schedulers, Gaussian closed forms and its own invariants."""
+"""The sampling loop against Gaussian closed forms and its own invariants."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 
-from pipeline.denoiser import NetworkDenoiser, Prediction
+from pipeline.denoiser import Prediction
 from pipeline.models import analytic
 from pipeline.plan import WHOLE, Plan, ddim, ddpm, iddpm
 from pipeline.sampler import ddim_mean, learned_log_variance, noise_sd, posterior_mean, reverse
 from pipeline.schedule import Schedule
-
-LINEAR = Schedule.from_config({"clip_sample": False})
-NO_LABEL = torch.full((4,), -1)
+from tests.networks import random_unet as random_unet
+from tests.sampling import LEARNED, LINEAR, NO_LABEL, PLANS, asked, bits, gain, network, noise_for, relative, run, start
 
 
 @pytest.fixture(autouse=True)
@@ -23,138 +21,7 @@ def _no_gradients():
         yield
 
 
-def random_unet(out_channels=1, block_out_channels=(8, 16), layers_per_block=1):
-    torch.manual_seed(0)
-    return UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=out_channels,
-        block_out_channels=block_out_channels,
-        layers_per_block=layers_per_block,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D",) * len(block_out_channels),
-        up_block_types=("UpBlock2D",) * len(block_out_channels),
-        add_attention=False,
-    )
-
-
-def network(schedule):
-    return NetworkDenoiser(random_unet(2 if schedule.learned_range else 1), schedule, identity={"name": "random"})
-
-
-def noise_for(shape, dtype=torch.float32, seed=1):
-    """Noise addressed by timestep, as a function of the step."""
-
-    def noise(step):
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed * 10_000 + step.timestep)).to(dtype)
-
-    return noise
-
-
-def start(shape=(4, 1, 8, 8), dtype=torch.float32):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(dtype)
-
-
-def run(denoiser, plan, x_t, noise=None, label=NO_LABEL):
-    """Return the states given to the network, the predictions made, the log variances and x_0."""
-    kept = []
-    noise = noise or noise_for(x_t.shape, x_t.dtype)
-    (x_0,) = reverse(
-        denoiser,
-        [plan],
-        label,
-        start=lambda _: x_t,
-        noise=lambda _, step: noise(step),
-        keep=lambda _, k, *arrays: kept.append((k, *arrays)),
-    )
-    steps, states, predictions, log_variances = zip(*kept, strict=True)
-    assert steps == tuple(range(len(plan.steps)))
-    return states, predictions, log_variances, x_0
-
-
-def relative(ours, theirs):
-    return float((ours - theirs).norm() / theirs.norm())
-
-
-# --- diffusers' scheduler.step as the oracle ------------------------------------------------------------------
-
-DDPM_CASES = [("fixed_large", "large"), ("fixed_small", "small"), ("learned_range", "learned")]
-
-
-def their_step(scheduler, output, timestep, x_t, noise, eta, monkeypatch):
-    if isinstance(scheduler, DDIMScheduler):
-        return scheduler.step(output, timestep, x_t, eta=eta, variance_noise=noise if eta else None)
-    # ancestral steps draw their noise themselves
-    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: noise)
-    return scheduler.step(output, timestep, x_t)
-
-
-LINEAR_1000 = {"num_train_timesteps": 1000}
-COSINE_50 = {"num_train_timesteps": 50, "beta_schedule": "squaredcos_cap_v2"}
-
-
-def cases():
-    for tables, steps in ((LINEAR_1000, 40), (LINEAR_1000, 17), (COSINE_50, 50)):
-        name = f"{tables['num_train_timesteps']}-{steps}"
-        for variance_type, variance in DDPM_CASES:
-            config = {"variance_type": variance_type, **tables}
-            yield pytest.param(DDPMScheduler, config, steps, variance, id=f"ddpm-{variance}-{name}")
-        for eta in (0.0, 1.0):
-            for clip in (True, False):
-                config = {"clip_sample": clip, "set_alpha_to_one": clip, **tables}
-                yield pytest.param(DDIMScheduler, config, steps, eta, id=f"ddim-{eta:g}-clip-{clip}-{name}")
-    config = {"variance_type": "learned_range", "clip_sample": False, **LINEAR_1000}
-    yield pytest.param(DDPMScheduler, config, 30, "learned", id="ddpm-learned-unclipped")
-
-
-def both(scheduler_class, config, steps, variance):
-    scheduler = scheduler_class(**config)
-    scheduler.set_timesteps(steps)
-    schedule = Schedule.from_config(scheduler.config)
-    clip = schedule.clip_sample
-    if scheduler_class is DDIMScheduler:
-        return scheduler, schedule, ddim(schedule, steps, eta=variance, clip=clip)
-    return scheduler, schedule, ddpm(schedule, steps, variance=variance, clip=clip)
-
-
-@pytest.mark.parametrize(("scheduler_class", "config", "steps", "variance"), list(cases()))
-def test_whole_trajectory_equals_diffusers_with_our_tables(scheduler_class, config, steps, variance, monkeypatch):
-    scheduler, schedule, plan = both(scheduler_class, config, steps, variance)
-    scheduler.betas = torch.from_numpy(schedule.betas)
-    scheduler.alphas = 1 - scheduler.betas
-    scheduler.alphas_cumprod = torch.from_numpy(schedule.alpha_bar)
-    if scheduler_class is DDIMScheduler:
-        scheduler.final_alpha_cumprod = torch.tensor(schedule.final_alpha_bar, dtype=torch.float64)
-    denoiser, noise = network(schedule), noise_for((4, 1, 8, 8))
-    states, _, _, x_0 = run(denoiser, plan, start())
-
-    x_t = start()
-    for step, ours in zip(plan.steps, states, strict=True):
-        assert relative(ours, x_t) < 1e-6
-        output = denoiser.network(x_t, step.timestep).sample
-        x_t = their_step(scheduler, output, step.timestep, x_t, noise(step), variance, monkeypatch).prev_sample
-    assert relative(x_0, x_t) < 1e-6
-
-
-@pytest.mark.parametrize(("scheduler_class", "config", "steps", "variance"), list(cases()))
-def test_each_step_equals_stock_diffusers(scheduler_class, config, steps, variance, monkeypatch):
-    scheduler, schedule, plan = both(scheduler_class, config, steps, variance)
-    denoiser, noise = network(schedule), noise_for((4, 1, 8, 8))
-    states, predictions, _, x_0 = run(denoiser, plan, start())
-    for step, x_t, pred_x0, x_s in zip(plan.steps, states, predictions, [*states[1:], x_0], strict=True):
-        output = denoiser.network(x_t, step.timestep).sample
-        theirs = their_step(scheduler, output, step.timestep, x_t, noise(step), variance, monkeypatch)
-        assert relative(x_s, theirs.prev_sample) < 2e-4
-        clipped = pred_x0 if plan.clip is None else pred_x0.clamp(-plan.clip, plan.clip)
-        assert relative(clipped, theirs.pred_original_sample) < 2e-4
-
-
 # --- Gaussian closed forms ------------------------------------------------------------------------------------
-
-
-def gain(abar_t, abar_s, variance):
-    v = abar_t * variance + 1 - abar_t
-    return math.sqrt(abar_s * abar_t) * variance / v + math.sqrt((1 - abar_s) * (1 - abar_t)) / v
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -273,9 +140,6 @@ class FixedFraction:
         return Prediction(prediction.pred_x0, prediction.eps, fraction)
 
 
-LEARNED = Schedule.from_config({"variance_type": "learned_range", "clip_sample": False})
-
-
 @pytest.mark.parametrize(("fraction", "variance"), [(0.0, "small"), (1.0, "large")])
 def test_learned_variance_has_the_fixed_ones_as_its_limits(fraction, variance):
     learned = run(FixedFraction(fraction), iddpm(LEARNED, 50), start())
@@ -303,20 +167,6 @@ def test_a_learned_variance_nobody_predicts_is_refused():
 
 
 # --- noise ----------------------------------------------------------------------------------------------------
-
-
-def asked(plan, schedule=LINEAR):
-    """Return the timesteps whose noise the loop asks for."""
-    timesteps = []
-
-    def noise(step):
-        timesteps.append(step.timestep)
-        return torch.zeros(4, 1, 1, 1)
-
-    denoiser = analytic.GaussianDenoiser(0.0, 1.0)
-    denoiser.schedule = schedule
-    run(denoiser, plan, start((4, 1, 1, 1)), noise=noise)
-    return timesteps
 
 
 def test_noise_is_asked_for_only_where_it_is_added():
@@ -350,13 +200,6 @@ def test_a_ddim_step_past_the_schedule_keeps_the_noise_its_config_asks_for():
 
 
 # --- invariants -----------------------------------------------------------------------------------------------
-
-PLANS = [ddpm(LINEAR, 12), ddim(LINEAR, 12), ddim(LINEAR, 12, eta=1.0, clip=1.0), iddpm(LEARNED, 12)]
-
-
-def bits(trajectory):
-    states, predictions, log_variances, x_0 = trajectory
-    return [x.numpy().tobytes() for x in [*states, *predictions, *log_variances, x_0] if x is not None]
 
 
 @pytest.mark.parametrize("plan", PLANS)

@@ -14,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 from huggingface_hub.utils import logging as hub_logging
 
 from pipeline.denoiser import NetworkDenoiser
+from pipeline.models.folder import json_object
 from pipeline.schedule import Schedule
 
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -34,14 +35,14 @@ def load_folder(folder: Path, name: str, device: str = "cpu", autocast: bool = F
     """
     _refuse_other_parts(folder, name)
     network_config = _part(folder, "unet", "config.json")
-    kind = _read(network_config).get("_class_name")
+    kind = json_object(network_config).get("_class_name")
     if kind != "UNet2DModel":
         raise ValueError(f"model {name}: the network is a {kind}; expected UNet2DModel")
     weights = [network_config.with_name(file) for file in _WEIGHTS if network_config.with_name(file).is_file()]
     if not weights:
         raise FileNotFoundError(f"model {name}: no weights beside {network_config}; expected {_WEIGHTS[0]}")
     own = folder / "traj.json"
-    options = _read(own) if own.is_file() else {}
+    options = json_object(own) if own.is_file() else {}
     unknown = set(options) - {"time_scale", "null_label"}
     if unknown:
         raise ValueError(f"{own} holds {', '.join(sorted(unknown))}; expected time_scale and null_label only")
@@ -55,7 +56,7 @@ def load_folder(folder: Path, name: str, device: str = "cpu", autocast: bool = F
         )
         return NetworkDenoiser(
             network.to(device),
-            Schedule.from_config(_read(_part(folder, "scheduler", "scheduler_config.json")), time_scale),
+            Schedule.from_config(json_object(_part(folder, "scheduler", "scheduler_config.json")), time_scale),
             identity={
                 "name": name,
                 "weights": f"sha256:{_sha256(weights[0].read_bytes())}",
@@ -120,7 +121,7 @@ def _download(hub_id: str, path: str) -> Path | None:
 def _refuse_other_parts(folder: Path, name: str) -> None:
     """Refuse pipelines that need more than a network and a scheduler, by what model_index.json lists."""
     index = folder / "model_index.json"
-    parts = _read(index) if index.is_file() else {}
+    parts = json_object(index) if index.is_file() else {}
     present = {part: entry[-1] for part, entry in parts.items() if isinstance(entry, list) and entry[-1]}
     unet = present.get("unet", "UNet2DModel")
     if unet != "UNet2DModel":
@@ -138,16 +139,6 @@ def _part(folder: Path, part: str, file: str) -> Path:
         if path.is_file():
             return path
     raise FileNotFoundError(f"{folder} is no diffusers pipeline folder: no {part}/{file}, nor {file}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return value
 
 
 def _canonical(config: Mapping[str, Any]) -> bytes:

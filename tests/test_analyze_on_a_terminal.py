@@ -1,0 +1,93 @@
+"""`traj analyze` as a process of its own: what it shows, how Ctrl-C ends it, and that nothing of it is left."""
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import runs
+
+TRAJ = Path(sys.executable).with_name("traj")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_processes_say_nothing_of_their_own_and_leave_nothing(tmp_path):
+    runs.make("a.zarr")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [TRAJ, "analyze", "psnr", "a.zarr", "--scheduler", "2"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"TMPDIR": str(scratch)}
+    )
+    assert done.stdout == ""
+    first, second = done.stderr.splitlines()
+    assert first.startswith("psnr of a.zarr: 2 processes, memory")
+    assert second == "wrote results/a/psnr.zarr"
+    assert list(scratch.iterdir()) == []
+
+
+def on_a_terminal(command, scratch, react=lambda shown, terminal: None):
+    """Run a command on a terminal of its own: all it showed, and its exit status."""
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    process = subprocess.Popen(
+        command,
+        **dict.fromkeys(("stdin", "stdout", "stderr"), inside),
+        env=os.environ | {"TMPDIR": str(scratch)},
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(inside)
+    shown = ""
+    try:
+        while part := os.read(terminal, 4096):
+            shown += part.decode()
+            react(shown, terminal)
+    except OSError:  # the terminal closes with its last process
+        pass
+    os.close(terminal)
+    return shown, process.wait()
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "2"])
+def test_a_terminal_gets_a_bar(scheduler, tmp_path):
+    runs.make("a.zarr")
+    command = [TRAJ, "analyze", "psnr", "a.zarr", "--scheduler", scheduler]
+    shown, code = on_a_terminal(command, tmp_path)
+    assert code == 0
+    assert "100%|" in shown
+    assert "task/s" in shown
+
+
+@pytest.mark.parametrize(("scheduler", "name"), [("threads", "2 threads"), ("2", "2 processes")])
+def test_ctrl_c_ends_every_process_and_cleans_up(scheduler, name, tmp_path):
+    runs.make("a.zarr", 400)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    pressed = []
+
+    def press(shown, terminal):
+        if name in shown and not pressed:
+            pressed.append(time.monotonic())
+            os.write(terminal, b"\x03")
+
+    command = [TRAJ, "analyze", "entropy,ssim,psnr", "a.zarr", "--scheduler", scheduler, "--workers", "2"]
+    shown, code = on_a_terminal(command, scratch, press)
+    assert code == 130
+    assert "stopped; what is finished is kept" in shown
+    assert "Traceback" not in shown
+    assert "Task" not in shown
+    assert list(scratch.iterdir()) == []
+    assert not Path("results").exists()
+    assert time.monotonic() - pressed[0] < 30

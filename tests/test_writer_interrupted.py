@@ -1,0 +1,194 @@
+"""Kills, failures and other writers at any moment lose nothing and mix nothing up."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stores
+from tests import runs
+
+ROOT = Path(__file__).parents[1]
+
+
+def script(path, samples, *, blocks="None", pause=0.0):
+    """A writer in a process of its own."""
+    return [
+        sys.executable,
+        "-c",
+        textwrap.dedent(f"""
+            import time
+            from tests import runs
+            with runs.create({str(path)!r}, {samples}, blocks={blocks}) as store:
+                print("open", flush=True)
+                for block in list(store.pending):
+                    for step in range(6):
+                        time.sleep({pause})
+                        store.put(block, step, *runs.states(block, step))
+                    store.finish(block, runs.states(block, 99)[1])
+        """),
+    ]
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments_then_resume_equals_uninterrupted(tmp_path):
+    path, expected = tmp_path / "run.zarr", runs.digest(runs.make(tmp_path / "straight.zarr", 22))
+    rng = np.random.default_rng(int(os.environ.get("TRAJ_TEST_SEED", "0")))
+    for _ in range(10):
+        process = subprocess.Popen(script(path, 22, pause=0.02), cwd=ROOT, stdout=subprocess.PIPE)
+        if rng.random() < 0.8:
+            process.stdout.readline()  # past the imports, so that the kill falls into the writing
+        time.sleep(rng.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    runs.make(path, 22)
+    assert runs.digest(path) == expected
+    assert stores.verify(path, deep=True) == []
+
+
+def test_two_processes_share_a_run_by_blocks(tmp_path):
+    halves = [
+        subprocess.Popen(
+            script(tmp_path / "run.zarr", 16, blocks=blocks, pause=0.005), cwd=ROOT, stdout=subprocess.PIPE
+        )
+        for blocks in ("range(0, 2)", "range(2, 4)")
+    ]
+    for half in halves:
+        half.communicate()
+    assert [half.returncode for half in halves] == [0, 0]
+    assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr"))
+
+
+def test_a_second_writer_of_the_same_blocks_is_refused(tmp_path):
+    first = subprocess.Popen(
+        script(tmp_path / "run.zarr", 16, blocks="range(0, 2)", pause=0.5), cwd=ROOT, stdout=subprocess.PIPE
+    )
+    first.stdout.readline()
+    try:
+        with pytest.raises(stores.LockedStore, match=r"block\(s\) 1 of"):
+            runs.create(tmp_path / "run.zarr", blocks=[1, 2])
+        with runs.create(tmp_path / "run.zarr", blocks=[2, 3]) as store:
+            runs.fill(store)
+        with runs.create(tmp_path / "run.zarr", blocks=[2, 3]) as store:
+            assert store.pending == []
+            with pytest.raises(stores.LockedStore, match="by this process"):
+                runs.create(tmp_path / "run.zarr", blocks=[2])
+    finally:
+        first.kill()
+        first.communicate()
+    # The dead writer's blocks are free again.
+    runs.make(tmp_path / "run.zarr")
+
+
+def test_a_store_is_not_moved_while_another_process_writes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("stores.claim.LOCK_PATIENCE_S", 0.3)
+    first = subprocess.Popen(
+        script(tmp_path / "run.zarr", 16, blocks="range(0, 2)", pause=0.5), cwd=ROOT, stdout=subprocess.PIPE
+    )
+    first.stdout.readline()
+    try:
+        with pytest.raises(stores.LockedStore, match="another process is writing"):
+            runs.create(tmp_path / "run.zarr", seed=1, stale="set-aside")
+        with pytest.raises(stores.LockedStore, match="another process is writing"):
+            runs.create(tmp_path / "run.zarr", 32)
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.parametrize("moment", ["before the move", "after the move", "before the new store is in place"])
+def test_killed_during_set_aside_loses_nothing(tmp_path, monkeypatch, moment):
+    before = runs.digest(runs.make(tmp_path / "run.zarr"))
+
+    class Killed(BaseException):
+        pass
+
+    original = Path.rename
+
+    def rename(self, target):
+        if moment == "before the move" or (moment.startswith("before the new") and self.suffix == ".partial"):
+            raise Killed
+        original(self, target)
+        if moment == "after the move":
+            raise Killed
+        return Path(target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(Killed):
+        runs.create(tmp_path / "run.zarr", seed=1, stale="set-aside")
+    monkeypatch.undo()
+    with runs.create(tmp_path / "run.zarr", seed=1, stale="set-aside") as store:
+        runs.fill(store)
+    (aside,) = tmp_path.glob("run.stale-*.zarr")
+    assert runs.digest(aside) == before
+    assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr", seed=1))
+
+
+def test_killed_during_an_extension_can_be_extended_again(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    original = Path.replace
+    runs.make(tmp_path / "base.zarr", 10)
+    expected = runs.digest(runs.make(tmp_path / "straight.zarr", 16))
+    for moment in range(0, 30, 4):
+        path = tmp_path / f"{moment}.zarr"
+        runs.make(path, 10)
+        calls = iter(range(1000))
+
+        def replace(self, target, calls=calls, moment=moment):
+            if next(calls) == moment:
+                raise Killed
+            return original(self, target)
+
+        monkeypatch.setattr(Path, "replace", replace)
+        with contextlib.suppress(Killed), runs.create(path, 16):
+            pass
+        monkeypatch.undo()
+        runs.make(path, 16)
+        assert runs.digest(path) == expected
+
+
+def test_a_failed_extension_leaves_a_complete_store_complete(tmp_path, monkeypatch):
+    def full_disk(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    before = runs.digest(runs.make(tmp_path / "run.zarr", 10))
+    monkeypatch.setattr("stores.creation.build_trajectories", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        runs.create(tmp_path / "run.zarr", 16)
+    assert runs.digest(tmp_path / "run.zarr") == before
+
+
+def test_a_store_extended_between_look_and_lock_is_looked_at_again(tmp_path, monkeypatch):
+    with runs.create(tmp_path / "run.zarr", 10) as store:
+        runs.fill(store, [0, 1])
+    original = stores.locks.BlockLocks.take
+
+    def extended_meanwhile(self, blocks):
+        monkeypatch.undo()
+        subprocess.run(script(tmp_path / "run.zarr", 16, blocks="[3]"), cwd=ROOT, check=True, capture_output=True)
+        return original(self, blocks)
+
+    monkeypatch.setattr("stores.locks.BlockLocks.take", extended_meanwhile)
+    runs.make(tmp_path / "run.zarr", 10)
+    assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr", 16))
+
+
+@pytest.mark.parametrize("name", ["done", "saturated"])
+def test_a_store_may_be_called_like_one_of_its_arrays(tmp_path, name):
+    runs.make(tmp_path / name, 6)
+    assert stores.verify(runs.make(tmp_path / name, 12)) == []
+
+
+def test_two_spellings_of_a_path_are_one_store(tmp_path):
+    (tmp_path / "x").mkdir()
+    with runs.create(tmp_path / "run.zarr"), pytest.raises(stores.LockedStore, match="by this process"):
+        runs.create(tmp_path / "x" / ".." / "run.zarr")
