@@ -27,7 +27,7 @@ from analysis._histograms import COLUMNS
 GROUPS = 8
 BLOCKS_AT_ONCE = 4
 PARTS = 4
-SPARSE_PAIRS_PER_CELL = 4
+SPARSE_PAIRS_PER_CELL = 10
 SCRATCH_BYTES = 4 * 2**20
 ESTIMATORS = ("plug_in", "miller_madow", "grassberger")
 CLASS_COLUMNS = (COLUMNS.index("stepwise"), COLUMNS.index("miller_madow"))
