@@ -21,11 +21,17 @@ Array = NDArray[Any]
 FAMILY = ("edit", "ns", "nb", "n", "r")
 """Coordinates along variant that two edits with the same curve over `at` have in common."""
 
+SAVED = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
+"""Coordinates along variant that say what an edit saves."""
+
 ONCE = -1
 """The r of a cut that is not made again."""
 
 UNUSED = {"ns": 0, "nb": 0, "r": ONCE}
 """Values that say nothing of an edit."""
+
+SHORTCUT = "shortcut"
+"""The edit with a schedule of its own, of which no number says anything."""
 
 
 def require_sweep(ds: xr.Dataset) -> None:
@@ -48,6 +54,15 @@ def require_sweep(ds: xr.Dataset) -> None:
     if ds.sizes["replica"] != 1:
         raise ValueError(
             f"these forks have {ds.sizes['replica']} replicas; an edit is compared with one run, expected 1"
+        )
+
+
+def require_saved(ds: xr.Dataset) -> None:
+    """Raise ValueError for a sweep that does not say what its edits save, as those of earlier versions do not."""
+    if missing := [name for name in SAVED if name not in ds.coords]:
+        raise ValueError(
+            f"this sweep has no coordinate {', '.join(missing)}; it was made before sweeps had them: run the same "
+            "`traj fork STORE OUT --sweep FILE` again, with --stale set-aside"
         )
 
 
@@ -86,16 +101,12 @@ def require_threshold(threshold: float) -> None:
 
 
 def groups(ds: xr.Dataset, names: Sequence[str]) -> tuple[list[str], Array]:
-    """Group variants by coordinates: a label for each group, in order of appearance, and each variant's group."""
+    """Group variants by coordinates, "edit" first: a label for each group, in order of appearance, and each's group."""
     columns = [ds[name].to_numpy().tolist() for name in names]
-    labels = [
-        " ".join(
-            str(value) if name == "edit" else f"{name}={value}"
-            for name, value in zip(names, row, strict=True)
-            if name not in UNUSED or value != UNUSED[name]
-        )
-        for row in zip(*columns, strict=True)
-    ]
+    labels = []
+    for edit, *numbers in zip(*columns, strict=True):
+        said = () if edit == SHORTCUT else zip(names[1:], numbers, strict=True)
+        labels.append(" ".join([edit, *(f"{name}={number}" for name, number in said if number != UNUSED.get(name))]))
     distinct = list(dict.fromkeys(labels))
     return distinct, np.array([distinct.index(label) for label in labels])
 

@@ -36,7 +36,8 @@ def phases(ds: xr.Dataset, *, baseline: str | None = None, threshold: float = 0.
     Without a fall, a rise makes all that is left phase 3; without a rise, a fall makes it all phase 2; without both,
     it is no phase. Falls and rises are those from the first mean to the smallest, and from it to the largest after
     it, and count above two standard errors of a difference of independent means, sqrt(se_a^2 + se_b^2); with one
-    sample there are none. Edits that change no image (mean PSNR at its cap of 100 dB) are left out of the curve.
+    sample there are none. Edits that change no image (mean PSNR at its cap of 100 dB) are left out of the curve; a
+    single start, as that of the shortcut, is no curve and has no phase.
 
     `phase` (variant) is 1, 2, 3 or NaN for none; `first_timestep` and `last_timestep` (family, phase) are the highest
     and lowest t_start found in a phase, NaN where there is no such phase. SSIM and PSNR are kept as mean, sd and
@@ -88,7 +89,7 @@ def _of_families(ssim: Array, psnr: Array, error: Array, at: Array, of: Array, t
 def of_curve(ssim: Array, psnr: Array, error: Array, threshold: float) -> Array:
     """Tell the phase at each point of one curve, in order of falling t_start; `error` is the one of `psnr`."""
     phase = np.full(len(ssim), np.nan)
-    if np.isnan(ssim).any() or np.isnan(psnr).any():
+    if len(ssim) < 2 or np.isnan(ssim).any() or np.isnan(psnr).any():
         return phase
     reached = ssim >= threshold
     first = int(reached.argmax()) if reached.any() else len(ssim)

@@ -22,9 +22,7 @@ TITLES = {
     "safe_from": "highest timestep from which on down the edit keeps SSIM",
     "longest_n": "most steps, with all fewer ones, for which the edit keeps SSIM",
     "shortest_r": "fewest steps between two cuts, with all more, for which they keep SSIM",
-    "evaluations_saved": "network evaluations that are not made",
-    "evaluations_cut": "network evaluations made with a part of the network",
-    "pareto": "no edit of the same part saves as much and keeps a higher mean SSIM, or saves more and keeps as much",
+    "pareto": "no edit removes as many multiply-adds and keeps a higher mean SSIM, or removes more and keeps as much",
 }
 
 
@@ -37,15 +35,16 @@ def redundancy(
     the sweep are looked at; NaN is where there is none, or none keeps SSIM.
 
     `safe_from` (family) is the highest t_start at which, and at all lower ones, a family of edits keeps SSIM (equal
-    edit, ns, nb, n and r; Fig. 8). `longest_n` (part, t_start) is the largest n that keeps SSIM with all smaller ones
-    (equal edit, ns and nb, cuts made once; Fig. 9). `shortest_r` (cut, t_start) is the smallest number of steps
-    between two cuts that keeps SSIM with all larger ones (equal edit, ns, nb and n; Fig. 10).
+    edit, ns, nb, n and r; Fig. 8); of a family with a single start, as the shortcut is, that start or NaN. `longest_n`
+    (part, t_start) is the largest n that keeps SSIM with all smaller ones (equal edit, ns and nb, cuts made once;
+    Fig. 9). `shortest_r` (cut, t_start) is the smallest number of steps between two cuts that keeps SSIM with all
+    larger ones (equal edit, ns, nb and n; Fig. 10). The shortcut has no n or r, and is NaN in both.
 
-    `evaluations_saved` and `evaluations_cut` (variant) count network evaluations per sample: those that a jump goes
-    past, min(n, steps left) - 1, and those in which a part of the network is left out, as many as the process has left
-    of n, or of n twice. `pareto` (variant) is true where no variant of the same part has as many evaluations saved or
-    cut and as high a mean SSIM, and more of one of the two. Parts are not compared with each other: what a cut
-    evaluation costs is the network's, and in no store. SSIM is kept as mean, sd and standard error (variant).
+    `pareto` (variant) is true where no other variant, of whatever edit, removes as large a share of the run's
+    multiply-adds and has as high a mean SSIM, and more of one of the two. That share is the coordinate
+    `multiply_adds_removed` of the forks; it is kept with `evaluations_saved` and `evaluations_cut`, network evaluations
+    per sample that are not made, and that are made with a part of the network. SSIM is kept as mean, sd and standard
+    error (variant).
 
     Parameters
     ----------
@@ -59,10 +58,11 @@ def redundancy(
     Raises
     ------
     ValueError
-        A threshold outside 0 to 1, and what the quantity intervention refuses.
+        A threshold outside 0 to 1, what the quantity intervention refuses, and a sweep that does not say what it saves.
     """
     _edits.require_threshold(threshold)
     compared = intervention(ds, baseline=baseline, preset=preset)[["ssim_mean", "ssim_sd", "ssim_se"]]
+    _edits.require_saved(ds)
     ssim = compared["ssim_mean"]
     at, n, r = (ds[name].to_numpy() for name in ("at", "n", "r"))
     t_starts = np.unique(at)[::-1]
@@ -76,16 +76,13 @@ def redundancy(
         return _edits.over_variants(_edge, ssim, sizes=sizes, threshold=threshold, **options)
 
     everywhere = np.ones(len(at), bool)
-    saved, shortened = _evaluations(ds, _edits.parent_of(ds, baseline))
+    once = (r == _edits.ONCE) & (ds["edit"].to_numpy() != _edits.SHORTCUT)
+    saved = ds["multiply_adds_removed"].to_numpy()
     variables = {
         "safe_from": edge({"family": len(families)}, (family,), at, at, everywhere),
-        "longest_n": edge({"part": len(parts), "t_start": len(t_starts)}, (part, where), n, n, r == _edits.ONCE),
+        "longest_n": edge({"part": len(parts), "t_start": len(t_starts)}, (part, where), n, n, once),
         "shortest_r": edge({"cut": len(cuts), "t_start": len(t_starts)}, (cut, where), r, -r, r != _edits.ONCE),
-        "evaluations_saved": xr.DataArray(saved, dims="variant"),
-        "evaluations_cut": xr.DataArray(shortened, dims="variant"),
-        "pareto": _edits.over_variants(
-            _pareto, ssim, sizes={"variant": len(at)}, saved=saved + shortened, part=part
-        ).astype(bool),
+        "pareto": _edits.over_variants(_pareto, ssim, sizes={"variant": len(at)}, saved=saved).astype(bool),
     }
     coords = {
         "family": ("family", families, {"long_name": "edits that differ in where they start", "units": "1"}),
@@ -96,17 +93,6 @@ def redundancy(
     attrs = {**compared.attrs, "quantity": "redundancy", "threshold": threshold}
     described = {name: variable.assign_attrs(long_name=TITLES[name], units="1") for name, variable in variables.items()}
     return compared.assign(described).assign_coords(coords).assign_attrs(attrs)
-
-
-def _evaluations(ds: xr.Dataset, run: xr.Dataset) -> tuple[Array, Array]:
-    """Count the evaluations of each variant that are not made, and those made with a part of the network."""
-    step = run["step"]
-    left = int(step[-1]) + 1 - step.sel(timestep=ds["at"]).to_numpy()  # the last step of a run is always stored
-    n, r = ds["n"].to_numpy(), ds["r"].to_numpy()
-    jumps = ds["edit"].to_numpy() == "jump"
-    once = np.minimum(n, left)
-    again = np.where(r == _edits.ONCE, 0, np.clip(left - n - r, 0, n))
-    return np.where(jumps, np.maximum(once - 1, 0), 0), np.where(jumps, 0, once + again)
 
 
 def _edge(
@@ -130,11 +116,11 @@ def _edge(
     return edges
 
 
-def _pareto(ssim: Array, saved: Array, part: Array) -> Array:
-    """Say 1 for each variant that no other of its part dominates, 0 for the others and where SSIM is NaN."""
+def _pareto(ssim: Array, saved: Array) -> Array:
+    """Say 1 for each variant that no other dominates, 0 for the others and where SSIM is NaN."""
     at_least = (saved[:, None] >= saved) & (ssim[:, None] >= ssim)
     more = (saved[:, None] > saved) | (ssim[:, None] > ssim)
-    dominated = (at_least & more & (part[:, None] == part)).any(axis=0)
+    dominated = (at_least & more).any(axis=0)
     return np.where(dominated | np.isnan(ssim), 0.0, 1.0)
 
 

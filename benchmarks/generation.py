@@ -13,7 +13,8 @@ from diffusers import UNet2DModel
 from benchmarks.timing import Row, Target, interleave, per_round, seconds_text
 from pipeline import plan, sampler
 from pipeline.denoiser import NetworkDenoiser
-from pipeline.generate import Generation, inference
+from pipeline.device import inference
+from pipeline.generate import Generation
 from pipeline.models.digits import RECIPES
 from pipeline.noise import NoiseAhead, NoiseSource, Purpose
 from pipeline.plan import Step

@@ -5,25 +5,17 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from pipeline.carry_out import carry_out, say
 from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, timestep_list
 from pipeline.quantity_options import QuantityGroup
 
-if TYPE_CHECKING:
-    from pipeline.fork import Fork
-    from pipeline.generate import Generation
-    from pipeline.readout import Readout
-
 INTERRUPTED = 130
+ALL_SAMPLES = "ask for these with --samples to complete it"
 OUT_OF_MEMORY = "the memory does not suffice; ask for a smaller --block or --batch, or fewer --workers"
-
-
-def say(message: str) -> None:
-    """Tell the person something, without mixing it into output that may be piped."""
-    click.echo(message, err=True)
 
 
 class Traj(click.Group):
@@ -78,49 +70,6 @@ def main() -> None:
     traj generate data/trajectories/a.zarr --model digits      every state of 64 samples
     traj analyze entropy data/trajectories/a.zarr              a quantity, into results/a/
     """
-
-
-def carry_out(
-    job: Generation | Fork | Readout,
-    out: Path,
-    *,
-    stale: Any,
-    blocks: range | None,
-    dry_run: bool,
-    smaller: str,
-    following: str,
-) -> None:
-    """Say what a run costs, make its store or what is missing of it, and say what to type next."""
-    from stores import describe
-
-    if dry_run:
-        wanted = range(job.layout.blocks) if blocks is None else blocks
-        click.echo(f"{out}: {job.cost(out, len(wanted[: job.layout.blocks]))}")
-        return
-    with job.open(out, stale=stale, blocks=blocks) as store:
-        if store.set_aside:
-            say(f"{out} was made from other inputs; it is kept as {store.set_aside}")
-        if idle := not store.pending:
-            say(f"{out}: nothing to do")
-        else:
-            cost = job.cost(out, len(store.pending))
-            say(f"{out}: {len(store.pending)} of {store.layout.blocks} blocks to do; {cost}")
-            if cost.disk > cost.disk_free:
-                say(f"the disk may fill up: it is safe to go on later, or to store less with {smaller}")
-            job.run(store)
-    found = describe(out)
-    if clipped := found.get("saturated"):
-        say(f"{clipped} values were clipped to the range of float16")
-    if found["blocks_done"] == found["blocks"]:
-        say(f"{out} is complete" + ("" if idle else f"; next: {following} {out}"))
-        return
-    samples = found["arrays"]["sample"]["dims"]["sample"]
-    state = f"{out}: the blocks asked for are done, {found['blocks_done']} of all {found['blocks']}"
-    if blocks is None:
-        raise click.ClickException(
-            f"{state}; the store was begun with --samples {samples}, ask for these to complete it"
-        )
-    say(state)
 
 
 @main.command()
@@ -215,6 +164,7 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
         blocks=blocks,
         dry_run=dry_run,
         smaller="--every or --dtype float16",
+        complete=ALL_SAMPLES,
         following="traj analyze entropy",
     )
 
@@ -223,9 +173,7 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
 @click.argument("store", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--at", callback=timestep_list, help="Stored timesteps to start from: 900,800,700.")
-@click.option(
-    "--sweep", "table", help="A table of jumps and cuts instead: a YAML file, or FILE:KEY for a place in one."
-)
+@click.option("--sweep", "table", help="A table of edits instead: a YAML file, or FILE:KEY for a place in one.")
 @click.option("--replicas", type=int, help="Forks of each sample from each timestep.  [default: 8; 1 of a sweep]")
 @click.option(
     "--noise",
@@ -241,11 +189,19 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
     "--batch", type=int, default=512, show_default=True, help="Images per network call at most; part of the forks."
 )
 @click.option("--states", is_flag=True, help="Store x_t and pred_x0 too.")
+@click.option(
+    "--times",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --sweep, time the network under each cut on this machine, after the forks, and write to this CSV file "
+    "what share of a run's time each variant saves. A file from before is replaced; --dry-run writes none.",
+)
 @DEVICE
 @BLOCKS
 @STALE
 @DRY_RUN
-def fork(store: Path, out: Path, blocks: range | None, stale: Any, dry_run: bool, **options: Any) -> None:
+def fork(
+    store: Path, out: Path, times: Path | None, blocks: range | None, stale: Any, dry_run: bool, **options: Any
+) -> None:
     """Continue the run STORE from stored states with other noise, into the store OUT.
 
     Replicas share the run's noise down to the timestep they start from, and have noise of their own below it. With
@@ -258,17 +214,21 @@ def fork(store: Path, out: Path, blocks: range | None, stale: Any, dry_run: bool
     - {edit: jump, n: 5, t_start: {every: 4}}             go on at the fifth timestep after t_start
     - {edit: blocks, nb: [2, 6], n: 5, t_start: [700]}    leave 2 or 6 of 16 output blocks out of 5 steps
     - {edit: skips, ns: 2, n: 7, r: [0, 10], t_start: 500}    leave 2 skips out of 7 steps, and r steps later again
+    - {edit: shortcut}                                    83 of 100 steps, 21 of them without the lowest blocks
 
     \b
     traj fork data/trajectories/ddpm.zarr data/forks/ddpm_forks.zarr --at 900,700,500,300,100 --replicas 8
     traj fork data/trajectories/ddpm.zarr data/forks/quiet.zarr --at 999 --noise zero:999-500
     traj fork data/trajectories/ddim.zarr data/forks/late.zarr --at 980 --eta 0:980-500 --eta 1:499-0
     traj fork data/trajectories/ddim100_eta1.zarr data/forks/jumps.zarr --sweep params.yaml:sweeps.jumps
+    traj fork data/trajectories/ddim100_eta1.zarr data/forks/edits.zarr --sweep edits.yaml --times times.csv
     """
+    swept = options["table"] is not None
+    if times and not swept:
+        raise click.UsageError(f"--times {times} is what the edits of a sweep save; expected it with --sweep only")
     from pipeline.fork import prepare
 
     forks = prepare(store=store, **options)
-    swept = options["table"] is not None
     if swept:
         say(forks.saving())
     carry_out(
@@ -278,8 +238,14 @@ def fork(store: Path, out: Path, blocks: range | None, stale: Any, dry_run: bool
         blocks=blocks,
         dry_run=dry_run,
         smaller="fewer --samples or --replicas",
+        complete=ALL_SAMPLES,
         following=f"traj analyze intervention --baseline {store}" if swept else "traj analyze consistency",
     )
+    if times and not dry_run:
+        from pipeline.times import write_times
+
+        write_times(forks, times)
+        say(f"wrote {times}")
 
 
 @main.group()
@@ -331,6 +297,7 @@ def classifier(
         blocks=blocks,
         dry_run=dry_run,
         smaller="--on pred_x0",
+        complete=f"and {store} has fewer now; extend that first",
         following="traj analyze label_variance",
     )
 

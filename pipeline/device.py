@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from pipeline.cuts import Cut
 from pipeline.denoiser import Denoiser
+from pipeline.plan import WHOLE
 
 
 def choose_device(name: str) -> torch.device:
@@ -56,13 +58,15 @@ def inference(device: torch.device) -> Iterator[None]:
 
 def call_seconds(denoiser: Denoiser, timestep: int, label: torch.Tensor) -> float:
     """Time a network call with a batch of this many labels: the fastest of a few, or the first if it takes long."""
-    x_t = torch.zeros((len(label), *denoiser.shape), device=label.device)
-
-    def trial() -> float:
-        begun = time.perf_counter()
-        denoiser(x_t, timestep, label).pred_x0.cpu()  # waits for the device
-        return time.perf_counter() - begun
-
     with inference(label.device):
-        seconds = trial()
-        return seconds if seconds >= 1 else min(trial() for _ in range(3))  # the first one also warms up
+        seconds = timed_call(denoiser, timestep, label)
+        # the first one also warms up
+        return seconds if seconds >= 1 else min(timed_call(denoiser, timestep, label) for _ in range(3))
+
+
+def timed_call(denoiser: Denoiser, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> float:
+    """Time one network call with a batch of this many labels under a cut, in seconds."""
+    x_t = torch.zeros((len(label), *denoiser.shape), device=label.device)
+    begun = time.perf_counter()
+    denoiser(x_t, timestep, label, cut).pred_x0[-1].cpu()  # waits for the device
+    return time.perf_counter() - begun

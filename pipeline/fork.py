@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from tqdm import tqdm
 
 import stores
 from pipeline import sampler, sweep
+from pipeline.blocks import make_blocks
 from pipeline.denoiser import Denoiser
-from pipeline.device import call_seconds, choose_device, environment, inference
+from pipeline.device import call_seconds, choose_device, environment
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from pipeline.generate import NUMERICS
 from pipeline.hostcopy import SLOTS, HostCopy
@@ -34,8 +34,8 @@ class Fork:
     """Forks to be made: of each of the ``variants``, a plan each, as many ``replicas``.
 
     ``plan`` is what is left of the parent's from the highest start on, with the edits that all variants share, and
-    ``edits`` says along the variants what else was edited. ``batch`` images at most go through the network at once, but
-    always a whole block. Building it touches no file of the fork.
+    ``edits`` says along the variants what else was edited, and what that saves. ``batch`` images at most go through
+    the network at once, but always a whole block. Building it touches no file of the fork.
     """
 
     parent: Parent
@@ -92,6 +92,11 @@ class Fork:
         """Branches per network call."""
         return max(1, self.batch // self.block)
 
+    @property
+    def trial_label(self) -> torch.Tensor:
+        """Labels of the largest batch that goes through the network, for trial evaluations."""
+        return self._label(0).repeat(min(self.together, len(self.plans)))
+
     def open(
         self,
         out: Path,
@@ -129,9 +134,7 @@ class Fork:
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
         """Estimate what a number of blocks will take (all of them by default), after a few trial evaluations."""
         blocks = self.layout.blocks if blocks is None else blocks
-        branches = min(self.together, len(self.plans))
-        label = self._label(0).repeat(branches)
-        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label)
+        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, self.trial_label)
         evaluations = blocks * sum(-(-len(due) // self.together) for _, _, due in sampler.visits(self.plans))
         images = int(np.prod(self.layout.images)) * np.dtype("float32").itemsize
         at_once = 4 + (2 * 2 * SLOTS if self.states else 0)  # each branch's state, x_0 twice, the states to start from
@@ -160,23 +163,8 @@ class Fork:
         Raises StoreError when reading or writing fails or the parent is changed, FloatingPointError when the network's
         numbers are not finite. Finished blocks stay whatever happens.
         """
-        pending = list(store.pending)
-        steps = sum(len(plan.steps) for plan in self.plans)
-        # disable=None: no bar where stderr is no terminal
-        with (
-            tqdm(total=len(pending) * steps, unit="step", disable=None if bar else True) as progress,
-            HostCopy(store, self.device) as host,
-            ThreadPoolExecutor(1, thread_name_prefix="noise") as pool,
-            inference(self.device),
-        ):
-            begun = time.perf_counter()
-            for count, block in enumerate(pending):
-                x_0 = self._block(block, host, pool, progress)
-                host.flush()
-                self.parent.require_unchanged()
-                store.finish(block, x_0.numpy())
-                made = (count + 1) * self.block * len(self.plans)
-                progress.set_postfix_str(f"{made / (time.perf_counter() - begun):.1f} forks/s")
+        steps, images = sum(len(plan.steps) for plan in self.plans), self.block * len(self.plans)
+        make_blocks(store, self._block, self.device, steps=steps, images=images, of="forks", bar=bar)
 
     def _block(self, block: int, host: HostCopy, pool: ThreadPoolExecutor, progress: tqdm) -> torch.Tensor:
         """Run all branches of a block."""
@@ -221,10 +209,8 @@ class Fork:
             keep=keep,
             together=self.together,
         )
-        forks = torch.stack(x_0).unflatten(0, (self.replicas, variants)).transpose(0, 1).cpu()
-        if not torch.isfinite(forks).all():
-            raise FloatingPointError(f"block {block} ended in values that are not finite; check {self.parent.path}")
-        return forks
+        self.parent.require_unchanged()
+        return torch.stack(x_0).unflatten(0, (self.replicas, variants)).transpose(0, 1)
 
     def _addresses(self) -> Iterator[tuple[int, int]]:
         """Name the noise of a block, (timestep, replica), in the order in which the branches ask for it."""

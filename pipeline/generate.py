@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from tqdm import tqdm
 
 import stores
 from pipeline import models, plan, sampler
+from pipeline.blocks import make_blocks
 from pipeline.denoiser import Denoiser, network_of
-from pipeline.device import call_seconds, choose_device, environment, inference
+from pipeline.device import call_seconds, choose_device, environment
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from pipeline.hostcopy import SLOTS, HostCopy
 from pipeline.noise import NoiseAhead, NoiseSource, Purpose
@@ -134,23 +134,8 @@ class Generation:
         Raises StoreError when writing fails, FloatingPointError when the network's numbers are not finite. Finished
         blocks stay whatever happens.
         """
-        pending = list(store.pending)
         steps = len(self.plan.steps)
-        # disable=None: no bar where stderr is no terminal
-        with (
-            tqdm(total=len(pending) * steps, unit="step", disable=None if bar else True) as progress,
-            HostCopy(store, self.device) as host,
-            ThreadPoolExecutor(1, thread_name_prefix="noise") as pool,
-            inference(self.device),
-        ):
-            begun = time.perf_counter()
-            for count, block in enumerate(pending):
-                x_0 = self._block(block, host, pool, progress)
-                host.flush()
-                store.finish(block, x_0.numpy())
-                seconds = time.perf_counter() - begun
-                rate, written = (count + 1) * self.block / seconds, store.bytes_written / seconds / 1e6
-                progress.set_postfix_str(f"{rate:.1f} samples/s, {written:.1f} MB/s")
+        make_blocks(store, self._block, self.device, steps=steps, images=self.block, of="samples", bar=bar)
 
     def label(self, samples: Sequence[int]) -> np.ndarray:
         """Give each absolute sample number its class: int64 (sample,), -1 for none."""
@@ -179,11 +164,6 @@ class Generation:
 
         label = torch.from_numpy(self.label(ids)).to(self.device)
         (x_0,) = sampler.reverse(self.denoiser, [self.plan], label, start=lambda _: x_T, noise=noise, keep=keep)
-        x_0 = x_0.cpu()
-        if not torch.isfinite(x_0).all():
-            raise FloatingPointError(
-                f"block {block} ended in values that are not finite; check the model, or leave out --autocast"
-            )
         return x_0
 
 

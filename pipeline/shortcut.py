@@ -24,8 +24,8 @@ def shortcut(plan: Plan, network: nn.Module) -> Plan:
     """
     if len(plan.steps) != STEPS:
         raise ValueError(
-            f"the shortcut is a plan of {STEPS} steps, {len(plan.steps)} were given; use --sampler ddim --steps "
-            f"{STEPS} --eta 1"
+            f"the shortcut is a plan of {STEPS} steps, {len(plan.steps)} were given; make a run that it fits with "
+            f"`traj generate ... --sampler ddim --steps {STEPS} --eta 1`"
         )
     timestep = dict(zip(range(STEPS, 0, -1), plan.timesteps, strict=True))
     for first, last, nb in CUTS:

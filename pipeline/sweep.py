@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -13,11 +13,12 @@ import yaml
 from pipeline import cuts
 from pipeline.cuts import Cut, scaled_blocks
 from pipeline.denoiser import Denoiser, network_of
-from pipeline.plan import Plan
+from pipeline.plan import WHOLE, Plan, Step
+from pipeline.shortcut import shortcut
 
 EXAMPLE = "{edit: jump, n: 5, t_start: {every: 4}}"
-KEYS = {"jump": ("t_start", "n"), "skips": ("t_start", "n", "ns"), "blocks": ("t_start", "n", "nb")}
-OPTIONAL = {"jump": (), "skips": ("r",), "blocks": ("r",)}
+KEYS = {"jump": ("t_start", "n"), "skips": ("t_start", "n", "ns"), "blocks": ("t_start", "n", "nb"), "shortcut": ()}
+OPTIONAL = {"jump": (), "skips": ("r",), "blocks": ("r",), "shortcut": ()}
 NOT_AGAIN = -1
 
 
@@ -26,12 +27,13 @@ class Family:
     """An edit, and the values of what it is made with; all their combinations are meant.
 
     "jump" goes n steps further; "skips" leaves the ``ns`` top-most skips out of n steps, "blocks" the ``nb`` lowest
-    of the source's 16 output blocks. ``r`` steps later the same is left out again; NOT_AGAIN for once only.
+    of the source's 16 output blocks. ``r`` steps later the same is left out again; NOT_AGAIN for once only. "shortcut"
+    has a schedule of its own, from the first timestep on.
     """
 
     edit: str
     t_start: tuple[int, ...]
-    n: tuple[int, ...]
+    n: tuple[int, ...] = (0,)
     ns: tuple[int, ...] = (0,)
     nb: tuple[int, ...] = (0,)
     r: tuple[int, ...] = (NOT_AGAIN,)
@@ -40,7 +42,7 @@ class Family:
 def read(table: str, timesteps: Sequence[int]) -> list[Family]:
     """Read the families of a YAML file, FILE, or of a place in one, FILE:KEY.KEY.
 
-    ``timesteps`` are those that {every: k} counts.
+    ``timesteps`` are those that {every: k} counts, the first of them where a shortcut starts.
 
     Raises
     ------
@@ -53,18 +55,18 @@ def read(table: str, timesteps: Sequence[int]) -> list[Family]:
     return [_family(f"{table}, family {count}", form, timesteps) for count, form in enumerate(found, 1)]
 
 
-def variants(
-    families: Sequence[Family], plan: Plan, denoiser: Denoiser
-) -> tuple[list[Plan], dict[str, list[str] | list[int]]]:
-    """Edit a plan in every way of the families, each plan from its t_start on, and list what was edited.
+def variants(families: Sequence[Family], plan: Plan, denoiser: Denoiser) -> tuple[list[Plan], dict[str, list[Any]]]:
+    """Edit a plan in every way of the families, each plan from its t_start on, and list what was edited and saved.
 
-    The coordinates are edit, n, ns, nb as the source counts, ``blocks`` of this network that nb comes to, and r.
+    The coordinates are edit, n, ns, nb as the source counts, ``blocks`` of this network that nb comes to, and r; of the
+    network evaluations of a sample, from noise on, ``evaluations_saved`` are not made, ``evaluations_cut`` are made
+    with a part of the network, and ``multiply_adds_removed`` is the share of their multiply-adds that is not done.
 
     Raises
     ------
     ValueError
-        When the plan does not visit a t_start, the network has no such parts, or a jump is asked of another rule than
-        ddim.
+        When the plan does not visit a t_start, the network has no such parts, a jump is asked of another rule than
+        ddim, or a shortcut of another number of steps than its own.
     """
     network, plans, rows = network_of(denoiser), [], []
     for family in families:
@@ -72,15 +74,52 @@ def variants(
             blocks = scaled_blocks(nb, network) if family.edit == "blocks" else 0
             cut, left = Cut(ns, blocks), plan.after(t_start)
             cuts.check(network, cut)
-            if family.edit == "jump":
-                plans.append(left.jump(t_start, n))
-            elif r == NOT_AGAIN:
-                plans.append(left.with_cut(cut, t_start, n))
-            else:
-                plans.append(left.cut_relax_cut(cut, t_start, n, r))
+            match family.edit:
+                case "jump":
+                    plans.append(left.jump(t_start, n))
+                case "shortcut":
+                    plans.append(shortcut(left, network))
+                case _ if r == NOT_AGAIN:
+                    plans.append(left.with_cut(cut, t_start, n))
+                case _:
+                    plans.append(left.cut_relax_cut(cut, t_start, n, r))
             rows.append((family.edit, n, ns, nb, blocks, r))
     names = ("edit", "n", "ns", "nb", "blocks", "r")
-    return plans, {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    edits = {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    return plans, edits | _saved(plan, plans, network)
+
+
+def removed(plan: Plan, edited: Plan, cost: Mapping[Cut, float]) -> float:
+    """Give the share of a whole plan's cost that an edited one does not have; ``cost`` is an evaluation's, by cut."""
+    whole, left = (sum(cost[step.cut] for step in steps) for steps in (plan.steps, _from_noise(plan, edited)))
+    return (whole - left) / whole
+
+
+def cuts_of(plans: Iterable[Plan]) -> list[Cut]:
+    """List the cuts of the steps of some plans, each once, that of nothing among them."""
+    return list(dict.fromkeys(step.cut for plan in plans for step in plan.steps))
+
+
+def _saved(plan: Plan, plans: Sequence[Plan], network: Any) -> dict[str, list[Any]]:
+    """Count what each edited plan saves of the whole one."""
+    multiply_adds = _multiply_adds([plan, *plans], network)
+    processes = [_from_noise(plan, edited) for edited in plans]
+    return {
+        "evaluations_saved": [len(plan.steps) - len(steps) for steps in processes],
+        "evaluations_cut": [sum(step.cut != WHOLE for step in steps) for steps in processes],
+        "multiply_adds_removed": [removed(plan, edited, multiply_adds) for edited in plans],
+    }
+
+
+def _from_noise(plan: Plan, edited: Plan) -> tuple[Step, ...]:
+    """Put the steps of an edited plan after those of the whole one that come before it."""
+    return *plan.steps[: plan.timesteps.index(edited.timesteps[0])], *edited.steps
+
+
+def _multiply_adds(plans: Sequence[Plan], network: Any) -> dict[Cut, int]:
+    """Count an evaluation's multiply-adds by cut; without cuts all count alike, and a model need not be a U-Net."""
+    found = cuts_of(plans)
+    return {WHOLE: 1} if found == [WHOLE] else {cut: cuts.multiply_adds(network, cut) for cut in found}
 
 
 def _find(table: str) -> Any:
@@ -109,10 +148,11 @@ def _family(where: str, form: Any, timesteps: Sequence[int]) -> Family:
     unknown, missing = set(form) - {"edit", *KEYS[edit], *OPTIONAL[edit]}, set(KEYS[edit]) - set(form)
     if unknown or missing:
         problem = f"unknown {', '.join(sorted(map(str, unknown)))}" if unknown else f"no {', '.join(sorted(missing))}"
-        known = ", ".join((*KEYS[edit], *(f"{key} if wanted" for key in OPTIONAL[edit])))
+        known = ", ".join((*KEYS[edit], *(f"{key} if wanted" for key in OPTIONAL[edit]))) or "nothing else"
         raise ValueError(f"{where}: {problem}; edit {edit} takes {known}")
     values = {key: _numbers(f"{where}: {key}", value) for key, value in form.items() if key not in ("edit", "t_start")}
-    return Family(edit, _t_start(f"{where}: t_start", form["t_start"], timesteps), **values)
+    t_start = _t_start(f"{where}: t_start", form["t_start"], timesteps) if "t_start" in form else (timesteps[0],)
+    return Family(edit, t_start, **values)
 
 
 def _t_start(where: str, value: Any, timesteps: Sequence[int]) -> tuple[int, ...]:

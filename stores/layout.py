@@ -56,6 +56,9 @@ LONG_NAMES = {
     "nb": "output blocks left out, counted on a network of 16",
     "blocks": "output blocks left out of this network, from the bottom",
     "r": "steps of relaxation before the cut is made again, -1 for none",
+    "evaluations_saved": "network evaluations of the run that are not made",
+    "evaluations_cut": "network evaluations made with a part of the network left out",
+    "multiply_adds_removed": "share of the run's multiply-adds, from noise on, that is not done",
     "done": "1 where the block is complete",
     "saturated": "values clipped to the float16 range, in the block",
 }

@@ -131,8 +131,22 @@ def sweeps(
     return sweep_dataset(table, share, samples, channels, side, seed=seed, dtype=dtype, chunks=chunks)
 
 
-JUMP, CUT = ("jump", 5, 0, 0, -1), ("blocks", 5, 0, 6, -1)
+JUMP, CUT, SHORTCUT = ("jump", 5, 0, 0, -1), ("blocks", 5, 0, 6, -1), ("shortcut", 0, 0, 0, -1)
 """edit, n, ns, nb, r."""
+
+
+def saved(at: int, edit: str, n: int, ns: int, nb: int, r: int) -> tuple[int, int, float]:
+    """Say of an edit of the baseline which evaluations are saved and cut, and what share of its multiply-adds removed.
+
+    A block of 16 takes a share of a sixteenth.
+    """
+    left = at // 10 + 1
+    jumped = min(n, left) - 1 if edit == "jump" and n else 0
+    again = 0 if r == -1 else min(n, max(0, left - n - r))
+    shortened = 0 if edit == "jump" else min(n, left) + again
+    if edit == "shortcut":
+        jumped, shortened, nb = 3, 4, 8
+    return jumped, shortened, (jumped + shortened * nb / 16) / BASELINE_STEPS
 
 
 def sweep_dataset(
@@ -156,12 +170,14 @@ def sweep_dataset(
     ds = fork_dataset(x_0, dtype=dtype)
     timesteps = np.unique(at)[::-1]
     edits = {"edit": edit, "n": n, "ns": ns, "nb": nb, "blocks": nb, "r": r}
+    names = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
+    edits |= dict(zip(names, zip(*(saved(*row) for row in table), strict=True), strict=True))
     ds = ds.drop_dims("timestep").assign_coords(
         at=("variant", at),
         noise=("variant", ["shared"] * len(table)),
         timestep=timesteps,
         log_snr=("timestep", -0.1 * timesteps),
-        **{name: ("variant", values) for name, values in edits.items()},
+        **{name: ("variant", list(values)) for name, values in edits.items()},
     )
     parent = read_root(Path(run))["attributes"]["fingerprint"]
     ds = ds.assign_attrs(config=json.dumps({"parent": {"fingerprint": parent}}))

@@ -7,7 +7,7 @@ import torch
 from pipeline.models import analytic
 from pipeline.plan import WHOLE, ddpm
 from pipeline.sampler import reverse
-from tests.test_sampler import LEARNED, LINEAR, NO_LABEL, PLANS, bits, network, noise_for, run, start
+from tests.sampling import LEARNED, LINEAR, NO_LABEL, PLANS, bits, network, noise_for, run, start
 
 
 @pytest.fixture(autouse=True)

@@ -91,7 +91,7 @@ def test_asking_for_fewer_samples_does_not_pass_for_completing_the_run():
     traj("generate", "a.zarr", *model, "--samples", 8)
     traj("generate", "a.zarr", *model, "--samples", 16, "--blocks", "2:3")
     text = traj("generate", "a.zarr", *model, "--samples", 8, code=1)
-    assert "3 of all 4; the store was begun with --samples 16" in " ".join(text.split())
+    assert "3 of all 4; the store was begun with 16 samples, ask for these with --samples" in " ".join(text.split())
     assert "is complete" in traj("generate", "a.zarr", *model, "--samples", 16)
 
 

@@ -7,7 +7,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from pipeline.cuts import Cut, multiply_adds
 from pipeline.info import describe_model
-from tests.test_cuts import digits, skipping
+from tests.networks import digits, skipping
 
 
 def save(folder, network):

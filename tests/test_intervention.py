@@ -14,7 +14,17 @@ from analysis.intervention import intervention, plot
 from analysis.phases import of_curve, phases
 from analysis.phases import plot as draw_phases
 from tests import runs
-from tests.analysis_data import CUT, JUMP, baseline, baseline_images, forks, sweep_dataset, sweeps, trajectories
+from tests.analysis_data import (
+    CUT,
+    JUMP,
+    SHORTCUT,
+    baseline,
+    baseline_images,
+    forks,
+    sweep_dataset,
+    sweeps,
+    trajectories,
+)
 from tests.test_cli import traj
 
 mpl.use("agg")
@@ -155,6 +165,14 @@ def test_phases_are_those_of_each_familys_own_curve():
             np.testing.assert_array_equal(ends["last_timestep"], min(there))
 
 
+def test_a_family_with_a_single_start_has_no_phase():
+    table = [(190, *SHORTCUT), (40, *CUT), (50, *JUMP), (30, *JUMP)]
+    result = phases(sweep_dataset(table, [0.9, 0.9, 0.9, 0.8]), baseline=baseline()).compute()
+    assert result["family"].to_numpy().tolist() == ["shortcut", "blocks nb=6 n=5", "jump n=5"]
+    np.testing.assert_array_equal(result["phase"], [NONE, NONE, 1, 1])
+    assert np.isnan(result["first_timestep"].sel(family=["shortcut", "blocks nb=6 n=5"])).all()
+
+
 def test_three_phases_are_found_in_images():
     at = [70, 60, 50, 40, 30, 20, 10, 0]
     share = [0.9, 0.7, 0.05, 0.1, 0.2, 0.1, 0.02, 0]
@@ -221,6 +239,7 @@ def stored(tmp_path, monkeypatch):
     run = runs.make("run.zarr", 8)
     fingerprint = stores.open(run).attrs["fingerprint"]
     edits = {"edit": ["jump"] * 4, "n": [2, 2, 5, 5], "ns": [0] * 4, "nb": [0] * 4, "blocks": [0] * 4, "r": [-1] * 4}
+    edits |= {"evaluations_saved": [1, 1, 4, 2], "evaluations_cut": [0] * 4, "multiply_adds_removed": [1, 1, 4, 2]}
     with stores.create_forks(
         "sweep.zarr",
         variant={"at": [50, 20, 50, 20], "noise": ["shared"] * 4, **edits},
@@ -243,6 +262,8 @@ def test_one_command_computes_all_three_and_saves_them(stored):
     assert out.count("wrote") == 3
     result = stores.open("results/sweep/redundancy.zarr")
     assert result["pareto"].dtype == bool
+    assert result["evaluations_saved"].dims == ("variant",)
+    assert result["evaluations_saved"].to_numpy().tolist() == [1, 1, 4, 2]
     config = json.loads(result.attrs["config"])
     assert config["baseline"]["fingerprint"] == stores.open(stored).attrs["fingerprint"]
     phase = stores.open("results/sweep/phases.zarr")

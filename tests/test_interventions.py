@@ -13,7 +13,7 @@ from pipeline.models import analytic
 from pipeline.plan import ddim, ddpm
 from pipeline.sampler import advance, fixed_sd, noise_sd, reverse
 from pipeline.schedule import Schedule
-from tests.test_sampler import LEARNED, LINEAR, NO_LABEL, PLANS, asked, gain, network, noise_for, run, start
+from tests.sampling import LEARNED, LINEAR, NO_LABEL, PLANS, asked, gain, network, noise_for, run, start
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from pipeline.cuts import Cut
 from pipeline.plan import ENDS, NOISES, VARIANCES, Plan, Step, ddim, ddpm, iddpm
 from pipeline.schedule import Schedule
 from pipeline.shortcut import shortcut
-from tests.test_sampler import random_unet
+from tests.networks import random_unet
 
 LINEAR = Schedule.from_config({})
 LEARNED = Schedule.from_config({"variance_type": "learned_range"})

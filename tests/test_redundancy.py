@@ -1,4 +1,4 @@
-"""Redundancy: edges of what keeps SSIM, counted evaluations and Pareto sets, as plain loops find them."""
+"""Redundancy: edges of what keeps SSIM, and the Pareto set, as plain loops find them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import pytest
 from analysis import _edits
 from analysis.intervention import intervention
 from analysis.redundancy import redundancy
-from tests.analysis_data import BASELINE_STEPS, JUMP, baseline, sweep_dataset, sweeps
+from tests.analysis_data import JUMP, SHORTCUT, baseline, saved, sweep_dataset, sweeps
 
 ONCE = -1
 AT = (120, 80, 40, 0)
 
 
 def table():
-    """Jumps, block cuts of several n and nb, a skip cut, and relaxed cuts, in no order."""
+    """Jumps, block cuts of several n and nb, a skip cut, relaxed cuts and a shortcut, in no order."""
     rows = [(at, "jump", n, 0, 0, ONCE) for at, n in product(AT, (0, 2, 5, 9))]
     rows += [(at, "blocks", n, 0, nb, ONCE) for at, n, nb in product(AT, (3, 7), (2, 6))]
     rows += [(at, "skips", 5, 2, 0, ONCE) for at in AT]
     rows += [(at, "blocks", 3, 0, 6, r) for at, r in product((120, 80), (0, 4, 8))]
+    rows += [(190, *SHORTCUT)]
     return [rows[k] for k in np.random.default_rng(0).permutation(len(rows))]
 
 
@@ -34,15 +35,6 @@ def rows():
 def ds(rows, request):
     share = np.random.default_rng(request.param).uniform(0, 0.45, len(rows))
     return sweep_dataset(rows, share, 6)
-
-
-def evaluated(at, edit, n, r):
-    """Walk through the plan step by step: timesteps that are evaluated, and those among them that are cut."""
-    left = [t for t in range(10 * (BASELINE_STEPS - 1), -1, -10) if t <= at]
-    if edit == "jump":
-        return left[:1] + left[max(n, 1) :], []
-    cut = left[:n] + ([] if r == ONCE else left[n + r :][:n])
-    return left, cut
 
 
 def test_edges_are_those_of_plain_loops(ds, rows):
@@ -67,9 +59,9 @@ def test_edges_are_those_of_plain_loops(ds, rows):
     for name in result["family"].to_numpy():
         expected = edge([row for row in rows if family_of[row] == name], lambda row: row[0], True)
         np.testing.assert_array_equal(result["safe_from"].sel(family=name), expected)
-    for at in AT:
+    for at in (190, *AT):
         for name in result["part"].to_numpy():
-            once = [row for row in rows if row[0] == at and row[5] == ONCE and part_of[row] == name]
+            once = [row for row in rows if row[0] == at and row[5] == ONCE and part_of[row] == name != "shortcut"]
             expected = edge(once, lambda row: row[2], True)
             np.testing.assert_array_equal(result["longest_n"].sel(part=name, t_start=at), expected)
         for name in result["cut"].to_numpy():
@@ -79,25 +71,53 @@ def test_edges_are_those_of_plain_loops(ds, rows):
     assert {np.isnan(result[name]).all().item() for name in ("safe_from", "longest_n", "shortest_r")} == {False}
 
 
-def test_evaluations_are_counted_as_the_plan_is_walked(ds, rows):
-    result = redundancy(ds, baseline=baseline())
-    for variant, (at, edit, n, _, _, r) in enumerate(rows):
-        left, cut = evaluated(at, edit, n, r)
-        assert int(result["evaluations_saved"][variant]) == at // 10 + 1 - len(left), rows[variant]
-        assert int(result["evaluations_cut"][variant]) == len(cut), rows[variant]
+@pytest.mark.parametrize(("share", "edge"), [(0.05, 190), (0.9, np.nan)])
+def test_the_shortcut_is_safe_from_its_one_start_or_nowhere(share, edge):
+    ds = sweep_dataset([(190, *SHORTCUT), (40, *JUMP)], [share, 0.05])
+    result = redundancy(ds, baseline=baseline()).compute()
+    np.testing.assert_array_equal(result["safe_from"].sel(family="shortcut"), edge)
+    assert np.isnan(result["longest_n"].sel(part="shortcut")).all()
+    assert np.isnan(result["shortest_r"].sel(cut="shortcut")).all()
 
 
 def test_no_member_of_the_pareto_set_is_dominated_and_every_other_is(ds, rows):
     result = redundancy(ds, baseline=baseline()).compute()
-    saved = (result["evaluations_saved"] + result["evaluations_cut"]).to_numpy()
+    removed = [saved(*row)[2] for row in rows]
     ssim, pareto = result["ssim_mean"].to_numpy(), result["pareto"].to_numpy()
     for k, row in enumerate(rows):
-        others = [j for j, other in enumerate(rows) if other[1] == row[1] and other[3:5] == row[3:5] and j != k]
         dominated = any(
-            saved[j] >= saved[k] and ssim[j] >= ssim[k] and (saved[j] > saved[k] or ssim[j] > ssim[k]) for j in others
+            removed[j] >= removed[k] and ssim[j] >= ssim[k] and (removed[j] > removed[k] or ssim[j] > ssim[k])
+            for j in range(len(rows))
         )
         assert bool(pareto[k]) != dominated, row
     assert 0 < pareto.sum() < len(rows)
+
+
+def test_edits_of_other_parts_are_compared_too():
+    # a jump of 5 removes 4 evaluations of 20, five cuts of 6 blocks of 16 about 2, and skips nothing
+    rows = [(120, *JUMP), (120, "blocks", 5, 0, 6, ONCE), (120, "skips", 5, 2, 0, ONCE), (120, "skips", 5, 1, 0, ONCE)]
+    for share, expected in (
+        ([0.1, 0.2, 0.3, 0.4], [True, False, False, False]),
+        ([0.3, 0.2, 0.1, 0.4], [True, True, True, False]),
+    ):
+        result = redundancy(sweep_dataset(rows, share), baseline=baseline())
+        assert result["pareto"].to_numpy().tolist() == expected
+
+
+def test_what_edits_save_comes_along_from_the_forks(ds, rows):
+    result = redundancy(ds, baseline=baseline())
+    names = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
+    assert set(names) <= set(result.coords)
+    assert list(zip(*(result[name].to_numpy().tolist() for name in names), strict=True)) == [saved(*r) for r in rows]
+
+
+def test_a_sweep_that_does_not_say_what_it_saves_is_refused():
+    earlier = sweeps().drop_vars(["evaluations_cut", "multiply_adds_removed"])
+    with pytest.raises(
+        ValueError, match=r"no coordinate evaluations_cut, multiply_adds_removed; .*run the same `traj f"
+    ):
+        redundancy(earlier, baseline=baseline())
+    assert intervention(earlier, baseline=baseline()).sizes["variant"] == earlier.sizes["variant"]
 
 
 def test_equal_edits_are_both_in_the_pareto_set():

@@ -1,6 +1,5 @@
-"""Sweeps: tables of jumps and cuts, what they share with their run, what they cost, and how they are refused."""
+"""Sweeps: tables of edits, what they share with their run, what they cost, and how they are refused."""
 
-import json
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
@@ -13,7 +12,6 @@ import stores
 from pipeline import generate
 from pipeline.cuts import Cut
 from pipeline.noise import NoiseSource, Purpose
-from pipeline.plan import Plan
 from tests.runs import digest
 from tests.test_fork import GAUSSIAN, forked, prepare, save_network, traj
 from tests.test_generate import make
@@ -250,7 +248,7 @@ def test_the_command_says_what_is_saved_and_what_to_type_next(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("family", "message"),
     [
-        ({"edit": "fly"}, "family 1: edit 'fly' was given; expected one of jump, skips, blocks"),
+        ({"edit": "fly"}, "family 1: edit 'fly' was given; expected one of jump, skips, blocks, shortcut"),
         ({"edit": "jump", "n": 5, "ns": 2}, "unknown ns; edit jump takes t_start, n"),
         ({"edit": "jump", "n": 5, "from": 2}, "unknown from; edit jump takes"),
         ({"edit": "blocks", "n": 5}, "no nb; edit blocks takes t_start, n, nb, r if wanted"),
@@ -316,38 +314,3 @@ def test_a_sweep_that_cannot_be_gets_one_message(arguments, message, tmp_path, m
     Path("broken.yaml").write_text("[1,")
     Path("empty.yaml").write_text("")
     assert message in traj("fork", "p.zarr", "f.zarr", *arguments, code=2)
-
-
-# --- the shortcut ---------------------------------------------------------------------------------------------
-
-
-def test_the_shortcut_is_generated_and_recorded(model, tmp_path):
-    out = tmp_path / "short.zarr"
-    options = ("--model", model, "--sampler", "ddim", "--steps", 100, "--eta", 1, "--samples", 4, "--block", 4)
-    assert "is complete" in traj("generate", out, *options, "--plan", "shortcut", "--device", "cpu")
-    ds = stores.open(out).compute()
-    assert ds.timestep.values.tolist() == list(range(990, 169, -10))
-    np.testing.assert_array_equal(ds.x_0, ds.pred_x0.isel(timestep=-1))
-    baseline = stores.open(make(tmp_path / "b.zarr", 4, model=model, sampler_name="ddim", steps=100, eta=1.0))
-    same = (ds.x_t == baseline.x_t.sel(timestep=ds.timestep)).all(("sample", "channel", "y", "x"))
-    assert ds.timestep[same.values].values.tolist() == list(range(990, 639, -10))  # 640 is the first with a cut
-    config = json.loads(ds.attrs["config"])
-    assert [run["cut"] for run in config["plan"]["runs"] if "cut" in run] == [{"skips": 0, "blocks": 2}] * 3
-    assert Plan.from_json(config["plan"]).end == config["plan"]["end"] == "pred_x0"
-    replayed = forked(out, tmp_path / "f.zarr", at=[640, 170], noise=["shared"], replicas=1, batch=4, model=model)
-    np.testing.assert_array_equal(replayed.x_0[:, 0], np.stack([ds.x_0] * 2))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            ["--steps", "50"],
-            "the shortcut is a plan of 100 steps, 50 were given; use --sampler ddim --steps 100 --eta 1",
-        ),
-        (["--steps", "100"], "a cut needs a U-Net, and this model is a GaussianDenoiser"),
-    ],
-)
-def test_a_shortcut_that_cannot_be_gets_one_message(options, message, tmp_path):
-    command = ("generate", tmp_path / "a.zarr", "--model", GAUSSIAN, "--sampler", "ddim", "--plan", "shortcut")
-    assert message in traj(*command, *options, code=2)

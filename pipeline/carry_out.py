@@ -1,0 +1,60 @@
+"""How every verb that fills a store carries out its job, and what it says meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.fork import Fork
+    from pipeline.generate import Generation
+    from pipeline.readout import Readout
+
+
+def say(message: str) -> None:
+    """Tell the person something, without mixing it into output that may be piped."""
+    click.echo(message, err=True)
+
+
+def carry_out(
+    job: Generation | Fork | Readout,
+    out: Path,
+    *,
+    stale: Any,
+    blocks: range | None,
+    dry_run: bool,
+    smaller: str,
+    complete: str,
+    following: str,
+) -> None:
+    """Say what a run costs, make its store or what is missing of it, and say what to type next."""
+    from stores import describe
+
+    if dry_run:
+        wanted = range(job.layout.blocks) if blocks is None else blocks
+        click.echo(f"{out}: {job.cost(out, len(wanted[: job.layout.blocks]))}")
+        return
+    with job.open(out, stale=stale, blocks=blocks) as store:
+        if store.set_aside:
+            say(f"{out} was made from other inputs; it is kept as {store.set_aside}")
+        if idle := not store.pending:
+            say(f"{out}: nothing to do")
+        else:
+            cost = job.cost(out, len(store.pending))
+            say(f"{out}: {len(store.pending)} of {store.layout.blocks} blocks to do; {cost}")
+            if cost.disk > cost.disk_free:
+                say(f"the disk may fill up: it is safe to go on later, or to store less with {smaller}")
+            job.run(store)
+    found = describe(out)
+    if clipped := found.get("saturated"):
+        say(f"{clipped} values were clipped to the range of float16")
+    if found["blocks_done"] == found["blocks"]:
+        say(f"{out} is complete" + ("" if idle else f"; next: {following} {out}"))
+        return
+    samples = found["arrays"]["sample"]["dims"]["sample"]
+    state = f"{out}: the blocks asked for are done, {found['blocks_done']} of all {found['blocks']}"
+    if blocks is None:
+        raise click.ClickException(f"{state}; the store was begun with {samples} samples, {complete}")
+    say(state)
