@@ -8,13 +8,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import analyzing, generation, kernels, machine, memory, shortcut, small, writing
+from benchmarks import analyzing, branches, generation, kernels, machine, memory, shortcut, small, writing
 from benchmarks.timing import table
 
 TOPICS = {
     "generation": generation,
     "writing": writing,
     "analyzing": analyzing,
+    "branches": branches,
     "kernels": kernels,
     "memory": memory,
     "small": small,

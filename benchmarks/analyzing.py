@@ -139,12 +139,12 @@ def measure(*, blocks: int, block: int, timesteps: int, rounds: int) -> list[Row
 def _reading(path: Path, engine: Engine) -> Arm:
     def read(folder: Path) -> None:
         ds = stores.open(path)
-        engine.compute([xr.Dataset({name: _touched(name, ds[name].data) for name in ("x_t", "pred_x0", "x_0")})])
+        engine.compute([xr.Dataset({name: touched(name, ds[name].data) for name in ("x_t", "pred_x0", "x_0")})])
 
     return read
 
 
-def _touched(name: str, array: da.Array) -> xr.Variable:
+def touched(name: str, array: da.Array) -> xr.Variable:
     """Reduce every block to one number that depends on all of it."""
     reduced = array.map_blocks(lambda block: np.max(block, keepdims=True), chunks=(1,) * array.ndim, dtype=array.dtype)
     return xr.Variable([f"{name}_{axis}" for axis in range(array.ndim)], reduced)
