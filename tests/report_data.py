@@ -1,15 +1,20 @@
 """Stores and results of real digits for tests of the report, made through the public writers."""
 
 import base64
+import csv
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 from sklearn.datasets import load_digits
 
 import stores
 from pipeline import analyze
 from pipeline.report import report
+from pipeline.report.collected import EDIT, collect
+from pipeline.report.sections import SECTIONS
 from pipeline.schedulers import threads
 
 T = 40
@@ -23,6 +28,23 @@ CONFIG = {
         "runs": [{"first": 39, "last": 0, "stride": 1, "rule": "ddim", "variance": 0.0, "noise": "shared"}],
     },
 }
+
+AT = [30, 20, 10]
+"""Where forks and edits start."""
+
+ENDINGS = np.array([[0, 1, 2, 3], [0, 0, 0, 1], [0, 0, 0, 0]])
+"""Labels of the replicas of every sample, for each start."""
+
+QUANTITIES = ("intervention", "phases", "redundancy")
+
+JUMP, SKIPS, BLOCKS = ("jump", 5, 0, 0, 0, -1), ("skips", 5, 2, 0, 0, -1), ("blocks", 5, 0, 2, 1, -1)
+SHORTCUT = ("shortcut", 0, 0, 0, 0, -1)
+"""edit, n, ns, nb, blocks, r."""
+
+SHARE = {JUMP: [0.9, 0.1, 0.0], SKIPS: [0.02, 0.2, 0.1], BLOCKS: [0.01, 0.05, 0.02]}
+"""Of another image in the endings of a family, over AT. An edit from 10 on that jumps changes nothing."""
+
+SAMPLES = 4
 
 
 def make_run(path, *, samples=12, config=CONFIG, time_scale=1.0, seed=0):
@@ -52,6 +74,86 @@ def make_run(path, *, samples=12, config=CONFIG, time_scale=1.0, seed=0):
     return path
 
 
+def make_forks(path, of, *, at=AT, count=4, samples=2, config=None):
+    """Replicas of sample k that end in images 4 k to 4 k + 3, as their labels say."""
+    ds = stores.open(of).sel(timestep=slice(max(at), 0))
+    with stores.create_forks(
+        path,
+        variant={"at": at, "noise": ["independent"] * len(at)},
+        replicas=count,
+        timestep=ds.timestep.values,
+        alpha_bar=ds.alpha_bar.values,
+        shape=(1, 8, 8),
+        samples=samples,
+        block=samples,
+        config={"parent": {"fingerprint": identity(of)}, **(config or {})},
+    ) as store:
+        endings = np.resize(ENDINGS, (len(at), 4))[:, :count, None]
+        store.finish(0, IMAGES[endings + 4 * np.arange(samples)])
+    return path
+
+
+def identity(path):
+    return stores.describe(path)["fingerprint"]
+
+
+def make_sweep(path, of, share=SHARE, *, at=AT, shortcut=None, eta="1"):
+    """Endings of the run, mixed with other images; the shortcut, from the first step on, with as much as is given."""
+    ds = stores.open(of)
+    plain = ds.x_0.values[:SAMPLES]
+    # the variants of a timestep beside one another, as sweeps need not be sorted
+    table = [(start, *edit, *saved(edit), shares[k]) for k, start in enumerate(at) for edit, shares in share.items()]
+    if shortcut is not None:
+        table.append((T - 1, *SHORTCUT, *saved(SHORTCUT), shortcut))
+    names = ("at", "edit", "n", "ns", "nb", "blocks", "r", "evaluations_saved", "evaluations_cut")
+    *columns, mixed = (list(column) for column in zip(*table, strict=True))
+    steps = ds.sel(timestep=slice(max(columns[0]), 0))
+    with stores.create_forks(
+        path,
+        variant=dict(zip((*names, "multiply_adds_removed"), columns, strict=True)) | {"eta": [eta] * len(table)},
+        replicas=1,
+        timestep=steps.timestep.values,
+        alpha_bar=steps.alpha_bar.values,
+        step=steps.step.values,
+        shape=(1, 8, 8),
+        samples=SAMPLES,
+        block=SAMPLES,
+        config={"parent": {"fingerprint": identity(of)}},
+    ) as store:
+        share = np.array(mixed, "f4")[:, None, None, None, None, None]
+        store.finish(0, (1 - share) * plain + share * IMAGES[100 : 100 + SAMPLES])
+    return path
+
+
+def saved(edit):
+    """Evaluations that are not made, those made with a part, and the share of multiply-adds both leave out."""
+    name, n, _, nb, _, r = edit
+    if name == "shortcut":
+        return 17, 21, 0.25
+    if name == "jump":
+        return max(n - 1, 0), 0, max(n - 1, 0) / T
+    cut = n if r < 0 else 2 * n
+    return 0, cut, cut / T * nb / 16
+
+
+def analyse_sweep(path, of, results):
+    options = {name: {"baseline": str(of)} for name in QUANTITIES}
+    jobs = analyze.plan_jobs([path], options, results / path.stem)
+    analyze.run(path, jobs, engine=threads(1), say=lambda message: None)
+
+
+def write_times(path, sweep, removed, **changes):
+    """Times of the edits of a sweep, as they are measured, or with other columns."""
+    ds = stores.open(sweep)
+    columns = {name: [*ds[name].to_numpy().tolist()] for name in EDIT} | {"time_removed": removed} | changes
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["variant", *columns])
+        writer.writerows(
+            [k, *row] for k, row in enumerate(zip(*columns.values(), strict=False))
+        )  # the shortest ends all
+
+
 def analyse(path, results, quantities=("entropy", "ssim", "psnr")):
     options = {name: {"bins": 16} if name == "entropy" else {} for name in quantities}
     jobs = analyze.plan_jobs([path], options, results / path.stem)
@@ -61,6 +163,47 @@ def analyse(path, results, quantities=("entropy", "ssim", "psnr")):
 def write(place, out, **options):
     folders = ("results", "trajectories", "forks", "readouts", "models")
     return report(out, **{**{name: place / name for name in folders}, **options})
+
+
+def collected(place, trajectories=None):
+    folders = {"trajectories": trajectories or place / "trajectories"}
+    folders |= {"fork": place / "forks", "readout": place / "readouts"}
+    return {(run.kind, run.name): run for run in collect(place / "results", folders, SECTIONS)}
+
+
+def fixtures():
+    """What every module looks at: its report's folder and page, what was found of its place, and a copy of that."""
+
+    @pytest.fixture(scope="module")
+    def written(place, tmp_path_factory):
+        return write(place, tmp_path_factory.mktemp("out") / "report").parent
+
+    @pytest.fixture(scope="module")
+    def html(written):
+        return (written / "index.html").read_text(encoding="utf-8")
+
+    @pytest.fixture(scope="module")
+    def found(place):
+        return collected(place)
+
+    @pytest.fixture
+    def copy(place, tmp_path):
+        return shutil.copytree(place, tmp_path / "copy")
+
+    return written, html, found, copy
+
+
+def section(html, name):
+    return html[html.index(f'id="{name}"') :].split("<h2")[0]
+
+
+def rows(path):
+    return list(csv.DictReader(path.open(encoding="utf-8")))
+
+
+def verdicts(shown):
+    """The last two columns of a table of findings."""
+    return [re.findall(r"<td>(.*?)</td>", row)[1:] for row in shown.split("<tr>")[2:]]
 
 
 def svgs(html):

@@ -12,12 +12,11 @@ from sklearn.model_selection import train_test_split
 import stores
 from pipeline import analyze
 from pipeline.report import drawing, metrics, quality, sections
-from pipeline.report.collected import collect
 from pipeline.report.sections import SECTIONS, entropy, maps, montages, similarity
 from pipeline.report.sections.runs import plan_steps, sampler_name
 from pipeline.schedulers import threads
 from tests import runs
-from tests.report_data import CONFIG, DIGITS, IMAGES, T, analyse, make_run, svgs, unbalanced, write
+from tests.report_data import CONFIG, DIGITS, IMAGES, T, analyse, collected, fixtures, make_run, svgs, unbalanced, write
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +36,12 @@ def place(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def written(place, tmp_path_factory):
-    return write(place, tmp_path_factory.mktemp("out") / "report").parent
-
-
-@pytest.fixture(scope="module")
-def html(written):
-    return (written / "index.html").read_text(encoding="utf-8")
+written, html, found, copy = fixtures()
 
 
 @pytest.fixture(scope="module")
 def ssim(place):
     return stores.open(place / "results/ddim50/ssim.zarr")["ssim"].load()
-
-
-def collected(place, trajectories):
-    folders = {"trajectories": trajectories, "fork": place / "forks", "readout": place / "readouts"}
-    return collect(place / "results", folders, SECTIONS)
 
 
 def test_page_needs_nothing_but_itself(html):
@@ -293,15 +280,17 @@ def test_an_unfinished_store_is_said_and_a_set_aside_one_is_no_run(place, tmp_pa
     shutil.copytree(place / "trajectories/ddim50.zarr", trajectories / "ddim50.stale-1234.zarr")
     with runs.create(trajectories / "half.zarr"):
         pass
-    found = {run.name: run for run in collected(place, trajectories)}
+    found = {name: run for (_, name), run in collected(place, trajectories).items()}
     assert sorted(found) == ["ddim100", "ddim50", "half"]
     assert "is incomplete" in found["half"].remarks[0]
 
 
 def test_results_of_other_trajectories_are_told_apart(place, tmp_path):
     make_run(tmp_path / "ddim50.zarr", seed=7)
-    found = {run.name: run for run in collected(place, tmp_path)}
-    assert sum("was computed from other trajectories" in remark for remark in found["ddim50"].remarks) == 3
+    found = collected(place, tmp_path)
+    assert (
+        sum("was computed from other trajectories" in remark for remark in found["trajectories", "ddim50"].remarks) == 3
+    )
 
 
 def test_other_results_are_drawn_by_their_quantity_or_said(place, tmp_path):

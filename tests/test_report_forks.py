@@ -1,6 +1,5 @@
 """The report's sections on labels and forks, on stores whose numbers are known."""
 
-import csv
 import json
 import re
 import shutil
@@ -9,21 +8,28 @@ import numpy as np
 import pytest
 
 import stores
-from pipeline.report.collected import collect
-from pipeline.report.sections import SECTIONS, forks, labels, replicas
+from pipeline.report.sections import forks, labels, replicas
 from tests import runs
-from tests.report_data import IMAGES, T, analyse, make_run, svgs, unbalanced, write
+from tests.report_data import (
+    AT,
+    ENDINGS,
+    IMAGES,
+    T,
+    analyse,
+    collected,
+    fixtures,
+    identity,
+    make_forks,
+    make_run,
+    rows,
+    section,
+    svgs,
+    unbalanced,
+    write,
+)
 
-AT = [30, 20, 10]
 SETTLED = np.array([39, 30, 25, 25, 20, 20, 15, 10, 5, 0, -1, -1])
 """From which timestep on a sample's pred_x0 has the label of its x_0; -1 never."""
-
-ENDINGS = np.array([[0, 1, 2, 3], [0, 0, 0, 1], [0, 0, 0, 0]])
-"""Labels of the replicas of every sample, for each start."""
-
-
-def identity(path):
-    return stores.describe(path)["fingerprint"]
 
 
 def logits(labels):
@@ -61,25 +67,6 @@ def read_run(path, of, settled=SETTLED):
     )
 
 
-def make_forks(path, of, *, at=AT, count=4, samples=2, config=None):
-    """Replicas of sample k that end in images 4 k to 4 k + 3, as their labels say."""
-    ds = stores.open(of).sel(timestep=slice(max(at), 0))
-    with stores.create_forks(
-        path,
-        variant={"at": at, "noise": ["independent"] * len(at)},
-        replicas=count,
-        timestep=ds.timestep.values,
-        alpha_bar=ds.alpha_bar.values,
-        shape=(1, 8, 8),
-        samples=samples,
-        block=samples,
-        config={"parent": {"fingerprint": identity(of)}, **(config or {})},
-    ) as store:
-        endings = np.resize(ENDINGS, (len(at), 4))[:, :count, None]
-        store.finish(0, IMAGES[endings + 4 * np.arange(samples)])
-    return path
-
-
 def read_forks(path, of):
     ds = stores.open(of)
     along = {name: ("timestep", ds[name].values, "1", name) for name in ("timestep", "log_snr")}
@@ -113,37 +100,7 @@ def place(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def written(place, tmp_path_factory):
-    return write(place, tmp_path_factory.mktemp("out") / "report").parent
-
-
-@pytest.fixture(scope="module")
-def html(written):
-    return (written / "index.html").read_text(encoding="utf-8")
-
-
-def collected(place):
-    folders = {"trajectories": place / "trajectories", "fork": place / "forks", "readout": place / "readouts"}
-    return {(run.kind, run.name): run for run in collect(place / "results", folders, SECTIONS)}
-
-
-@pytest.fixture(scope="module")
-def found(place):
-    return collected(place)
-
-
-@pytest.fixture
-def copy(place, tmp_path):
-    return shutil.copytree(place, tmp_path / "copy")
-
-
-def section(html, name):
-    return html[html.index(f'id="{name}"') :].split("<h2")[0]
-
-
-def rows(path):
-    return list(csv.DictReader(path.open(encoding="utf-8")))
+written, html, found, copy = fixtures()
 
 
 def test_forks_are_no_runs_and_have_the_colour_of_theirs(html, found):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import shutil
 
 import numpy as np
@@ -10,56 +9,30 @@ import pytest
 import xarray as xr
 from skimage.metrics import structural_similarity
 
-import stores
-from pipeline import analyze
 from pipeline.report import edits, findings
-from pipeline.report.collected import collect
-from pipeline.report.sections import SECTIONS, interventions
-from pipeline.schedulers import threads
+from pipeline.report.sections import interventions
 from tests import runs
-from tests.report_data import IMAGES, analyse, make_run, svgs, unbalanced, write
-from tests.test_report_forks import make_forks
-
-AT = [30, 20, 10]
-SAMPLES = 4
-QUANTITIES = ("intervention", "phases", "redundancy")
-
-JUMP, SKIPS, BLOCKS = ("jump", 5, 0, 0, 0, -1), ("skips", 5, 2, 0, 0, -1), ("blocks", 5, 0, 2, 1, -1)
-"""edit, n, ns, nb, blocks, r."""
-
-SHARE = {JUMP: [0.9, 0.1, 0.0], SKIPS: [0.02, 0.2, 0.1], BLOCKS: [0.01, 0.05, 0.02]}
-"""Of another image in the endings of a family, over AT. An edit from 10 on that jumps changes nothing."""
-
-
-def make_sweep(path, of, share=SHARE):
-    """Endings of the run, mixed with other images."""
-    ds = stores.open(of)
-    plain = ds.x_0.values[:SAMPLES]
-    # the variants of a timestep beside one another, as sweeps need not be sorted
-    table = [(at, *edit, shares[k]) for k, at in enumerate(AT) for edit, shares in share.items()]
-    at, edit, n, ns, nb, blocks, r, mixed = (list(column) for column in zip(*table, strict=True))
-    steps = ds.sel(timestep=slice(max(AT), 0))
-    with stores.create_forks(
-        path,
-        variant={"at": at, "edit": edit, "n": n, "ns": ns, "nb": nb, "blocks": blocks, "r": r},
-        replicas=1,
-        timestep=steps.timestep.values,
-        alpha_bar=steps.alpha_bar.values,
-        step=steps.step.values,
-        shape=(1, 8, 8),
-        samples=SAMPLES,
-        block=SAMPLES,
-        config={"parent": {"fingerprint": stores.describe(of)["fingerprint"]}},
-    ) as store:
-        share = np.array(mixed, "f4")[:, None, None, None, None, None]
-        store.finish(0, (1 - share) * plain + share * IMAGES[100 : 100 + SAMPLES])
-    return path
-
-
-def analyse_sweep(path, of, results):
-    options = {name: {"baseline": str(of)} for name in QUANTITIES}
-    jobs = analyze.plan_jobs([path], options, results / path.stem)
-    analyze.run(path, jobs, engine=threads(1), say=lambda message: None)
+from tests.report_data import (
+    AT,
+    BLOCKS,
+    IMAGES,
+    JUMP,
+    SAMPLES,
+    SHARE,
+    SKIPS,
+    analyse,
+    analyse_sweep,
+    collected,
+    fixtures,
+    make_forks,
+    make_run,
+    make_sweep,
+    section,
+    svgs,
+    unbalanced,
+    verdicts,
+    write,
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,43 +47,12 @@ def place(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def written(place, tmp_path_factory):
-    return write(place, tmp_path_factory.mktemp("out") / "report").parent
-
-
-@pytest.fixture(scope="module")
-def html(written):
-    return (written / "index.html").read_text(encoding="utf-8")
-
-
-def collected(place):
-    folders = {"trajectories": place / "trajectories", "fork": place / "forks", "readout": place / "readouts"}
-    return {(run.kind, run.name): run for run in collect(place / "results", folders, SECTIONS)}
-
-
-@pytest.fixture(scope="module")
-def found(place):
-    return collected(place)
+written, html, found, copy = fixtures()
 
 
 @pytest.fixture(scope="module")
 def sweep(found):
     return found["sweep", "ddim_edits"]
-
-
-@pytest.fixture
-def copy(place, tmp_path):
-    return shutil.copytree(place, tmp_path / "copy")
-
-
-def section(html, name):
-    return html[html.index(f'id="{name}"') :].split("<h2")[0]
-
-
-def verdicts(shown):
-    """The last two columns of the table of findings."""
-    return [re.findall(r"<td>(.*?)</td>", row)[1:] for row in shown.split("<tr>")[2:]]
 
 
 def test_a_sweep_is_no_replicas(found, html):
@@ -134,7 +76,7 @@ def test_missing_results_of_a_sweep_say_what_makes_them(copy):
 
 def test_page_with_a_sweep_is_well_formed(html):
     assert unbalanced(html) == []
-    assert len(svgs(section(html, "interventions"))) == 4
+    assert len(svgs(section(html, "interventions"))) == 3
     assert "blocks nb = 2 (1 here), n = 5" in section(html, "interventions")
 
 
@@ -249,25 +191,7 @@ def test_a_sweep_without_its_run_is_shown_without_it(copy):
     orphan = collected(copy)["sweep", "ddim_edits"]
     assert [label.get_text() for label in edits.montage(orphan).axes[0].get_xticklabels()] == ["30", "20", "10"]
     page = write(copy, copy / "report").read_text(encoding="utf-8")
-    assert len(svgs(section(page, "interventions"))) == 3  # no schedule
-
-
-def test_rings_mark_what_no_other_beats(sweep):
-    redundancy = sweep.results["redundancy"]
-    _, ring = edits.pareto(redundancy).axes[0].collections[:2]
-    best = redundancy.isel(variant=np.flatnonzero(redundancy["pareto"] & (redundancy["edit"] == "jump").to_numpy()))
-    np.testing.assert_allclose(ring.get_offsets()[:, 1], 1 - best["ssim_mean"])
-
-
-def test_longest_edits_are_drawn_where_several_were_tried(sweep, copy):
-    assert edits.longest(sweep.results["redundancy"]) is None
-    run = copy / "trajectories/ddim.zarr"
-    several = {JUMP: [0.9, 0.1, 0.0], ("jump", 8, 0, 0, 0, -1): [0.95, 0.9, 0.05]}
-    analyse_sweep(make_sweep(copy / "forks/several.zarr", run, several), run, copy / "results")
-    (axis,) = edits.longest(collected(copy)["sweep", "several"].results["redundancy"]).axes
-    (line,) = axis.lines
-    np.testing.assert_array_equal(line.get_xdata(), AT)
-    np.testing.assert_array_equal(line.get_ydata(), [np.nan, 5, 8])
+    assert len(svgs(section(page, "interventions"))) == 2  # no schedule
 
 
 def test_betas_are_those_of_the_schedule():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 import analysis
@@ -16,6 +18,12 @@ from pipeline.report.contents import Kind, Run, Section
 from stores.layout import read_root
 
 KINDS: tuple[Kind, ...] = ("trajectories", "fork", "sweep")
+EDIT = ("edit", "at", "n", "ns", "nb", "r")
+"""What tells the edits of a sweep apart, in its stores, its results and the times measured of it."""
+
+SAVED = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
+"""What a sweep says that its edits leave out."""
+
 WORDS = {"trajectories": "trajectories", "fork": "forks", "readout": "logits"}
 
 
@@ -104,7 +112,7 @@ def _open(
     results, others = {}, {}
     for file, result in files:
         if file.stem in drawn and _has_places(result, kind):
-            results[file.stem] = _without_samples(result).load()
+            results[file.stem] = _without_samples(result, kind).load()
         else:
             others[file.stem] = result
         remarks += _out_of_step(file, result, folders)
@@ -117,23 +125,48 @@ def _open(
         remarks += _missing(
             kind, name, results, folders, sections, f" --baseline {baseline}" if kind == "sweep" else ""
         )
-    return Run(name, kind, store, described, results, others, remarks, parent)
+    time_removed = None
+    if kind == "sweep" and results:
+        times = files[0][0].parent / "times.csv"
+        time_removed = _time_removed(times, next(iter(results.values())))
+        if time_removed is None and times.exists():
+            remarks.append(
+                f"{times} does not fit the results beside it; measure with `traj fork ... --sweep ... --times {times}`"
+            )
+    return Run(name, kind, store, described, results, others, remarks, parent, time_removed)
 
 
 def _has_places(result: xr.Dataset, kind: Kind) -> bool:
     """Say whether a result lies over timesteps, or over one timestep per fork to start from, or per edit."""
     if kind == "sweep":
-        return {"at", "at_log_snr", "edit", "n", "ns", "nb", "r"} <= set(result.coords)
+        return {*EDIT, *SAVED, "at_log_snr"} <= set(result.coords)
     if kind == "fork":
         return "at_log_snr" in result.coords and result["at"].to_index().is_unique
     return {"timestep", "log_snr"} <= set(result.coords)
 
 
-def _without_samples(result: xr.Dataset) -> xr.Dataset:
-    """Leave out values of every sample, but for when each commits itself to a label."""
+def _without_samples(result: xr.Dataset, kind: Kind) -> xr.Dataset:
+    """Leave out values of every sample, but for when each commits itself to a label, and SSIM of sweeps."""
     return result.drop_vars(
-        [name for name, v in result.items() if "sample" in v.dims and not str(name).startswith("commit_")]
+        [
+            name
+            for name, v in result.items()
+            if "sample" in v.dims and not str(name).startswith("commit_") and (kind, name) != ("sweep", "ssim")
+        ]
     )
+
+
+def _time_removed(times: Path, result: xr.Dataset) -> np.ndarray | None:
+    """Read the share of network time that each variant of a sweep does not take, None where it is not there."""
+    try:
+        with times.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        edits = list(zip(*(map(str, result[name].to_numpy().tolist()) for name in EDIT), strict=True))
+        if [tuple(row[name] for name in EDIT) for row in rows] != edits:
+            return None
+        return np.array([float(row["time_removed"]) for row in rows])
+    except (FileNotFoundError, KeyError, ValueError):
+        return None
 
 
 def _parent(path: Path) -> str | None:

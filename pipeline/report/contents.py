@@ -21,7 +21,8 @@ class Run:
 
     described is what `stores.describe` says of its store, empty where there is none; store the opened one, None
     where it can't be. results are by quantity; others are those this report has no section for. parent is what was
-    forked, or what a further readout was made of, if it is at hand.
+    forked, or what a further readout was made of, if it is at hand. time_removed says of each variant of a sweep which
+    share of the run's network time it does not take, None where that was not measured.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Run:
     others: dict[str, xr.Dataset]
     remarks: list[str] = field(default_factory=list)
     parent: Run | None = None
+    time_removed: np.ndarray | None = None
 
     @property
     def config(self) -> dict[str, Any]:

@@ -20,11 +20,23 @@ SAMPLES, STARTS, FAMILIES = 3, 8, 8
 SHADES = {1: "#9d9d9d", 2: "#c9c9c9", 3: "#ebebeb"}
 """Of the phases of a process."""
 
+SHORTCUT = "shortcut"
+"""The name of that edit."""
+
+ONCE = -1
+"""The r of what is left out once only."""
+
+FEWEST = 3
+"""Starts or lengths that make a curve."""
+
 START = "timestep at which the edit starts   (denoising →)"
 
 
 class Family(NamedTuple):
-    """Edits that differ in where they start only: their name in words, what they are, and variants by falling start."""
+    """Edits that differ in where they start only: their name in words, what they are, and variants by falling start.
+
+    here is how many blocks of this network nb stands for, None where that is not at hand.
+    """
 
     name: str
     edit: str
@@ -33,6 +45,7 @@ class Family(NamedTuple):
     n: int
     r: int
     variants: np.ndarray
+    here: int | None
 
 
 def families(ds: xr.Dataset) -> list[Family]:
@@ -42,21 +55,70 @@ def families(ds: xr.Dataset) -> list[Family]:
     for key in dict.fromkeys(keys):
         members = np.flatnonzero([other == key for other in keys])
         order = np.argsort(-ds["at"].to_numpy()[members], kind="stable")
-        blocks = int(ds["blocks"][members[0]]) if "blocks" in ds.coords else None
-        found.append(Family(_name(*key, blocks), *key, members[order]))
+        here = _here(ds, members[0])
+        found.append(Family(_name(*key, here), *key, members[order], here))
+    return found
+
+
+def is_shortcut(ds: xr.Dataset) -> np.ndarray:
+    """Say which variants are 002's shortcut, a whole schedule of cuts, rather than single edits."""
+    return ds["edit"].to_numpy() == SHORTCUT
+
+
+def over_starts(ds: xr.Dataset) -> list[Family]:
+    """Keep the families of a sweep, or of a result of one, that were begun at so many starts that they make a curve."""
+    return [family for family in families(ds) if len(family.variants) >= FEWEST]
+
+
+def scaled(ds: xr.Dataset) -> list[tuple[int, int]]:
+    """List which nb of the source's blocks are how many of this network's."""
+    cuts = ds["edit"].to_numpy() == "blocks"
+    return sorted(set(zip(*(ds[name].to_numpy()[cuts].tolist() for name in ("nb", "blocks")), strict=True)))
+
+
+class Line(NamedTuple):
+    """Edits that differ in how many steps they take, or in the pause between them: a name, and variants by rising x."""
+
+    name: str
+    variants: np.ndarray
+
+
+def lines(ds: xr.Dataset, along: str) -> list[Line]:
+    """Group edits into curves over their steps n, or over the pauses r of what was cut twice (002 Figs 9, 10)."""
+    names = ("edit", "ns", "nb", "at") if along == "n" else ("edit", "ns", "nb", "n", "at")
+    twice = ds["r"].to_numpy() != ONCE
+    keys = list(zip(*(ds[name].to_numpy().tolist() for name in names), strict=True))
+    found = []
+    for key in dict.fromkeys(keys):
+        members = np.flatnonzero([other == key for other in keys] & (twice == (along == "r")))
+        if len(np.unique(ds[along].to_numpy()[members])) >= FEWEST:
+            edit = dict(zip(names, key, strict=True))
+            n = f", n = {edit['n']}" if along == "r" else ""
+            part = _part(edit["edit"], edit["ns"], edit["nb"], _here(ds, members[0]))
+            order = np.argsort(ds[along].to_numpy()[members], kind="stable")
+            found.append(Line(f"{part}{n} from t = {edit['at']}", members[order]))
     return found
 
 
 def _name(edit: str, ns: int, nb: int, n: int, r: int, blocks: int | None) -> str:
+    if edit == SHORTCUT:
+        return "the shortcut"
+    again = "" if r == ONCE else f", again {r} later"
+    return f"{_part(edit, ns, nb, blocks)}{' ' if edit == 'jump' else ', '}n = {n}{again}"
+
+
+def _part(edit: str, ns: int, nb: int, blocks: int | None) -> str:
     here = "" if blocks is None else f" ({blocks} here)"
-    part = {"jump": "jump ", "skips": f"skips ns = {ns}, ", "blocks": f"blocks nb = {nb}{here}, "}
-    again = f", again {r} later" if r >= 0 else ""
-    return f"{part.get(edit, f'{edit}, ')}n = {n}{again}"
+    return {"skips": f"skips ns = {ns}", "blocks": f"blocks nb = {nb}{here}"}.get(edit, edit)
+
+
+def _here(ds: xr.Dataset, variant: int) -> int | None:
+    return int(ds["blocks"][variant]) if "blocks" in ds.coords else None
 
 
 def similarity(compared: xr.Dataset, phases: xr.Dataset | None) -> Figure:
     """Draw SSIM and PSNR with the run over where edits start, with one sd, and phases beneath (002 Figs 4, 7, 8)."""
-    among = families(compared)
+    among = over_starts(compared)
     palette = colours([family.name for family in among])
     strip = 0 if phases is None else 0.22 * len(among) + 0.15
     with mpl.rc_context(STYLE):
@@ -103,7 +165,7 @@ def _shade(axis: Axes, phases: xr.Dataset, among: Sequence[Family]) -> None:
 def montage(sweep: Run) -> Figure:
     """Draw where edited processes of a few samples end, and where their run ended (002 Figs 3, 5, 6)."""
     assert sweep.store is not None
-    among = families(sweep.store)[:FAMILIES]
+    among = over_starts(sweep.store)[:FAMILIES]
     few = sweep.store.isel(replica=0, sample=slice(SAMPLES))
     limits = few["x_0"].attrs.get("valid_range", [-1, 1])
     unedited = ends(sweep, few)
@@ -147,59 +209,6 @@ def ends(sweep: Run, few: xr.Dataset) -> np.ndarray | None:
     if run is None or not np.isin(few["sample"], run["sample"]).all():
         return None
     return run["x_0"].sel(sample=few["sample"].to_numpy()).to_numpy()
-
-
-def longest(redundancy: xr.Dataset) -> Figure | None:
-    """Draw the longest cut and the shortest relaxation that keep SSIM (002 Figs 9, 10), where several were tried."""
-    drawn = []
-    for name, dim, tried, y in (
-        ("longest_n", "part", np.unique(redundancy["n"]), "longest n that keeps SSIM"),
-        ("shortest_r", "cut", np.setdiff1d(redundancy["r"], [-1]), "shortest r that keeps SSIM"),
-    ):
-        if len(tried) > 1:
-            drawn.append((redundancy[name], dim, tried, y))
-    if not drawn:
-        return None
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-        axes = figure.subplots(1, len(drawn), squeeze=False)[0]
-        for axis, (values, dim, tried, y) in zip(axes, drawn, strict=True):
-            labels = [str(label) for label in values[dim].to_numpy()]
-            palette = colours(labels)
-            for label, line in zip(labels, values.transpose(dim, "t_start").to_numpy(), strict=True):
-                if np.isfinite(line).any():
-                    axis.plot(values["t_start"], line, ".-", color=palette[label], label=label)
-            axis.set(xlabel=START, ylabel=y, yticks=tried)
-            axis.xaxis.set_inverted(True)
-            if axis.lines:
-                axis.legend()
-    return figure
-
-
-def pareto(redundancy: xr.Dataset) -> Figure:
-    """Draw how much every edit leaves out against the SSIM it costs; what no other of its part beats has a ring."""
-    among = families(redundancy)
-    palette = colours([family.name for family in among])
-    left_out = (redundancy["evaluations_saved"] + redundancy["evaluations_cut"]).to_numpy()
-    lost, kept = 1 - redundancy["ssim_mean"].to_numpy(), redundancy["pareto"].to_numpy().astype(bool)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
-        axis = figure.add_subplot()
-        for row, family in enumerate(among):
-            # Families that leave out as much would hide each other.
-            places = left_out[family.variants] + 0.5 * ((row + 0.5) / len(among) - 0.5)
-            colour = palette[family.name]
-            axis.scatter(places, lost[family.variants], s=14, color=colour, alpha=0.7, lw=0, label=family.name)
-            best = kept[family.variants]
-            axis.scatter(
-                places[best], lost[family.variants][best], s=70, facecolors="none", edgecolors=colour, linewidths=1.3
-            )
-        if (lost > 0).any():
-            axis.set_yscale("symlog", linthresh=float(f"{lost[lost > 0].min():.0e}"))
-        axis.set(xlabel="network evaluations left out (jumps) or made with a part (cuts)", ylabel="mean SSIM lost")
-        axis.set_xticks(np.unique(left_out))
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
 
 
 def betas(run: xr.Dataset) -> np.ndarray:

@@ -47,7 +47,7 @@ SOURCES = {
     "000": "Stout, Lensen, Frean: Quantifying Feature Emergence in the Reverse Processes of Diffusion Probabilistic "
     "Models. Figs 1 to 3: montages, stepwise entropy, joint maps.",
     "002": "Prasad et al.: Unraveling the Temporal Dynamics of the Unet in Diffusion Models. Figs 16 and 17: PSNR and "
-    "SSIM over the process; Figs 3 to 10, 15 and 18: interventions.",
+    "SSIM over the process; Figs 3 to 10, 15, 18 and 19: interventions; Figs 11 to 13 and 22: the shortcut.",
 }
 
 

@@ -1,4 +1,4 @@
-"""What the process can do without: jumps and cuts against the unedited run (002 Figs 3 to 10, 15, 18)."""
+"""What the process can do without: jumps and cuts against the unedited run (002 Figs 3 to 8, 15, 19)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import xarray as xr
 
 from pipeline.report import edits, findings, markup
 from pipeline.report.contents import Material, Numbers, Run, Section, Series
-from pipeline.report.edits import families
+from pipeline.report.edits import families, is_shortcut, over_starts
 from pipeline.report.metrics import rounded
 
 EDITS = {"jump": "jump", "skips": "cut of skips", "blocks": "cut of blocks"}
@@ -38,28 +38,41 @@ def html(material: Material) -> str:
         for sweep in material.sweeps
         if sweep.parent is not None and sweep.parent.store is not None
     }
-    return HOW + shown + (_schedules(runs, material) if runs else "")
+    noise = findings.noise(material.results("intervention", "sweep"))
+    return HOW + shown + noise + (_schedules(runs, material) if runs else "")
 
 
 def _of_sweep(sweep: Run) -> str:
-    """Show what there is of one sweep."""
+    """Show what there is of one sweep's edits that were begun at several starts."""
     shown = ""
     compared, phases, redundancy = (sweep.results.get(name) for name in SECTION.quantities)
-    if compared is not None:
+    if compared is not None and over_starts(compared):
         shown += _comparison(sweep, compared, phases)
-    if sweep.store is not None:
+    if sweep.store is not None and over_starts(sweep.store):
         caption = (
             "Finished images of edited processes, the first samples one beneath another: at the left of each block the "
             "x_0 of the unedited run, then the endings of one family of edits, over the timestep at which the edit "
             "starts, from high to low. Look for starts from which on the ending shows what x_0 shows. After 002 Figs 3 "
-            "(jumps), 5 (skips) and 6 (blocks)."
+            "(jumps), 5 (skips), 6 and 19 (blocks)."
         )
         shown += markup.figure(edits.montage(sweep), caption, f"Endings of edited processes: {sweep.name}")
-    if compared is not None:
+    if compared is not None and over_starts(compared):
         shown += findings.table(compared, phases)
-    if redundancy is not None:
+    if redundancy is not None and over_starts(redundancy):
         shown += _redundancy(sweep, redundancy)
-    return shown
+    return shown + _mapping(sweep) if shown else ""
+
+
+def _mapping(sweep: Run) -> str:
+    """Print how many blocks of this network the source's nb come to."""
+    ds = next((ds for ds in (*sweep.results.values(), sweep.store) if ds is not None and "blocks" in ds.coords), None)
+    if ds is None or not (pairs := edits.scaled(ds)):
+        return ""
+    told = ", ".join(f"nb = {nb} is {blocks}" for nb, blocks in pairs)
+    return (
+        "<p>The source counts nb of its 16 output blocks; on a network with B of them it is taken as nb · B / 16, "
+        f"rounded. Here {told}; what comes to as many blocks is the same cut.</p>"
+    )
 
 
 def _comparison(sweep: Run, compared: xr.Dataset, phases: xr.Dataset | None) -> str:
@@ -79,10 +92,13 @@ def _comparison(sweep: Run, compared: xr.Dataset, phases: xr.Dataset | None) -> 
 
 
 def _redundancy(sweep: Run, redundancy: xr.Dataset) -> str:
-    """Show from where on what can be left out: a table, and what it saves against what it costs."""
+    """Tell from where on what can be left out."""
     threshold = f"{redundancy.attrs['threshold']:g}"
     rows = []
+    curves = {family.name for family in over_starts(redundancy)}
     for family, safe in zip(families(redundancy), redundancy["safe_from"].to_numpy(), strict=True):
+        if family.name not in curves:
+            continue
         members = redundancy.isel(variant=family.variants)
         rows.append(
             [
@@ -103,27 +119,11 @@ def _redundancy(sweep: Run, redundancy: xr.Dataset) -> str:
         "evaluations saved",
         "evaluations cut",
     )
-    shown = (
+    return (
         f"<p>From where on down to the end of the process an edit can be made at any start that was tried, mean SSIM "
         f"staying at {threshold} or above. 002 counts time by the steps left of its 100 and finds 70 for nb = 2, 60 "
         "for nb = 8 (Figs 8, 9).</p>" + markup.table(head, rows, numbers=range(1, 7))
     )
-    caption = (
-        "What an edit leaves out, at most, against what it costs: a dot for every start of every family (families "
-        "are set a little apart). A ring marks what no other edit of the same part beats, which "
-        "leaves out as much and costs less, or more and costs no more. An evaluation with a part of the network is not "
-        "free: <code>traj info MODEL</code> lists the multiply-adds of every block. The lower the dot, the closer the "
-        "image to the unedited one; the scale is logarithmic. Without a figure in the source."
-    )
-    shown += markup.figure(edits.pareto(redundancy), caption, f"Evaluations saved against SSIM lost: {sweep.name}")
-    if (longest := edits.longest(redundancy)) is not None:
-        caption = (
-            f"The largest n, of those tried, that keeps mean SSIM at {threshold} together with all smaller ones, over "
-            "the start of the edit (002 Figs 9 and 18); and, where cuts were made twice, the fewest steps r between "
-            "them that keep it together with all longer pauses (002 Fig. 10). Where there is no dot, none does."
-        )
-        shown += markup.figure(longest, caption, f"Longest edits and shortest pauses: {sweep.name}")
-    return shown
 
 
 def _steps_left(sweep: Run, at: float) -> str:
@@ -164,7 +164,8 @@ def numbers(run: Run) -> Numbers:
             ]
             if starts:
                 found[f"{edit}_safe_from"] = int(min(starts)) if np.isfinite(starts).all() else None
-    if (compared := run.results.get("intervention")) is not None:
+    if (compared := run.results.get("intervention")) is not None and not is_shortcut(compared).all():
+        compared = compared.isel(variant=~is_shortcut(compared))
         found["edits_lowest_ssim"] = rounded(compared["ssim_mean"].min())
         found["edits_lowest_psnr"] = rounded(compared["psnr_mean"].min(), 2)
         late = [difference[:, 0] for _, _, starts, difference in findings.late_pairs(compared) if len(starts)]
@@ -188,7 +189,7 @@ def curves(run: Run) -> dict[str, list[Series]]:
                 ),
                 compared.attrs["cap"] if name == "psnr" else np.inf,
             )
-            for family in families(compared)
+            for family in over_starts(compared)
         ]
         for name in ("ssim", "psnr")
     }

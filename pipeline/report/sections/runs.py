@@ -20,7 +20,8 @@ FORKS = (
 )
 SWEEPS = (
     "<h3>Sweeps</h3><p>A sweep starts again from stored x_t of a run, each time with one edit of the process: a jump "
-    "over steps, or parts of the network left out for some steps. What is not edited has the noise of the run.</p>"
+    "over steps, parts of the network left out for some steps, or the shortcut. What is not edited has the noise of "
+    "the run.</p>"
 )
 
 
