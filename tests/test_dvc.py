@@ -1,5 +1,6 @@
 """The pipeline as DVC runs it, on a copy of the project with tiny parameters."""
 
+import json
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ def project(tmp_path_factory):
             shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / part)
+    (folder / "wide").mkdir()
+    shutil.copy(ROOT / "wide" / "dvc.yaml", folder / "wide")
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
     shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
@@ -40,12 +43,13 @@ def project(tmp_path_factory):
     params["forks"] = {
         "ddim_forks": {"run": "ddim", "options": {"at": "800,200", "replicas": 2, "samples": 4, "block": 4, "eta": 1}}
     }
-    params["sweeps"] = {
-        "ddim_edits": {"run": "ddim", "options": {"sweep": "params.yaml:edits.two", "samples": 4, "block": 4}}
-    }
+    params["sweep"] = {"samples": 4, "block": 4}
+    params["sweeps"] = {"ddim_edits": {"run": "ddim", "edits": "two"}}
     params["edits"] = {"two": [{"edit": "jump", "n": [2, 3], "t_start": {"every": 2}}]}
     params["readouts"] = {"iddpm": "trajectories/iddpm", "ddim_forks": "forks/ddim_forks"}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    wide = {"run": "ddim", "sweep": params["sweep"], "sweeps": params["edits"], "forks": params["forks"]}
+    (folder / "wide" / "params.yaml").write_text(yaml.safe_dump(wide))
     repro(folder)
     return folder
 
@@ -78,6 +82,19 @@ def test_everything_is_made_and_a_second_repro_does_nothing(project):
     assert repro(project) == []
     # two seconds on a quiet machine, import of DVC included; a loaded one may take longer
     assert time.perf_counter() - begun < 10
+
+
+@pytest.mark.slow
+def test_the_wide_group_is_asked_for_by_name_only(project):
+    assert not any((project / "wide" / made).exists() for made in ("data", "results", "report"))
+    assert sorted(repro(project, "wide/dvc.yaml")) == [
+        "wide/dvc.yaml:branch@ddim_forks",
+        "wide/dvc.yaml:intervene@two",
+        "wide/dvc.yaml:report",
+    ]
+    numbers = json.loads((project / "wide" / "report" / "metrics.json").read_text())
+    assert (list(numbers["forks"]), list(numbers["sweeps"])) == (["ddim_forks"], ["two"])
+    assert repro(project) == []
 
 
 @pytest.mark.slow
