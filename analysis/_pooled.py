@@ -57,11 +57,10 @@ class Samples(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some timesteps: the task that gives all that is taken from them, how many they are, how many have maps."""
+    """A task, and the number of timesteps that it takes something from."""
 
     key: Key
     steps: int
-    maps: int
 
 
 def group_bounds(samples: int) -> list[int]:
@@ -82,6 +81,7 @@ def pooled(states: da.Array, x_0: da.Array, bins: int, at: list[int], classes: l
     # Written out: as many delayed calls would take longer to put together than to carry out.
     tasks: dict[Key, Any] = {}
     parts: list[Part] = []
+    mapped: list[Part] = []
     start = 0
     for number, length in enumerate(states.chunks[1]):
         column: list[Key] = [(states.name, i, number, 0) for i in range(states.numblocks[0])]
@@ -92,32 +92,42 @@ def pooled(states: da.Array, x_0: da.Array, bins: int, at: list[int], classes: l
                 for among, part in enumerate((*together.groups, *classes))
             ]
         for low, high in pairwise(sorted({length * part // PARTS for part in range(PARTS + 1)})):
-            inside = [position - start - low for position in at if low <= position - start < high]
-            key = name, len(parts)
+            key = name, "parts", len(parts)
             if as_counts:
-                tasks[key] = partial(_from_counts, low=low, high=high, at=inside, bins=bins), counts
+                tasks[key] = partial(_from_counts, low=low, high=high, bins=bins), counts
             else:
-                options = {"low": low, "high": high, "at": inside, "together": together, "bins": bins}
-                tasks[key] = partial(_from_codes, **options), column, firsts
-            parts.append(Part(key, high - low, len(inside)))
+                tasks[key] = partial(_from_codes, low=low, high=high, together=together, bins=bins), column, firsts
+            parts.append(Part(key, high - low))
+        if inside := [position - start for position in at if 0 <= position - start < length]:
+            key = name, "maps", number
+            if as_counts:
+                tasks[key] = partial(_maps_from_counts, at=inside, bins=bins), counts[:GROUPS]
+            else:
+                tasks[key] = partial(_maps_from_codes, at=inside, together=together, bins=bins), column, firsts
+            mapped.append(Part(key, len(inside)))
         start += length
     graph = _with_layer(HighLevelGraph.merge(states.dask, x_0.dask), name, tasks, {states.name, x_0.name})
-    mapped = [part for part in parts if part.maps]
-    lengths, maps = tuple(part.steps for part in parts), tuple(part.maps for part in mapped)
+    lengths, maps = (tuple(part.steps for part in each) for each in (parts, mapped))
     curves = (len(classes),), lengths, (len(CLASS_COLUMNS),)
     return Pooled(
-        _taken(graph, name, 0, parts, (lengths, (len(COLUMNS),)), np.float64),
-        _taken(graph, name, 1, mapped, (maps, (bins,), (bins,)), np.int64),
-        _taken(graph, name, 2, mapped, (maps, (GROUPS,), (len(ESTIMATORS),)), np.float64),
-        _taken(graph, name, 3, parts, curves, np.float64) if classes else None,
+        _taken(graph, name, "bits", 0, parts, (lengths, (len(COLUMNS),)), np.float64),
+        _taken(graph, name, "maps", 0, mapped, (maps, (bins,), (bins,)), np.int64),
+        _taken(graph, name, "converging", 1, mapped, (maps, (GROUPS,), (len(ESTIMATORS),)), np.float64),
+        _taken(graph, name, "by-class", 1, parts, curves, np.float64) if classes else None,
     )
 
 
 def _taken(
-    graph: HighLevelGraph, name: str, place: int, parts: list[Part], chunks: tuple[tuple[int, ...], ...], dtype: type
+    graph: HighLevelGraph,
+    name: str,
+    what: str,
+    place: int,
+    parts: list[Part],
+    chunks: tuple[tuple[int, ...], ...],
+    dtype: type,
 ) -> da.Array:
     """Take one of the arrays that the task of each part gives, cut along the one axis that has as many chunks."""
-    of = f"{name}-{place}"
+    of = f"{name}-{what}"
     places = product(*(range(len(lengths)) for lengths in chunks))
     layer: dict[Key, Any] = {(of, *at): (itemgetter(place), part.key) for at, part in zip(places, parts, strict=True)}
     return da.Array(_with_layer(graph, of, layer, {name}), of, chunks, dtype)
@@ -166,13 +176,11 @@ def _add_blocks(before: Array | None, states: list[Array], x_0: list[Array], row
     return counts
 
 
-def _from_counts(counts: list[Array], low: int, high: int, at: list[int], bins: int) -> tuple[Array, ...]:
+def _from_counts(counts: list[Array], low: int, high: int, bins: int) -> tuple[Array, Array]:
     """Reduce the counts of groups, then classes, at timesteps low..high-1."""
     groups, classes = counts[:GROUPS], counts[GROUPS:]
-    bits = _reduce(groups, low, high, bins)
     by_class = [_reduce([of_class], low, high, bins)[:, CLASS_COLUMNS] for of_class in classes]
-    maps, converging = _maps([np.stack([group[low + t] for group in groups]) for t in at], bins)
-    return bits, maps, converging, np.array(by_class)
+    return _reduce(groups, low, high, bins), np.array(by_class)
 
 
 def _reduce(counts: list[Array], low: int, high: int, bins: int) -> Array:
@@ -186,8 +194,8 @@ def _reduce(counts: list[Array], low: int, high: int, bins: int) -> Array:
 
 
 def _from_codes(
-    states: list[Array], x_0: list[Array], low: int, high: int, at: list[int], together: Samples, bins: int
-) -> tuple[Array, ...]:
+    states: list[Array], x_0: list[Array], low: int, high: int, together: Samples, bins: int
+) -> tuple[Array, Array]:
     """Count and reduce timesteps low..high-1 of all samples."""
     firsts, steps = np.concatenate(x_0), high - low
     sparse = firsts.size < SPARSE_PAIRS_PER_CELL * bins**2
@@ -210,8 +218,7 @@ def _from_codes(
         by_class = _sorted.class_bits_of_words(words, firsts, class_of, len(together.classes), bins, steps)
     else:
         by_class = np.empty((0, steps, len(CLASS_COLUMNS)))
-    maps, converging = _maps([_group_counts(states, firsts, low + t, together, bins) for t in at], bins)
-    return bits, maps, converging, by_class
+    return bits, by_class
 
 
 def _group_counts(states: list[Array], firsts: Array, timestep: int, together: Samples, bins: int) -> Array:
@@ -229,6 +236,17 @@ def _part_of(parts: list[Array], samples: int) -> Array:
     for number, inside in enumerate(parts):
         part_of[inside] = number
     return part_of
+
+
+def _maps_from_counts(counts: list[Array], at: list[int], bins: int) -> tuple[Array, Array]:
+    return _maps([np.stack([group[t] for group in counts]) for t in at], bins)
+
+
+def _maps_from_codes(
+    states: list[Array], x_0: list[Array], at: list[int], together: Samples, bins: int
+) -> tuple[Array, Array]:
+    firsts = np.concatenate(x_0)
+    return _maps([_group_counts(states, firsts, t, together, bins) for t in at], bins)
 
 
 def _maps(counts: list[Array], bins: int) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ import analysis
 import stores
 from benchmarks.analyzing import WORKERS, touched
 from benchmarks.made_up import ALPHA_BAR, Trajectories
-from benchmarks.timing import Row, Target, interleave, per_round, rate_text
+from benchmarks.timing import Row, interleave, per_round, rate_text
 from pipeline import schedulers
 from pipeline.schedulers import Engine
 
@@ -23,7 +23,10 @@ REPLICAS = 8
 
 
 def rows(tiny: bool) -> list[Row]:
-    """Measure consistency on forks of CIFAR-10's shape, and label variance on the logits of 1000 timesteps."""
+    """Measure consistency on forks of CIFAR-10's shape, and label variance on the logits of 1000 timesteps.
+
+    There is no target: work grows with the pairs of replicas, and logits are a hundredth of the images they are of.
+    """
     variants, block, blocks, timesteps, rounds = (2, 4, 2, 6, 2) if tiny else (8, 50, 28, 1000, 3)
     with tempfile.TemporaryDirectory(prefix="traj-bench-") as folder:
         forks = make_forks(Path(folder) / "forks.zarr", variants, block, blocks)
@@ -52,7 +55,6 @@ def measure(what: str, name: str, variable: str, path: Path, rounds: int) -> Row
         "reading",
         rate_text(megabytes, seconds["reading"], "MB"),
         per_round(seconds["analysing"], seconds["reading"]),
-        Target("at most", 1.5),
     )
 
 

@@ -318,7 +318,12 @@ def analyze(ctx: click.Context) -> None:
 
 @main.command()
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("report"), show_default=True)
-def report(out: Path) -> None:
+@click.option(
+    "--parents",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of runs that forks here were made of, where it is not data/trajectories.",
+)
+def report(out: Path, parents: Path | None) -> None:
     """Draw everything under results/ into report/index.html.
 
     \b
@@ -326,7 +331,7 @@ def report(out: Path) -> None:
     """
     from pipeline.report import report as write_report
 
-    say(f"wrote {write_report(out)}")
+    say(f"wrote {write_report(out, parents=parents)}")
 
 
 @main.command()

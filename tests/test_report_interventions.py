@@ -194,6 +194,15 @@ def test_a_sweep_without_its_run_is_shown_without_it(copy):
     assert len(svgs(section(page, "interventions"))) == 2  # no schedule
 
 
+def test_parents_elsewhere_are_shown_by_their_sweeps_alone(copy):
+    shutil.move(copy / "trajectories", copy / "elsewhere")
+    shutil.rmtree(copy / "results/ddim")
+    page = write(copy, copy / "report", parents=copy / "elsewhere").read_text(encoding="utf-8")
+    assert len(svgs(section(page, "interventions"))) == 3  # the schedule of the run too
+    assert not (copy / "report/metrics/ddim.json").exists()
+    assert "no pictures" not in page
+
+
 def test_betas_are_those_of_the_schedule():
     beta = np.linspace(0.02, 1e-4, 50)  # of falling timesteps
     run = xr.Dataset(coords={"alpha_bar": ("timestep", np.cumprod(1 - beta[::-1])[::-1])})

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import nn
 
 NULL_LABEL = 10
@@ -18,6 +16,8 @@ GREY_STEP = 1 / 8
 
 def images() -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's 1797 digits: images (1797, 1, 8, 8), float32 in [-1, 1], and their classes, int64."""
+    from sklearn.datasets import load_digits  # takes longer to import than to load a network
+
     digits = load_digits()
     points = (digits.images[:, None] * GREY_STEP - 1).astype(np.float32)
     return points, digits.target.astype(np.int64)
@@ -25,6 +25,8 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 def split() -> tuple[np.ndarray, np.ndarray]:
     """Choose the images a classifier learns from, and the 360 it is tested on, the same for every seed: numbers."""
+    from sklearn.model_selection import train_test_split
+
     _, classes = images()
     learnt, held_out = train_test_split(np.arange(len(classes)), test_size=360, stratify=classes, random_state=0)
     return learnt, held_out

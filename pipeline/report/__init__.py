@@ -23,15 +23,16 @@ def report(
     forks: Path = FOLDERS["fork"],
     readouts: Path = FOLDERS["readout"],
     models: Path = Path("models"),
+    parents: Path | None = None,
 ) -> Path:
     """Write index.html, metrics.json, metrics/RUN.json and plots/*.csv into the folder out; return the page's path.
 
     Every run, fork store and sweep that is there or has results is shown with what it has; what is missing is said on
-    the page. Same inputs, same bytes.
+    the page. parents is a folder of further runs, which only forks and sweeps of them show. Same inputs, same bytes.
 
     Raises FileNotFoundError where there is no result at all, and what `stores.open` raises for a damaged result.
     """
-    runs = collect(results, {"trajectories": trajectories, "fork": forks, "readout": readouts}, SECTIONS)
+    runs = collect(results, {"trajectories": trajectories, "fork": forks, "readout": readouts}, SECTIONS, parents)
     numbers = {kind: {run.name: metrics.numbers(run, SECTIONS) for run in runs if run.kind == kind} for kind in KINDS}
     material = Material(
         runs=[run for run in runs if run.kind == "trajectories"],
@@ -61,10 +62,10 @@ def report(
 def _colours(runs: list[Run]) -> dict[str, str]:
     """Give every run a colour, and what was made of it the same."""
     palette = colours(list(dict.fromkeys(run.origin.name for run in runs)))
-    return {run.name: palette[run.origin.name] for run in runs}
+    return palette | {run.name: palette[run.origin.name] for run in runs}
 
 
 def _markers(runs: list[Run]) -> dict[str, str]:
     """Tell apart what was made of the same run."""
-    markers = {run.name: cycle(MARKERS) for run in runs}
+    markers = {run.origin.name: cycle(MARKERS) for run in runs}
     return {run.name: next(markers[run.origin.name]) if run.parent else "" for run in runs}

@@ -27,11 +27,14 @@ SAVED = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
 WORDS = {"trajectories": "trajectories", "fork": "forks", "readout": "logits"}
 
 
-def collect(results: Path, folders: Mapping[str, Path], sections: Sequence[Section]) -> list[Run]:
+def collect(
+    results: Path, folders: Mapping[str, Path], sections: Sequence[Section], parents: Path | None = None
+) -> list[Run]:
     """Open every run and every fork store that is there or has results, in the order of their names.
 
     folders are those of the kinds trajectories, fork (sweeps are among the forks) and readout; numbers in names are
-    read as numbers. Forks, sweeps and further readouts follow all runs.
+    read as numbers. Forks, sweeps and further readouts follow all runs. Those of runs in the folder parents find them,
+    which are not listed themselves.
 
     Raises FileNotFoundError where there is no result.
     """
@@ -51,6 +54,10 @@ def collect(results: Path, folders: Mapping[str, Path], sections: Sequence[Secti
         result = stores.open(file)
         by_name.setdefault((_kind(result), file.parent.name), []).append((file, result))
     found: dict[str, Run] = {}
+    for path in [] if parents is None else sorted(parents.glob("*.zarr")):
+        run = _open("trajectories", path.stem, [], {**folders, "trajectories": parents}, sections, {})
+        if run.store is not None:
+            found[run.described["fingerprint"]] = run
     runs = []
     # Runs before forks, and what has a store before what is but a readout: each finds its parent among those before.
     for kind, name in sorted(by_name, key=lambda key: _order(key, folders)):
