@@ -36,7 +36,7 @@ TITLE = "Analysing x_t and pred_x0 out of core, from the page cache, against rea
 QUANTITIES = ("entropy", "ssim", "psnr")
 WORKERS = 2
 MEMORY = 2 << 30
-TASKS_PER_SHARD = 25 * len(QUANTITIES)
+TASKS_PER_SHARD = 15 * len(QUANTITIES)
 
 
 def rows(tiny: bool) -> list[Row]:

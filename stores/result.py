@@ -14,7 +14,7 @@ import xarray as xr
 from zarr.codecs import Crc32cCodec
 
 from stores.errors import StaleStore
-from stores.layout import FORMAT, bitshuffle_lz4, canonical_json, fingerprint, read_root, seal, sync
+from stores.layout import FLAT_KEYS, FORMAT, bitshuffle_lz4, canonical_json, fingerprint, read_root, seal, sync
 
 
 class Kept(Enum):
@@ -64,7 +64,11 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], config: Mapping[str, Any]
     encoding: dict[str, dict[str, Any]] = {}
     for name, variable in ds.variables.items():
         blosc = [] if variable.dtype.kind in "OUT" else [bitshuffle_lz4(variable.dtype.itemsize)]
-        encoding[str(name)] = {"compressors": [*blosc, Crc32cCodec()], "chunks": variable.shape or None}
+        encoding[str(name)] = {
+            "compressors": [*blosc, Crc32cCodec()],
+            "chunks": variable.shape or None,
+            "chunk_key_encoding": FLAT_KEYS,  # a folder fewer per variable, each of which DVC looks at
+        }
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

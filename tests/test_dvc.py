@@ -124,10 +124,10 @@ def test_changing_one_run_reruns_only_it_and_what_depends_on_it(project):
 
 
 @pytest.mark.slow
-def test_a_comment_in_the_sampler_regenerates_nothing(project):
+def test_a_comment_in_the_code_regenerates_nothing(project):
     run = project / "data" / "trajectories" / "ddim.zarr"
     before, touched = digest(run), [file.stat().st_mtime_ns for file in sorted(run.rglob("*"))]
-    with (project / "pipeline" / "sampler.py").open("a") as file:
+    with (project / "pipeline" / "generate.py").open("a") as file:
         file.write("# a comment\n")
     assert sorted(repro(project)) == ["fork@ddim_forks", "generate@ddim", "generate@iddpm", "intervene@ddim_edits"]
     assert digest(run) == before
