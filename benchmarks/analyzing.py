@@ -42,7 +42,7 @@ TASKS_PER_SHARD = 15 * len(QUANTITIES)
 def rows(tiny: bool) -> list[Row]:
     """Measure on a store in the shape of CIFAR-10, 350 samples by 1000 timesteps."""
     if tiny:
-        return measure(blocks=2, block=4, timesteps=12, rounds=2)
+        return measure(blocks=2, block=4, timesteps=12, rounds=1)
     return measure(blocks=7, block=50, timesteps=1000, rounds=3)
 
 

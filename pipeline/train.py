@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,6 +32,9 @@ from pipeline.models.digits import (
     split,
 )
 from pipeline.schedule import Schedule
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 # Raise when a change of this module changes the trained weights.
 NUMERICS = 1
@@ -112,7 +114,7 @@ def fit(
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = (UNet2DModel if isinstance(recipe, Recipe) else DigitsClassifier)(**recipe.network)
+        network = _network(recipe)
     network.to(device).train()
     average = [parameter.detach().clone() for parameter in network.parameters()]
     objective, stream = _lesson(recipe, batch, torch.Generator().manual_seed(seed), device)
@@ -136,6 +138,14 @@ def fit(
         for parameter, averaged in zip(network.parameters(), average, strict=True):
             parameter.copy_(averaged)
     return network.to("cpu").eval(), {term: np.array(values) for term, values in curve.items()}
+
+
+def _network(recipe: Recipe | ClassifierRecipe) -> nn.Module:
+    if isinstance(recipe, ClassifierRecipe):
+        return DigitsClassifier(**recipe.network)
+    from diffusers import UNet2DModel  # takes seconds to import
+
+    return UNet2DModel(**recipe.network)
 
 
 def _lesson(
@@ -362,6 +372,8 @@ def _save(
         _write_json(folder / "config.json", {"model_type": settings["model"], **recipe.network})
         tested = held_out_metrics(network)
     else:
+        from diffusers import DDPMPipeline, DDPMScheduler
+
         DDPMPipeline(network, DDPMScheduler(**recipe.scheduler)).save_pretrained(folder)
         _write_json(folder / "traj.json", {"time_scale": recipe.time_scale, "null_label": NULL_LABEL})
         tested = {}

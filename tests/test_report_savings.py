@@ -147,6 +147,15 @@ def test_times_that_fit_are_read_and_no_metric(found, written):
     assert "0.27" not in (written / "metrics/short.json").read_text()
 
 
+def test_a_run_whose_edits_save_nothing_has_no_front(copy):
+    run = make_run(copy / "trajectories/other.zarr", seed=1)
+    analyse_sweep(make_sweep(copy / "forks/skips.zarr", run, {SKIPS: SHARE[SKIPS]}), run, copy / "results")
+    page = write(copy, copy / "report").read_text(encoding="utf-8")
+    assert "skips</span></h3>" in section(page, "interventions")
+    assert "ddim</span></h3>" in section(page, "savings")
+    assert "other</span></h3>" not in section(page, "savings")
+
+
 @pytest.mark.parametrize("changes", [{"n": [4] * 10}, {"time_removed": ["fast"] * 10}, {"at": [30]}])
 def test_times_that_do_not_fit_are_left_out_and_said(changes, copy):
     times = copy / "results/mixed/times.csv"

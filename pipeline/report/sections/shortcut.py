@@ -163,6 +163,7 @@ def bars(shares: list[Saved]) -> Figure:
         axis.set_ylim(len(drawn) - 0.5, -0.5)
         axis.set_xlabel("% of the whole run")
         axis.grid(visible=False, axis="y")
+        axis.set_axisbelow(True)
         figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
