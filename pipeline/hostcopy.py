@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from queue import SimpleQueue
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 
 from stores import TrajectoryWriter
 
 SLOTS = 4
+
+Slot = list[torch.Tensor] | None
+"""Pinned memory for the tensors of a step; None before its first use, and on a CPU, where none is needed."""
+
+
+class Stored(NamedTuple):
+    """A step on its way: where it belongs, its tensors, when their copy is there, and the slot it takes up."""
+
+    block: int
+    step: int
+    tensors: list[torch.Tensor]
+    ready: torch.cuda.Event | None
+    slot: Slot
 
 
 class HostCopy:
@@ -25,11 +38,11 @@ class HostCopy:
     def __init__(self, store: TrajectoryWriter, device: torch.device) -> None:
         self._store = store
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._free: queue.Queue[list[torch.Tensor]] = queue.Queue()
-        self._slots = 0
-        self._steps: queue.Queue[tuple[int, int, list[torch.Tensor], torch.cuda.Event | None] | None] = queue.Queue(
-            SLOTS
-        )
+        # Ctrl-C in the midst of Queue.put may leave the reader waiting for good; SimpleQueue's cannot be interrupted.
+        self._free: SimpleQueue[Slot] = SimpleQueue()
+        for _ in range(SLOTS):
+            self._free.put(None)
+        self._steps: SimpleQueue[Stored | SimpleQueue[None] | None] = SimpleQueue()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._drain, name="host-copy", daemon=True)
         self._thread.start()
@@ -37,9 +50,9 @@ class HostCopy:
     def put(self, block: int, step: int, tensors: list[torch.Tensor]) -> None:
         """Take one stored step; what went wrong with an earlier one is raised here."""
         self._raise_error()
-        ready = None
+        slot, ready = self._free.get(), None
         if self._stream is not None:
-            slot = self._take_slot(tensors)
+            slot = slot or [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
             self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
             with torch.cuda.stream(self._stream):
                 for host, tensor in zip(slot, tensors, strict=True):
@@ -48,11 +61,13 @@ class HostCopy:
                 ready = torch.cuda.Event()
                 ready.record(self._stream)
             tensors = slot
-        self._steps.put((block, step, tensors, ready))
+        self._steps.put(Stored(block, step, tensors, ready, slot))
 
     def flush(self) -> None:
         """Wait until the store has taken every step."""
-        self._steps.join()
+        taken: SimpleQueue[None] = SimpleQueue()
+        self._steps.put(taken)
+        taken.get()
         self._raise_error()
 
     def __enter__(self) -> Self:
@@ -66,26 +81,20 @@ class HostCopy:
         if error is None:
             self._raise_error()
 
-    def _take_slot(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        if self._slots < SLOTS:
-            self._slots += 1
-            return [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
-        return self._free.get()
-
     def _drain(self) -> None:
         while (item := self._steps.get()) is not None:
-            block, step, tensors, ready = item
+            if isinstance(item, SimpleQueue):
+                item.put(None)
+                continue
             try:
                 if self._error is None:
-                    if ready is not None:
-                        ready.synchronize()
-                    self._store.put(block, step, *[tensor.numpy() for tensor in tensors])
+                    if item.ready is not None:
+                        item.ready.synchronize()
+                    self._store.put(item.block, item.step, *[tensor.numpy() for tensor in item.tensors])
             except BaseException as error:
                 self._error = error
             finally:
-                if ready is not None:
-                    self._free.put(tensors)
-                self._steps.task_done()
+                self._free.put(item.slot)
 
     def _raise_error(self) -> None:
         if self._error is not None:

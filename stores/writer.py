@@ -87,7 +87,8 @@ class TrajectoryWriter:
         self._pool = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._syncing: list[Future[None]] = []
-        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        # Ctrl-C in the midst of Queue.put may leave the reader waiting for good; SimpleQueue's cannot be interrupted.
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._drain, name="store-writer", daemon=True)
         self._thread.start()
 

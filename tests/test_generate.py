@@ -218,6 +218,35 @@ def test_the_host_copy_keeps_order_and_waits_when_the_store_is_behind(monkeypatc
         assert taken == [(0, step, float(step)) for step in range(30)]
 
 
+STOPPED_AT_ANY_MOMENT = """
+import random, signal, torch
+from pipeline.hostcopy import HostCopy
+
+class Store:
+    def put(self, block, step, *arrays):
+        pass
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, stop)
+moments = random.Random(0)
+for _ in range(1500):
+    try:
+        with HostCopy(Store(), torch.device("cpu")) as host:
+            signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-4, 2e-3))
+            while True:
+                host.put(0, 0, [torch.zeros(1)])
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def test_an_interrupted_host_copy_never_waits_for_good():
+    """With queue.Queue, an interrupt within put now and then left its reader waiting, and everybody for the reader."""
+    subprocess.run([sys.executable, "-c", STOPPED_AT_ANY_MOMENT], check=True, timeout=60)
+
+
 EXACT = ["--model", "gaussian:0,0.25,1x16x16", "--block", "4", "--device", "cpu"]
 
 
