@@ -201,6 +201,7 @@ def test_parents_elsewhere_are_shown_by_their_sweeps_alone(copy):
     assert len(svgs(section(page, "interventions"))) == 3  # the schedule of the run too
     assert not (copy / "report/metrics/ddim.json").exists()
     assert "no pictures" not in page
+    assert "evaluations</th>" not in section(page, "runs")
 
 
 def test_betas_are_those_of_the_schedule():

@@ -94,7 +94,7 @@ def longest(redundancy: xr.Dataset) -> Figure | None:
         ("r", "shortest_r", "cut", "shortest r that keeps SSIM"),
     ):
         found = _all(lines(redundancy, along))
-        if len(np.unique(redundancy["at"].to_numpy()[found])) >= FEWEST:
+        if _most_starts(redundancy.isel(variant=found)) >= FEWEST:
             drawn.append((redundancy[name], dim, np.unique(redundancy[along].to_numpy()[found]), label))
     if not drawn:
         return None
@@ -104,6 +104,14 @@ def longest(redundancy: xr.Dataset) -> Figure | None:
         for axis, (values, dim, tried, label) in zip(axes, drawn, strict=True):
             _over_starts(axis, values.transpose(dim, "t_start"), tried, label)
     return figure
+
+
+def _most_starts(redundancy: xr.Dataset) -> int:
+    """Count the starts of the part that was left out from most."""
+    tried: dict[tuple[object, ...], set[int]] = {}
+    for *part, at in zip(*(redundancy[name].to_numpy().tolist() for name in ("edit", "ns", "nb", "at")), strict=True):
+        tried.setdefault(tuple(part), set()).add(at)
+    return max(map(len, tried.values()), default=0)
 
 
 def _over_starts(axis: Axes, values: xr.DataArray, tried: np.ndarray, label: str) -> None:

@@ -55,7 +55,7 @@ def _runs(material: Material) -> str:
                 *_stored(run),
             ]
         )
-    return markup.table(head, rows, numbers=range(4, 8)) + RUNS
+    return markup.table(head, rows, numbers=range(4, 8)) + RUNS if rows else ""
 
 
 def _forks(forks: Sequence[Run], material: Material) -> str:
