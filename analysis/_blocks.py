@@ -12,6 +12,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
+from numba.extending import is_jitted
 from numpy.typing import NDArray
 
 IMAGE = ("channel", "y", "x")
@@ -102,8 +103,9 @@ def per_image(
 
 
 def _name_of(kernel: Callable[..., Any], *inputs: Any) -> str:
-    """Name the result of a kernel by where the kernel stands and its inputs; Dask would pickle a compiled one whole."""
-    return f"{kernel.__name__}-{tokenize(kernel.__module__, kernel.__qualname__, *inputs)}"
+    """Name the result of a kernel after it and its inputs; a compiled one goes by its place, Dask would pickle it."""
+    place = kernel.__module__, kernel.__qualname__
+    return f"{kernel.__name__}-{tokenize(place if is_jitted(kernel) else kernel, *inputs)}"
 
 
 def _whole(kernel: Callable[..., NDArray[Any]], options: dict[str, Any], *blocks: Any) -> NDArray[Any]:

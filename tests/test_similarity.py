@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
@@ -48,6 +49,13 @@ def test_ssim_is_scikit_images(preset, side, channels):
     options = GAUSSIAN if preset == "wang2004" else {"win_size": UNIFORM[preset]}
     for on in ("x_t", "pred_x0"):
         np.testing.assert_allclose(result["ssim"].sel(on=on), by_skimage(ds, on, **options), rtol=0, atol=1e-12)
+
+
+def test_two_windows_in_one_pass_give_what_each_gives_alone():
+    ds = trajectories(3, 4, side=12, chunks=(2, 4))
+    lazy = [ssim(ds, preset=preset)["ssim"] for preset in ("window:3", "window:5", "wang2004")]
+    for together, alone in zip(dask.compute(*lazy), lazy, strict=True):
+        np.testing.assert_array_equal(together, alone.compute())
 
 
 def test_images_need_not_be_square():
