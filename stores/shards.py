@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 from numcodecs import blosc
-from numcodecs.bitround import BitRound
 from numpy.typing import NDArray
 
 from stores.layout import LZ4_LEVEL, Layout, crc_holds, crc_of, with_crc
 
 MISSING = 2**64 - 1
+MANTISSA_BITS = 23
+INFINITY = 0x7F800000
+"""The bits of float32's infinity: NaN has more, every finite number less."""
 
 
 def keep_freed_memory() -> None:
@@ -65,9 +67,48 @@ class Column:
 def encode(chunk: NDArray[Any], keepbits: int | None) -> tuple[bytes, bytes]:
     """Encode one inner chunk as the codec pipeline of the contract does: its bytes, then their checksum."""
     if keepbits is not None:
-        chunk = BitRound(keepbits).encode(chunk)
+        chunk = rounded(chunk, keepbits)
     content = blosc.compress(np.ascontiguousarray(chunk), b"lz4", LZ4_LEVEL, blosc.BITSHUFFLE, 0)
     return content, crc_of(content)
+
+
+def rounded(values: NDArray[np.float32], keepbits: int) -> NDArray[np.float32]:
+    """Round float32 to so many mantissa bits, halves to even.
+
+    Infinities and NaN stay as they are, and no finite number becomes infinite: what would is cut off instead.
+    """
+    dropped = MANTISSA_BITS - keepbits
+    half = np.uint32((1 << (dropped - 1)) - 1)
+    mask = np.uint32(0xFFFFFFFF ^ ((1 << dropped) - 1))
+    bits = values.view(np.uint32)
+    result = bits >> np.uint32(dropped)
+    result &= np.uint32(1)
+    result += half
+    result += bits
+    result &= mask
+    magnitude = bits & np.uint32(INFINITY | (INFINITY - 1))
+    if int(magnitude.max(initial=0)) >= INFINITY - (1 << dropped):
+        overflown = (magnitude < INFINITY) & ((result & np.uint32(INFINITY)) == INFINITY)
+        result = np.where(overflown, bits & mask, result)
+        result = np.where(magnitude >= INFINITY, bits, result)
+    return result.view(np.float32)
+
+
+def not_finite(values: NDArray[Any], event_dims: int | None = None) -> int:
+    """Count values that are infinite or NaN.
+
+    With event_dims, the number of last dims that make one event (an image, a vector of logits), events that are NaN
+    throughout are left out: that is how forks and readouts say that there is none.
+    """
+    if values.dtype == np.float16:  # ten times as fast as isfinite
+        exponent = np.uint16(0x7C00)
+        count = int(np.count_nonzero((values.view(np.uint16) & exponent) == exponent))
+    else:
+        count = values.size - int(np.count_nonzero(np.isfinite(values)))
+    if count and event_dims is not None:
+        events = values.reshape(*values.shape[: values.ndim - event_dims], -1)
+        count -= int(np.count_nonzero(np.isnan(events).all(axis=-1))) * events.shape[-1]
+    return count
 
 
 class ShardFile:

@@ -201,9 +201,11 @@ class TrajectoryWriter:
             raise ValueError(f"{name} has shape {array.shape}, expected {self.layout.images}: a whole block of images")
         kept = self.layout.samples_in(self._block or 0)
         if name != "x_0" and self.layout.dtype == "float16":
-            inside = array[(slice(None),) * len(self.layout.lead) + (slice(kept),)]
-            self._saturated += int(np.count_nonzero(np.abs(inside) > FLOAT16_MAX))
-            array = np.clip(array, -FLOAT16_MAX, FLOAT16_MAX)
+            beyond = (np.abs(array) > FLOAT16_MAX) & np.isfinite(array)
+            if beyond.any():
+                inside = (slice(None),) * len(self.layout.lead) + (slice(kept),)
+                self._saturated += int(np.count_nonzero(beyond[inside]))
+                array = np.where(beyond, np.copysign(FLOAT16_MAX, array), array)
         self._filling[name].put(within, array, kept)
 
     def _hand_over(self, name: str, block: int, column: int) -> None:
