@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from stores.errors import DamagedStore, NotAStore
+from stores.places import local
 
 FORMAT = 1
 SHARD_BYTES = 128 << 20
@@ -314,16 +315,19 @@ def read_root(path: Path) -> dict[str, Any]:
 
     Raises NotAStore where there is none of ours, DamagedStore where it is not what was written.
     """
-    file = path / "zarr.json"
+    file = local(path) / "zarr.json"
     if not file.is_file():
         what = "does not exist" if not path.exists() else "is not a store (it has no zarr.json)"
         raise NotAStore(f"{path} {what}; expected a folder written by `traj generate` or `traj analyze`")
+    content = file.read_bytes()
     try:
-        root = json.loads(file.read_text())
+        root = json.loads(content)
         kind = root["attributes"]["kind"]
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise DamagedStore(f"{file} cannot be read: {error}; restore it from a copy") from None
     except (KeyError, TypeError):
+        if b'"fingerprint"' in content or b'"checksum"' in content:
+            raise DamagedStore(f"{file} is not what was written; restore it from a copy") from None
         raise NotAStore(f"{path} is a Zarr group but not one of traj's: it has no attribute `kind`") from None
     if metadata_checksum(root) != root["attributes"].get("checksum"):
         raise DamagedStore(f"{file} is not what was written; run `traj verify {path}`")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from operator import ge
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 from numpy.typing import NDArray
 
 from stores.errors import DamagedStore, IncompleteStore
-from stores.layout import read_root
+from stores.layout import crc_holds, metadata_text, read_root
+from stores.places import local
+from stores.timesteps import with_timestep_index
 
 
 def open(path: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
@@ -25,19 +27,23 @@ def open(path: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
 
     Raises NotAStore, IncompleteStore, DamagedStore.
     """
-    target = Path(path)
-    root = read_root(target)
-    if not partial:
-        _require_complete(target, root)
-    try:
-        ds = xr.open_zarr(target, chunks=None).drop_vars(("done", "saturated"), errors="ignore")
-        for name in ds.coords:
-            ds[name].load()
-    except ValueError as error:
-        raise DamagedStore(f"{target}: {error}; run `traj verify {target}`") from None
+    target = local(path)
+    while True:
+        root = read_root(target)
+        require_metadata(target, root)
+        if not partial:
+            require_complete(target, root)
+        try:
+            ds = xr.open_zarr(target, chunks=None).drop_vars(("done", "saturated"), errors="ignore")
+            for name in ds.coords:
+                ds[name].load()
+        except ValueError as error:
+            raise DamagedStore(f"{target}: {error}; run `traj verify {target}`") from None
+        if read_root(target) == root:  # not extended since it was checked
+            break
     shards = _shards(root, ds)
     lazy = {name: array.chunk({dim: shards[str(dim)] for dim in array.dims}) for name, array in ds.items()}
-    return xr.Dataset(lazy, ds.coords, ds.attrs)
+    return with_timestep_index(xr.Dataset(lazy, ds.coords, ds.attrs))
 
 
 def _shards(root: dict[str, Any], ds: xr.Dataset) -> dict[str, int]:
@@ -59,14 +65,50 @@ def arrays_of(root: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def done_flags(path: Path, root: dict[str, Any]) -> NDArray[np.uint8]:
     """Read which blocks are complete; without any, all of a store was written at once."""
-    arrays = arrays_of(root)
-    if "done" not in arrays:
-        return np.ones(0, np.uint8)
-    try:
-        # An extension that was killed leaves more flags than the root metadata knows of.
-        return np.asarray(zarr.open_array(path / "done", mode="r")[: arrays["done"]["shape"][0]], np.uint8)
-    except ValueError as error:
-        raise DamagedStore(f"{path / 'done'}: {error}; run `traj verify {path}`") from None
+    return flags(path, root, "done", "uint8")
+
+
+def flags(path: Path, root: dict[str, Any], name: str, dtype: str) -> NDArray[Any]:
+    """Read one number per block, 0 where there is none yet; empty where the store has no such array.
+
+    An extension that was killed leaves more of them than the root metadata knows of. Raises DamagedStore.
+    """
+    count = arrays_of(root)[name]["shape"][0] if name in arrays_of(root) else 0
+    values = np.zeros(count, dtype)
+    for block in range(count):
+        file = path / name / "c" / str(block)
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
+            continue
+        if not crc_holds(content) or len(content) != values.itemsize + 4:
+            raise DamagedStore(f"{file} is not what was written; run `traj verify {path}`")
+        values[block] = np.frombuffer(content[:-4], dtype)[0]
+    return values
+
+
+def require_metadata(path: Path, root: dict[str, Any]) -> None:
+    """Raise DamagedStore, naming the file, where an array's own metadata differs from what the root says of it.
+
+    While a store is extended, and when that was killed, arrays may already be longer.
+    """
+    for name, meta in arrays_of(root).items():
+        file = path / name / "zarr.json"
+        try:
+            text = file.read_text()
+            if text == metadata_text(meta):
+                continue
+            found = json.loads(text)
+            longer = found["shape"]
+            grown = len(longer) == len(meta["shape"]) and all(map(ge, longer, meta["shape"]))
+            if grown and text == metadata_text({**meta, "shape": longer}):
+                continue
+            what = "is not what was written"
+        except FileNotFoundError:
+            what = "is missing"
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"cannot be read ({error})"
+        raise DamagedStore(f"{file} {what}; restore it from a copy, `traj verify {path}` lists all that is wrong")
 
 
 def chunk_files(name: str, meta: dict[str, Any]) -> Iterator[tuple[tuple[int, ...], str]]:
@@ -78,20 +120,22 @@ def chunk_files(name: str, meta: dict[str, Any]) -> Iterator[tuple[tuple[int, ..
         yield position, f"{name}/" + separator.join(["c", *map(str, position)])
 
 
-def _require_complete(path: Path, root: dict[str, Any]) -> None:
+def require_complete(path: Path, root: dict[str, Any]) -> None:
+    """Raise IncompleteStore where a block was not finished, or a file is missing or empty."""
     done = done_flags(path, root)
     if unfinished := np.flatnonzero(done == 0).tolist():
         shown = ", ".join(map(str, unfinished[:8])) + (", ..." if len(unfinished) > 8 else "")
         raise IncompleteStore(
             f"{path} is incomplete: {len(unfinished)} of {len(done)} blocks were not finished (block {shown}); run the "
-            f"same `{_verb(root)}` again to complete it"
+            f"same `{verb(root)}` again to complete it"
         )
     for name, meta in arrays_of(root).items():
         # Zarr would read a missing or an empty file as fill values. Shards are listed a folder at a time: there may be
         # a hundred thousand.
         flat = meta["codecs"][0]["name"] == "sharding_indexed"
         folder = path / name
-        here = {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if flat and folder.is_dir() else {}
+        found = os.scandir(folder) if flat and folder.is_dir() else ()
+        here = {entry.name: entry.stat().st_size for entry in found if entry.is_file()}
         for position, file in chunk_files(name, meta):
             place = path / file
             bytes_there = here.get(place.name, 0) if flat else place.is_file() and place.stat().st_size
@@ -107,7 +151,8 @@ def block_of(meta: dict[str, Any], position: tuple[int, ...]) -> int | None:
     return None
 
 
-def _verb(root: dict[str, Any]) -> str:
+def verb(root: dict[str, Any]) -> str:
+    """Name the command that makes a store of this kind."""
     return {"fork": "traj fork", "readout": "traj readout"}.get(root["attributes"]["kind"], "traj generate")
 
 
@@ -117,15 +162,16 @@ def _missing(path: Path, root: dict[str, Any], meta: dict[str, Any], position: t
         flag = path / "done" / "c" / str(block)
         return (
             f"block {block} is flagged as done but {file} is missing or empty. Restore it from a copy, or delete "
-            f"{flag} and run the same `{_verb(root)}` again"
+            f"{flag} and run the same `{verb(root)}` again"
         )
     return f"{file} is missing or empty. Restore it from a copy; `traj verify {path}` lists all that is wrong"
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Summarise a store: kind, fingerprint, configuration, sizes, how much of it is done."""
-    target = Path(path)
+    target = local(path)
     root = read_root(target)
+    require_metadata(target, root)
     attrs = root["attributes"]
     arrays = {
         name: {
@@ -147,5 +193,5 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         done = done_flags(target, root)
         summary["blocks"], summary["blocks_done"] = len(done), int(done.sum())
     if "saturated" in arrays:
-        summary["saturated"] = int(np.sum(np.asarray(zarr.open_array(target / "saturated", mode="r")[:])))
+        summary["saturated"] = int(flags(target, root, "saturated", "int64").sum())
     return summary

@@ -13,6 +13,7 @@ from numcodecs import blosc
 
 from stores.errors import DamagedStore, NotAStore
 from stores.layout import canonical_json, crc_holds, fingerprint, metadata_checksum, metadata_text, one_flag, read_root
+from stores.places import local
 from stores.reader import arrays_of, block_of, chunk_files
 from stores.shards import MISSING, read_index
 
@@ -25,7 +26,7 @@ def verify(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:
 
     Raises NotAStore where there is no store.
     """
-    target = Path(path)
+    target = local(path)
     try:
         root = read_root(target)
     except DamagedStore as error:
