@@ -33,8 +33,13 @@ def carry_out(
     from stores import describe
 
     if dry_run:
-        wanted = range(job.layout.blocks) if blocks is None else blocks
-        click.echo(f"{out}: {job.cost(out, len(wanted[: job.layout.blocks]))}")
+        count = job.layout.blocks
+        wanted = range(count) if blocks is None else blocks
+        if wanted[-1] >= count:
+            raise click.UsageError(
+                f"--blocks {wanted.start}:{wanted.stop} was given, there are blocks 0 to {count - 1}"
+            )
+        click.echo(f"{out}: {job.cost(out, len(wanted))}")
         return
     with job.open(out, stale=stale, blocks=blocks) as store:
         if store.set_aside:

@@ -74,6 +74,7 @@ class Generation:
             timesteps=len(self.kept),
             shape=self.denoiser.shape,
             dtype=self.dtype,
+            states=3 if self.learned else 2,
         )
 
     @property
@@ -98,7 +99,7 @@ class Generation:
             step=self.kept,
             model_time=timestep * schedule.time_scale,
             noise_sd=sampler.noise_sd(schedule, self.plan)[self.kept],
-            label=self.label(range(self.samples)),
+            label=self.label(range(self.layout.samples)),
             shape=self.denoiser.shape,
             samples=self.samples,
             block=self.block,

@@ -58,11 +58,19 @@ def create(
         raise ValueError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
     _at_least_one(samples=samples, block=block)
     along_timestep = _along_timestep(timestep, alpha_bar, step, model_time, noise_sd)
+    states = ("x_t", "pred_x0", *(["log_variance"] if log_variance else []))
     return _open_states(
         Path(path),
         "trajectories",
-        Layout.of(samples=samples, block=block, timesteps=len(along_timestep["timestep"]), shape=shape, dtype=dtype),
-        ("x_t", "pred_x0", *(["log_variance"] if log_variance else [])),
+        Layout.of(
+            samples=samples,
+            block=block,
+            timesteps=len(along_timestep["timestep"]),
+            shape=shape,
+            dtype=dtype,
+            states=len(states),
+        ),
+        states,
         along_timestep,
         {},
         label,
@@ -129,6 +137,7 @@ def create_forks(
             shape=shape,
             dtype="float32",
             lead=(count, replicas),
+            states=2 if states else 0,
         ),
         ("x_t", "pred_x0") if states else (),
         along_timestep,
@@ -165,6 +174,7 @@ def create_readout(
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
     """
     _at_least_one(samples=samples, block=block)
+    layout = Layout.of(samples=samples, block=block, timesteps=1, shape=(1, 1, 1), dtype="float32")
     numbers = np.arange(samples, dtype="int64")
     described = {
         "sample": Coord.known("sample", "sample", numbers),
@@ -187,7 +197,6 @@ def create_readout(
         name: Variable(dims, tuple(lengths[dim] for dim in dims), long_name, units)
         for name, (dims, long_name, units) in variables.items()
     }
-    layout = Layout.of(samples=samples, block=block, timesteps=1, shape=(1, 1, 1), dtype="float32")
     fixed = {name: coord for name, coord in described.items() if coord.dim != "sample"}
     store = {
         "block": block,
@@ -266,12 +275,7 @@ def _claimed(
     writer: Callable[[int, Sequence[int], BlockLocks, Path | None], Writer],
 ) -> Writer:
     """Bring the store to the asked state, hold the blocks to be written, and open a writer on them."""
-    wanted = list(range(layout.blocks)) if blocks is None else sorted(set(blocks))
-    if not wanted or wanted[0] < 0 or wanted[-1] >= layout.blocks:
-        raise ValueError(
-            f"blocks {wanted} were asked for, {layout.samples} samples in blocks of {layout.block} have 0 to "
-            f"{layout.blocks - 1}"
-        )
+    wanted = _wanted(layout, blocks)
     locks = BlockLocks(path)
     try:
         set_aside, stored = claim(path, kind, layout, config, label.values, stale, wanted, locks, build)
@@ -279,6 +283,21 @@ def _claimed(
     except BaseException:
         locks.close()
         raise
+
+
+def _wanted(layout: Layout, blocks: Iterable[int] | None) -> list[int]:
+    """List the blocks that were asked for, all by default."""
+    wanted = set()
+    for block in range(layout.blocks) if blocks is None else blocks:
+        if not 0 <= block < layout.blocks:
+            raise ValueError(
+                f"block {block} was asked for; {layout.samples} samples in blocks of {layout.block} have 0 to "
+                f"{layout.blocks - 1}"
+            )
+        wanted.add(block)
+    if not wanted:
+        raise ValueError(f"no block was asked for; expected some of 0 to {layout.blocks - 1}")
+    return sorted(wanted)
 
 
 def _attrs(kind: str, config: Mapping[str, Any], environment: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -29,6 +29,8 @@ CHUNK_BYTES_MAX = 8 << 20
 IMAGE_DIMS = ("channel", "y", "x")
 FORK_DIMS = ("variant", "replica")
 LZ4_LEVEL = 5
+BLOCKS_MAX = 100_000
+"""Each block takes five files or more."""
 FLAT_KEYS: Any = {"name": "default", "separator": "."}
 """Shards of an array lie side by side in one folder."""
 
@@ -123,13 +125,29 @@ class Layout:
         shape: tuple[int, int, int],
         dtype: str,
         lead: tuple[int, ...] = (),
+        states: int = 0,
     ) -> Layout:
-        """Choose chunk and shard sizes for images of this shape."""
-        image = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        """Choose chunk and shard sizes for images of this shape.
+
+        states counts the variables along timestep that a writer holds in memory.
+
+        Raises ValueError where there are too many blocks, or where one block is more than this machine can hold.
+        """
+        if -(-samples // block) > BLOCKS_MAX:
+            raise ValueError(
+                f"{samples:,} samples in blocks of {block:,} were asked for, {-(-samples // block):,} blocks; expected "
+                f"at most {BLOCKS_MAX:,}: ask for larger blocks with --block"
+            )
+        image = math.prod(shape) * np.dtype(dtype).itemsize
         several = min(timesteps, 4)
-        chunk_samples = next(
-            n for n in range(block, 0, -1) if block % n == 0 and (n * several * image <= CHUNK_BYTES_MAX or n == 1)
-        )
+        at_least = states * several * image + 2 * math.prod(shape) * np.dtype("float32").itemsize
+        needed, there = block * math.prod(lead) * at_least, memory_free()
+        if needed > there:
+            raise ValueError(
+                f"blocks of {block:,} samples were asked for; one needs {needed / 2**30:,.1f} GiB of memory at least, "
+                f"this machine has {there / 2**30:,.1f} GiB free: ask for smaller blocks with --block"
+            )
+        chunk_samples = _largest_divisor(block, CHUNK_BYTES_MAX // (several * image))
         chunk_timesteps = several
         while chunk_timesteps < timesteps and chunk_samples * chunk_timesteps * image < CHUNK_BYTES:
             chunk_timesteps = min(2 * chunk_timesteps, timesteps)
@@ -169,6 +187,21 @@ class Layout:
     def samples_in(self, block: int) -> int:
         """Count the samples of a block that are kept: all, but in a short last block."""
         return min(self.block, self.samples - block * self.block)
+
+
+def memory_free() -> int:
+    """Return the memory in bytes that is not in use, or all there is where the system does not say."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+        return int(text.split("MemAvailable:")[1].split()[0]) << 10
+    except (OSError, IndexError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    """Find the largest divisor of a number that is within a limit, 1 at least."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return max((n for n in (*small, *(number // n for n in small)) if n <= limit), default=1)
 
 
 def build_trajectories(
