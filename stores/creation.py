@@ -203,13 +203,16 @@ def create_readout(
         "variables": {name: list(spec.dims) for name, spec in specs.items()},
         "coordinates": fingerprint({name: list(map(_steady, coord.values.tolist())) for name, coord in fixed.items()}),
     }
-    attrs = _attrs("readout", {**config, "store": store}, environment)
+    attrs = _attrs("readout", {**config, "store": store})
+    made_in = dict(environment or {})
 
     def build(at: Path) -> None:
         build_readout(at, layout, specs, coords=described, attrs=attrs)
 
     def writer(stored: int, wanted: Sequence[int], locks: BlockLocks, set_aside: Path | None) -> BlockWriter:
-        return BlockWriter(Path(path), layout.resized(stored), specs, wanted, locks, set_aside)
+        return BlockWriter(
+            Path(path), layout.resized(stored), specs, wanted, locks, set_aside, attrs["fingerprint"], made_in
+        )
 
     return _claimed(
         Path(path), "readout", layout, {**config, "store": store}, described["label"], stale, blocks, build, writer
@@ -252,13 +255,16 @@ def _open_states(
         "sample": Coord.known("sample", "sample", numbers),
         "label": labels,
     }
-    attrs = _attrs(kind, full_config, environment)
+    attrs = _attrs(kind, full_config)
+    made_in = dict(environment or {})
 
     def build(at: Path) -> None:
         build_trajectories(at, layout, states=states, coords=coords, attrs=attrs, valid_range=valid_range)
 
     def writer(stored: int, wanted: Sequence[int], locks: BlockLocks, set_aside: Path | None) -> TrajectoryWriter:
-        return TrajectoryWriter(path, layout.resized(stored), states, keepbits, wanted, locks, set_aside)
+        return TrajectoryWriter(
+            path, layout.resized(stored), states, keepbits, wanted, locks, set_aside, attrs["fingerprint"], made_in
+        )
 
     return _claimed(path, kind, layout, full_config, labels, stale, blocks, build, writer)
 
@@ -300,13 +306,12 @@ def _wanted(layout: Layout, blocks: Iterable[int] | None) -> list[int]:
     return sorted(wanted)
 
 
-def _attrs(kind: str, config: Mapping[str, Any], environment: Mapping[str, Any] | None) -> dict[str, Any]:
+def _attrs(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "kind": kind,
         "format": FORMAT,
         "config": canonical_json(dict(config)),
         "fingerprint": fingerprint(config),
-        "environment": canonical_json(dict(environment or {})),
     }
 
 

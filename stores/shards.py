@@ -14,6 +14,7 @@ import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
 
+from stores.binding import Seal, chunks_seal
 from stores.layout import LZ4_LEVEL, Layout, crc_holds, crc_of, with_crc
 
 MISSING = 2**64 - 1
@@ -35,7 +36,7 @@ class Column:
     """The images of a block over the timesteps of one chunk, laid out chunk after chunk.
 
     `chunks` has axes (lead, sample chunk, sample, timestep, channel, y, x); lead counts the variants and replicas of a
-    fork, 1 elsewhere. The sample chunks of one lead together are a block.
+    fork, 1 elsewhere. The sample chunks of one lead together are a block. `steps` timesteps were put.
     """
 
     def __init__(self, layout: Layout, timesteps: int, dtype: str) -> None:
@@ -43,9 +44,11 @@ class Column:
         self.chunks: NDArray[Any] = np.empty(
             (layout.leads, rows, layout.chunk_samples, timesteps, *layout.shape), np.dtype(dtype)
         )
+        self.steps = 0
 
     def put(self, step: int, images: NDArray[Any], kept: int) -> None:
         """Copy one timestep's images (lead, sample, channel, y, x); samples from `kept` on become NaN."""
+        self.steps = step + 1
         rows, samples = self.chunks.shape[1:3]
         place = self.chunks[:, :, :, step]
         place[...] = images.reshape(place.shape)
@@ -55,6 +58,13 @@ class Column:
     def blank_from(self, step: int) -> None:
         """Set the timesteps from `step` on to the fill value, NaN."""
         self.chunks[:, :, :, step:] = np.nan
+
+    def given(self, kept: int) -> Iterator[NDArray[Any]]:
+        """Give what was put of each chunk that holds any of the first `kept` samples."""
+        leads, rows, samples = self.chunks.shape[:3]
+        for lead, row in np.ndindex(leads, rows):
+            if row * samples < kept:
+                yield self.chunks[lead, row, : kept - row * samples, : self.steps]
 
     def inside(self, kept: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Give the chunks that hold any of the first `kept` samples, each with its row in the shard's index."""
@@ -121,22 +131,25 @@ class ShardFile:
         self.path = path
         self._partial = path.with_name(path.name + ".partial")
         self._index = np.full((rows, columns, 2), MISSING, "<u8")
+        self._checksums = np.zeros((rows, columns), "<u4")
         self._end = 0
         self._file = self._partial.open("wb", buffering=0)
 
     def append(self, row: int, column: int, parts: tuple[bytes, ...]) -> None:
-        """Write one encoded chunk after those before it."""
+        """Write one encoded chunk after those before it; its checksum comes last."""
         begin = self._end
         for part in parts:
             self._write(part)
         self._index[row, column] = begin, self._end - begin
+        self._checksums[row, column] = int.from_bytes(parts[-1][-4:], "little")
 
-    def complete(self) -> int:
-        """Write the index and give the file its name; return its size. The caller syncs it."""
-        self._write(with_crc(self._index.tobytes()))
+    def complete(self) -> Seal:
+        """Write the index and give the file its name; return its seal. The caller syncs it."""
+        index = with_crc(self._index.tobytes())
+        self._write(index)
         self._file.close()
         self._partial.replace(self.path)
-        return self._end
+        return [self._end, int.from_bytes(index[-4:], "little"), chunks_seal(self._checksums)]
 
     def discard(self) -> None:
         """Remove what was written."""
