@@ -23,6 +23,7 @@ class BlockLocks:
             raise LockedStore(f"{store} is already being written by this process; close the first writer")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._closed = False
         _open_here.add(self._key)
 
     def try_all(self) -> bool:
@@ -47,8 +48,9 @@ class BlockLocks:
         return held
 
     def close(self) -> None:
-        """Give everything back."""
-        if self._key in _open_here:
+        """Give everything back; a second time does nothing, whoever has the path or the descriptor by then."""
+        if not self._closed:
+            self._closed = True
             os.close(self._fd)
             _open_here.discard(self._key)
 

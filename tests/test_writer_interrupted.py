@@ -192,3 +192,16 @@ def test_two_spellings_of_a_path_are_one_store(tmp_path):
     (tmp_path / "x").mkdir()
     with runs.create(tmp_path / "run.zarr"), pytest.raises(stores.LockedStore, match="by this process"):
         runs.create(tmp_path / "x" / ".." / "run.zarr")
+
+
+def test_closing_twice_frees_nothing_of_another_writer(tmp_path):
+    first = runs.create(tmp_path / "run.zarr")
+    first.close()
+    with runs.create(tmp_path / "run.zarr") as second:
+        first.close()
+        other = subprocess.run(script(tmp_path / "run.zarr", 16), cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "LockedStore" in other.stderr
+        with pytest.raises(stores.LockedStore, match="by this process"):
+            runs.create(tmp_path / "run.zarr")
+        runs.fill(second)
+    assert stores.verify(tmp_path / "run.zarr") == []
