@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
 from stores.claim import ranges
+from stores.errors import naming
 from stores.layout import (
     FLAT_KEYS,
     SHARD_BYTES,
@@ -38,12 +39,12 @@ class Variable(NamedTuple):
     units: str
 
     def chunk(self, block: int) -> tuple[int, ...]:
-        """Lengths of a chunk: a block of samples, as many timesteps as fit a shard, everything else whole."""
+        """Lengths of a chunk: a block of samples by as much of all else as fits a shard, cut along timesteps first."""
         lengths = [block if dim == "sample" else length for dim, length in zip(self.dims, self.shape, strict=True)]
-        if "timestep" in self.dims:
-            along = self.dims.index("timestep")
-            rest = math.prod(lengths) // lengths[along] * np.dtype("float32").itemsize
-            lengths[along] = max(1, min(lengths[along], SHARD_BYTES // rest))
+        others = [axis for axis, dim in enumerate(self.dims) if dim != "sample"]
+        for axis in sorted(others, key=lambda axis: self.dims[axis] != "timestep"):
+            rest = math.prod(lengths) // lengths[axis] * np.dtype("float32").itemsize
+            lengths[axis] = max(1, min(lengths[axis], SHARD_BYTES // rest))
         return tuple(lengths)
 
 
@@ -111,10 +112,11 @@ class BlockWriter:
             )
             if arrays[name].shape != expected:
                 raise ValueError(f"{name} of block {block} has shape {arrays[name].shape}, expected {expected}")
-        for name, variable in self._variables.items():
-            self._write(name, variable, block, np.asarray(arrays[name], np.float32))
-            sync(self.path / name)
-        flag_done(self.path, block)
+        with naming(self.path):
+            for name, variable in self._variables.items():
+                self._write(name, variable, block, np.asarray(arrays[name], np.float32))
+                sync(self.path / name)
+            flag_done(self.path, block)
         self.pending = [other for other in self.pending if other != block]
 
     def close(self) -> None:

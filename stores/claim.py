@@ -13,12 +13,13 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from stores.errors import LockedStore, NotAStore, StaleStore, StoreError
+from stores.errors import LockedStore, NotAStore, StaleStore, StoreError, naming
 from stores.layout import Layout, canonical_json, fingerprint, read_root, sync
 from stores.locks import BlockLocks
+from stores.reader import is_done, require_metadata
 
 LOCK_PATIENCE_S = 20.0
-VERBS = {"absent": "make", "short": "extend", "stale": "set aside", "fits": "go on with"}
+VERBS = {"absent": "make it", "short": "extend it", "stale": "set it aside", "fits": "go on with it"}
 
 
 def claim(
@@ -43,6 +44,8 @@ def claim(
         if state == "stale" and stale == "refuse":
             raise StaleStore(_stale_message(target, config, label))
         if state == "fits":
+            if all(is_done(target, block) for block in wanted):
+                return set_aside, stored  # nothing to write, so nothing to lock
             if held := locks.take(wanted):
                 raise LockedStore(
                     f"another process is writing block(s) {ranges(held)} of {target}; wait for it, or ask for "
@@ -56,18 +59,16 @@ def claim(
         elif locks.try_all():
             again, stored = _compare(target, kind, layout, config, label)
             if again == state:
-                if state == "stale":
-                    set_aside = _move_aside(target)
                 if state == "short":
                     _extend(target, stored, layout, build)
                 else:
-                    _make(target, build)
+                    set_aside = _make(target, build, over=state == "stale")
                 locks.keep_only(wanted)
                 return set_aside, layout.samples
             locks.keep_only([])
         if time.monotonic() > deadline:
             raise LockedStore(
-                f"another process is writing {target}; to {VERBS[state]} it, wait until that one is done and run the "
+                f"another process is writing {target}; to {VERBS[state]}, wait until that one is done and run the "
                 "same command again"
             )
         time.sleep(0.05)
@@ -81,6 +82,7 @@ def _compare(
         if not target.exists() or (target.is_dir() and not any(target.iterdir())):
             return "absent", 0
         root = read_root(target)
+        require_metadata(target, root)
     except (NotAStore, FileNotFoundError):
         if target.exists():
             raise
@@ -133,16 +135,22 @@ def _move_aside(target: Path) -> Path:
     raise StoreError(f"{target.parent} holds a thousand stores set aside for {target.name}; move some away")
 
 
-def _make(target: Path, build: Callable[[Path], None]) -> None:
-    """Create the store under a partial name, then rename it into place."""
+def _make(target: Path, build: Callable[[Path], None], over: bool) -> Path | None:
+    """Create the store under a partial name, then rename it into place; return where one in its place was moved."""
     partial = target.with_name(target.name + ".partial")
+    aside: Path | None = None
     try:
-        build(partial)
-        partial.rename(target)
-        sync(target.parent)
-    except BaseException:
+        with naming(target):
+            build(partial)
+            aside = _move_aside(target) if over else None
+            partial.rename(target)
+            sync(target.parent)
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if aside is not None:
+            error.add_note(f"{target} was made from other inputs; it is kept as {aside}")
         raise
+    return aside
 
 
 def _extend(target: Path, stored: int, layout: Layout, build: Callable[[Path], None]) -> None:
@@ -152,7 +160,8 @@ def _extend(target: Path, stored: int, layout: Layout, build: Callable[[Path], N
     """
     partial = target.with_name(target.name + ".partial")
     try:
-        build(partial)
+        with naming(target):
+            build(partial)
         for file in sorted(file for file in partial.rglob("*") if file.is_file() and file.parent != partial):
             if file.relative_to(partial).parts[:2] not in (("done", "c"), ("saturated", "c")):
                 file.replace(target / file.relative_to(partial))

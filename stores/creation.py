@@ -14,6 +14,7 @@ from stores.blocks import BlockWriter, Variable, build_readout
 from stores.claim import claim
 from stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
 from stores.locks import BlockLocks
+from stores.places import place
 from stores.writer import TrajectoryWriter
 
 UNITS = {"log_snr": "nat"}
@@ -59,7 +60,7 @@ def create(
     _at_least_one(samples=samples, block=block)
     along_timestep = _along_timestep(timestep, alpha_bar, step, model_time, noise_sd)
     return _open_states(
-        Path(path),
+        place(path),
         "trajectories",
         Layout.of(samples=samples, block=block, timesteps=len(along_timestep["timestep"]), shape=shape, dtype=dtype),
         ("x_t", "pred_x0", *(["log_variance"] if log_variance else [])),
@@ -120,7 +121,7 @@ def create_forks(
         **{name: Coord.known(name, "variant", values) for name, values in along_variant.items()},
     }
     return _open_states(
-        Path(path),
+        place(path),
         "fork",
         Layout.of(
             samples=samples,
@@ -199,11 +200,13 @@ def create_readout(
     def build(at: Path) -> None:
         build_readout(at, layout, specs, coords=described, attrs=attrs)
 
+    target = place(path)
+
     def writer(stored: int, wanted: Sequence[int], locks: BlockLocks, set_aside: Path | None) -> BlockWriter:
-        return BlockWriter(Path(path), layout.resized(stored), specs, wanted, locks, set_aside)
+        return BlockWriter(target, layout.resized(stored), specs, wanted, locks, set_aside)
 
     return _claimed(
-        Path(path), "readout", layout, {**config, "store": store}, described["label"], stale, blocks, build, writer
+        target, "readout", layout, {**config, "store": store}, described["label"], stale, blocks, build, writer
     )
 
 
@@ -266,12 +269,7 @@ def _claimed(
     writer: Callable[[int, Sequence[int], BlockLocks, Path | None], Writer],
 ) -> Writer:
     """Bring the store to the asked state, hold the blocks to be written, and open a writer on them."""
-    wanted = list(range(layout.blocks)) if blocks is None else sorted(set(blocks))
-    if not wanted or wanted[0] < 0 or wanted[-1] >= layout.blocks:
-        raise ValueError(
-            f"blocks {wanted} were asked for, {layout.samples} samples in blocks of {layout.block} have 0 to "
-            f"{layout.blocks - 1}"
-        )
+    wanted = _wanted(layout, blocks)
     locks = BlockLocks(path)
     try:
         set_aside, stored = claim(path, kind, layout, config, label.values, stale, wanted, locks, build)
@@ -279,6 +277,21 @@ def _claimed(
     except BaseException:
         locks.close()
         raise
+
+
+def _wanted(layout: Layout, blocks: Iterable[int] | None) -> list[int]:
+    """List the blocks that were asked for, all by default."""
+    wanted = set()
+    for block in range(layout.blocks) if blocks is None else blocks:
+        if not 0 <= block < layout.blocks:
+            raise ValueError(
+                f"block {block} was asked for; {layout.samples} samples in blocks of {layout.block} have 0 to "
+                f"{layout.blocks - 1}"
+            )
+        wanted.add(block)
+    if not wanted:
+        raise ValueError(f"no block was asked for; expected some of 0 to {layout.blocks - 1}")
+    return sorted(wanted)
 
 
 def _attrs(kind: str, config: Mapping[str, Any], environment: Mapping[str, Any] | None) -> dict[str, Any]:

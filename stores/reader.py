@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stores.errors import DamagedStore, IncompleteStore
-from stores.layout import crc_holds, metadata_text, read_root
+from stores.layout import crc_holds, metadata_text, one_flag, read_root
 from stores.places import local
 from stores.timesteps import with_timestep_index
 
@@ -66,6 +66,12 @@ def arrays_of(root: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def done_flags(path: Path, root: dict[str, Any]) -> NDArray[np.uint8]:
     """Read which blocks are complete; without any, all of a store was written at once."""
     return flags(path, root, "done", "uint8")
+
+
+def is_done(path: Path, block: int) -> bool:
+    """Whether a block is complete; one whose flag is damaged is not."""
+    flag = path / "done" / "c" / str(block)
+    return flag.is_file() and flag.read_bytes() == one_flag(1)
 
 
 def flags(path: Path, root: dict[str, Any], name: str, dtype: str) -> NDArray[Any]:

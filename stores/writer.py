@@ -17,6 +17,7 @@ from stores.claim import ranges
 from stores.errors import StoreError
 from stores.layout import Layout, one_flag, replace_file, sync
 from stores.locks import BlockLocks
+from stores.reader import is_done
 from stores.shards import Column, ShardFile, encode, keep_freed_memory
 
 FLOAT16_MAX = 65504.0
@@ -277,8 +278,7 @@ class TrajectoryWriter:
 
 def pending_blocks(path: Path, wanted: Sequence[int]) -> list[int]:
     """List the wanted blocks of a store that are not flagged as done."""
-    flags = {block: path / "done" / "c" / str(block) for block in wanted}
-    return [block for block, flag in flags.items() if not (flag.is_file() and flag.read_bytes() == one_flag(1))]
+    return [block for block in wanted if not is_done(path, block)]
 
 
 def flag_done(path: Path, block: int) -> None:
