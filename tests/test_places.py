@@ -208,8 +208,7 @@ def test_nothing_is_set_aside_where_the_new_store_cannot_be_made(tmp_path, monke
 def test_what_a_killed_process_left_is_cleared_and_what_a_living_one_makes_is_not(tmp_path):
     code = textwrap.dedent(f"""
         from pathlib import Path
-        from stores.layout import read_root
-from stores.partials import making
+        from stores.partials import making
         with making(Path({str(tmp_path / "a.zarr")!r}), folder=True) as partial:
             (partial / "x").touch()
             print(partial, flush=True)
