@@ -55,6 +55,13 @@ def carry_out(
     found = describe(out)
     if clipped := found.get("saturated"):
         say(f"{clipped} values were clipped to the range of float16")
+    if found.get("not_finite"):
+        say("there are values that are not finite: " + ", ".join(f"{n} of {v}" for v, n in found["not_finite"].items()))
+    if len(found["environments"]) > 1:
+        say(
+            f"blocks of {out} were made in different environments, so the last bits of their numbers may differ; see "
+            f"`traj info {out}`"
+        )
     if found["blocks_done"] == found["blocks"]:
         say(f"{out} is complete" + ("" if idle else f"; next: {following} {out}"))
         return

@@ -15,6 +15,7 @@ from zarr.codecs import Crc32cCodec
 
 from stores.binding import Seal, seal_of
 from stores.claim import ranges
+from stores.errors import naming
 from stores.layout import (
     FLAT_KEYS,
     SHARD_BYTES,
@@ -47,12 +48,12 @@ class Variable(NamedTuple):
         return next((n for n, dim in enumerate(reversed(self.dims)) if dim in NOT_OF_AN_EVENT), len(self.dims))
 
     def chunk(self, block: int) -> tuple[int, ...]:
-        """Lengths of a chunk: a block of samples, as many timesteps as fit a shard, everything else whole."""
+        """Lengths of a chunk: a block of samples by as much of all else as fits a shard, cut along timesteps first."""
         lengths = [block if dim == "sample" else length for dim, length in zip(self.dims, self.shape, strict=True)]
-        if "timestep" in self.dims:
-            along = self.dims.index("timestep")
-            rest = math.prod(lengths) // lengths[along] * np.dtype("float32").itemsize
-            lengths[along] = max(1, min(lengths[along], SHARD_BYTES // rest))
+        others = [axis for axis, dim in enumerate(self.dims) if dim != "sample"]
+        for axis in sorted(others, key=lambda axis: self.dims[axis] != "timestep"):
+            rest = math.prod(lengths) // lengths[axis] * np.dtype("float32").itemsize
+            lengths[axis] = max(1, min(lengths[axis], SHARD_BYTES // rest))
         return tuple(lengths)
 
 
@@ -125,22 +126,23 @@ class BlockWriter:
                 raise ValueError(f"{name} of block {block} has shape {arrays[name].shape}, expected {expected}")
         files: dict[str, Seal] = {}
         counts: dict[str, int] = {}
-        for name, variable in self._variables.items():
-            values = np.asarray(arrays[name], np.float32)
-            files |= self._write(name, variable, block, values)
-            counts[name] = not_finite(values, variable.event_dims)
-            sync(self.path / name)
-        finish_block(
-            self.path,
-            Manifest(
-                fingerprint=self._fingerprint,
-                block=block,
-                samples=self.layout.samples_in(block),
-                files=files,
-                not_finite=counts,
-                environment=self._environment,
-            ),
-        )
+        with naming(self.path):
+            for name, variable in self._variables.items():
+                values = np.asarray(arrays[name], np.float32)
+                files |= self._write(name, variable, block, values)
+                counts[name] = not_finite(values, variable.event_dims)
+                sync(self.path / name)
+            finish_block(
+                self.path,
+                Manifest(
+                    fingerprint=self._fingerprint,
+                    block=block,
+                    samples=self.layout.samples_in(block),
+                    files=files,
+                    not_finite=counts,
+                    environment=self._environment,
+                ),
+            )
         self.pending = [other for other in self.pending if other != block]
 
     def close(self) -> None:
@@ -156,7 +158,7 @@ class BlockWriter:
         self.close()
 
     def _write(self, name: str, variable: Variable, block: int, values: NDArray[np.float32]) -> dict[str, Seal]:
-        """Write the chunks of one variable, and return their seals; what lies outside the array is NaN, as Zarr fills it."""
+        """Write the chunks of one variable and return their seals; what lies outside is NaN, as Zarr has it."""
         seals: dict[str, Seal] = {}
         lengths = variable.chunk(self.layout.block)
         counts = [-(-size // length) for size, length in zip(values.shape, lengths, strict=True)]

@@ -14,6 +14,7 @@ from stores.blocks import BlockWriter, Variable, build_readout
 from stores.claim import claim
 from stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
 from stores.locks import BlockLocks
+from stores.places import place
 from stores.writer import TrajectoryWriter
 
 UNITS = {"log_snr": "nat"}
@@ -60,7 +61,7 @@ def create(
     along_timestep = _along_timestep(timestep, alpha_bar, step, model_time, noise_sd)
     states = ("x_t", "pred_x0", *(["log_variance"] if log_variance else []))
     return _open_states(
-        Path(path),
+        place(path),
         "trajectories",
         Layout.of(
             samples=samples,
@@ -128,7 +129,7 @@ def create_forks(
         **{name: Coord.known(name, "variant", values) for name, values in along_variant.items()},
     }
     return _open_states(
-        Path(path),
+        place(path),
         "fork",
         Layout.of(
             samples=samples,
@@ -209,13 +210,15 @@ def create_readout(
     def build(at: Path) -> None:
         build_readout(at, layout, specs, coords=described, attrs=attrs)
 
+    target = place(path)
+
     def writer(stored: int, wanted: Sequence[int], locks: BlockLocks, set_aside: Path | None) -> BlockWriter:
         return BlockWriter(
-            Path(path), layout.resized(stored), specs, wanted, locks, set_aside, attrs["fingerprint"], made_in
+            target, layout.resized(stored), specs, wanted, locks, set_aside, attrs["fingerprint"], made_in
         )
 
     return _claimed(
-        Path(path), "readout", layout, {**config, "store": store}, described["label"], stale, blocks, build, writer
+        target, "readout", layout, {**config, "store": store}, described["label"], stale, blocks, build, writer
     )
 
 

@@ -7,6 +7,8 @@ by the root metadata, which has a checksum of its own.
 from __future__ import annotations
 
 import json
+import os
+import stat
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -59,36 +61,69 @@ def finish_block(path: Path, manifest: Manifest) -> None:
         sync(file.parent)
 
 
-def read_manifest(path: Path, block: int) -> Manifest | None:
-    """Read a block's manifest, None where it has none. Raises ValueError where it is not what was written."""
+def read_manifest(path: Path, block: int) -> Manifest:
+    """Read a block's manifest. Raises ValueError, naming the file, where it is not what was written."""
     file = manifest_file(path, block)
     try:
         content = file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    try:
         if not crc_holds(content):
             raise ValueError("the checksum does not hold")
         return Manifest(**json.loads(content[8:-4]))
     except (ValueError, TypeError, OSError) as error:
-        raise ValueError(f"{error}") from None
+        what = "missing" if not file.is_file() else str(error)
+        raise ValueError(f"manifest/c/{block} (block {block}): {what}") from None
 
 
 def finished(path: Path, fingerprint: str, block: int, samples: int) -> Manifest | None:
     """Return the manifest of a block that is flagged as done and holds all of its samples, None of any other.
 
-    Raises ValueError where the manifest is not what was written, or is that of another store or block.
+    Raises ValueError, naming the file, where flag or manifest is not what was written, or that of something else.
     """
     flag = flag_file(path, block)
-    if not flag.is_file() or flag.read_bytes() == one_flag(0):
+    if not flag.exists():
         return None
+    content = flag.read_bytes() if flag.is_file() else b""
+    if content == one_flag(0):
+        return None
+    if content != one_flag(1):
+        raise ValueError(f"done/c/{block} (block {block}): the checksum does not hold")
     manifest = read_manifest(path, block)
-    if manifest is None:
-        raise ValueError("missing")
     if (manifest.fingerprint, manifest.block) != (fingerprint, block):
-        raise ValueError("it belongs to another store or block")
+        raise ValueError(f"manifest/c/{block} (block {block}): belongs to another store or block")
     # A short last block whose store was extended is to be made again at its full length.
     return manifest if manifest.samples >= samples else None
+
+
+def is_finished(path: Path, fingerprint: str, block: int, samples: int) -> bool:
+    """Whether a block is finished; one whose flag or manifest is damaged is not."""
+    try:
+        return finished(path, fingerprint, block, samples) is not None
+    except ValueError:
+        return False
+
+
+def pending_blocks(path: Path, fingerprint: str, layout: Layout, wanted: Sequence[int]) -> list[int]:
+    """List the wanted blocks of a store that are not finished, and take their flags away, if they have any."""
+    pending = [block for block in wanted if not is_finished(path, fingerprint, block, layout.samples_in(block))]
+    for block in pending:
+        flag_file(path, block).unlink(missing_ok=True)
+    return pending
+
+
+def manifests(path: Path, root: Mapping[str, Any]) -> list[Manifest | None]:
+    """Read the manifests of a store's blocks, None for one that is not finished; none at all of a result.
+
+    Raises ValueError, naming the file, where one is not what was written, or that of something else.
+    """
+    arrays = root["consolidated_metadata"]["metadata"]
+    if "done" not in arrays:
+        return []
+    attrs, samples = root["attributes"], arrays["sample"]["shape"][0]
+    length = json.loads(attrs["config"])["store"]["block"]
+    return [
+        finished(path, attrs["fingerprint"], block, min(length, samples - block * length))
+        for block in range(arrays["done"]["shape"][0])
+    ]
 
 
 def digests_of(root: Mapping[str, Any]) -> dict[str, str]:
@@ -107,33 +142,18 @@ def misplaced(path: Path, files: Mapping[str, Seal]) -> Iterator[tuple[str, str]
     Nothing else is read.
     """
     for name, seal in files.items():
-        file = path / name
         try:
-            with file.open("rb") as opened:
-                size = opened.seek(0, 2)
-                opened.seek(max(0, size - 4))
-                end = int.from_bytes(opened.read(4), "little")
-        except (FileNotFoundError, NotADirectoryError):
-            yield name, "is missing"
-        except IsADirectoryError:
-            yield name, "is a folder"
-        else:
-            if not size:
-                yield name, "is empty"
-            elif [size, end] != seal[:2]:
-                yield name, "is not what was written there"
-
-
-def pending_blocks(path: Path, fingerprint: str, layout: Layout, wanted: Sequence[int]) -> list[int]:
-    """List the wanted blocks of a store that are not finished, and take their flags away, if they have any."""
-    pending = [block for block in wanted if not _is_finished(path, fingerprint, layout, block)]
-    for block in pending:
-        flag_file(path, block).unlink(missing_ok=True)
-    return pending
-
-
-def _is_finished(path: Path, fingerprint: str, layout: Layout, block: int) -> bool:
-    try:
-        return finished(path, fingerprint, block, layout.samples_in(block)) is not None
-    except ValueError:
-        return False
+            fd = os.open(path / name, os.O_RDONLY)
+        except OSError:
+            yield name, "missing"
+            continue
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                yield name, "a folder"
+            elif not found.st_size:
+                yield name, "empty"
+            elif [found.st_size, int.from_bytes(os.pread(fd, 4, found.st_size - 4), "little")] != seal[:2]:
+                yield name, "not what was written there"
+        finally:
+            os.close(fd)

@@ -6,6 +6,7 @@ the next one that makes the same thing removes it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
@@ -44,7 +45,7 @@ def write_file(target: Path, content: str | bytes) -> None:
     Raises OSError that names the file, where it cannot be written.
     """
     if target.exists() and not target.is_file():
-        raise FileExistsError(17, "Not a file, and cannot be replaced by one", str(target))
+        raise FileExistsError(errno.EEXIST, "Not a file, and cannot be replaced by one", str(target))
     with making(target) as partial:
         with partial.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -51,7 +52,7 @@ def require_writable(path: Path) -> None:
     Raises OSError, naming the place, where not.
     """
     if path.exists() and not os.access(path, os.W_OK):
-        raise PermissionError(13, "Permission denied", str(path))
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
     above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     try:
         with tempfile.TemporaryFile(dir=above):

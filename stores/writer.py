@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -259,8 +259,9 @@ class TrajectoryWriter:
         except BaseException as error:
             self._error = error  # before the column is free: whoever waits for it must see the error
         finally:
-            for task in (*encoded.values(), *counts):  # a column must not be filled again while it is being encoded
-                task.exception()
+            # a column must not be filled again while it is being encoded
+            wait(encoded.values())
+            wait(counts)
             self._free[name].put(full)
 
     def _discard(self) -> None:

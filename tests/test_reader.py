@@ -58,7 +58,7 @@ def test_a_deleted_shard_is_refused_by_name(tmp_path):
         stores.open(path)
 
 
-@pytest.mark.parametrize("file", ["timestep/c/0", "alpha_bar/c/0", "label/c/1", "x_t/c.1.0.0.0.0", "x_0/c.3.0.0.0"])
+@pytest.mark.parametrize("file", ["timestep/c/0", "alpha_bar/c/0", "label/c/0", "x_t/c.1.0.0.0.0", "x_0/c.3.0.0.0"])
 @pytest.mark.parametrize("how", ["missing", "empty"])
 def test_no_missing_or_empty_file_passes_for_fill_values(tmp_path, file, how):
     path = runs.make(tmp_path / "run.zarr")
@@ -153,7 +153,7 @@ def longer(flipped, content):
         return False
 
 
-@pytest.mark.parametrize("name", ["done", "saturated", "label"])
+@pytest.mark.parametrize("name", ["done", "manifest", "label"])
 def test_no_changed_byte_of_an_arrays_metadata_is_read_as_something_else(tmp_path, name):
     path = runs.make(tmp_path / "run.zarr", 8, dtype="float16")
     expected, file = stores.open(path).compute(), path / name / "zarr.json"
@@ -182,7 +182,7 @@ def test_metadata_that_is_damaged_and_still_json_is_named_by_every_verb(tmp_path
         assert place in result.output
 
 
-@pytest.mark.parametrize("name", ["done", "saturated"])
+@pytest.mark.parametrize("name", ["done", "manifest"])
 def test_a_damaged_flag_is_named(tmp_path, name):
     path = runs.make(tmp_path / "run.zarr", 8, dtype="float16")
     file = path / name / "c" / "1"
@@ -195,8 +195,9 @@ def test_a_folder_in_the_place_of_a_shard_is_refused(tmp_path):
     path = runs.make(tmp_path / "run.zarr")
     (path / "x_t" / "c.1.0.0.0.0").unlink()
     (path / "x_t" / "c.1.0.0.0.0").mkdir()
-    with pytest.raises(stores.IncompleteStore, match=r"x_t/c\.1\.0"):
+    with pytest.raises(stores.DamagedStore, match=r"x_t/c\.1\.0\.0\.0\.0 is a folder"):
         stores.open(path)
+    assert stores.verify(path) == ["x_t/c.1.0.0.0.0 (block 1): a folder"]
 
 
 @pytest.mark.parametrize("finished", [True, False])
