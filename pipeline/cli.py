@@ -12,6 +12,7 @@ import click
 from pipeline.carry_out import carry_out, say
 from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, timestep_list
 from pipeline.quantity_options import QuantityGroup
+from pipeline.threads import wait_briefly
 
 INTERRUPTED = 130
 ALL_SAMPLES = "ask for these with --samples to complete it"
@@ -27,6 +28,7 @@ class Traj(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb."""
+        wait_briefly()
         try:
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
