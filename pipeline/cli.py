@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pipeline.carry_out import carry_out, say
-from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, timestep_list
+from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, TF32, timestep_list
 from pipeline.quantity_options import QuantityGroup
 from pipeline.threads import wait_briefly
 
@@ -143,6 +143,7 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 @click.option("--round-bits", type=int, help="Round float32 to this many mantissa bits: smaller, 10 are plenty.")
 @DEVICE
 @click.option("--autocast", is_flag=True, help="Run the network in bfloat16.")
+@TF32
 @BLOCKS
 @STALE
 @DRY_RUN
@@ -270,6 +271,7 @@ def readout() -> None:
 @click.option("--on", help="Variables to read beside x_0: x_t, pred_x0 or both.  [default: all there are]")
 @click.option("--batch", type=int, default=4096, show_default=True, help="Images classified together; part of OUT.")
 @DEVICE
+@TF32
 @BLOCKS
 @STALE
 @DRY_RUN

@@ -44,6 +44,7 @@ class Generation:
     dtype: Literal["float32", "float16"]
     round_bits: int | None
     autocast: bool
+    tf32: bool = False
 
     @property
     def kept(self) -> list[int]:
@@ -63,6 +64,7 @@ class Generation:
             "labels": self.labels,
             "every": self.every,
             "autocast": self.autocast,
+            **({"tf32": True} if self.tf32 else {}),
         }
 
     @property
@@ -116,7 +118,7 @@ class Generation:
         """Estimate what a number of blocks will take (all of the run by default), after a few trial evaluations."""
         blocks = self.layout.blocks if blocks is None else blocks
         label = torch.from_numpy(self.label(range(self.block))).to(self.device)
-        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label)
+        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label, self.tf32)
         variables = 3 if self.learned else 2
         images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
         in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
@@ -135,7 +137,9 @@ class Generation:
         blocks stay whatever happens.
         """
         steps = len(self.plan.steps)
-        make_blocks(store, self._block, self.device, steps=steps, images=self.block, of="samples", bar=bar)
+        make_blocks(
+            store, self._block, self.device, tf32=self.tf32, steps=steps, images=self.block, of="samples", bar=bar
+        )
 
     def label(self, samples: Sequence[int]) -> np.ndarray:
         """Give each absolute sample number its class: int64 (sample,), -1 for none."""
@@ -185,6 +189,7 @@ def prepare(
     round_bits: int | None = None,
     device: str = "auto",
     autocast: bool = False,
+    tf32: bool = False,
 ) -> Generation:
     """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
 
@@ -210,6 +215,7 @@ def prepare(
         dtype=dtype,
         round_bits=round_bits,
         autocast=autocast,
+        tf32=tf32 and where.type == "cuda",
     )
     _check_labels(labels, denoiser, model)
     return made
