@@ -132,7 +132,10 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     help="Variance of ddpm.  [default: what the model's scheduler says]",
 )
 @click.option(
-    "--clip/--no-clip", default=None, help="Clip pred_x0 in the update.  [default: ddpm, iddpm as the model says]"
+    "--clip/--no-clip",
+    default=None,
+    help="Clip pred_x0 in the update, at the valid range of the model: what its scheduler clips at, 1 where that names "
+    "none, its own of a closed form.  [default: ddpm, iddpm as the model says; ddim no]",
 )
 @click.option("--samples", type=int, default=64, show_default=True, help="More than a finished run has extends it.")
 @click.option("--block", type=int, default=32, show_default=True, help="Samples generated together; part of the run.")

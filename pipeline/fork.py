@@ -129,7 +129,7 @@ class Fork:
             samples=self.samples,
             block=self.block,
             states=self.states,
-            valid_range=self.denoiser.valid_range,
+            valid_range=self.plan.valid_range(self.denoiser.valid_range),
             config=self.config,
             environment=environment(self.device),
             stale=stale,

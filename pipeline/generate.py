@@ -107,7 +107,7 @@ class Generation:
             dtype=self.dtype,
             keepbits=self.round_bits,
             log_variance=self.learned,
-            valid_range=self.denoiser.valid_range,
+            valid_range=self.plan.valid_range(self.denoiser.valid_range),
             config=self.config,
             environment=environment(self.device),
             stale=stale,
@@ -232,15 +232,17 @@ def choose_plan(
     """Build the plan of a sampler's name.
 
     clip True or False overrides what is usual: ddpm and iddpm clip as the scheduler's config says, ddim does not.
+    True clips at the model's valid range.
 
-    Raises ValueError for an unknown sampler, steps out of range, or an option of another sampler.
+    Raises ValueError for an unknown sampler, steps out of range, an option of another sampler, or a range to clip at
+    that is not the same on both sides of 0.
     """
     schedule = denoiser.schedule
     if eta is not None and name != "ddim":
         raise ValueError(f"eta {eta} was given with sampler {name}; only ddim has an eta")
     if variance is not None and name != "ddpm":
         raise ValueError(f"variance {variance} was given with sampler {name}; only ddpm has a choice of it")
-    ranges = {} if clip is None else {"clip": (schedule.clip_sample or 1.0) if clip else None}
+    ranges = {} if clip is None else {"clip": _clip_at(denoiser) if clip else None}
     match name:
         case "ddpm":
             usual = "large" if schedule.learned_range else schedule.variance
@@ -250,6 +252,16 @@ def choose_plan(
         case "iddpm":
             return plan.iddpm(schedule, steps, **ranges)
     raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim or iddpm")
+
+
+def _clip_at(denoiser: Denoiser) -> float:
+    low, high = denoiser.valid_range
+    if low != -high:
+        raise ValueError(
+            f"clip was asked for, but this model's x_0 lies in {low:g} to {high:g}; expected a range from -c to c: "
+            "leave out --clip"
+        )
+    return high
 
 
 def _check_labels(labels: str, denoiser: Denoiser, model: str) -> None:

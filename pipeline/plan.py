@@ -122,6 +122,10 @@ class Plan:
         """Timesteps at which the network is evaluated, from high to low."""
         return [step.timestep for step in self.steps]
 
+    def valid_range(self, model: tuple[float, float]) -> tuple[float, float]:
+        """Range of x_0: what the plan clips at, or else the model's."""
+        return model if self.clip is None else (-self.clip, self.clip)
+
     def after(self, timestep: int) -> Plan:
         """Keep the steps from a timestep on, to start from the x_t stored there.
 
