@@ -237,6 +237,8 @@ def fork(
     forks = prepare(store=store, **options)
     if swept:
         say(forks.saving())
+    for caution in forks.cautions():
+        say(caution)
     carry_out(
         forks,
         out,

@@ -25,6 +25,7 @@ from pipeline.hostcopy import SLOTS, HostCopy
 from pipeline.noise import NoiseAhead, NoiseSource
 from pipeline.parent import Parent, load_model
 from pipeline.plan import Plan, Step
+from pipeline.variance import overfull, refuse_overfull
 from stores.layout import Layout
 from stores.writer import memory_bytes
 
@@ -150,6 +151,23 @@ class Fork:
             disk_free=disk_free(out),
             memory=peak_memory() + memory_bytes(self.layout, 2 if self.states else 0) + at_once * images + MARGIN_BYTES,
         )
+
+    def cautions(self) -> list[str]:
+        """Say what of these forks is not as one would take for granted."""
+        found = []
+        if rounding := self.parent.rounding:
+            found.append(
+                f"{self.parent.path} keeps its states {rounding}: forks start from these, so that none is the run bit "
+                "for bit; edits that change nothing may read 77 to 100 dB (PSNR), not 100"
+            )
+        schedule = self.denoiser.schedule
+        if jumps := [step.timestep for plan in self.variants for step in overfull(schedule, plan.steps)]:
+            found.append(
+                f"{len(jumps)} variants jump to where their sigma is more than the state holds, from timesteps "
+                f"{', '.join(map(str, dict.fromkeys(jumps)))}: it ends noisier than its timestep says (002 eq. 4 as "
+                "published)"
+            )
+        return found
 
     def saving(self) -> str:
         """Compare the images that go through the network with those of re-running every variant from noise."""
@@ -292,6 +310,8 @@ def prepare(
         denoiser = load_model(parent, model, where)
         variants, edits = sweep.variants(families, parent.plan, denoiser)
         plan = parent.plan.after(max(variant.timesteps[0] for variant in variants))
+    for variant in variants:
+        refuse_overfull(denoiser.schedule, variant.steps)
     return Fork(
         parent=parent,
         denoiser=denoiser,

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.cuts import Cut
 from pipeline.schedule import Schedule
+from pipeline.variance import refuse_overfull
 
 VARIANCES = ("large", "small", "learned")
 NOISES = ("shared", "independent", "zero")
@@ -211,6 +212,8 @@ class Plan:
     def with_eta(self, eta: float, first: int, last: int) -> Plan:
         """Change eta of the ddim steps with first >= timestep >= last: noise that leaves the marginals as they are.
 
+        It does so up to the eta of ``variance.refuse_overfull``, which the sampling loop refuses to go beyond.
+
         Raises
         ------
         ValueError
@@ -289,8 +292,9 @@ def ddpm(
 ) -> Plan:
     """Ancestral sampling (DDPM algorithm 2): posterior mean, variance beta ("large") or beta tilde ("small").
 
-    All training timesteps unless a number of steps is given. pred_x0 is clipped as the schedule says, or to
-    ``clip``, None for no clipping.
+    "large" is as published, though at the last steps it is more than the states they land on hold. All training
+    timesteps unless a number of steps is given. pred_x0 is clipped as the schedule says, or to ``clip``, None for no
+    clipping.
 
     Raises
     ------
@@ -314,10 +318,12 @@ def ddim(schedule: Schedule, steps: int | None, eta: float = 0.0, clip: float | 
     Raises
     ------
     ValueError
-        When steps is 0 or above T, or eta is negative.
+        When steps is 0 or above T, or eta is negative or more than a step has room for.
     """
     treatment = Treatment("ddim", eta)
-    return _chain([(t, treatment) for t in spaced_timesteps(schedule, steps)], clip)
+    plan = _chain([(t, treatment) for t in spaced_timesteps(schedule, steps)], clip)
+    refuse_overfull(schedule, plan.steps)
+    return plan
 
 
 def iddpm(schedule: Schedule, steps: int | None = None, clip: float | str | None = "schedule") -> Plan:
