@@ -125,6 +125,12 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     help="shortcut: 83 of 100 steps, blocks of the U-Net left out in some; with --steps 100.",
 )
 @click.option("--steps", type=int, help="Network evaluations.  [default: all timesteps of the training schedule]")
+@click.option(
+    "--spacing",
+    type=click.Choice(["leading", "linspace", "trailing", "openai"]),
+    help="Which timesteps fewer --steps visit: diffusers' three ways, or improved-diffusion's rounding of "
+    "linspace.  [default: what the model's scheduler says]",
+)
 @click.option("--eta", type=float, help="Noise of ddim: 0 none, 1 as much as ddpm.  [default: 0]")
 @click.option(
     "--variance",
@@ -136,6 +142,12 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     default=None,
     help="Clip pred_x0 in the update, at the valid range of the model: what its scheduler clips at, 1 where that names "
     "none, its own of a closed form.  [default: ddpm, iddpm as the model says; ddim no]",
+)
+@click.option(
+    "--eps",
+    type=click.Choice(["kept", "rederived"]),
+    help="With ddim and --clip: eps kept as the network says, like diffusers, or rederived from the clipped pred_x0, "
+    "like improved-diffusion, guided-diffusion and GLIDE; then ddim of eta 1 is ddpm.  [default: kept]",
 )
 @click.option("--samples", type=int, default=64, show_default=True, help="More than a finished run has extends it.")
 @click.option("--block", type=int, default=32, show_default=True, help="Samples generated together; part of the run.")

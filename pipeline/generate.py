@@ -180,6 +180,8 @@ def prepare(
     eta: float | None = None,
     variance: str | None = None,
     clip: bool | None = None,
+    eps: str | None = None,
+    spacing: str | None = None,
     samples: int = 64,
     block: int = 32,
     seed: int = 0,
@@ -200,7 +202,7 @@ def prepare(
             raise ValueError(f"{name} {number} was given, expected at least 1")
     where = choose_device(device)
     denoiser = models.load(model, str(where), autocast)
-    chosen = choose_plan(denoiser, sampler_name, steps, eta, variance, clip)
+    chosen = choose_plan(denoiser, sampler_name, steps, eta, variance, clip, eps, spacing)
     if plan_name == "shortcut":
         chosen = shortcut(chosen, network_of(denoiser))
     made = Generation(
@@ -228,11 +230,13 @@ def choose_plan(
     eta: float | None,
     variance: str | None,
     clip: bool | None,
+    eps: str | None = None,
+    spacing: str | None = None,
 ) -> Plan:
     """Build the plan of a sampler's name.
 
     clip True or False overrides what is usual: ddpm and iddpm clip as the scheduler's config says, ddim does not.
-    True clips at the model's valid range.
+    True clips at the model's valid range, and eps says what becomes of eps then. spacing None is the schedule's.
 
     Raises ValueError for an unknown sampler, steps out of range, an option of another sampler, or a range to clip at
     that is not the same on both sides of 0.
@@ -242,15 +246,19 @@ def choose_plan(
         raise ValueError(f"eta {eta} was given with sampler {name}; only ddim has an eta")
     if variance is not None and name != "ddpm":
         raise ValueError(f"variance {variance} was given with sampler {name}; only ddpm has a choice of it")
+    if eps is not None and not (name == "ddim" and clip):
+        raise ValueError(
+            f"eps {eps} was given; expected it with sampler ddim and clip only, which leave a choice of it"
+        )
     ranges = {} if clip is None else {"clip": _clip_at(denoiser) if clip else None}
     match name:
         case "ddpm":
             usual = "large" if schedule.learned_range else schedule.variance
-            return plan.ddpm(schedule, steps, variance or usual, **ranges)
+            return plan.ddpm(schedule, steps, variance or usual, spacing=spacing, **ranges)
         case "ddim":
-            return plan.ddim(schedule, steps, eta or 0.0, **ranges)
+            return plan.ddim(schedule, steps, eta or 0.0, spacing=spacing, eps=eps or "kept", **ranges)
         case "iddpm":
-            return plan.iddpm(schedule, steps, **ranges)
+            return plan.iddpm(schedule, steps, spacing=spacing, **ranges)
     raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim or iddpm")
 
 

@@ -88,7 +88,8 @@ def advance(
     if step.rule == "posterior":
         mean = posterior_mean(schedule, step, x_0, x_t)
     else:
-        mean = ddim_mean(schedule, step, x_0, prediction.eps)
+        eps = prediction.eps if plan.eps == "kept" else eps_of(schedule, step, x_0, x_t)
+        mean = ddim_mean(schedule, step, x_0, eps)
     if not adds_noise(schedule, plan, k):
         return mean
     sd = fixed_sd(schedule, step) if log_variance is None else (0.5 * log_variance).exp()
@@ -102,6 +103,12 @@ def posterior_mean(schedule: Schedule, step: Step, x_0: torch.Tensor, x_t: torch
     coef_x_0 = math.sqrt(abar_s) * (1 - alpha) / (1 - abar_t)
     coef_x_t = math.sqrt(alpha) * (1 - abar_s) / (1 - abar_t)
     return coef_x_0 * x_0 + coef_x_t * x_t
+
+
+def eps_of(schedule: Schedule, step: Step, x_0: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+    """Noise that leads from x_0 to x_t."""
+    abar_t, _ = alpha_bars(schedule, step)
+    return (x_t - math.sqrt(abar_t) * x_0) / math.sqrt(1 - abar_t)
 
 
 def ddim_mean(schedule: Schedule, step: Step, x_0: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
