@@ -25,6 +25,7 @@ from pipeline.hostcopy import SLOTS, HostCopy
 from pipeline.noise import NoiseAhead, NoiseSource
 from pipeline.parent import Parent, load_model
 from pipeline.plan import Plan, Step
+from pipeline.variance import overfull, refuse_overfull
 from stores.layout import Layout
 from stores.writer import memory_bytes
 
@@ -72,6 +73,11 @@ class Fork:
             lead=(len(self.variants), self.replicas),
             states=2 if self.states else 0,
         )
+
+    @property
+    def tf32(self) -> bool:
+        """Whether a GPU may shorten float32 in products, as it did or did not for the parent."""
+        return bool(self.parent.config.get("tf32", False))
 
     @property
     def at(self) -> list[int]:
@@ -125,7 +131,7 @@ class Fork:
             samples=self.samples,
             block=self.block,
             states=self.states,
-            valid_range=self.denoiser.valid_range,
+            valid_range=self.plan.valid_range(self.denoiser.valid_range),
             config=self.config,
             environment=environment(self.device),
             stale=stale,
@@ -135,7 +141,7 @@ class Fork:
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
         """Estimate what a number of blocks will take (all of them by default), after a few trial evaluations."""
         blocks = self.layout.blocks if blocks is None else blocks
-        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, self.trial_label)
+        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, self.trial_label, self.tf32)
         evaluations = blocks * sum(-(-len(due) // self.together) for _, _, due in sampler.visits(self.plans))
         images = int(np.prod(self.layout.images)) * np.dtype("float32").itemsize
         at_once = 4 + (2 * 2 * SLOTS if self.states else 0)  # each branch's state, x_0 twice, the states to start from
@@ -146,6 +152,23 @@ class Fork:
             disk_free=disk_free(out),
             memory=peak_memory() + memory_bytes(self.layout, 2 if self.states else 0) + at_once * images + MARGIN_BYTES,
         )
+
+    def cautions(self) -> list[str]:
+        """Say what of these forks is not as one would take for granted."""
+        found = []
+        if rounding := self.parent.rounding:
+            found.append(
+                f"{self.parent.path} keeps its states {rounding}: forks start from these, so that none is the run bit "
+                "for bit; edits that change nothing may read 77 to 100 dB (PSNR), not 100"
+            )
+        schedule = self.denoiser.schedule
+        if jumps := [step.timestep for plan in self.variants for step in overfull(schedule, plan.steps)]:
+            found.append(
+                f"{len(jumps)} variants jump to where their sigma is more than the state holds, from timesteps "
+                f"{', '.join(map(str, dict.fromkeys(jumps)))}: it ends noisier than its timestep says (002 eq. 4 as "
+                "published)"
+            )
+        return found
 
     def saving(self) -> str:
         """Compare the images that go through the network with those of re-running every variant from noise."""
@@ -165,7 +188,7 @@ class Fork:
         numbers are not finite. Finished blocks stay whatever happens.
         """
         steps, images = sum(len(plan.steps) for plan in self.plans), self.block * len(self.plans)
-        make_blocks(store, self._block, self.device, steps=steps, images=images, of="forks", bar=bar)
+        make_blocks(store, self._block, self.device, tf32=self.tf32, steps=steps, images=images, of="forks", bar=bar)
 
     def _block(self, block: int, host: HostCopy, pool: ThreadPoolExecutor, progress: tqdm) -> torch.Tensor:
         """Run all branches of a block."""
@@ -288,6 +311,8 @@ def prepare(
         denoiser = load_model(parent, model, where)
         variants, edits = sweep.variants(families, parent.plan, denoiser)
         plan = parent.plan.after(max(variant.timesteps[0] for variant in variants))
+    for variant in variants:
+        refuse_overfull(denoiser.schedule, variant.steps)
     return Fork(
         parent=parent,
         denoiser=denoiser,

@@ -44,6 +44,7 @@ class Generation:
     dtype: Literal["float32", "float16"]
     round_bits: int | None
     autocast: bool
+    tf32: bool = False
 
     @property
     def kept(self) -> list[int]:
@@ -63,6 +64,7 @@ class Generation:
             "labels": self.labels,
             "every": self.every,
             "autocast": self.autocast,
+            **({"tf32": True} if self.tf32 else {}),
         }
 
     @property
@@ -106,7 +108,7 @@ class Generation:
             dtype=self.dtype,
             keepbits=self.round_bits,
             log_variance=self.learned,
-            valid_range=self.denoiser.valid_range,
+            valid_range=self.plan.valid_range(self.denoiser.valid_range),
             config=self.config,
             environment=environment(self.device),
             stale=stale,
@@ -117,7 +119,7 @@ class Generation:
         """Estimate what a number of blocks will take (all of the run by default), after a few trial evaluations."""
         blocks = self.layout.blocks if blocks is None else blocks
         label = torch.from_numpy(self.label(range(self.block))).to(self.device)
-        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label)
+        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label, self.tf32)
         variables = 3 if self.learned else 2
         images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
         in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
@@ -136,7 +138,9 @@ class Generation:
         blocks stay whatever happens.
         """
         steps = len(self.plan.steps)
-        make_blocks(store, self._block, self.device, steps=steps, images=self.block, of="samples", bar=bar)
+        make_blocks(
+            store, self._block, self.device, tf32=self.tf32, steps=steps, images=self.block, of="samples", bar=bar
+        )
 
     def label(self, samples: Sequence[int]) -> np.ndarray:
         """Give each absolute sample number its class: int64 (sample,), -1 for none."""
@@ -177,6 +181,8 @@ def prepare(
     eta: float | None = None,
     variance: str | None = None,
     clip: bool | None = None,
+    eps: str | None = None,
+    spacing: str | None = None,
     samples: int = 64,
     block: int = 32,
     seed: int = 0,
@@ -186,6 +192,7 @@ def prepare(
     round_bits: int | None = None,
     device: str = "auto",
     autocast: bool = False,
+    tf32: bool = False,
 ) -> Generation:
     """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
 
@@ -196,7 +203,7 @@ def prepare(
             raise ValueError(f"{name} {number} was given, expected at least 1")
     where = choose_device(device)
     denoiser = models.load(model, str(where), autocast)
-    chosen = choose_plan(denoiser, sampler_name, steps, eta, variance, clip)
+    chosen = choose_plan(denoiser, sampler_name, steps, eta, variance, clip, eps, spacing)
     if plan_name == "shortcut":
         chosen = shortcut(chosen, network_of(denoiser))
     made = Generation(
@@ -211,6 +218,7 @@ def prepare(
         dtype=dtype,
         round_bits=round_bits,
         autocast=autocast,
+        tf32=tf32 and where.type == "cuda",
     )
     _check_labels(labels, denoiser, model)
     return made
@@ -223,28 +231,46 @@ def choose_plan(
     eta: float | None,
     variance: str | None,
     clip: bool | None,
+    eps: str | None = None,
+    spacing: str | None = None,
 ) -> Plan:
     """Build the plan of a sampler's name.
 
     clip True or False overrides what is usual: ddpm and iddpm clip as the scheduler's config says, ddim does not.
+    True clips at the model's valid range, and eps says what becomes of eps then. spacing None is the schedule's.
 
-    Raises ValueError for an unknown sampler, steps out of range, or an option of another sampler.
+    Raises ValueError for an unknown sampler, steps out of range, an option of another sampler, or a range to clip at
+    that is not the same on both sides of 0.
     """
     schedule = denoiser.schedule
     if eta is not None and name != "ddim":
         raise ValueError(f"eta {eta} was given with sampler {name}; only ddim has an eta")
     if variance is not None and name != "ddpm":
         raise ValueError(f"variance {variance} was given with sampler {name}; only ddpm has a choice of it")
-    ranges = {} if clip is None else {"clip": (schedule.clip_sample or 1.0) if clip else None}
+    if eps is not None and not (name == "ddim" and clip):
+        raise ValueError(
+            f"eps {eps} was given; expected it with sampler ddim and clip only, which leave a choice of it"
+        )
+    ranges = {} if clip is None else {"clip": _clip_at(denoiser) if clip else None}
     match name:
         case "ddpm":
             usual = "large" if schedule.learned_range else schedule.variance
-            return plan.ddpm(schedule, steps, variance or usual, **ranges)
+            return plan.ddpm(schedule, steps, variance or usual, spacing=spacing, **ranges)
         case "ddim":
-            return plan.ddim(schedule, steps, eta or 0.0, **ranges)
+            return plan.ddim(schedule, steps, eta or 0.0, spacing=spacing, eps=eps or "kept", **ranges)
         case "iddpm":
-            return plan.iddpm(schedule, steps, **ranges)
+            return plan.iddpm(schedule, steps, spacing=spacing, **ranges)
     raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim or iddpm")
+
+
+def _clip_at(denoiser: Denoiser) -> float:
+    low, high = denoiser.valid_range
+    if low != -high:
+        raise ValueError(
+            f"clip was asked for, but this model's x_0 lies in {low:g} to {high:g}; expected a range from -c to c: "
+            "leave out --clip"
+        )
+    return high
 
 
 def _check_labels(labels: str, denoiser: Denoiser, model: str) -> None:

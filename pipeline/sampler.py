@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cache, partial
 from itertools import repeat
 
@@ -16,9 +15,7 @@ from pipeline.cuts import Cut
 from pipeline.denoiser import Denoiser, Prediction
 from pipeline.plan import Plan, Step
 from pipeline.schedule import Schedule
-
-# the variance a step to x_0 would have is 0; its logarithm is taken all the same (as in diffusers)
-_MIN_VARIANCE = 1e-20
+from pipeline.variance import alpha_bars, ddim_sd, fixed_sd, large, refuse_overfull, small
 
 Start = Callable[[int], torch.Tensor]
 Noise = Callable[[int, Step], torch.Tensor]
@@ -42,7 +39,11 @@ def reverse(
     step, asked for only where some is added. ``keep`` gets the branch, its step's position, the state the network was
     given, its raw pred_x0 and, for learned variances, the log variance. Up to ``together`` branches at the same
     timestep, with the same parts of the network left out, share a network call. Returns each branch's x_0.
+
+    Raises ValueError for an eta that is too large for a step, and for a learned variance of a network without one.
     """
+    for plan in plans:
+        refuse_overfull(denoiser.schedule, plan.steps)
     label_of = cache(label.repeat)  # a label tensor is checked once, and that waits for the device
     states: dict[int, torch.Tensor] = {}
     for timestep, cut, due in visits(plans):
@@ -87,7 +88,8 @@ def advance(
     if step.rule == "posterior":
         mean = posterior_mean(schedule, step, x_0, x_t)
     else:
-        mean = ddim_mean(schedule, step, x_0, prediction.eps)
+        eps = prediction.eps if plan.eps == "kept" else eps_of(schedule, step, x_0, x_t)
+        mean = ddim_mean(schedule, step, x_0, eps)
     if not adds_noise(schedule, plan, k):
         return mean
     sd = fixed_sd(schedule, step) if log_variance is None else (0.5 * log_variance).exp()
@@ -96,17 +98,23 @@ def advance(
 
 def posterior_mean(schedule: Schedule, step: Step, x_0: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
     """Mean of the forward process's posterior given x_0 and x_t (DDPM eq. 7)."""
-    abar_t, abar_s = _alpha_bars(schedule, step)
+    abar_t, abar_s = alpha_bars(schedule, step)
     alpha = abar_t / abar_s
     coef_x_0 = math.sqrt(abar_s) * (1 - alpha) / (1 - abar_t)
     coef_x_t = math.sqrt(alpha) * (1 - abar_s) / (1 - abar_t)
     return coef_x_0 * x_0 + coef_x_t * x_t
 
 
+def eps_of(schedule: Schedule, step: Step, x_0: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+    """Noise that leads from x_0 to x_t."""
+    abar_t, _ = alpha_bars(schedule, step)
+    return (x_t - math.sqrt(abar_t) * x_0) / math.sqrt(1 - abar_t)
+
+
 def ddim_mean(schedule: Schedule, step: Step, x_0: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
     """Noise-free part of a DDIM step (DDIM eq. 12); the radicand is kept from going below 0."""
-    _, abar_s = _alpha_bars(schedule, step)
-    direction = math.sqrt(max(0.0, 1 - abar_s - _ddim_sd(schedule, step) ** 2))
+    _, abar_s = alpha_bars(schedule, step)
+    direction = math.sqrt(max(0.0, 1 - abar_s - ddim_sd(schedule, step) ** 2))
     return math.sqrt(abar_s) * x_0 + direction * eps
 
 
@@ -123,13 +131,13 @@ def learned_log_variance(schedule: Schedule, plan: Plan, k: int, prediction: Pre
     f = prediction.variance_fraction
     if f is None:
         raise ValueError("the plan's variance is learned, but this model predicts none; use large or small")
-    alpha_bars = _alpha_bars(schedule, step)
+    abar_t, abar_s = alpha_bars(schedule, step)
     before = plan.steps[k - 1].timestep if k else plan.came_from
     if step.lands_on == -1 and before is not None:
-        small = _small(float(schedule.alpha_bar[before]), alpha_bars[0])
+        lower = small(float(schedule.alpha_bar[before]), abar_t)
     else:
-        small = _small(*alpha_bars)
-    return f * math.log(_large(*alpha_bars)) + (1 - f) * math.log(small)
+        lower = small(abar_t, abar_s)
+    return f * math.log(large(abar_t, abar_s)) + (1 - f) * math.log(lower)
 
 
 def adds_noise(schedule: Schedule, plan: Plan, k: int) -> bool:
@@ -137,14 +145,7 @@ def adds_noise(schedule: Schedule, plan: Plan, k: int) -> bool:
     step = plan.steps[k]
     if step.noise == "zero" or _ends_in_prediction(plan, k):
         return False
-    return step.lands_on != -1 if step.rule == "posterior" else _ddim_sd(schedule, step) > 0
-
-
-def fixed_sd(schedule: Schedule, step: Step) -> float:
-    """Sd of the noise of a step whose variance does not depend on the network."""
-    if step.rule == "ddim":
-        return _ddim_sd(schedule, step)
-    return math.sqrt({"large": _large, "small": _small}[str(step.variance)](*_alpha_bars(schedule, step)))
+    return step.lands_on != -1 if step.rule == "posterior" else ddim_sd(schedule, step) > 0
 
 
 def noise_sd(schedule: Schedule, plan: Plan) -> np.ndarray:
@@ -163,32 +164,6 @@ def noise_sd(schedule: Schedule, plan: Plan) -> np.ndarray:
 
 def _ends_in_prediction(plan: Plan, k: int) -> bool:
     return plan.end == "pred_x0" and plan.steps[k].lands_on == -1
-
-
-def _alpha_bars(schedule: Schedule, step: Step) -> tuple[float, float]:
-    """Return alpha_bar of the state a step starts from and of the one it lands on."""
-    abar_t = float(schedule.alpha_bar[step.timestep])
-    if step.lands_on >= 0:
-        return abar_t, float(schedule.alpha_bar[step.lands_on])
-    return abar_t, 1.0 if step.rule == "posterior" else schedule.final_alpha_bar
-
-
-def _large(abar_t: float, abar_s: float) -> float:
-    """Variance beta of a step."""
-    return 1 - abar_t / abar_s
-
-
-def _small(abar_t: float, abar_s: float) -> float:
-    """Variance beta tilde of the posterior (DDPM eq. 7)."""
-    return max((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s), _MIN_VARIANCE)
-
-
-def _ddim_sd(schedule: Schedule, step: Step) -> float:
-    """Return the sd sigma of a DDIM step (DDIM eq. 16), of a jump that of the step as it was planned (002 eq. 4)."""
-    if step.planned is not None:
-        return 0.0 if step.lands_on == -1 else _ddim_sd(schedule, replace(step, lands_on=step.planned, planned=None))
-    abar_t, abar_s = _alpha_bars(schedule, step)
-    return float(step.variance) * math.sqrt((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s))
 
 
 def _split(prediction: Prediction, branches: int) -> Iterator[Prediction]:
