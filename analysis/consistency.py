@@ -47,8 +47,10 @@ def consistency(
     Equal replicas give exactly 1, and 100 dB.
 
     `replica_correlation` (variant) is the intraclass correlation across samples of a pixel in one replica with the
-    same pixel in another, squares pooled over pairs and pixels: an estimate of 1 - E Var(x_0 | x_t) / Var(x_0), here
-    also for images of one pixel. Its standard error is the jackknife's over eight runs of samples (NaN below eight).
+    same pixel in another, from unbiased variances within and between samples, summed over pixels: an estimate of
+    1 - E Var(x_0 | x_t) / Var(x_0), here also for images of one pixel. Its standard error is the jackknife's over
+    eight groups that samples are dealt out to (NaN below eight samples); an interval of 95 % is 2.36 of it to either
+    side (Student, 7 degrees of freedom).
 
     Parameters
     ----------
