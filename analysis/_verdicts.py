@@ -40,6 +40,20 @@ def at_least(mean: Array, error: Array, threshold: float | Array, samples: int, 
     return verdicts
 
 
+def means(values: Array) -> tuple[Array, Array]:
+    """Give means and their standard errors over samples of values (..., sample); no error for one sample."""
+    ordered = np.ascontiguousarray(values)  # sums in one order
+    samples = ordered.shape[-1]
+    if samples < 2:
+        return ordered.mean(axis=-1), np.full(ordered.shape[:-1], np.nan)
+    return ordered.mean(axis=-1), ordered.std(axis=-1, ddof=1) / np.sqrt(samples)
+
+
+def of_means(values: Array, threshold: float | Array, among: int | Array = 1) -> Array:
+    """Say whether means over samples of values (..., sample) are `threshold` or more."""
+    return at_least(*means(values), threshold, values.shape[-1], among)
+
+
 def most(count: int, undecided: int, of: int) -> int:
     """Say whether something holds of more than half, if it does of `count` and perhaps of `undecided` others."""
     return SEEN if 2 * count > of else NOT_SEEN if 2 * (count + undecided) <= of else CANNOT_TELL
@@ -109,9 +123,4 @@ def _t(ratio: float, samples: int) -> float:
 
 def paired(values: Array, other: Array) -> tuple[Array, Array]:
     """Give the mean of differences of the same samples, other less values (..., sample), and its standard error."""
-    difference = other - values
-    samples = difference.shape[-1]
-    error = (
-        difference.std(axis=-1, ddof=1) / np.sqrt(samples) if samples > 1 else np.full(difference.shape[:-1], np.nan)
-    )
-    return difference.mean(axis=-1), error
+    return means(other - values)

@@ -112,11 +112,10 @@ def of_curve(ssim: Array, psnr: Array, threshold: float) -> tuple[Array, tuple[i
     ssim, psnr = np.ascontiguousarray(ssim), np.ascontiguousarray(psnr)  # sums in one order
     if count < 2 or samples < 2 or np.isnan(ssim).any() or np.isnan(psnr).any():
         return phase, unknown
-    mean, error = ssim.mean(axis=1), ssim.std(axis=1, ddof=1) / np.sqrt(samples)
-    changes = -int(_verdicts.at_least(mean[0], error[0], threshold, samples))
-    reached = np.flatnonzero(mean >= threshold)
+    changes = -int(_verdicts.of_means(ssim[0], threshold))
+    reached = np.flatnonzero(ssim.mean(axis=1) >= threshold)
     if not reached.size:
-        never = (_verdicts.at_least(mean, error, threshold, samples, count) == _verdicts.NOT_SEEN).all()
+        never = (_verdicts.of_means(ssim, threshold, count) == _verdicts.NOT_SEEN).all()
         later = _verdicts.NOT_SEEN if never else _verdicts.CANNOT_TELL
         falls, rises = later, later
     else:
