@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -72,12 +73,31 @@ def together(verdicts: Sequence[int]) -> str:
     return "not seen" if set(verdicts) == {NOT_SEEN} else "cannot tell"
 
 
-def wilson(share: Any, samples: int) -> tuple[Any, Any]:
+def wilson(share: Any, samples: Any) -> tuple[Any, Any]:
     """Give the interval of a share of independent samples (Wilson 1927); it is wide at 0 and 1, too."""
     z2 = float(stats.norm.ppf(1 - ERROR / 2)) ** 2 / samples
     middle = (share + z2 / 2) / (1 + z2)
     half = (z2 * (share * (1 - share) + z2 / 4)) ** 0.5 / (1 + z2)
     return middle - half, middle + half
+
+
+def of_mean_share(share: xr.DataArray, error: xr.DataArray, samples: int) -> tuple[xr.DataArray, xr.DataArray]:
+    """Give the interval of a mean of the shares of samples, and its standard error: Wilson's, wide at 0 and 1, too.
+
+    It is that of as many independent cases as would give this error (Korn and Graubard 1998), of one for each sample
+    where there is no error.
+    """
+    few = (stats.norm.ppf(1 - ERROR / 2) / student(samples)) ** 2
+    cases = share * (1 - share) / error.where(error > 0) ** 2 * few
+    return wilson(share, cases.fillna(samples))
+
+
+def interval(name: str, title: str, limits: tuple[xr.DataArray, xr.DataArray]) -> dict[str, xr.DataArray]:
+    """Name the limits of an interval of 95 % of a share."""
+    return {
+        f"{name}_{end}": limit.clip(0, 1).assign_attrs(long_name=f"{title}, {end} end of its interval", units="1")
+        for end, limit in zip(("low", "high"), limits, strict=True)
+    }
 
 
 def largest_t(values: Array) -> float:

@@ -58,7 +58,8 @@ def consistency(
         Window of SSIM: wang2004, skimage, window:N, or auto, as for the quantity ssim; auto leaves SSIM NaN for
         images below 3 pixels a side.
     readout
-        A classifier's readout of the same forks: adds label_agreement, the share of pairs with equal labels.
+        A classifier's readout of the same forks: adds label_agreement, the share of pairs with equal labels, with an
+        interval of 95 % of its mean (Wilson 1927), `_low` and `_high`.
     against
         Other runs of the same samples, for a store of trajectories: their x_0 are the replicas of one variant (same
         x_T, other numbers of steps). Adds start_difference (sample), the largest absolute difference of their first
@@ -91,6 +92,7 @@ def consistency(
     variables = with_spread(xr.DataArray(values, dims=("variant", "sample", "column")), columns)
     if readout is not None:
         variables |= with_spread(_label_agreement(ds, readout), [AGREEMENT])
+        variables |= _labels.interval_of_share(variables, AGREEMENT.name, ds.sizes["sample"])
     attrs = {
         "quantity": "consistency",
         "preset": preset,
