@@ -14,6 +14,9 @@ Array = NDArray[Any]
 
 SEEN, CANNOT_TELL, NOT_SEEN = 1, 0, -1
 
+SIMILAR = 0.8
+"""Mean SSIM from which 002 takes two images for alike."""
+
 WORDS = {SEEN: "seen", CANNOT_TELL: "cannot tell", NOT_SEEN: "not seen"}
 
 FLAGS = {"units": "1", "flag_values": [NOT_SEEN, CANNOT_TELL, SEEN], "flag_meanings": "not_seen cannot_tell seen"}
@@ -53,6 +56,20 @@ def means(values: Array) -> tuple[Array, Array]:
 def of_means(values: Array, threshold: float | Array, among: int | Array = 1) -> Array:
     """Say whether means over samples of values (..., sample) are `threshold` or more."""
     return at_least(*means(values), threshold, values.shape[-1], among)
+
+
+def beside_published(values: Array, mean: float, deviation: float, samples: int) -> int:
+    """Say whether the mean of values (sample,) is above a published one, of so many samples: SEEN, NOT_SEEN for below.
+
+    Published is the mean absolute deviation, of which the standard deviation is sqrt(pi / 2) where samples are normal.
+    The interval is of the difference of means of other samples with other spreads (Welch 1947).
+    """
+    here, error = means(values)
+    there = deviation * np.sqrt(np.pi / 2 / samples)
+    squares = np.array([error**2, there**2])
+    freedom = squares.sum() ** 2 / (squares**2 / (np.array([len(values), samples]) - 1.0)).sum()
+    half = stats.t.ppf(1 - ERROR / 2, freedom) * np.sqrt(squares.sum())
+    return SEEN if here - mean > half else NOT_SEEN if here - mean < -half else CANNOT_TELL
 
 
 def most(count: int, undecided: int, of: int) -> int:

@@ -51,3 +51,16 @@ def test_majorities_and_several_verdicts_have_three_answers():
         "cannot tell",
         "not seen",
     ]
+
+
+@pytest.mark.parametrize("samples", [4, 32])
+def test_a_mean_is_compared_with_a_published_one_by_the_errors_of_both(samples):
+    # both are of one distribution: single samples lie within the published deviation, means must within their error
+    rng, repetitions, apart = np.random.default_rng(samples), 2000, 0
+    for _ in range(repetitions):
+        there, here = (0.8 + 0.055 * rng.standard_normal(count) for count in (100, samples))
+        deviation = np.abs(there - there.mean()).mean()
+        apart += _verdicts.beside_published(here, there.mean(), deviation, 100) != 0
+    assert stats.binomtest(apart, repetitions, 0.05).pvalue > 0.01
+    assert _verdicts.beside_published(0.83 + 0.05 * rng.standard_normal(100), 0.795, 0.044, 100) == 1
+    assert _verdicts.beside_published(0.76 + 0.05 * rng.standard_normal(100), 0.795, 0.044, 100) == -1
