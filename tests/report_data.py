@@ -44,7 +44,7 @@ SHORTCUT = ("shortcut", 0, 0, 0, 0, -1)
 SHARE = {JUMP: [0.9, 0.1, 0.0], SKIPS: [0.02, 0.2, 0.1], BLOCKS: [0.01, 0.05, 0.02]}
 """Of another image in the endings of a family, over AT. An edit from 10 on that jumps changes nothing."""
 
-SAMPLES = 4
+SAMPLES = 8
 
 
 def make_run(path, *, samples=12, config=CONFIG, time_scale=1.0, seed=0):

@@ -24,6 +24,9 @@ EDIT = ("edit", "at", "n", "ns", "nb", "r")
 SAVED = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
 """What a sweep says that its edits leave out."""
 
+PAIRED = {("sweep", "ssim"), ("sweep", "psnr")}
+"""Values of every sample that are compared with others of the same samples."""
+
 WORDS = {"trajectories": "trajectories", "fork": "forks", "readout": "logits"}
 
 
@@ -153,12 +156,12 @@ def _has_places(result: xr.Dataset, kind: Kind) -> bool:
 
 
 def _without_samples(result: xr.Dataset, kind: Kind) -> xr.Dataset:
-    """Leave out values of every sample, but for when each commits itself to a label, and SSIM of sweeps."""
+    """Leave out values of every sample, but for when each commits itself to a label, and those that are PAIRED."""
     return result.drop_vars(
         [
             name
             for name, v in result.items()
-            if "sample" in v.dims and not str(name).startswith("commit_") and (kind, name) != ("sweep", "ssim")
+            if "sample" in v.dims and not str(name).startswith("commit_") and (kind, name) not in PAIRED
         ]
     )
 

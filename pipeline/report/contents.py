@@ -52,9 +52,10 @@ class Run:
 
 
 class Series(NamedTuple):
-    """A curve for the csv files: its panel, and along it places, values and standard errors.
+    """A curve for the csv files: its panel, and along it places, values and errors.
 
-    Values that reach the cap stand for infinity and are left out.
+    Errors are standard errors, or the low and high ends of intervals (2, place). Values that reach the cap stand for
+    infinity and are left out.
     """
 
     on: str
@@ -63,6 +64,16 @@ class Series(NamedTuple):
     value: np.ndarray
     error: np.ndarray
     cap: float = np.inf
+
+
+def errors_of(*parts: np.ndarray) -> np.ndarray:
+    """Take standard errors as they are, or put low and high ends together: (2, place)."""
+    return parts[0] if len(parts) == 1 else np.stack(parts)
+
+
+def band(value: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Give the low and high ends of what is drawn about a curve: two standard errors, or its intervals."""
+    return error if error.ndim == 2 else np.stack([value - 2 * error, value + 2 * error])
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipeline.report.contents import band
+
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart with any colour vision; the palette's yellow is left out, being too pale for lines."""
 
@@ -44,7 +46,7 @@ LOG_SNR_LABEL = "log SNR of $x_t$   (denoising →)"
 
 
 class Curve(NamedTuple):
-    """One run's line in a panel: places, values, standard errors, and how it is drawn.
+    """One run's line in a panel: places, values, standard errors or ends of intervals (2, place), and how it is drawn.
 
     Values that reach the cap stand for infinity and are not drawn.
     """
@@ -109,11 +111,11 @@ def legend(figure: Figure, markers: Mapping[str, str], colours: Mapping[str, Any
 
 
 def draw(axis: Axes, curve: Curve, colour: Any) -> None:
-    """Draw a curve with a band of two standard errors."""
+    """Draw a curve with a band of two standard errors, or of its intervals."""
     kept = np.unique(np.linspace(0, len(curve.x) - 1, POINTS).round().astype(int))
-    x, value, error = curve.x[kept], curve.value[kept], np.nan_to_num(curve.error[kept])
-    value = np.where(value < curve.cap, value, np.nan)
-    axis.fill_between(x, value - 2 * error, value + 2 * error, color=colour, alpha=0.18, lw=0)
+    x, value = curve.x[kept], np.where(curve.value[kept] < curve.cap, curve.value[kept], np.nan)
+    ends = band(value, curve.error[..., kept])
+    axis.fill_between(x, *np.where(np.isnan(ends), value, ends), color=colour, alpha=0.18, lw=0)
     few = len(x) <= FEW_POINTS
     marker, size = (curve.marker, 4.5) if curve.marker else ("." if few else "", 3.5)
     axis.plot(x, value, curve.line, color=colour, marker=marker, markersize=size, markevery=1 if few else 0.08)

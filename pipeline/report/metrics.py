@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipeline.report.contents import Numbers, Run, Section, Series
+from pipeline.report.contents import Numbers, Run, Section, Series, band, errors_of
 
 POINTS = 100
 
@@ -61,15 +61,18 @@ def losses(models: Path) -> dict[str, tuple[list[str], np.ndarray]]:
     return curves
 
 
-def over_timesteps(result: xr.Dataset, values: str, errors: str) -> list[Series]:
-    """Take a curve of a result over its timesteps, one for each variable it was computed on."""
+def over_timesteps(result: xr.Dataset, values: str, *errors: str) -> list[Series]:
+    """Take a curve of a result over its timesteps, one for each variable it was computed on.
+
+    errors names the standard errors, or the low and the high ends of intervals.
+    """
     along = result["timestep"].to_numpy(), result["log_snr"].to_numpy()
     return [
         Series(
             str(on),
             *along,
             result[values].sel(on=on).to_numpy(),
-            result[errors].sel(on=on).to_numpy(),
+            errors_of(*(result[name].sel(on=on).to_numpy() for name in errors)),
             result.attrs.get("cap", np.inf),
         )
         for on in result["on"].to_numpy()
@@ -79,13 +82,13 @@ def over_timesteps(result: xr.Dataset, values: str, errors: str) -> list[Series]
 def curve_rows(run: str, series: Sequence[Series]) -> list[list[str]]:
     """Thin each curve to at most 100 points: run, on, timestep, log_snr, value, low, high.
 
-    low and high lie two standard errors about the value.
+    low and high lie two standard errors about the value, or are the ends of its interval.
     """
     rows = []
     for on, *along, cap in series:
         kept = np.unique(np.linspace(0, len(along[0]) - 1, POINTS).round().astype(int))
-        timestep, log_snr, value, error = (values[kept] for values in along)
-        points = np.stack([log_snr, value, value - 2 * error, value + 2 * error], axis=1)
+        timestep, log_snr, value, error = (values[..., kept] for values in along)
+        points = np.stack([log_snr, value, *band(value, error)], axis=1)
         rows += [
             [run, on, str(t), *("" if np.isnan(x) else f"{x:.5g}" for x in row)]
             for t, row in zip(timestep, points, strict=True)
