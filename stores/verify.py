@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numcodecs import blosc
 
-from stores.errors import DamagedStore, NotAStore
+from stores.errors import DamagedStore, NotAStore, StoreError
 from stores.layout import canonical_json, crc_holds, fingerprint, metadata_checksum, metadata_text, one_flag, read_root
 from stores.places import local
-from stores.reader import arrays_of, block_of, chunk_files
+from stores.reader import arrays_of, block_of, chunk_files, verb
 from stores.shards import MISSING, read_index
 
 
@@ -58,6 +58,21 @@ def verify(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:
         if found.is_file() and file not in expected and not _being_written(file, undone, arrays):
             problems.append(f"{file}: left over or not part of this store")
     return problems
+
+
+def way_out(path: str | os.PathLike[str]) -> str:
+    """Say what to do about a store with problems."""
+    restore = "Restore the files from a copy"
+    try:
+        root = read_root(local(path))
+    except StoreError:
+        return restore
+    if root["attributes"]["kind"] == "result":
+        return f"{restore}, or delete this result and analyse again"
+    return (
+        f"{restore}, or make a bad block again: delete its flag, done/c/BLOCK, and run the same `{verb(root)}` that "
+        "made it"
+    )
 
 
 def _metadata_problems(target: Path, root: dict[str, Any]) -> Iterator[str]:
