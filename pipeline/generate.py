@@ -57,7 +57,7 @@ class Generation:
         return {
             "numerics": NUMERICS,
             "model": self.denoiser.identity,
-            "schedule": self.denoiser.schedule.to_config(),
+            "schedule": self.denoiser.schedule.identity,
             "plan": self.plan.to_json(),
             "seed": self.seed,
             "labels": self.labels,
