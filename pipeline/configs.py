@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,9 +149,10 @@ def several(read: Read) -> Read:
 
 
 def shown(value: Any) -> str:
-    """Write a value as an error shows it: not all of a long one."""
-    written = repr(value) if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
-    return written if len(written) <= 60 else f"{written[:57]}..."
+    """Write a value as an error shows it: neither all of a long one, nor all that one holds."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring, brief.maxlong, brief.maxother = 2, 60, 60, 60
+    return brief.repr(value)
 
 
 def _read(key: str, value: Any, read: Read, what: str) -> Any:

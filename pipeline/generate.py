@@ -20,6 +20,7 @@ from pipeline.device import call_seconds, choose_device, environment
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from pipeline.hostcopy import SLOTS, HostCopy
 from pipeline.noise import NoiseAhead, NoiseSource, Purpose
+from pipeline.parsing import check_count, is_whole
 from pipeline.plan import Plan, Step
 from pipeline.shortcut import shortcut
 from stores.layout import Layout
@@ -190,29 +191,26 @@ def prepare(
 
     Raises ValueError or FileNotFoundError for what cannot be.
     """
-    for name, number in (("samples", samples), ("block", block), ("every", every)):
-        if number < 1:
-            raise ValueError(f"{name} {number} was given, expected at least 1")
+    for name, count in (("samples", samples), ("block", block), ("every", every)):
+        check_count(name, count)
     where = choose_device(device)
     denoiser = models.load(model, str(where), autocast)
     chosen = choose_plan(denoiser, sampler_name, steps, eta, variance, clip)
     if plan_name == "shortcut":
         chosen = shortcut(chosen, network_of(denoiser))
-    made = Generation(
+    return Generation(
         denoiser=denoiser,
         plan=chosen,
         device=where,
         samples=samples,
         block=block,
         seed=seed,
-        labels=labels,
+        labels=_labels(labels, denoiser, model),
         every=every,
         dtype=dtype,
         round_bits=round_bits,
         autocast=autocast,
     )
-    _check_labels(labels, denoiser, model)
-    return made
 
 
 def choose_plan(
@@ -246,13 +244,17 @@ def choose_plan(
     raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim or iddpm")
 
 
-def _check_labels(labels: str, denoiser: Denoiser, model: str) -> None:
+def _labels(labels: str, denoiser: Denoiser, model: str) -> str:
+    """Check what classes are asked for; one class is written in one way."""
     classes = denoiser.num_classes
     if labels == "none":
         if not denoiser.unconditional:
             raise ValueError(f"model {model} was trained with labels only; use --labels cycle, or one class")
-        return
+        return labels
     if not classes:
         raise ValueError(f"labels {labels} were asked for, but model {model} has no classes; use --labels none")
-    if labels != "cycle" and not (labels.isdecimal() and int(labels) < classes):
+    if labels == "cycle":
+        return labels
+    if not (is_whole(labels) and int(labels) < classes):
         raise ValueError(f"labels {labels!r} was given, expected cycle, none or a class from 0 to {classes - 1}")
+    return str(int(labels))
