@@ -127,7 +127,7 @@ class Fork:
             states=self.states,
             valid_range=self.denoiser.valid_range,
             config=self.config,
-            environment=environment(self.device),
+            environment={"model": self.denoiser.name, **environment(self.device)},
             stale=stale,
             blocks=blocks,
         )

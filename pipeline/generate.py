@@ -108,7 +108,7 @@ class Generation:
             log_variance=self.learned,
             valid_range=self.denoiser.valid_range,
             config=self.config,
-            environment=environment(self.device),
+            environment={"model": self.denoiser.name, **environment(self.device)},
             stale=stale,
             blocks=blocks,
         )

@@ -15,18 +15,21 @@ import xarray as xr
 import stores
 from pipeline import models
 from pipeline.denoiser import Denoiser
-from pipeline.models import analytic
 from pipeline.plan import Plan
 from stores.layout import read_root
 
 
 @dataclass(frozen=True)
 class Parent:
-    """The run that is forked: its inputs, and what of it forks start from; ``timesteps`` are those stored."""
+    """The run that is forked: its inputs, and what of it forks start from; ``timesteps`` are those stored.
+
+    ``model`` is the name its model was loaded by.
+    """
 
     path: Path
     config: dict[str, Any]
     fingerprint: str
+    model: str
     plan: Plan
     timesteps: tuple[int, ...]
     label: np.ndarray
@@ -42,7 +45,9 @@ class Parent:
             )
         ds = stores.open(path)
         plan = Plan.from_json(config["plan"])
-        return cls(path, config, attrs["fingerprint"], plan, tuple(ds.timestep.values.tolist()), ds.label.values)
+        timesteps = tuple(ds.timestep.values.tolist())
+        model = json.loads(attrs["environment"])["model"]
+        return cls(path, config, attrs["fingerprint"], model, plan, timesteps, ds.label.values)
 
     def x_t(self, timesteps: Sequence[int], samples: np.ndarray) -> np.ndarray:
         """Read states: float32 (timestep, sample, channel, y, x). Raises DamagedStore, or StaleStore after a change."""
@@ -71,12 +76,11 @@ class Parent:
 def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoiser:
     """Load the model the parent was made with, and refuse any other.
 
-    Its name may have changed, its weights may not.
+    Its name and place may have changed, its weights may not.
 
     Raises ValueError or FileNotFoundError.
     """
-    recorded = parent.config["model"]
-    name = analytic.name_of(recorded) if model is None else model
+    name = parent.model if model is None else model
     try:
         denoiser = models.load(name, str(device), parent.config["autocast"])
     except (ValueError, FileNotFoundError) as error:
@@ -88,7 +92,7 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
         f"{part}.{key}"
         for part, values in found.items()
         for key in values.keys() | parent.config[part].keys()
-        if key != "name" and values.get(key) != parent.config[part].get(key)
+        if values.get(key) != parent.config[part].get(key)
     )
     if different:
         raise ValueError(

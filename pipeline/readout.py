@@ -118,7 +118,11 @@ class Readout:
             samples=self.ds.sizes["sample"],
             block=self.block,
             config=self.config,
-            environment={**environment(self.device), **{name: version(name) for name in self.classifier.packages}},
+            environment={
+                "classifier": self.classifier.name,
+                **environment(self.device),
+                **{name: version(name) for name in self.classifier.packages},
+            },
             stale=stale,
             blocks=blocks,
         )
