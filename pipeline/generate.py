@@ -20,6 +20,7 @@ from pipeline.device import call_seconds, choose_device, environment
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from pipeline.hostcopy import SLOTS, HostCopy
 from pipeline.noise import NoiseAhead, NoiseSource, Purpose
+from pipeline.parsing import check_count, is_whole
 from pipeline.plan import Plan, Step
 from pipeline.shortcut import shortcut
 from stores.layout import Layout
@@ -58,7 +59,7 @@ class Generation:
         return {
             "numerics": NUMERICS,
             "model": self.denoiser.identity,
-            "schedule": self.denoiser.schedule.to_config(),
+            "schedule": self.denoiser.schedule.identity,
             "plan": self.plan.to_json(),
             "seed": self.seed,
             "labels": self.labels,
@@ -110,7 +111,7 @@ class Generation:
             log_variance=self.learned,
             valid_range=self.plan.valid_range(self.denoiser.valid_range),
             config=self.config,
-            environment=environment(self.device),
+            environment={"model": self.denoiser.name, **environment(self.device)},
             stale=stale,
             blocks=blocks,
         )
@@ -198,9 +199,8 @@ def prepare(
 
     Raises ValueError or FileNotFoundError for what cannot be.
     """
-    for name, number in (("samples", samples), ("block", block), ("every", every)):
-        if number < 1:
-            raise ValueError(f"{name} {number} was given, expected at least 1")
+    for name, count in (("samples", samples), ("block", block), ("every", every)):
+        check_count(name, count)
     if round_bits is not None and (dtype != "float32" or not 1 <= round_bits <= 22):
         raise ValueError(f"--round-bits {round_bits} was given with --dtype {dtype}; expected 1 to 22, with float32")
     where = choose_device(device)
@@ -208,22 +208,20 @@ def prepare(
     chosen = choose_plan(denoiser, sampler_name, steps, eta, variance, clip, eps, spacing)
     if plan_name == "shortcut":
         chosen = shortcut(chosen, network_of(denoiser))
-    made = Generation(
+    return Generation(
         denoiser=denoiser,
         plan=chosen,
         device=where,
         samples=samples,
         block=block,
         seed=seed,
-        labels=labels,
+        labels=_labels(labels, denoiser, model),
         every=every,
         dtype=dtype,
         round_bits=round_bits,
         autocast=autocast,
         tf32=tf32 and where.type == "cuda",
     )
-    _check_labels(labels, denoiser, model)
-    return made
 
 
 def choose_plan(
@@ -275,13 +273,17 @@ def _clip_at(denoiser: Denoiser) -> float:
     return high
 
 
-def _check_labels(labels: str, denoiser: Denoiser, model: str) -> None:
+def _labels(labels: str, denoiser: Denoiser, model: str) -> str:
+    """Check what classes are asked for; one class is written in one way."""
     classes = denoiser.num_classes
     if labels == "none":
         if not denoiser.unconditional:
             raise ValueError(f"model {model} was trained with labels only; use --labels cycle, or one class")
-        return
+        return labels
     if not classes:
         raise ValueError(f"labels {labels} were asked for, but model {model} has no classes; use --labels none")
-    if labels != "cycle" and not (labels.isdecimal() and int(labels) < classes):
+    if labels == "cycle":
+        return labels
+    if not (is_whole(labels) and int(labels) < classes):
         raise ValueError(f"labels {labels!r} was given, expected cycle, none or a class from 0 to {classes - 1}")
+    return str(int(labels))

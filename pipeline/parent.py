@@ -15,18 +15,21 @@ import xarray as xr
 import stores
 from pipeline import models
 from pipeline.denoiser import Denoiser
-from pipeline.models import analytic
 from pipeline.plan import Plan
 from stores.layout import read_root
 
 
 @dataclass(frozen=True)
 class Parent:
-    """The run that is forked: its inputs, and what of it forks start from; ``timesteps`` are those stored."""
+    """The run that is forked: its inputs, and what of it forks start from; ``timesteps`` are those stored.
+
+    ``model`` is the name its model was loaded by.
+    """
 
     path: Path
     config: dict[str, Any]
     fingerprint: str
+    model: str
     plan: Plan
     timesteps: tuple[int, ...]
     label: np.ndarray
@@ -41,7 +44,9 @@ class Parent:
                 f"{path} holds {attrs['kind']} that `traj generate` did not make; a fork needs a run of its"
             )
         plan = Plan.from_json(config["plan"])
-        return cls(path, config, attrs["fingerprint"], plan, tuple(ds.timestep.values.tolist()), ds.label.values)
+        timesteps = tuple(ds.timestep.values.tolist())
+        model = json.loads(attrs["environment"])["model"]
+        return cls(path, config, attrs["fingerprint"], model, plan, timesteps, ds.label.values)
 
     @property
     def rounding(self) -> str | None:
@@ -78,24 +83,23 @@ class Parent:
 def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoiser:
     """Load the model the parent was made with, and refuse any other.
 
-    Its name may have changed, its weights may not.
+    Its name and place may have changed, its weights may not.
 
     Raises ValueError or FileNotFoundError.
     """
-    recorded = parent.config["model"]
-    name = analytic.name_of(recorded) if model is None else model
+    name = parent.model if model is None else model
     try:
         denoiser = models.load(name, str(device), parent.config["autocast"])
     except (ValueError, FileNotFoundError) as error:
         if model is not None:
             raise
         raise type(error)(f"{error}; if the model of {parent.path} lies elsewhere, say where with --model") from None
-    found = {"model": denoiser.identity, "schedule": denoiser.schedule.to_config()}
+    found = {"model": denoiser.identity, "schedule": denoiser.schedule.identity}
     different = sorted(
         f"{part}.{key}"
         for part, values in found.items()
         for key in values.keys() | parent.config[part].keys()
-        if key != "name" and values.get(key) != parent.config[part].get(key)
+        if values.get(key) != parent.config[part].get(key)
     )
     if different:
         raise ValueError(

@@ -24,6 +24,7 @@ from pipeline.analyze import identity
 from pipeline.classifiers import Classifier, Shape
 from pipeline.device import choose_device, environment, inference
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
+from pipeline.parsing import check_count
 from stores.layout import IMAGE_DIMS, Layout
 
 # Raised by hand when the numbers of a readout change for equal inputs.
@@ -118,7 +119,11 @@ class Readout:
             samples=self.ds.sizes["sample"],
             block=self.block,
             config=self.config,
-            environment={**environment(self.device), **{name: version(name) for name in self.classifier.packages}},
+            environment={
+                "classifier": self.classifier.name,
+                **environment(self.device),
+                **{name: version(name) for name in self.classifier.packages},
+            },
             stale=stale,
             blocks=blocks,
         )
@@ -237,8 +242,7 @@ def prepare(
 
     Raises ValueError, FileNotFoundError or StoreError for what cannot be.
     """
-    if batch < 1:
-        raise ValueError(f"batch {batch} was given, expected at least 1")
+    check_count("batch", batch)
     where = choose_device(device)
     ds = stores.open(store)
     if ds.attrs["kind"] not in ("trajectories", "fork"):

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.configs import Key, Keys, Unfit, flag, number, off, one_of, optional, several, shown, whole
+
 # Schedulers that share DDPM's training tables; only the tables are read, the updates are ours.
 _CLASSES = (
     "DDPMScheduler",
@@ -27,6 +29,7 @@ _VARIANCES = {
     "learned_range": "learned",
 }
 _MAX_BETA = 0.999
+_MOST_TIMESTEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -61,30 +64,21 @@ class Schedule:
         ValueError
             When the config asks for something that is not supported; the message names it.
         """
-        name = config.get("_class_name", "DDPMScheduler")
-        _expect("scheduler class", name, _CLASSES)
-        for key in ("thresholding", "rescale_betas_zero_snr"):
-            if config.get(key):
-                raise ValueError(f"scheduler config has {key}: true, which is not supported; expected false")
-        if config.get("predict_epsilon") is False:
-            raise ValueError('scheduler config has predict_epsilon: false; write prediction_type: "sample" instead')
-        is_pndm = name == "PNDMScheduler"
-        clips = config.get("clip_sample", not is_pndm)
-        formula, betas = _betas(config)
+        name = _class_name(config)
+        found = scheduler_keys(name).read(config, f"scheduler config ({name})")
+        formula, betas = _betas(found)
         alpha_bar = np.cumprod(1 - betas)
-        lands_on_one = config.get("set_alpha_to_one", not is_pndm)
-        variance_type = config.get("variance_type", "fixed_small")
         return cls(
             beta_formula=formula,
             betas=betas,
             alpha_bar=alpha_bar,
-            prediction_type=_expect("prediction_type", config.get("prediction_type", "epsilon"), _PREDICTIONS),
-            clip_sample=float(config.get("clip_sample_range", 1.0)) if clips else None,
-            variance=_VARIANCES[_expect("variance_type", variance_type, tuple(_VARIANCES))],
+            prediction_type=found["prediction_type"],
+            clip_sample=found["clip_sample_range"] if found["clip_sample"] else None,
+            variance=_VARIANCES[found["variance_type"]],
             time_scale=float(time_scale),
-            final_alpha_bar=1.0 if lands_on_one else float(alpha_bar[0]),
-            spacing=_expect("timestep_spacing", config.get("timestep_spacing", "leading"), _SPACINGS),
-            steps_offset=int(config.get("steps_offset", 0)),
+            final_alpha_bar=1.0 if found["set_alpha_to_one"] else float(alpha_bar[0]),
+            spacing=found["timestep_spacing"],
+            steps_offset=found["steps_offset"],
         )
 
     @property
@@ -107,39 +101,81 @@ class Schedule:
         """Natural logarithm of alpha_bar / (1 - alpha_bar); shape (T,)."""
         return np.log(self.alpha_bar) - np.log1p(-self.alpha_bar)
 
-    def to_config(self) -> dict[str, Any]:
-        """Everything that defines the schedule, as small JSON values for a fingerprint."""
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run's numbers depend on beside its plan, as small JSON values for a fingerprint."""
         return {
             "T": self.T,
             "beta_formula": self.beta_formula,
             "prediction_type": self.prediction_type,
-            "clip_sample": self.clip_sample,
-            "variance": self.variance,
+            "learned_range": self.learned_range,
             "time_scale": self.time_scale,
             "final_alpha_bar": self.final_alpha_bar,
+        }
+
+    @property
+    def habits(self) -> dict[str, Any]:
+        """What a plan is made by unless it is told otherwise."""
+        return {
+            "clip_sample": self.clip_sample,
+            "variance": self.variance,
             "spacing": self.spacing,
             "steps_offset": self.steps_offset,
         }
 
 
-def _betas(config: Mapping[str, Any]) -> tuple[str, np.ndarray]:
-    """Return the beta table of a scheduler config and a short text that defines it."""
-    trained = config.get("trained_betas")
-    if trained is not None:
-        betas = np.asarray(trained, dtype=np.float64)
-        if betas.ndim != 1 or not len(betas) or not ((betas > 0) & (betas < 1)).all():
-            raise ValueError("trained_betas must be a list of numbers between 0 and 1")
+def scheduler_keys(name: str) -> Keys:
+    """List the keys of a scheduler config, by the class it names."""
+    is_pndm = name == "PNDMScheduler"
+    return Keys(
+        used={
+            "num_train_timesteps": Key(1000, whole(1, _MOST_TIMESTEPS)),
+            "beta_start": Key(1e-4, number(0, 1)),
+            "beta_end": Key(0.02, number(0, 1)),
+            "beta_schedule": Key("linear", one_of("linear", "scaled_linear", "squaredcos_cap_v2")),
+            "trained_betas": Key(None, optional(several(number(0, 1)))),
+            "variance_type": Key("fixed_small", one_of(*_VARIANCES)),
+            "clip_sample": Key(not is_pndm, flag),
+            "clip_sample_range": Key(1.0, number(above=0)),
+            "prediction_type": Key("epsilon", one_of(*_PREDICTIONS)),
+            "timestep_spacing": Key("leading", one_of(*_SPACINGS)),
+            "steps_offset": Key(0, whole(0, _MOST_TIMESTEPS)),
+            "set_alpha_to_one": Key(not is_pndm, flag),
+            "thresholding": Key(False, off),
+            "rescale_betas_zero_snr": Key(False, off),
+        },
+        unused={
+            "dynamic_thresholding_ratio": "of thresholding, which is refused",
+            "sample_max_value": "of thresholding, which is refused",
+            "skip_prk_steps": "of PNDM's own update; only its table is read",
+            "tensor_format": "the kind of arrays that old versions worked on",
+        },
+        renamed={
+            "timesteps": ("num_train_timesteps", lambda value: value),
+            "predict_epsilon": ("prediction_type", lambda value: "epsilon" if flag(value) else "sample"),
+            "clip_predicted_image": ("clip_sample", flag),
+        },
+    )
+
+
+def _class_name(config: Mapping[str, Any]) -> str:
+    name = config.get("_class_name", "DDPMScheduler")
+    try:
+        return one_of(*_CLASSES)(name)
+    except Unfit as unfit:
+        instead = "; its name today is DDPMScheduler: write that" if name == "GaussianDDPMScheduler" else ""
+        raise ValueError(f"scheduler class {shown(name)} is not supported; expected {unfit}{instead}") from None
+
+
+def _betas(found: Mapping[str, Any]) -> tuple[str, np.ndarray]:
+    """Return the beta table of a scheduler config that was read, and a short text that defines it."""
+    if found["trained_betas"] is not None:
+        betas = np.array(found["trained_betas"])
         return f"trained sha256:{hashlib.sha256(betas.tobytes()).hexdigest()}", betas
-    name = config.get("beta_schedule", "linear")
-    _expect("beta_schedule", name, ("linear", "scaled_linear", "squaredcos_cap_v2"))
-    T = int(config.get("num_train_timesteps", 1000))
-    if T < 1:
-        raise ValueError(f"num_train_timesteps is {T}; expected at least 1")
+    name, T = found["beta_schedule"], found["num_train_timesteps"]
     if name == "squaredcos_cap_v2":
         return name, _cosine_betas(T)
-    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    if not (0 < start < 1 and 0 < end < 1):
-        raise ValueError(f"beta_start {start} and beta_end {end} must lie between 0 and 1")
+    start, end = found["beta_start"], found["beta_end"]
     power = 1 if name == "linear" else 2
     return f"{name} {start!r} {end!r}", np.linspace(start ** (1 / power), end ** (1 / power), T) ** power
 
@@ -149,9 +185,3 @@ def _cosine_betas(T: int) -> np.ndarray:
     u = np.arange(T + 1) / T
     alpha_bar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
     return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], _MAX_BETA)
-
-
-def _expect(key: str, value: Any, supported: tuple[str, ...]) -> str:
-    if value not in supported:
-        raise ValueError(f"{key} {value!r} is not supported; expected one of {', '.join(supported)}")
-    return str(value)

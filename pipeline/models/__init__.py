@@ -31,6 +31,8 @@ def load(name: str, device: str = "cpu", autocast: bool = False) -> Denoiser:
     ValueError
         When the name means nothing, or the model is of a kind that is not supported.
     """
+    if not name.strip():
+        raise ValueError(f"an empty model name was given; {_KNOWN}")
     if ":" in name and not Path(name).exists():
         return analytic.load(name, device)
     from pipeline.models import pretrained  # brings in diffusers, which takes seconds
@@ -41,7 +43,7 @@ def load(name: str, device: str = "cpu", autocast: bool = False) -> Denoiser:
             raise FileNotFoundError(f"model {name} is not trained yet (no folder {folder}): run traj train {name}")
         return pretrained.load_folder(folder, name, device, autocast)
     if Path(name).is_dir():
-        return pretrained.load_folder(Path(name), Path(name).resolve().name, device, autocast)
+        return pretrained.load_folder(Path(name), Path(name).resolve().name or name, device, autocast)
     if _HUB_ID.fullmatch(name):
         return pretrained.load_folder(pretrained.fetch(name), name, device, autocast)
     if "/" in name or os.sep in name:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,11 @@ import torch
 from pipeline import cuts
 from pipeline.cuts import Cut
 from pipeline.denoiser import Prediction, check_label, signal_and_noise
+from pipeline.parsing import number, whole
 from pipeline.plan import WHOLE
 from pipeline.schedule import Schedule
 
+MOST_VALUES = 1 << 26
 FORMS = ("gaussian:MEAN,VAR[,CxHxW]", "mixture:A,B,...", "dataset:digits")
 
 
@@ -32,25 +33,15 @@ def load(name: str, device: str = "cpu") -> GaussianDenoiser | PointsDenoiser:
     try:
         match kind:
             case "gaussian" if len(fields) in (2, 3):
-                shape = tuple(map(int, fields[2].split("x"))) if len(fields) == 3 else (1, 1, 1)
-                return GaussianDenoiser(float(fields[0]), float(fields[1]), shape)
+                shape = tuple(map(whole, fields[2].split("x"))) if len(fields) == 3 else (1, 1, 1)
+                return GaussianDenoiser(number(fields[0]), number(fields[1]), shape)
             case "mixture":
-                return mixture([float(field) for field in fields], device)
+                return mixture([number(field) for field in fields], device)
             case "dataset" if numbers == "digits":
                 return digits_dataset(device)
     except ValueError as error:
         raise ValueError(f"model {name!r}: {error}; expected one of {', '.join(FORMS)}") from None
     raise ValueError(f"model {name!r}; expected one of {', '.join(FORMS)}")
-
-
-def name_of(identity: Mapping[str, Any]) -> str:
-    """Spell the name that loads the model of an identity: an exact denoiser's with its numbers, else its own."""
-    if "variance" in identity:
-        shape = "x".join(map(str, identity["shape"]))
-        return f"gaussian:{identity['mean']!r},{identity['variance']!r},{shape}"
-    if "points" in identity:
-        return "mixture:" + ",".join(map(repr, identity["points"]))
-    return str(identity["name"])
 
 
 class GaussianDenoiser:
@@ -62,12 +53,13 @@ class GaussianDenoiser:
     def __init__(self, mean: float, variance: float, shape: tuple[int, ...] = (1, 1, 1)) -> None:
         if not (variance > 0 and math.isfinite(mean) and math.isfinite(variance)):
             raise ValueError(f"mean {mean} and variance {variance}; expected numbers, the variance above 0")
-        if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"shape {shape}; expected channels, height and width")
+        if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MOST_VALUES:
+            raise ValueError(f"shape {shape}; expected channels, height and width, {MOST_VALUES:,} values at most")
         self.mean, self.variance, self.shape = mean, variance, shape
         self.schedule = _linear_1000()
         reach = 4 * math.sqrt(variance)
         self.valid_range = (mean - reach, mean + reach)
+        self.name = f"gaussian:{mean!r},{variance!r},{'x'.join(map(str, shape))}"
         self.identity = {"name": "gaussian", "mean": mean, "variance": variance, "shape": list(shape)}
 
     def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
@@ -94,6 +86,7 @@ class PointsDenoiser:
         points: np.ndarray,
         classes: np.ndarray,
         *,
+        name: str,
         identity: dict[str, Any],
         valid_range: tuple[float, float],
         device: str = "cpu",
@@ -105,6 +98,7 @@ class PointsDenoiser:
         self.schedule = _linear_1000()
         self.valid_range = valid_range
         self.identity = identity
+        self.name = name
 
     def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
         """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional; uncut."""
@@ -132,6 +126,7 @@ def mixture(points: list[float], device: str = "cpu") -> PointsDenoiser:
     return PointsDenoiser(
         np.reshape(points, (-1, 1, 1, 1)),
         np.arange(len(points)),
+        name="mixture:" + ",".join(map(repr, points)),
         identity={"name": "mixture", "points": points},
         valid_range=(min(points), max(points)),
         device=device,
@@ -147,6 +142,7 @@ def digits_dataset(device: str = "cpu") -> PointsDenoiser:
     return PointsDenoiser(
         points,
         classes,
+        name="dataset:digits",
         identity={"name": "dataset:digits", "data": f"sha256:{digest}"},
         valid_range=(-1.0, 1.0),
         device=device,
