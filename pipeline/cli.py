@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from pipeline.threads import wait_briefly
 
 INTERRUPTED = 130
 ALL_SAMPLES = "ask for these with --samples to complete it"
+BUG = "; if `traj verify` finds nothing wrong with it, please report this as a bug of traj"
 OUT_OF_MEMORY = (
     "the memory does not suffice{}; ask for fewer --samples, a smaller --block or --batch, or fewer --workers"
 )
@@ -380,12 +382,23 @@ def analyze(ctx: click.Context) -> None:
 def report(out: Path, parents: Path | None) -> None:
     """Draw everything under results/ into report/index.html.
 
+    What is damaged or cannot be drawn is left out and named, on the page too; the exit status is 1 then.
+
     \b
     traj report
     """
     from pipeline.report import report as write_report
+    from pipeline.report.failures import is_known, sentence
 
-    say(f"wrote {write_report(out, parents=parents)}")
+    failures: list[tuple[str, Exception]] = []
+    page = write_report(out, parents=parents, failed=lambda where, error: failures.append((where, error)))
+    say(f"wrote {page}")
+    for where, error in failures:
+        if not is_known(error):
+            traceback.print_exception(error)
+        say(f"{where}: {sentence(error)}" + ("" if is_known(error) else BUG))
+    if failures:
+        raise click.ClickException(f"{len(failures)} thing(s) named above are left out of {page}")
 
 
 @main.command()

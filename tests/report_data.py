@@ -160,15 +160,20 @@ def analyse(path, results, quantities=("entropy", "ssim", "psnr")):
     analyze.run(path, jobs, engine=threads(1), say=lambda message: None)
 
 
-def write(place, out, **options):
+def fail(where, error):
+    """What is to happen where a report would go on without something."""
+    raise error
+
+
+def write(place, out, *, failed=fail, **options):
     folders = ("results", "trajectories", "forks", "readouts", "models")
-    return report(out, **{**{name: place / name for name in folders}, **options})
+    return report(out, **{**{name: place / name for name in folders}, **options}, failed=failed)
 
 
 def collected(place, trajectories=None):
     folders = {"trajectories": trajectories or place / "trajectories"}
     folders |= {"fork": place / "forks", "readout": place / "readouts"}
-    return {(run.kind, run.name): run for run in collect(place / "results", folders, SECTIONS)}
+    return {(run.kind, run.name): run for run in collect(place / "results", folders, SECTIONS, None, fail)}
 
 
 def fixtures():

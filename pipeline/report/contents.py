@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -80,7 +80,7 @@ def band(value: np.ndarray, error: np.ndarray) -> np.ndarray:
 class Material:
     """What a page is made of: all runs, all forks, all sweeps, their numbers by name, and training losses.
 
-    Every name has a colour, and a marker where it shares that with another.
+    Every name has a colour, and a marker where it shares that with another. remarks are those of no run.
     """
 
     runs: Sequence[Run]
@@ -91,6 +91,18 @@ class Material:
     colours: Mapping[str, str]
     markers: Mapping[str, str]
     sections: Sequence[Section]
+    remarks: Sequence[str] = ()
+
+    @property
+    def all(self) -> tuple[Run, ...]:
+        """Runs, forks and sweeps."""
+        return (*self.runs, *self.forks, *self.sweeps)
+
+    def only(self, kept: Sequence[Run]) -> Material:
+        """Leave out all other runs, forks and sweeps."""
+        groups = {"runs": self.runs, "forks": self.forks, "sweeps": self.sweeps}
+        few = {name: [run for run in group if any(run is one for one in kept)] for name, group in groups.items()}
+        return replace(self, **few)
 
     def results(self, quantity: str, kind: Kind = "trajectories") -> dict[str, xr.Dataset]:
         """Gather the results of a quantity by name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +25,7 @@ MARKERS = ("o", "s", "^", "D", "v")
 
 STYLE = {
     "svg.hashsalt": "traj",
+    "text.usetex": False,
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.spines.top": False,
@@ -38,6 +40,9 @@ STYLE = {
 WIDTH = 10.5
 POINTS, FEW_POINTS = 500, 60
 """Most points drawn of a line, and as many as get a dot each."""
+
+LONGEST = 60
+"""Most letters of a name in a figure."""
 
 CELL = 64
 """Pixels an image among others gets, about."""
@@ -73,7 +78,8 @@ def colours(runs: Sequence[str]) -> dict[str, str]:
 def data_uri(figure: Figure) -> str:
     """Turn a figure into an SVG image that a page can hold, the same bytes each time."""
     buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page itself has the name beside its colour
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
@@ -106,8 +112,17 @@ def panels(
 
 def legend(figure: Figure, markers: Mapping[str, str], colours: Mapping[str, Any]) -> None:
     """Name the runs above a figure, by colour and marker."""
-    handles = [Line2D([], [], color=colours[run], lw=2, marker=marker, label=run) for run, marker in markers.items()]
+    handles = [
+        Line2D([], [], color=colours[run], lw=2, marker=marker, label=legible(run)) for run, marker in markers.items()
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 7) or 1)
+
+
+def legible(name: str) -> str:
+    """Write a name that may hold anything as the text of a figure: no formula, not too long, left out by no legend."""
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}"
+    plain = short.replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
 
 
 def draw(axis: Axes, curve: Curve, colour: Any) -> None:
@@ -147,13 +162,20 @@ def without_outset(axis: Axes, results: Mapping[str, xr.Dataset]) -> None:
 
 
 def left_edge(results: Mapping[str, xr.Dataset]) -> float:
-    """Find the lowest log SNR that is drawn."""
-    return min(float(np.quantile(result["log_snr"], 0.01)) for result in results.values())
+    """Find the lowest log SNR that is drawn, 0 where none is finite."""
+    among = [result["log_snr"].to_numpy() for result in results.values()]
+    return min((float(np.quantile(x[np.isfinite(x)], 0.01)) for x in among if np.isfinite(x).any()), default=0)
 
 
 def displayed(images: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Map images (row, column, channel, y, x) to colours (row, column, y, x, 3) from 0 to 1."""
-    unit = ((images - low) / (high - low)).clip(0, 1)
+    """Map images (row, column, channel, y, x) to colours (row, column, y, x, 3) from 0 to 1, white what is no number.
+
+    Where high is not above low, the images' own range takes their place.
+    """
+    if not low < high:
+        numbers = images[np.isfinite(images)]
+        low, high = (numbers.min(), numbers.max()) if numbers.size and np.ptp(numbers) else (-1, 1)
+    unit = np.nan_to_num((images - low) / (high - low), nan=1.0).clip(0, 1)
     rgb = unit if unit.shape[2] == 3 else unit[:, :, :1].repeat(3, axis=2)
     return np.moveaxis(rgb, 2, -1)
 

@@ -135,7 +135,8 @@ def commit_times(results: Mapping[str, xr.Dataset], colours: Mapping[str, Any], 
         axes = figure.subplots(2, 2, sharey="row")
         for column, over in zip(axes.T, ("model_time", "log_snr"), strict=True):
             places = {run: _in_order(_committed(result, over), over) for run, result in results.items()}
-            ends = [result[over].to_numpy()[[0, -1]] for result in results.values()]
+            ends = np.concatenate([result[over].to_numpy()[[0, -1]] for result in results.values()])
+            ends = ends[np.isfinite(ends)] if np.isfinite(ends).any() else np.array([0, 1])
             edges = np.linspace(np.min(ends), np.max(ends), BINS + 1)
             if over == "log_snr":
                 edges = np.linspace(left_edge(results), np.max(ends), BINS + 1)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from pipeline.report import findings, markup
 from pipeline.report.contents import Material, Run, Section
-from pipeline.report.drawing import STYLE, WIDTH, colours
+from pipeline.report.drawing import STYLE, WIDTH, colours, legible
 from pipeline.report.edits import FEWEST, START, Line, lines
 
 LINES = 8
@@ -76,7 +76,7 @@ def over_lengths(compared: xr.Dataset) -> Figure | None:
                 x, mean, sd = (of_line[name].to_numpy() for name in (along, "ssim_mean", "ssim_sd"))
                 colour = palette[line.name]
                 axis.fill_between(x, mean - 2 * sd, np.minimum(mean + 2 * sd, 1), color=colour, alpha=0.12, lw=0)
-                axis.plot(x, mean, ".-", color=colour, label=line.name)
+                axis.plot(x, mean, ".-", color=colour, label=legible(line.name))
             axis.set(xlabel=X[along], xticks=np.unique(compared[along].to_numpy()[_all(found)]))
             axis.legend(loc="lower left", fontsize=8)
         axes[0].set_ylabel("SSIM")
@@ -127,7 +127,7 @@ def _over_starts(axis: Axes, edges: list[xr.DataArray], tried: np.ndarray, label
             there = np.isfinite(line) | np.isfinite(ends[1])
             sure, possible = (np.where(np.isnan(end), beyond, end)[there] for end in ends)
             axis.vlines(values["t_start"][there], sure, possible, color=palette[part], alpha=0.35, lw=5)
-            axis.plot(values["t_start"], line, ".-", color=palette[part], label=part)
+            axis.plot(values["t_start"], line, ".-", color=palette[part], label=legible(part))
     axis.set(xlabel=START, ylabel=label, yticks=tried)
     axis.xaxis.set_inverted(True)
     if axis.lines:
