@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis._kernels import compiled
+from analysis._compiled import compiled
 
 Array = NDArray[Any]
 

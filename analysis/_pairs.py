@@ -8,14 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from analysis._kernels import compiled
+from analysis._compiled import compiled, compiled_freely
 
 Array = NDArray[Any]
 
-summed = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
+summed = compiled_freely("reassoc", "nsz", "contract")
 """Compile sums for vector units: reordered, but alike for all images of one size."""
 
 

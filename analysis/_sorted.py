@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis._compiled import compiled
 from analysis._histograms import (
     COLUMNS,
     SMALL_COUNTS,
@@ -21,7 +22,6 @@ from analysis._histograms import (
     weights,
     write_pooled_bits,
 )
-from analysis._kernels import compiled
 
 Array = NDArray[Any]
 
