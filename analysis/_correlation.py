@@ -11,9 +11,7 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from analysis import _pairs
-
-GROUPS = 8
-"""Runs of samples left out in turn by the jackknife."""
+from analysis._spread import GROUPS, dealt
 
 Array = NDArray[Any]
 Moments = tuple[Array, Array]
@@ -26,8 +24,8 @@ def replica_correlation(images: da.Array) -> dict[str, xr.DataArray]:
     what came before it, sample by sample, so the values are the same for any blocks.
     """
     _, replicas, samples = images.shape[:3]
-    sizes = np.diff(samples * np.arange(GROUPS + 1) // GROUPS)
-    groups = np.repeat(np.arange(GROUPS), sizes)
+    groups = dealt(samples)
+    sizes = np.bincount(groups, minlength=GROUPS)
     starts = np.cumsum((0, *images.chunks[2]))
     values = []
     for blocks, variants in zip(

@@ -48,7 +48,8 @@ def consistency(
 
     `replica_correlation` (variant) is the intraclass correlation across samples of a pixel in one replica with the
     same pixel in another, squares pooled over pairs and pixels: an estimate of 1 - E Var(x_0 | x_t) / Var(x_0), here
-    also for images of one pixel. Its standard error is the jackknife's over eight runs of samples (NaN below eight).
+    also for images of one pixel. Its standard error is the jackknife's over eight groups that samples
+    are dealt out to (NaN below eight samples).
 
     Parameters
     ----------
@@ -169,7 +170,7 @@ def _label_agreement(ds: xr.Dataset, path: str) -> xr.DataArray:
 
 
 def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Draw what equals 1 for equal replicas over where they fork, with two standard errors.
+    """Draw what equals 1 for equal replicas over where they fork, with 95 % bands.
 
     Runs compared with each other have no such place: theirs are histograms over samples.
     """

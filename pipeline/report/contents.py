@@ -52,7 +52,7 @@ class Run:
 
 
 class Series(NamedTuple):
-    """A curve for the csv files: its panel, and along it places, values and standard errors.
+    """A curve for the csv files: its panel, and along it places, values and errors, `in_band` of them in half a band.
 
     Values that reach the cap stand for infinity and are left out.
     """
@@ -63,6 +63,7 @@ class Series(NamedTuple):
     value: np.ndarray
     error: np.ndarray
     cap: float = np.inf
+    in_band: float = 2
 
 
 @dataclass(frozen=True)

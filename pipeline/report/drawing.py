@@ -46,7 +46,7 @@ LOG_SNR_LABEL = "log SNR of $x_t$   (denoising →)"
 class Curve(NamedTuple):
     """One run's line in a panel: places, values, standard errors, and how it is drawn.
 
-    Values that reach the cap stand for infinity and are not drawn.
+    Half the band is `in_band` errors wide. Values that reach the cap stand for infinity and are not drawn.
     """
 
     run: str
@@ -56,6 +56,7 @@ class Curve(NamedTuple):
     line: str = "-"
     marker: str = ""
     cap: float = np.inf
+    in_band: float = 2
 
 
 Panel = tuple[str, Sequence[Curve]]
@@ -109,11 +110,11 @@ def legend(figure: Figure, markers: Mapping[str, str], colours: Mapping[str, Any
 
 
 def draw(axis: Axes, curve: Curve, colour: Any) -> None:
-    """Draw a curve with a band of two standard errors."""
+    """Draw a curve with its band."""
     kept = np.unique(np.linspace(0, len(curve.x) - 1, POINTS).round().astype(int))
-    x, value, error = curve.x[kept], curve.value[kept], np.nan_to_num(curve.error[kept])
+    x, value, half = curve.x[kept], curve.value[kept], np.nan_to_num(curve.in_band * curve.error[kept])
     value = np.where(value < curve.cap, value, np.nan)
-    axis.fill_between(x, value - 2 * error, value + 2 * error, color=colour, alpha=0.18, lw=0)
+    axis.fill_between(x, value - half, value + half, color=colour, alpha=0.18, lw=0)
     few = len(x) <= FEW_POINTS
     marker, size = (curve.marker, 4.5) if curve.marker else ("." if few else "", 3.5)
     axis.plot(x, value, curve.line, color=colour, marker=marker, markersize=size, markevery=1 if few else 0.08)
