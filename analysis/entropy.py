@@ -9,10 +9,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _blocks, _histograms, _kernels
+from analysis import STUDENT, _blocks, _histograms, _kernels
 from analysis._histograms import COLUMNS
 from analysis._pooled import ESTIMATORS, bytes_per_timestep, pooled
-from analysis._spread import GROUPS, STUDENT, dealt
+from analysis._spread import GROUPS, dealt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
