@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis import _blocks
-from analysis._kernels import compiled
+from analysis._compiled import compiled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from analysis import _blocks, _verdicts
-from analysis._kernels import compiled
+from analysis._compiled import compiled
 
 Array = NDArray[Any]
 

@@ -173,7 +173,7 @@ def _label_agreement(ds: xr.Dataset, path: str) -> xr.DataArray:
 
 
 def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Draw what equals 1 for equal replicas over where they fork, with two standard errors.
+    """Draw what equals 1 for equal replicas over where they fork, with 95 % bands.
 
     Runs compared with each other have no such place: theirs are histograms over samples.
     """

@@ -19,6 +19,10 @@ from pipeline.parsing import Number, Whole
 from pipeline.quantity_options import QuantityGroup
 from pipeline.threads import wait_briefly
 
+os.environ["DASK_ARRAY__QUERY_PLANNING"] = (
+    "False"  # whatever the user's Dask is told: analyses lay out their own graphs
+)
+
 INTERRUPTED = 130
 ALL_SAMPLES = "ask for these with --samples to complete it"
 BUG = "; if `traj verify` finds nothing wrong with it, please report this as a bug of traj"

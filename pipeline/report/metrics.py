@@ -76,7 +76,7 @@ def _losses(path: Path) -> tuple[list[str], np.ndarray]:
     return rows[0], np.array(rows[1:], float)
 
 
-def over_timesteps(result: xr.Dataset, values: str, *errors: str) -> list[Series]:
+def over_timesteps(result: xr.Dataset, values: str, *errors: str, in_band: float = 2) -> list[Series]:
     """Take a curve of a result over its timesteps, one for each variable it was computed on.
 
     errors names the standard errors, or the low and the high ends of intervals.
@@ -89,6 +89,7 @@ def over_timesteps(result: xr.Dataset, values: str, *errors: str) -> list[Series
             result[values].sel(on=on).to_numpy(),
             errors_of(*(result[name].sel(on=on).to_numpy() for name in errors)),
             result.attrs.get("cap", np.inf),
+            in_band,
         )
         for on in result["on"].to_numpy()
     ]
@@ -97,13 +98,13 @@ def over_timesteps(result: xr.Dataset, values: str, *errors: str) -> list[Series
 def curve_rows(run: str, series: Sequence[Series]) -> list[list[str]]:
     """Thin each curve to at most 100 points: run, on, timestep, log_snr, value, low, high.
 
-    low and high lie two standard errors about the value, or are the ends of its interval.
+    low and high are the ends of its band.
     """
     rows = []
-    for on, *along, cap in series:
+    for on, *along, cap, in_band in series:
         kept = np.unique(np.linspace(0, len(along[0]) - 1, POINTS).round().astype(int))
         timestep, log_snr, value, error = (values[..., kept] for values in along)
-        points = np.stack([log_snr, value, *band(value, error)], axis=1)
+        points = np.stack([log_snr, value, *band(value, error, in_band)], axis=1)
         rows += [
             [run, on, str(t), *("" if np.isnan(x) else f"{x:.5g}" for x in row)]
             for t, row in zip(timestep, points, strict=True)
