@@ -31,7 +31,11 @@ def carry_out(
 ) -> None:
     """Say what a run costs, make its store or what is missing of it, and say what to type next."""
     from stores import describe
+    from stores.layout import read_root
+    from stores.places import place, require_writable
+    from stores.reader import require_complete
 
+    place(out)
     if dry_run:
         count = job.layout.blocks
         wanted = range(count) if blocks is None else blocks
@@ -51,6 +55,7 @@ def carry_out(
             say(f"{out}: {len(store.pending)} of {store.layout.blocks} blocks to do; {cost}")
             if cost.disk > cost.disk_free:
                 say(f"the disk may fill up: it is safe to go on later, or to store less with {smaller}")
+            require_writable(out / "zarr.json")
             job.run(store)
     found = describe(out)
     if clipped := found.get("saturated"):
@@ -63,7 +68,8 @@ def carry_out(
             f"`traj info {out}`"
         )
     if found["blocks_done"] == found["blocks"]:
-        say(f"{out} is complete" + ("" if idle else f"; next: {following} {out}"))
+        require_complete(out, read_root(out))
+        say(f"{out} is complete; " + (f"`traj verify {out}` reads every byte" if idle else f"next: {following} {out}"))
         return
     samples = found["arrays"]["sample"]["dims"]["sample"]
     state = f"{out}: the blocks asked for are done, {found['blocks_done']} of all {found['blocks']}"

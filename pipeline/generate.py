@@ -194,6 +194,8 @@ def prepare(
     for name, number in (("samples", samples), ("block", block), ("every", every)):
         if number < 1:
             raise ValueError(f"{name} {number} was given, expected at least 1")
+    if round_bits is not None and (dtype != "float32" or not 1 <= round_bits <= 22):
+        raise ValueError(f"--round-bits {round_bits} was given with --dtype {dtype}; expected 1 to 22, with float32")
     where = choose_device(device)
     denoiser = models.load(model, str(where), autocast)
     chosen = choose_plan(denoiser, sampler_name, steps, eta, variance, clip)

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import click
 
+from pipeline.options import LocalPath
+
 
 class QuantityGroup(click.Group):
     """Lists the quantities without importing them, and builds a command when one, or several, are asked for."""
@@ -72,7 +74,7 @@ def quantity_command(names: Sequence[str]) -> click.Command:
             for path in dict.fromkeys(job.store for job in wanted):
                 analyze.run(path, [job for job in wanted if job.store == path], engine=engine, say=say)
 
-    where = click.Path(path_type=Path)
+    where = LocalPath()
     parameters: list[click.Parameter] = [
         click.Argument(["paths"], nargs=-1, type=where, metavar="[STORE]..."),
         click.Option(

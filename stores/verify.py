@@ -14,7 +14,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from stores.binding import Seal, digest, seal_of
-from stores.errors import DamagedStore, NotAStore
+from stores.errors import DamagedStore, NotAStore, StoreError
 from stores.layout import (
     FORK_DIMS,
     IMAGE_DIMS,
@@ -27,7 +27,7 @@ from stores.layout import (
 )
 from stores.manifest import Manifest, digests_of, finished, seals_of
 from stores.places import local
-from stores.reader import arrays_of, block_length, block_of, chunk_files
+from stores.reader import arrays_of, block_length, block_of, chunk_files, verb
 from stores.shards import MISSING, not_finite, read_index
 
 LOOKS = 5
@@ -93,6 +93,21 @@ def _problems(target: Path, deep: bool) -> list[str]:
         if place.is_file() and file not in expected and not _being_written(file, done, arrays):
             problems.append(f"{file}: left over or not part of this store")
     return problems
+
+
+def way_out(path: str | os.PathLike[str]) -> str:
+    """Say what to do about a store with problems."""
+    restore = "Restore the files from a copy"
+    try:
+        root = read_root(local(path))
+    except StoreError:
+        return restore
+    if root["attributes"]["kind"] == "result":
+        return f"{restore}, or delete this result and analyse again"
+    return (
+        f"{restore}, or make a bad block again: delete its flag, done/c/BLOCK, and run the same `{verb(root)}` that "
+        "made it"
+    )
 
 
 def _metadata_problems(target: Path, root: dict[str, Any]) -> Iterator[str]:

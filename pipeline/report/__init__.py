@@ -11,6 +11,8 @@ from pipeline.report.collected import KINDS, collect
 from pipeline.report.contents import Material, Run
 from pipeline.report.drawing import MARKERS, colours
 from pipeline.report.sections import SECTIONS
+from stores.partials import write_file
+from stores.places import place, require_writable
 
 __all__ = ["report"]
 
@@ -32,6 +34,7 @@ def report(
 
     Raises FileNotFoundError where there is no result at all, and what `stores.open` raises for a damaged result.
     """
+    require_writable(place(out, folder=True) / "index.html")
     runs = collect(results, {"trajectories": trajectories, "fork": forks, "readout": readouts}, SECTIONS, parents)
     numbers = {kind: {run.name: metrics.numbers(run, SECTIONS) for run in runs if run.kind == kind} for kind in KINDS}
     material = Material(
@@ -44,18 +47,16 @@ def report(
         markers=_markers(runs),
         sections=SECTIONS,
     )
-    out.mkdir(parents=True, exist_ok=True)
     training = metrics.training_metrics(models)
     titles = {"trajectories": "runs", "fork": "forks", "sweep": "sweeps"}
     metrics.write_json(out / "metrics.json", {titles[kind]: numbers[kind] for kind in KINDS} | {"training": training})
     # One file per run: `dvc metrics show` makes a row of each.
-    (out / "metrics").mkdir(exist_ok=True)
     for run in runs:
         of_name = {key: value for kind in KINDS for key, value in numbers[kind].get(run.name, {}).items()}
         metrics.write_json(out / "metrics" / f"{run.name}.json", of_name)
     metrics.write_curves(out / "plots", runs, SECTIONS)
     index = out / "index.html"
-    index.write_text(page.html(material), encoding="utf-8")
+    write_file(index, page.html(material))
     return index
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from pipeline.report.contents import Numbers, Run, Section, Series
+from stores.partials import write_file
 
 POINTS = 100
 
@@ -105,11 +107,12 @@ def write_curves(folder: Path, runs: Sequence[Run], sections: Sequence[Section])
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():
         if rows:
-            with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerows([["run", "on", "timestep", "log_snr", "value", "low", "high"], *rows])
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerows([["run", "on", "timestep", "log_snr", "value", "low", "high"], *rows])
+            write_file(folder / f"{name}.csv", text.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write numbers for people and programs."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_file(path, json.dumps(value, indent=2) + "\n")
