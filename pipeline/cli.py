@@ -162,11 +162,14 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     help="Which timesteps fewer --steps visit: diffusers' three ways, or improved-diffusion's rounding of "
     "linspace.  [default: what the model's scheduler says]",
 )
-@click.option("--eta", type=Number(), help="Noise of ddim: 0 none, 1 as much as ddpm.  [default: 0]")
+@click.option(
+    "--eta", type=Number(), help="Noise of ddim: 0 none, 1 as much as ddpm, more where steps have room.  [default: 0]"
+)
 @click.option(
     "--variance",
     type=click.Choice(["large", "small"]),
-    help="Variance of ddpm.  [default: what the model's scheduler says]",
+    help="Variance of ddpm: beta, at the last steps more than the states hold, or beta tilde.  [default: what the "
+    "model's scheduler says]",
 )
 @click.option(
     "--clip/--no-clip",

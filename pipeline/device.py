@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from statistics import median
 from typing import Any
 
 import torch
 
 from pipeline.cuts import Cut
 from pipeline.denoiser import Denoiser
+from pipeline.noise import NoiseSource, Purpose
 from pipeline.plan import WHOLE
 
 
@@ -66,11 +68,22 @@ def inference(tf32: bool = False) -> Iterator[None]:
 
 
 def call_seconds(denoiser: Denoiser, timestep: int, label: torch.Tensor, tf32: bool) -> float:
-    """Time a network call with a batch of this many labels: the fastest of a few, or the first if it takes long."""
+    """Time a network call with a batch of this many labels: the median of a few, or the first if it takes long."""
     with inference(tf32):
         seconds = timed_call(denoiser, timestep, label)
         # the first one also warms up
-        return seconds if seconds >= 1 else min(timed_call(denoiser, timestep, label) for _ in range(3))
+        return seconds if seconds >= 1 else median(timed_call(denoiser, timestep, label) for _ in range(3))
+
+
+def draw_seconds(source: NoiseSource, samples: Sequence[int]) -> float:
+    """Time drawing the noise of a step for these samples: the median of a few."""
+
+    def timed_draw() -> float:
+        begun = time.perf_counter()
+        source(Purpose.STEP, samples, 0)
+        return time.perf_counter() - begun
+
+    return median(timed_draw() for _ in range(3))
 
 
 def timed_call(denoiser: Denoiser, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> float:

@@ -18,7 +18,7 @@ import stores
 from pipeline import sampler, sweep
 from pipeline.blocks import make_blocks
 from pipeline.denoiser import Denoiser
-from pipeline.device import call_seconds, choose_device, environment
+from pipeline.device import call_seconds, choose_device, draw_seconds, environment
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from pipeline.generate import NUMERICS
 from pipeline.hostcopy import SLOTS, HostCopy
@@ -140,15 +140,16 @@ class Fork:
         )
 
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
-        """Estimate what a number of blocks will take (all of them by default), after a few trial evaluations."""
+        """Estimate what a number of blocks will take (all of them by default), after a few trials."""
         blocks = self.layout.blocks if blocks is None else blocks
         seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, self.trial_label, self.tf32)
+        drawing = draw_seconds(NoiseSource(self.parent.config["seed"], self.denoiser.shape), range(self.block))
         evaluations = blocks * sum(-(-len(due) // self.together) for _, _, due in sampler.visits(self.plans))
         images = int(np.prod(self.layout.images)) * np.dtype("float32").itemsize
         at_once = 4 + (2 * 2 * SLOTS if self.states else 0)  # each branch's state, x_0 twice, the states to start from
         return Cost(
             evaluations=evaluations,
-            seconds=evaluations * seconds,
+            seconds=evaluations * seconds + blocks * sum(1 for _ in self._addresses()) * drawing,
             disk=blocks * images * (1 + (2 * self.layout.timesteps if self.states else 0)),
             disk_free=disk_free(out),
             memory=peak_memory() + memory_bytes(self.layout, 2 if self.states else 0) + at_once * images + MARGIN_BYTES,

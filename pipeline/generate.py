@@ -16,7 +16,7 @@ import stores
 from pipeline import models, plan, sampler
 from pipeline.blocks import make_blocks
 from pipeline.denoiser import Denoiser, network_of
-from pipeline.device import call_seconds, choose_device, environment
+from pipeline.device import call_seconds, choose_device, draw_seconds, environment
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from pipeline.hostcopy import SLOTS, HostCopy
 from pipeline.noise import NoiseAhead, NoiseSource, Purpose
@@ -85,6 +85,12 @@ class Generation:
         """Whether the plan's variance comes from the network."""
         return any(step.variance == "learned" for step in self.plan.steps)
 
+    @property
+    def noisy(self) -> list[int]:
+        """Timesteps of the steps that add noise."""
+        timesteps = enumerate(self.plan.timesteps)
+        return [timestep for k, timestep in timesteps if sampler.adds_noise(self.denoiser.schedule, self.plan, k)]
+
     def open(
         self,
         out: Path,
@@ -117,16 +123,17 @@ class Generation:
         )
 
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
-        """Estimate what a number of blocks will take (all of the run by default), after a few trial evaluations."""
+        """Estimate what a number of blocks will take (all of the run by default), after a few trials."""
         blocks = self.layout.blocks if blocks is None else blocks
         label = torch.from_numpy(self.label(range(self.block))).to(self.device)
         seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label, self.tf32)
+        drawing = draw_seconds(NoiseSource(self.seed, self.denoiser.shape), range(self.block))
         variables = 3 if self.learned else 2
         images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
         in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
         return Cost(
             evaluations=blocks * len(self.plan.steps),
-            seconds=blocks * len(self.plan.steps) * seconds,
+            seconds=blocks * (len(self.plan.steps) * seconds + (1 + len(self.noisy)) * drawing),
             disk=images * int(np.prod(self.denoiser.shape)),
             disk_free=disk_free(out),
             memory=peak_memory() + memory_bytes(self.layout, variables) + in_flight + MARGIN_BYTES,
@@ -151,13 +158,12 @@ class Generation:
         return ids % self.denoiser.num_classes if self.labels == "cycle" else np.full_like(ids, int(self.labels))
 
     def _block(self, block: int, host: HostCopy, pool: ThreadPoolExecutor, progress: tqdm) -> torch.Tensor:
-        schedule = self.denoiser.schedule
         ids = range(block * self.block, (block + 1) * self.block)
         source = NoiseSource(self.seed, self.denoiser.shape)
-        timesteps = enumerate(self.plan.timesteps)
-        noisy = [(timestep, 0) for k, timestep in timesteps if sampler.adds_noise(schedule, self.plan, k)]
         x_T = torch.from_numpy(source(Purpose.START, ids, 0)).to(self.device)
-        ahead = NoiseAhead(source, ids, noisy, pool)  # from here on the source is that thread's alone
+        ahead = NoiseAhead(
+            source, ids, [(timestep, 0) for timestep in self.noisy], pool
+        )  # from here on the source is that thread's alone
         position = {k: i for i, k in enumerate(self.kept)}
 
         def noise(_: int, step: Step) -> torch.Tensor:
