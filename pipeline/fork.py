@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -98,6 +98,11 @@ class Fork:
         """Labels of the largest batch that goes through the network, for trial evaluations."""
         return self._label(0).repeat(min(self.together, len(self.plans)))
 
+    @cached_property
+    def call_seconds(self) -> float:
+        """How long a network call with the largest batch takes."""
+        return call_seconds(self.denoiser, self.plan.steps[0].timestep, self.trial_label)
+
     def open(
         self,
         out: Path,
@@ -115,6 +120,7 @@ class Fork:
         return stores.create_forks(
             out,
             variant=variant,
+            derived=sweep.SAVED,
             replicas=self.replicas,
             timestep=timestep,
             alpha_bar=schedule.alpha_bar[timestep],
@@ -135,13 +141,12 @@ class Fork:
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
         """Estimate what a number of blocks will take (all of them by default), after a few trial evaluations."""
         blocks = self.layout.blocks if blocks is None else blocks
-        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, self.trial_label)
         evaluations = blocks * sum(-(-len(due) // self.together) for _, _, due in sampler.visits(self.plans))
         images = int(np.prod(self.layout.images)) * np.dtype("float32").itemsize
         at_once = 4 + (2 * 2 * SLOTS if self.states else 0)  # each branch's state, x_0 twice, the states to start from
         return Cost(
             evaluations=evaluations,
-            seconds=evaluations * seconds,
+            seconds=evaluations * self.call_seconds,
             disk=blocks * images * (1 + (2 * self.layout.timesteps if self.states else 0)),
             disk_free=disk_free(out),
             memory=peak_memory() + memory_bytes(self.layout, 2 if self.states else 0) + at_once * images + MARGIN_BYTES,

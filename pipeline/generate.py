@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,6 +83,12 @@ class Generation:
         """Whether the plan's variance comes from the network."""
         return any(step.variance == "learned" for step in self.plan.steps)
 
+    @cached_property
+    def call_seconds(self) -> float:
+        """How long a network call with a whole block takes."""
+        label = torch.from_numpy(self.label(range(self.block))).to(self.device)
+        return call_seconds(self.denoiser, self.plan.steps[0].timestep, label)
+
     def open(
         self,
         out: Path,
@@ -116,8 +123,7 @@ class Generation:
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
         """Estimate what a number of blocks will take (all of the run by default), after a few trial evaluations."""
         blocks = self.layout.blocks if blocks is None else blocks
-        label = torch.from_numpy(self.label(range(self.block))).to(self.device)
-        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label)
+        seconds = self.call_seconds
         variables = 3 if self.learned else 2
         images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
         in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
