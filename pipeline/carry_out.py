@@ -36,14 +36,14 @@ def carry_out(
     from stores.reader import require_complete
 
     place(out)
+    count = job.layout.blocks
+    wanted = range(count) if blocks is None else blocks
+    if wanted[-1] >= count:
+        raise click.UsageError(f"--blocks {wanted.start}:{wanted.stop} was given, there are blocks 0 to {count - 1}")
+    # before there is a store: a network that fails, or does not fit into memory, leaves none behind
+    cost = job.cost(out, len(wanted))
     if dry_run:
-        count = job.layout.blocks
-        wanted = range(count) if blocks is None else blocks
-        if wanted[-1] >= count:
-            raise click.UsageError(
-                f"--blocks {wanted.start}:{wanted.stop} was given, there are blocks 0 to {count - 1}"
-            )
-        click.echo(f"{out}: {job.cost(out, len(wanted))}")
+        click.echo(f"{out}: {cost}")
         return
     with job.open(out, stale=stale, blocks=blocks) as store:
         if store.set_aside:

@@ -23,13 +23,13 @@ from stores.layout import read_root
 class Parent:
     """The run that is forked: its inputs, and what of it forks start from; ``timesteps`` are those stored.
 
-    ``model`` is the name its model was loaded by.
+    ``model`` is the name its model was loaded by, None where that is not recorded.
     """
 
     path: Path
     config: dict[str, Any]
     fingerprint: str
-    model: str
+    model: str | None
     plan: Plan
     timesteps: tuple[int, ...]
     label: np.ndarray
@@ -45,7 +45,7 @@ class Parent:
             )
         plan = Plan.from_json(config["plan"])
         timesteps = tuple(ds.timestep.values.tolist())
-        model = json.loads(attrs["environment"])["model"]
+        model = json.loads(attrs.get("environment", "{}")).get("model")
         return cls(path, config, attrs["fingerprint"], model, plan, timesteps, ds.label.values)
 
     @property
@@ -88,6 +88,8 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
     Raises ValueError or FileNotFoundError.
     """
     name = parent.model if model is None else model
+    if name is None:
+        raise ValueError(f"{parent.path} does not say which model made it; give it with --model")
     try:
         denoiser = models.load(name, str(device), parent.config["autocast"])
     except (ValueError, FileNotFoundError) as error:

@@ -139,17 +139,13 @@ class Readout:
     def cost(self, out: Path, blocks: int | None = None) -> ImageCost:
         """Estimate what a number of blocks will take (all by default), after a few trial batches."""
         images = self.images(self.layout.blocks if blocks is None else blocks)
-        trial = torch.zeros((min(self.batch, self.images(1)), *self.shape))
-        with inference(self.tf32):
-            seconds = self._trial(trial)
-            if seconds < 1:  # the first one also warms up
-                seconds = median(self._trial(trial) for _ in range(3))
+        batch = min(self.batch, self.images(1))
         logit_bytes = 4 * len(self.classifier.class_names)
         shard = max(math.prod(map(max, self.ds[name].chunks)) * 4 for name in ("x_0", *self.on))
         return ImageCost(
             images=images,
-            evaluations=-(-images // len(trial)),
-            seconds=images / len(trial) * seconds,
+            evaluations=-(-images // batch),
+            seconds=images / batch * self.call_seconds,
             disk=images * logit_bytes,
             disk_free=disk_free(out),
             memory=peak_memory() + 3 * shard + 2 * self.images(1) * logit_bytes + MARGIN_BYTES,
@@ -177,6 +173,15 @@ class Readout:
     def _require_unchanged(self) -> None:
         if identity(self.parent) != self.parent_identity:
             raise stores.StaleStore(f"{self.parent} was changed while it was read; run the same command again")
+
+    @cached_property
+    def call_seconds(self) -> float:
+        """How long a call with a whole batch takes."""
+        images = torch.zeros((min(self.batch, self.images(1)), *self.shape))
+        with inference(self.tf32):
+            seconds = self._trial(images)
+            # the first one also warms up
+            return seconds if seconds >= 1 else median(self._trial(images) for _ in range(3))
 
     def _trial(self, images: torch.Tensor) -> float:
         begun = time.perf_counter()
