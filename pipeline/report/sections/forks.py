@@ -11,8 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis._correlation import GROUPS
-from analysis._verdicts import student
+from analysis._replicas import curve
 from pipeline.report import markup
 from pipeline.report.contents import Material, Numbers, Run, Section, Series, errors_of
 from pipeline.report.drawing import LOG_SNR_LABEL, Curve, Panel, panels
@@ -25,7 +24,7 @@ LABELS = {
     "within": "label_variance_within",
     "between": "label_variance_between",
 }
-ENTROPY = {"label_entropy_grassberger": "corrected", "label_entropy": "as counted"}
+ENTROPY = {"label_entropy_corrected": "corrected", "label_entropy": "as it is"}
 ALIKE = {
     "pearson": "Pearson correlation",
     "ssim": "SSIM",
@@ -51,10 +50,10 @@ def html(material: Material) -> str:
             "classes alike, at 0 all surely into one. Beneath, the share of pairs of replicas with equal labels; "
             f"dotted ({markup.either([f'{1 / k:g}' for k in _classes(labels)])}) what equally frequent classes would "
             "give by chance. At the bottom, the entropy of the replicas’ labels: solid, corrected for how few they are "
-            "(Grassberger’s estimate, off by less than 0.1 bit from 8 replicas); dashed, as counted from the mean "
-            "probabilities, which from few replicas is far too low: R of them show at most log₂ R bits, here "
-            f"{_at_most(labels)}. {_shared(labels)} Of the share the bands are Wilson’s intervals of 95 %, which have "
-            "a width at 0 and 1, too. After 000’s section on label variance, which has no figure."
+            "(of probabilities by the jackknife, of hard labels by Grassberger’s estimate); dashed, of their mean as "
+            "it is, which from few replicas is far too low where they part: R of them that are sure show at most log₂ R "
+            f"bits, here {_at_most(labels)}. {_shared(labels)} Of the share the bands are Wilson’s intervals of 95 %, "
+            "which have a width at 0 and 1, too. After 000’s section on label variance, which has no figure."
         )
         shown += markup.figure(
             labels_of_replicas(labels, material.colours, material.markers), caption, "Labels of replicas"
@@ -115,17 +114,17 @@ def labels_of_replicas(
     rows = [
         ("label variance", {"label_variance": "-", "label_variance_between": "--"}),
         ("share of pairs with equal labels", {"label_agreement": "-"}),
-        ("entropy of labels (bit)", {"label_entropy_grassberger": "-", "label_entropy": "--"}),
+        ("entropy of labels (bit)", {"label_entropy_corrected": "-", "label_entropy": "--"}),
     ]
     figure, axes = _over_starts(results, rows, colours, markers)
-    for row, level in zip(axes, (lambda k: 1 - 1 / k, lambda k: 1 / k, np.log2), strict=True):
-        for axis in row:
-            axis.set_ylim(-0.02, 1.02 * max([1.0, *map(level, _classes(results))]))
+    for number, level in enumerate((lambda k: 1 - 1 / k, lambda k: 1 / k, np.log2)):
+        for axis in axes[number]:
+            axis.set_ylim(-0.02, 1.02 if number < 2 else None)
             for classes in _classes(results):
                 axis.axhline(level(classes), color="#777777", lw=0.9, ls=":")
     for axis, parts in (
         (axes[0, 0], ("in all", "between replicas")),
-        (axes[2, 0], ("corrected", "as counted, too low")),
+        (axes[2, 0], ("corrected", "as it is, too low")),
     ):
         handles = [Line2D([], [], color="#555555", ls=line, label=part) for part, line in zip(parts, "-:", strict=True)]
         handles[1].set_linestyle("--")
@@ -189,18 +188,10 @@ def _curves(
 
 
 def _series(starts: xr.Dataset, name: str, on: str) -> Series:
-    """Take a variable over where forks start; what pools all samples has no mean over them."""
-    value = name if f"{name}_mean" not in starts else f"{name}_mean"
-    cap = starts.attrs["cap"] if name == "psnr" else np.inf
-    at, log_snr, values = (starts[variable].to_numpy() for variable in ("at", "at_log_snr", value))
-    if f"{name}_low" in starts:
-        error = errors_of(*(starts[f"{name}_{end}"].to_numpy() for end in ("low", "high")))
-    elif value == name:  # of eight groups of samples
-        half = student(GROUPS) * starts[f"{name}_se"].to_numpy()
-        error = errors_of(values - half, values + half)
-    else:
-        error = starts[f"{name}_se"].to_numpy()
-    return Series(on, at, log_snr, values, error, cap)
+    """Take a variable over where forks start, with the band it has."""
+    at, log_snr = (starts[variable].to_numpy() for variable in ("at", "at_log_snr"))
+    value, low, high = curve(starts, name)
+    return Series(on, at, log_snr, value, errors_of(low, high), starts.attrs["cap"] if name == "psnr" else np.inf)
 
 
 def numbers(run: Run) -> Numbers:
