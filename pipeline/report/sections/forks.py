@@ -51,8 +51,8 @@ def html(material: Material) -> str:
             f"dotted ({markup.either([f'{1 / k:g}' for k in _classes(labels)])}) what equally frequent classes would "
             "give by chance. At the bottom, the entropy of the replicas’ labels: solid, corrected for how few they are "
             "(of probabilities by the jackknife, of hard labels by Grassberger’s estimate); dashed, of their mean as "
-            "it is, which from few replicas is far too low where they part: R of them that are sure show at most log₂ R "
-            f"bits, here {_at_most(labels)}. {_shared(labels)} Of the share the bands are Wilson’s intervals of 95 %, "
+            "it is, which from few replicas is far too low where they part: R sure ones show at most log₂ R bits, here"
+            f" {_at_most(labels)}. {_shared(labels)} Of the share the bands are Wilson’s intervals of 95 %, "
             "which have a width at 0 and 1, too. After 000’s section on label variance, which has no figure."
         )
         shown += markup.figure(
