@@ -11,9 +11,7 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from analysis import _pairs
-
-GROUPS = 8
-"""Groups of samples left out in turn by the jackknife."""
+from analysis._spread import GROUPS, dealt
 
 Array = NDArray[Any]
 Moments = tuple[Array, Array]
@@ -48,12 +46,6 @@ def replica_correlation(images: da.Array) -> dict[str, xr.DataArray]:
         )
         for column, (suffix, meaning) in enumerate(titles.items())
     }
-
-
-def dealt(samples: int) -> Array:
-    """Deal samples out to groups as a fixed shuffle of cards: samples in order of their labels make no group of one."""
-    shuffled: Array = np.random.default_rng(0).permutation(np.arange(samples) % GROUPS)
-    return shuffled
 
 
 def bytes_held(variants: int, pixels: int) -> int:

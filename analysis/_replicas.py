@@ -9,8 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _verdicts
-from analysis._correlation import GROUPS
+from analysis import STUDENT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +33,7 @@ def curve(result: xr.Dataset, name: str) -> tuple[NDArray[Any], NDArray[Any], ND
     """
     if f"{name}_mean" not in result:
         value, error = result[name].to_numpy(), result[f"{name}_se"].to_numpy()
-        half = _verdicts.student(GROUPS) * error
+        half = STUDENT * error
         return value, value - half, value + half
     mean, error = (result[f"{name}_{part}"].to_numpy() for part in ("mean", "se"))
     if f"{name}_low" in result:

@@ -12,7 +12,7 @@ from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import stores
-from analysis._correlation import dealt
+from analysis._spread import dealt
 from analysis.consistency import consistency, plot, working_bytes
 from benchmarks import kernels
 from tests.analysis_data import (

@@ -46,8 +46,9 @@ LOG_SNR_LABEL = "log SNR of $x_t$   (denoising →)"
 
 
 class Curve(NamedTuple):
-    """One run's line in a panel: places, values, standard errors or ends of intervals (2, place), and how it is drawn.
+    """One run's line in a panel: places, values, standard errors, and how it is drawn.
 
+    Half the band is `in_band` errors wide; in the place of errors there may be its low and high ends, (2, place).
     Values that reach the cap stand for infinity and are not drawn.
     """
 
@@ -58,6 +59,7 @@ class Curve(NamedTuple):
     line: str = "-"
     marker: str = ""
     cap: float = np.inf
+    in_band: float = 2
 
 
 Panel = tuple[str, Sequence[Curve]]
@@ -111,10 +113,10 @@ def legend(figure: Figure, markers: Mapping[str, str], colours: Mapping[str, Any
 
 
 def draw(axis: Axes, curve: Curve, colour: Any) -> None:
-    """Draw a curve with a band of two standard errors, or of its intervals."""
+    """Draw a curve with its band."""
     kept = np.unique(np.linspace(0, len(curve.x) - 1, POINTS).round().astype(int))
     x, value = curve.x[kept], np.where(curve.value[kept] < curve.cap, curve.value[kept], np.nan)
-    ends = band(value, curve.error[..., kept])
+    ends = band(value, curve.error[..., kept], curve.in_band)
     axis.fill_between(x, *np.where(np.isnan(ends), value, ends), color=colour, alpha=0.18, lw=0)
     few = len(x) <= FEW_POINTS
     marker, size = (curve.marker, 4.5) if curve.marker else ("." if few else "", 3.5)

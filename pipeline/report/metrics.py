@@ -61,10 +61,10 @@ def losses(models: Path) -> dict[str, tuple[list[str], np.ndarray]]:
     return curves
 
 
-def over_timesteps(result: xr.Dataset, values: str, *errors: str) -> list[Series]:
+def over_timesteps(result: xr.Dataset, values: str, *errors: str, in_band: float = 2) -> list[Series]:
     """Take a curve of a result over its timesteps, one for each variable it was computed on.
 
-    errors names the standard errors, or the low and the high ends of intervals.
+    errors names the errors, `in_band` of them in half a band, or the low and the high ends of bands.
     """
     along = result["timestep"].to_numpy(), result["log_snr"].to_numpy()
     return [
@@ -74,6 +74,7 @@ def over_timesteps(result: xr.Dataset, values: str, *errors: str) -> list[Series
             result[values].sel(on=on).to_numpy(),
             errors_of(*(result[name].sel(on=on).to_numpy() for name in errors)),
             result.attrs.get("cap", np.inf),
+            in_band,
         )
         for on in result["on"].to_numpy()
     ]
@@ -82,13 +83,13 @@ def over_timesteps(result: xr.Dataset, values: str, *errors: str) -> list[Series
 def curve_rows(run: str, series: Sequence[Series]) -> list[list[str]]:
     """Thin each curve to at most 100 points: run, on, timestep, log_snr, value, low, high.
 
-    low and high lie two standard errors about the value, or are the ends of its interval.
+    low and high are the ends of its band.
     """
     rows = []
-    for on, *along, cap in series:
+    for on, *along, cap, in_band in series:
         kept = np.unique(np.linspace(0, len(along[0]) - 1, POINTS).round().astype(int))
         timestep, log_snr, value, error = (values[..., kept] for values in along)
-        points = np.stack([log_snr, value, *band(value, error)], axis=1)
+        points = np.stack([log_snr, value, *band(value, error, in_band)], axis=1)
         rows += [
             [run, on, str(t), *("" if np.isnan(x) else f"{x:.5g}" for x in row)]
             for t, row in zip(timestep, points, strict=True)
