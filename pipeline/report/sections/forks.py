@@ -207,6 +207,10 @@ def numbers(run: Run) -> Numbers:
             first = starts.isel(variant=above[0]) if above.size else None
             found[f"{key}_at"] = None if first is None else int(first["at"])
             found[f"{key}_log_snr"] = None if first is None else rounded(first["at_log_snr"], 2)
+            _, low, high = curve(starts, name)
+            for by, ends in (("sure", low), ("possible", high)):
+                there = np.flatnonzero(ends > threshold)
+                found[f"{key}_at_{by}"] = int(starts["at"][there[0]]) if there.size else None
     return found
 
 
@@ -233,8 +237,12 @@ SECTION = Section(
     meanings={
         "agreement_05_at": f"first start whose replicas mostly agree in label (above {AGREED} of pairs): timestep",
         "agreement_05_log_snr": "… and its log SNR",
+        "agreement_05_at_sure": "… by the low ends of the bands: timestep",
+        "agreement_05_at_possible": "… by the high ends of the bands: timestep",
         "replica_ssim_08_at": f"first start whose replicas look alike (SSIM above {SIMILAR}): timestep",
         "replica_ssim_08_log_snr": "… and its log SNR",
+        "replica_ssim_08_at_sure": "… by the low ends of the bands: timestep",
+        "replica_ssim_08_at_possible": "… by the high ends of the bands: timestep",
     },
     numbers=numbers,
     curves=curves,
