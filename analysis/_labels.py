@@ -167,8 +167,8 @@ def _of_cells(logits: Array, hard: bool, g: Array) -> Array:
 
 def interval_of_share(variables: Mapping[str, xr.DataArray], name: str, samples: int) -> dict[str, xr.DataArray]:
     """Give the interval of the mean over samples of a share, by its mean and standard error among `variables`."""
-    limits = _verdicts.of_mean_share(variables[f"{name}_mean"], variables[f"{name}_se"], samples)
-    return _verdicts.interval(name, f"{variables[name].attrs['long_name']}, mean over samples", limits)
+    title = f"{variables[name].attrs['long_name']}, mean over samples"
+    return _verdicts.interval(name, title, samples, variables[f"{name}_mean"], variables[f"{name}_se"])
 
 
 STATES = ("variance", "entropy", "flip")

@@ -120,7 +120,7 @@ def _of_states(ds: xr.Dataset, hard: bool) -> dict[str, xr.DataArray]:
     return {
         **variables,
         "flip_fraction": share.assign_attrs(long_name=title),
-        **_verdicts.interval("flip_fraction", title, _verdicts.wilson(share, ds.sizes["sample"])),
+        **_verdicts.interval("flip_fraction", title, ds.sizes["sample"], share),
         **_commitments(ds, variables["flips"]),
     }
 
