@@ -158,6 +158,8 @@ def test_numbers_of_forks_equal_what_was_put_in(written, found):
     store = found["fork", "ddpm_forks"].store
     assert numbers["ddpm_forks"]["agreement_05_log_snr"] == round(float(store.log_snr.sel(timestep=10)), 2)
     assert numbers["ddpm_forks"]["replica_ssim_08_at"] == 10
+    # of two samples hardly anything is known: that all pairs agree is no proof that half of them do
+    assert [numbers["ddpm_forks"][f"agreement_05_at_{by}"] for by in ("sure", "possible")] == [None, 30]
 
 
 def test_labels_that_never_settle_are_never(copy):
