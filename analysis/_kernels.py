@@ -226,5 +226,5 @@ def psnr_images(states: Array, x_0: Array, low: float, scale: float, cap: float)
             y[i] = min(max((np.float64(x_0[k, i]) - low) * scale, 0.0), 1.0)
         for t in range(steps):
             error = _squared_error(states[k, t], y, low, scale) / values
-            decibels[k, t] = min(-10 * np.log10(error), cap)  # in this order NaN stays NaN
+            decibels[k, t] = min(0.0 - 10 * np.log10(error), cap)  # in this order NaN stays NaN
     return decibels

@@ -81,7 +81,7 @@ def similarities(images: Array, low: float, scale: float, cap: float) -> Array:
                     out[0] += together / np.sqrt(spread[a] * spread[b])
                     out[1] += product / np.sqrt(power[a] * power[b])
                     out[2] += 2 * product / (power[a] + power[b])
-                    out[3] += min(-10 * np.log10(error), cap)  # in this order NaN stays NaN
+                    out[3] += min(0.0 - 10 * np.log10(error), cap)  # in this order NaN stays NaN
             out /= pairs
     return values
 
