@@ -13,6 +13,10 @@ from pipeline.carry_out import carry_out, say
 from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, timestep_list
 from pipeline.quantity_options import QuantityGroup
 
+os.environ["DASK_ARRAY__QUERY_PLANNING"] = (
+    "False"  # whatever the user's Dask is told: analyses lay out their own graphs
+)
+
 INTERRUPTED = 130
 ALL_SAMPLES = "ask for these with --samples to complete it"
 OUT_OF_MEMORY = "the memory does not suffice; ask for a smaller --block or --batch, or fewer --workers"
