@@ -15,6 +15,7 @@ import xarray as xr
 
 import analysis
 import stores
+from pipeline import compiling
 from pipeline.estimate import MARGIN_BYTES, peak_memory, size
 from pipeline.schedulers import Engine
 from stores.layout import read_root
@@ -161,7 +162,8 @@ def run(store: Path, jobs: Sequence[Job], *, engine: Engine, say: Callable[[str]
     names = ", ".join(job.quantity for job in jobs)
     say(f"{names} of {store}: {engine.name}, memory {size(memory(ds, jobs, lazy, engine))}")
     try:
-        computed = engine.compute(lazy)
+        with compiling.said(say):
+            computed = engine.compute(lazy)
     except ValueError as error:
         if "checksum" in str(error):
             raise stores.DamagedStore(f"{store} is damaged: {error}; run `traj verify {store}`") from None
