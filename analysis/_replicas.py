@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from analysis._spread import STUDENT
+from analysis import STUDENT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,10 +14,7 @@ from analysis import _blocks, _kernels
 SPREAD = {"mean": "mean over samples", "sd": "standard deviation over samples", "se": "standard error of the mean"}
 
 GROUPS = 8
-"""Groups of samples that the jackknife leaves out in turn."""
-
-STUDENT = 2.3646
-"""Errors of the jackknife in half a 95 % band: Student's quantile for as many degrees of freedom as groups less one."""
+"""Groups of samples that the jackknife leaves out in turn; `STUDENT` goes with them."""
 
 
 class Named(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis._spread import STUDENT, dealt
+from analysis import STUDENT
+from analysis._spread import dealt
 from analysis.entropy import entropy
 from tests.analysis_data import dataset
 from tests.test_entropy import gaussian_pixels, of_gaussian_pixels

@@ -11,7 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis._spread import STUDENT
+from analysis import STUDENT
 from pipeline.report import markup
 from pipeline.report.contents import Material, Numbers, Run, Section, Series
 from pipeline.report.drawing import LOG_SNR_LABEL, Curve, Panel, panels
