@@ -23,6 +23,10 @@ os.environ["DASK_ARRAY__QUERY_PLANNING"] = (
     "False"  # whatever the user's Dask is told: analyses lay out their own graphs
 )
 
+os.environ["DASK_ARRAY__QUERY_PLANNING"] = (
+    "False"  # whatever the user's Dask is told: analyses lay out their own graphs
+)
+
 INTERRUPTED = 130
 ALL_SAMPLES = "ask for these with --samples to complete it"
 BUG = "; if `traj verify` finds nothing wrong with it, please report this as a bug of traj"

@@ -34,7 +34,7 @@ def place(path: str | os.PathLike[str], *, folder: bool = False) -> Path:
 
     `folder` says that files are put into it, so that it must not be a store itself.
 
-    Raises NotAStore for a URL, for a path without a name and for a place inside a store, OSError where nothing can be written.
+    Raises NotAStore for a URL, a path without a name and a place inside a store, OSError where nothing can be written.
     """
     target = local(path)
     if not folder and target.name in ("", ".."):

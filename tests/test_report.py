@@ -114,12 +114,12 @@ def test_enough_pixels_are_drawn_solid(place):
         [line.get_linestyle() for axis in figure.axes for line in axis.lines if len(line.get_xdata()) == T]
         for figure in (
             entropy.stepwise_entropy(
-                {"a": result.assign(reliable=xr.full_like(result["reliable"], flag))}, {"a": "#000000"}, "progress"
+                {"a": result.assign(reliable=flag & xr.ones_like(result["reliable"]))}, {"a": "#000000"}, "progress"
             )
-            for flag in (True, False)
+            for flag in (True, False, result["timestep"] < 10)
         )
     ]
-    assert solid == [["-"] * 4, ["-", "--", "-", "--", "-", "-"]]
+    assert solid == [["-"] * 4, ["--", "--", "-", "-"], ["--", "-", "--", "-", "-", "-"]]
 
 
 def test_process_runs_from_left_to_right(place):
