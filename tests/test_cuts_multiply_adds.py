@@ -51,6 +51,7 @@ def test_the_blocks_of_the_source_are_scaled_to_the_network():
 # --- multiply-adds ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("nb", "percent"), [(2, 5.6), (6, 20.7), (8, 33.5), (12, 75.8)])
 def test_cuts_of_glides_network_save_what_methods_says(nb, percent):
     assert 100 * (1 - multiply_adds(glide(), Cut(blocks=nb)) / multiply_adds(glide())) == pytest.approx(percent, abs=2)
@@ -94,6 +95,7 @@ def counted_by_hand(network, cut, *arguments, **text):
     return total
 
 
+@pytest.mark.slow
 @RANDOM
 @drawn(st.data())
 def test_multiply_adds_are_those_of_the_layers(data):

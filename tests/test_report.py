@@ -18,6 +18,8 @@ from pipeline.schedulers import threads
 from tests import runs
 from tests.report_data import CONFIG, DIGITS, IMAGES, T, analyse, collected, fixtures, make_run, svgs, unbalanced, write
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

@@ -28,6 +28,8 @@ from tests.report_data import (
     write,
 )
 
+pytestmark = pytest.mark.slow
+
 SETTLED = np.array([39, 30, 25, 25, 20, 20, 15, 10, 5, 0, -1, -1])
 """From which timestep on a sample's pred_x0 has the label of its x_0; -1 never."""
 

@@ -34,6 +34,8 @@ from tests.report_data import (
     write,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

@@ -74,6 +74,7 @@ def test_a_config_may_say_anything_of_a_plan(plan):
     assert plan_steps({"plan": plan}) == 0
 
 
+@pytest.mark.slow
 def test_stores_of_ones_own_may_have_any_config_and_any_name(copy):
     odd = {"plan": "my plan", "model": None, "labels": [1], "parent": {"fingerprint": [1]}}
     for name in NAMES:
@@ -126,6 +127,7 @@ def test_what_is_no_run_and_no_result_is_said(copy):
     assert "is a store of kind trajectories; expected a result" in str(failures[0][1])
 
 
+@pytest.mark.slow
 def test_a_result_that_is_not_what_its_name_says_is_left_out_alone(copy):
     along = {"timestep": [3], "log_snr": ("timestep", [0.0])}
     bare = xr.Dataset({"mine": ("timestep", [1.0])}, {**along, "on": ["x_t"]})
@@ -142,6 +144,7 @@ def _title(anchor):
     return next(one.title for one in SECTIONS if one.anchor == anchor)
 
 
+@pytest.mark.slow
 def test_runs_without_a_number_or_with_one_only_are_drawn(copy):
     for value in (np.nan, np.inf, 0.5):
         run = copy / f"trajectories/{value}.zarr"

@@ -34,6 +34,8 @@ from tests.report_data import (
     write_times,
 )
 
+pytestmark = pytest.mark.slow
+
 SHORT, MIXED = 0.3, 0.25
 """Of another image in the endings of the shortcut, alone and in a sweep of other edits."""
 
