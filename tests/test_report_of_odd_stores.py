@@ -189,8 +189,9 @@ def test_a_failing_section_fails_a_test_and_costs_a_person_that_section_only(cop
     def bad(material):
         raise RuntimeError("a fault of ours")
 
-    changed = [replace(one, html=bad) if one.anchor == "similarity" else one for one in SECTIONS]
-    monkeypatch.setattr("pipeline.report.SECTIONS", tuple(changed))
+    changed = tuple(replace(one, html=bad) if one.anchor == "similarity" else one for one in SECTIONS)
+    monkeypatch.setattr("pipeline.report.SECTIONS", changed)
+    monkeypatch.setattr("tests.report_data.SECTIONS", changed)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         write(copy, copy / "out")
     (copy / "data").mkdir()
