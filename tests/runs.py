@@ -18,15 +18,17 @@ def states(block, step, size=4, shape=SHAPE):
     return x_t, np.tanh(x_t)
 
 
-def create(path, samples=16, *, block=4, shape=SHAPE, timesteps=TIMESTEPS, seed=0, **options):
+def create(
+    path, samples=16, *, block=4, shape=SHAPE, timesteps=TIMESTEPS, alpha_bar=None, seed=0, config=None, **options
+):
     return stores.create(
         path,
         timestep=timesteps,
-        alpha_bar=np.linspace(0.01, 0.99, len(timesteps)),
+        alpha_bar=np.linspace(0.01, 0.99, len(timesteps)) if alpha_bar is None else alpha_bar,
         shape=shape,
         samples=samples,
         block=block,
-        config={"model": "made up", "seed": seed},
+        config={"model": "made up", "seed": seed, **(config or {})},
         **options,
     )
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests import runs
 
+pytestmark = pytest.mark.slow
+
 TRAJ = Path(sys.executable).with_name("traj")
 
 

@@ -119,6 +119,7 @@ def test_nothing_is_computed_before_it_is_asked_for(name, make):
     assert any(variable.chunks is not None for variable in result.data_vars.values())
 
 
+@pytest.mark.slow
 @EVERY
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data())
