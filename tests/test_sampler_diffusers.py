@@ -67,6 +67,7 @@ def test_whole_trajectory_equals_diffusers_with_our_tables(scheduler_class, conf
     assert relative(x_0, x_t) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheduler_class", "config", "steps", "variance"), list(cases()))
 def test_each_step_equals_stock_diffusers(scheduler_class, config, steps, variance, monkeypatch):
     scheduler, schedule, plan = both(scheduler_class, config, steps, variance)
