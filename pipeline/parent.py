@@ -17,6 +17,7 @@ from pipeline import models
 from pipeline.denoiser import Denoiser
 from pipeline.plan import Plan
 from stores.layout import read_root
+from stores.manifest import read_manifest
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Parent:
             )
         plan = Plan.from_json(config["plan"])
         timesteps = tuple(ds.timestep.values.tolist())
-        model = json.loads(attrs.get("environment", "{}")).get("model")
+        model = read_manifest(path, 0).environment.get("model")
         return cls(path, config, attrs["fingerprint"], model, plan, timesteps, ds.label.values)
 
     @property
