@@ -110,10 +110,14 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 @click.option(
     "--model",
     required=True,
-    help="digits, digits-iddpm, a diffusers folder or hub id, gaussian:MEAN,VAR[,CxHxW], mixture:A,B,... or "
-    "dataset:digits.",
+    help="digits, digits-iddpm, a diffusers folder or hub id, gaussian:MEAN,VAR[,CxHxW], mixture:A,B,..., "
+    "dataset:digits, or your own FILE.py:NAME.",
 )
-@click.option("--sampler", default="ddpm", show_default=True, help="ddpm, ddim or iddpm.")
+@click.option(
+    "--schedule",
+    help="Of an exact model: linear, cosine, edm[:MIN,MAX,RHO] or flow[:SHIFT].  [default: linear]",
+)
+@click.option("--sampler", default="ddpm", show_default=True, help="ddpm, ddim, iddpm or heun.")
 @click.option(
     "--plan",
     "plan_name",
@@ -122,7 +126,13 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     show_default=True,
     help="shortcut: 83 of 100 steps, blocks of the U-Net left out in some; with --steps 100.",
 )
-@click.option("--steps", type=int, help="Network evaluations.  [default: all timesteps of the training schedule]")
+@click.option(
+    "--steps",
+    type=int,
+    help="Steps, one network evaluation each but two in heun; the size of the grid of edm and flow.  [default: all "
+    "timesteps of the training schedule]",
+)
+@click.option("--timesteps", callback=timestep_list, help="Timesteps by hand, instead of --steps: 999,850,700,0.")
 @click.option("--eta", type=float, help="Noise of ddim: 0 none, 1 as much as ddpm.  [default: 0]")
 @click.option(
     "--variance",
@@ -136,6 +146,13 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 @click.option("--block", type=int, default=32, show_default=True, help="Samples generated together; part of the run.")
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--labels", default="none", show_default=True, help="none, cycle through the classes, or one class.")
+@click.option(
+    "--guidance",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="How far towards the label: 0 not at all, 1 as the model does, above 1 further, with two predictions a step.",
+)
 @click.option("--every", type=int, default=1, show_default=True, help="Store every k-th state, and the last.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
 @click.option("--round-bits", type=int, help="Round float32 to this many mantissa bits: smaller, 10 are plenty.")
@@ -154,6 +171,8 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
     traj generate data/trajectories/ddim.zarr --model digits --sampler ddim --steps 50 --samples 256
     traj generate data/trajectories/cifar.zarr --model google/ddpm-cifar10-32 --device cuda --block 512
     traj generate data/trajectories/short.zarr --model digits --sampler ddim --steps 100 --eta 1 --plan shortcut
+    traj generate data/trajectories/edm.zarr --model dataset:digits --schedule edm --steps 18 --sampler heun
+    traj generate data/trajectories/mine.zarr --model mine.py:flow --sampler ddim --steps 28
     """
     from pipeline.generate import prepare
 

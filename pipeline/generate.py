@@ -18,6 +18,7 @@ from pipeline.blocks import make_blocks
 from pipeline.denoiser import Denoiser, network_of
 from pipeline.device import call_seconds, choose_device, environment
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
+from pipeline.guidance import guided
 from pipeline.hostcopy import SLOTS, HostCopy
 from pipeline.noise import NoiseAhead, NoiseSource, Purpose
 from pipeline.plan import Plan, Step
@@ -44,6 +45,7 @@ class Generation:
     dtype: Literal["float32", "float16"]
     round_bits: int | None
     autocast: bool
+    guidance: float
 
     @property
     def kept(self) -> list[int]:
@@ -63,6 +65,7 @@ class Generation:
             "labels": self.labels,
             "every": self.every,
             "autocast": self.autocast,
+            **({} if self.guidance == 1 else {"guidance": self.guidance}),
         }
 
     @property
@@ -96,7 +99,7 @@ class Generation:
             timestep=timestep,
             alpha_bar=schedule.alpha_bar[timestep],
             step=self.kept,
-            model_time=timestep * schedule.time_scale,
+            model_time=schedule.model_time[timestep],
             noise_sd=sampler.noise_sd(schedule, self.plan)[self.kept],
             label=self.label(range(self.samples)),
             shape=self.denoiser.shape,
@@ -121,8 +124,8 @@ class Generation:
         images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
         in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
         return Cost(
-            evaluations=blocks * len(self.plan.steps),
-            seconds=blocks * len(self.plan.steps) * seconds,
+            evaluations=blocks * self.plan.evaluations,
+            seconds=blocks * self.plan.evaluations * seconds,
             disk=images * int(np.prod(self.denoiser.shape)),
             disk_free=disk_free(out),
             memory=peak_memory() + memory_bytes(self.layout, variables) + in_flight + MARGIN_BYTES,
@@ -150,7 +153,8 @@ class Generation:
         source = NoiseSource(self.seed, self.denoiser.shape)
         timesteps = enumerate(self.plan.timesteps)
         noisy = [(timestep, 0) for k, timestep in timesteps if sampler.adds_noise(schedule, self.plan, k)]
-        x_T = torch.from_numpy(source(Purpose.START, ids, 0)).to(self.device)
+        start_sd = schedule.start_sd(self.plan.timesteps[0])
+        x_T = start_sd * torch.from_numpy(source(Purpose.START, ids, 0)).to(self.device)
         ahead = NoiseAhead(source, ids, noisy, pool)  # from here on the source is that thread's alone
         position = {k: i for i, k in enumerate(self.kept)}
 
@@ -170,9 +174,12 @@ class Generation:
 def prepare(
     *,
     model: str,
+    schedule: str | None = None,
+    guidance: float = 1.0,
     sampler_name: str = "ddpm",
     plan_name: Literal["baseline", "shortcut"] = "baseline",
     steps: int | None = None,
+    timesteps: Sequence[int] = (),
     eta: float | None = None,
     variance: str | None = None,
     clip: bool | None = None,
@@ -188,14 +195,23 @@ def prepare(
 ) -> Generation:
     """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
 
+    ``schedule`` is that of an exact denoiser, by name. Where the schedule is a grid, ``steps`` is its size, and
+    ``timesteps`` choose some of it.
+
     Raises ValueError or FileNotFoundError for what cannot be.
     """
     for name, number in (("samples", samples), ("block", block), ("every", every)):
         if number < 1:
             raise ValueError(f"{name} {number} was given, expected at least 1")
     where = choose_device(device)
-    denoiser = models.load(model, str(where), autocast)
-    chosen = choose_plan(denoiser, sampler_name, steps, eta, variance, clip)
+    denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps)
+    if guidance != 1:
+        if labels == "none":
+            raise ValueError(f"guidance {guidance:g} was given without labels; use --labels cycle, or one class")
+        denoiser = guided(denoiser, guidance)
+    if timesteps and steps is not None and not denoiser.schedule.is_grid:
+        raise ValueError(f"steps {steps} and timesteps by hand were given, expected one of them")
+    chosen = choose_plan(denoiser, sampler_name, timesteps or steps, eta, variance, clip)
     if plan_name == "shortcut":
         chosen = shortcut(chosen, network_of(denoiser))
     made = Generation(
@@ -210,6 +226,7 @@ def prepare(
         dtype=dtype,
         round_bits=round_bits,
         autocast=autocast,
+        guidance=guidance,
     )
     _check_labels(labels, denoiser, model)
     return made
@@ -218,14 +235,15 @@ def prepare(
 def choose_plan(
     denoiser: Denoiser,
     name: str,
-    steps: int | None,
+    steps: int | Sequence[int] | None,
     eta: float | None,
     variance: str | None,
     clip: bool | None,
 ) -> Plan:
     """Build the plan of a sampler's name.
 
-    clip True or False overrides what is usual: ddpm and iddpm clip as the scheduler's config says, ddim does not.
+    steps is a number of them, or a list of timesteps. clip True or False overrides what is usual: ddpm and iddpm clip
+    as the scheduler's config says, ddim and heun do not.
 
     Raises ValueError for an unknown sampler, steps out of range, or an option of another sampler.
     """
@@ -243,7 +261,9 @@ def choose_plan(
             return plan.ddim(schedule, steps, eta or 0.0, **ranges)
         case "iddpm":
             return plan.iddpm(schedule, steps, **ranges)
-    raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim or iddpm")
+        case "heun":
+            return plan.heun(schedule, steps, **ranges)
+    raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim, iddpm or heun")
 
 
 def _check_labels(labels: str, denoiser: Denoiser, model: str) -> None:

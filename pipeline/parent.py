@@ -13,8 +13,9 @@ import torch
 import xarray as xr
 
 import stores
-from pipeline import models
+from pipeline import models, tables
 from pipeline.denoiser import Denoiser
+from pipeline.guidance import guided
 from pipeline.models import analytic
 from pipeline.plan import Plan
 from stores.layout import read_root
@@ -78,7 +79,14 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
     recorded = parent.config["model"]
     name = analytic.name_of(recorded) if model is None else model
     try:
-        denoiser = models.load(name, str(device), parent.config["autocast"])
+        schedule = parent.config["schedule"]
+        denoiser = models.load(
+            name,
+            str(device),
+            parent.config["autocast"],
+            schedule=tables.name_of(schedule) if analytic.is_exact(recorded) else None,
+            steps=schedule["T"] if "grid" in schedule else None,
+        )
     except (ValueError, FileNotFoundError) as error:
         if model is not None:
             raise
@@ -95,4 +103,4 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
             f"model {name} is not the one {parent.path} was made with: {', '.join(different)} differ; "
             "give that one with --model"
         )
-    return denoiser
+    return guided(denoiser, parent.config.get("guidance", 1))

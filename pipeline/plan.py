@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -43,7 +43,8 @@ class Step:
     """One evaluation of the network at ``timestep``, after which the state is the one of ``lands_on``.
 
     ``lands_on`` -1 is x_0. ``rule`` "posterior" goes with the variance "large" (beta), "small" (beta tilde)
-    or "learned"; ``rule`` "ddim" with a number eta. ``noise`` is "shared" (the run's own addressed noise),
+    or "learned"; ``rule`` "ddim" with a number eta; ``rule`` "heun", which evaluates the network once more at
+    ``lands_on``, with 0. ``noise`` is "shared" (the run's own addressed noise),
     "independent" (another replica's) or "zero". ``cut`` says what of the U-Net is left out. ``planned`` is where a
     step that jumps would have landed: its sigma stays the one of that step (002 eq. 4).
     """
@@ -69,8 +70,12 @@ class Step:
             if isinstance(self.variance, str) or not 0 <= self.variance < float("inf"):
                 raise ValueError(f"variance {self.variance!r} of a ddim step; expected a number eta, 0 or more")
             object.__setattr__(self, "variance", float(self.variance))
+        elif self.rule == "heun":
+            if self.variance != 0:
+                raise ValueError(f"variance {self.variance!r} of a heun step; expected 0, it adds no noise")
+            object.__setattr__(self, "variance", 0.0)
         else:
-            raise ValueError(f"rule {self.rule!r}; expected posterior or ddim")
+            raise ValueError(f"rule {self.rule!r}; expected posterior, ddim or heun")
         if self.noise not in NOISES:
             raise ValueError(f"noise {self.noise!r}; expected one of {NOISES}")
         if self.planned is not None and not (self.rule == "ddim" and self.lands_on < self.planned < self.timestep):
@@ -78,6 +83,11 @@ class Step:
                 f"a {self.rule} step from timestep {self.timestep} to {self.lands_on} was planned to land on "
                 f"{self.planned}; expected a ddim step, planned to land between"
             )
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated: heun does it twice, but on the way to x_0."""
+        return 2 if self.rule == "heun" and self.lands_on != -1 else 1
 
     @property
     def treatment(self) -> Treatment:
@@ -119,8 +129,13 @@ class Plan:
 
     @property
     def timesteps(self) -> list[int]:
-        """Timesteps at which the network is evaluated, from high to low."""
+        """Timesteps of the states the steps start from, from high to low."""
         return [step.timestep for step in self.steps]
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated for a sample."""
+        return sum(step.evaluations for step in self.steps)
 
     def after(self, timestep: int) -> Plan:
         """Keep the steps from a timestep on, to start from the x_t stored there.
@@ -279,13 +294,13 @@ class Plan:
 
 def ddpm(
     schedule: Schedule,
-    steps: int | None = None,
+    steps: int | Sequence[int] | None = None,
     variance: str = "large",
     clip: float | str | None = "schedule",
 ) -> Plan:
     """Ancestral sampling (DDPM algorithm 2): posterior mean, variance beta ("large") or beta tilde ("small").
 
-    All training timesteps unless a number of steps is given. pred_x0 is clipped as the schedule says, or to
+    All timesteps of the schedule unless a number of steps is given, or a list of timesteps. pred_x0 is clipped as the schedule says, or to
     ``clip``, None for no clipping.
 
     Raises
@@ -302,7 +317,7 @@ def ddpm(
     return _chain([(t, treatment) for t in timesteps], schedule.clip_sample if clip == "schedule" else clip)
 
 
-def ddim(schedule: Schedule, steps: int | None, eta: float = 0.0, clip: float | None = None) -> Plan:
+def ddim(schedule: Schedule, steps: int | Sequence[int] | None, eta: float = 0.0, clip: float | None = None) -> Plan:
     """DDIM (DDIM eq. 12 and 16): deterministic at eta 0, DDPM's "small" variance at eta 1.
 
     pred_x0 is not clipped unless ``clip`` is given, as in the official code.
@@ -316,7 +331,7 @@ def ddim(schedule: Schedule, steps: int | None, eta: float = 0.0, clip: float | 
     return _chain([(t, treatment) for t in spaced_timesteps(schedule, steps)], clip)
 
 
-def iddpm(schedule: Schedule, steps: int | None = None, clip: float | str | None = "schedule") -> Plan:
+def iddpm(schedule: Schedule, steps: int | Sequence[int] | None = None, clip: float | str | None = "schedule") -> Plan:
     """Ancestral sampling with the network's own variance (IDDPM eq. 15).
 
     Raises
@@ -327,8 +342,22 @@ def iddpm(schedule: Schedule, steps: int | None = None, clip: float | str | None
     return ddpm(schedule, steps, "learned", clip)
 
 
-def spaced_timesteps(schedule: Schedule, steps: int | None) -> list[int]:
-    """Timesteps of a number of steps, from high to low, spaced as the schedule says.
+def heun(schedule: Schedule, steps: int | Sequence[int] | None = None, clip: float | None = None) -> Plan:
+    """Heun's method on the probability-flow ODE, two evaluations a step but the last (Karras et al. 2022, algorithm 1).
+
+    pred_x0 is not clipped unless ``clip`` is given.
+
+    Raises
+    ------
+    ValueError
+        When steps is 0 or above T.
+    """
+    treatment = Treatment("heun", 0.0)
+    return _chain([(t, treatment) for t in spaced_timesteps(schedule, steps)], clip)
+
+
+def spaced_timesteps(schedule: Schedule, steps: int | Sequence[int] | None) -> list[int]:
+    """Timesteps of a number of steps, from high to low, spaced as the schedule says, or a list given by hand.
 
     "leading", "linspace" and "trailing" mean what they do in diffusers; None or T steps are all timesteps.
     A step lands on the next timestep of this list, also where diffusers' DDIM steps a fixed T // steps down.
@@ -336,9 +365,14 @@ def spaced_timesteps(schedule: Schedule, steps: int | None) -> list[int]:
     Raises
     ------
     ValueError
-        When steps is below 1 or above T, or the schedule's offset leads past T-1.
+        When steps is below 1 or above T, or the schedule's offset leads past T-1. When the list by hand is empty, names
+        a timestep twice, or one that is not in the schedule.
     """
     T = schedule.T
+    if isinstance(steps, Sequence):
+        if not steps or len(set(steps)) < len(steps) or not 0 <= min(steps) <= max(steps) < T:
+            raise ValueError(f"timesteps {_shown(list(steps))}; expected numbers from {T - 1} to 0, each once")
+        return sorted(steps, reverse=True)
     if steps is None or steps == T:
         return list(range(T - 1, -1, -1))
     if not 1 <= steps <= T:

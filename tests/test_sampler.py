@@ -11,7 +11,7 @@ from pipeline.models import analytic
 from pipeline.plan import WHOLE, Plan, ddim, ddpm, iddpm
 from pipeline.sampler import ddim_mean, learned_log_variance, noise_sd, posterior_mean, reverse
 from pipeline.schedule import Schedule
-from tests.sampling import LEARNED, LINEAR, NO_LABEL, PLANS, asked, bits, gain, network, noise_for, relative, run, start
+from tests.sampling import LEARNED, LINEAR, NO_LABEL, PLANS, asked, betas, bits, gain, network, noise_for, relative, run, start
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ def test_a_deterministic_jump_has_the_closed_form_gain(n):
 def test_the_two_forms_of_the_ddpm_mean_agree():
     x_t, eps = start(dtype=torch.float64), start(dtype=torch.float64).flip(0)
     for step in ddpm(LINEAR).steps:
-        abar, beta = LINEAR.alpha_bar[step.timestep], LINEAR.betas[step.timestep]
+        abar, beta = LINEAR.alpha_bar[step.timestep], betas(LINEAR)[step.timestep]
         x_0 = (x_t - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
         from_eps = (x_t - beta / math.sqrt(1 - abar) * eps) / math.sqrt(1 - beta)
         np.testing.assert_allclose(posterior_mean(LINEAR, step, x_0, x_t), from_eps, rtol=1e-8, atol=1e-9)
@@ -119,7 +119,7 @@ def test_ddim_with_eta_1_is_ddpm_with_the_small_variance():
 def test_a_radicand_below_zero_counts_as_zero():
     plan = ddim(LINEAR, 1000, eta=2.0)
     x_0, eps = torch.ones(1), torch.full((1,), torch.nan)
-    assert ddim_mean(LINEAR, plan.steps[-2], x_0, torch.ones(1)) == math.sqrt(LINEAR.alpha_bar[0])
+    assert ddim_mean(LINEAR, plan.steps[-2], x_0, torch.ones(1)) == LINEAR.signal[0]
     assert torch.isnan(ddim_mean(LINEAR, ddim(LINEAR, 1000).steps[-2], x_0, eps))
 
 
@@ -177,7 +177,7 @@ def test_noise_is_asked_for_only_where_it_is_added():
 
 def test_noise_sd_says_what_the_loop_adds():
     plan = ddpm(LINEAR, variance="large").with_noise("zero", 10, 5)
-    expected = np.sqrt(LINEAR.betas[::-1])
+    expected = np.sqrt(betas(LINEAR)[::-1])
     expected[-11:-5] = 0
     expected[-1] = 0
     np.testing.assert_allclose(noise_sd(LINEAR, plan), expected, rtol=1e-9)
