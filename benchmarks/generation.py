@@ -132,7 +132,7 @@ def without_storing(generation: Generation) -> None:
     timesteps = enumerate(generation.plan.timesteps)
     noisy = [(timestep, 0) for k, timestep in timesteps if sampler.adds_noise(schedule, generation.plan, k)]
     source = NoiseSource(generation.seed, denoiser.shape)
-    with ThreadPoolExecutor(1) as pool, inference(device):
+    with ThreadPoolExecutor(1) as pool, inference():
         for block in range(generation.layout.blocks):
             ids = range(block * generation.block, (block + 1) * generation.block)
             x_T = torch.from_numpy(source(Purpose.START, ids, 0)).to(device)

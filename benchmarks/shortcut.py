@@ -89,7 +89,7 @@ def _multiply_adds(denoiser: Any, steps: Plan) -> int:
 def _run(denoiser: Any, steps: Plan, images: int) -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (images, *denoiser.shape)
-    with inference(torch.device("cpu")):
+    with inference():
         sampler.reverse(
             denoiser,
             [steps],

@@ -17,7 +17,15 @@ Make = Callable[[int, HostCopy, ThreadPoolExecutor, tqdm], torch.Tensor]
 
 
 def make_blocks(
-    store: TrajectoryWriter, make: Make, device: torch.device, *, steps: int, images: int, of: str, bar: bool
+    store: TrajectoryWriter,
+    make: Make,
+    device: torch.device,
+    *,
+    tf32: bool,
+    steps: int,
+    images: int,
+    of: str,
+    bar: bool,
 ) -> None:
     """Make a store's pending blocks, one after the other; finished ones stay whatever happens.
 
@@ -32,7 +40,7 @@ def make_blocks(
         tqdm(total=len(pending) * steps, unit="step", disable=None if bar else True) as progress,
         HostCopy(store, device) as host,
         ThreadPoolExecutor(1, thread_name_prefix="noise") as pool,
-        inference(device),
+        inference(tf32),
     ):
         begun = time.perf_counter()
         for count, block in enumerate(pending, 1):

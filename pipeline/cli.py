@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from pipeline.carry_out import carry_out, say
-from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, timestep_list
+from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, TF32, timestep_list
 from pipeline.quantity_options import QuantityGroup
+from pipeline.threads import wait_briefly
 
 INTERRUPTED = 130
 ALL_SAMPLES = "ask for these with --samples to complete it"
@@ -27,6 +28,7 @@ class Traj(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb."""
+        wait_briefly()
         try:
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
@@ -140,7 +142,10 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     help="Variance of ddpm.  [default: what the model's scheduler says]",
 )
 @click.option(
-    "--clip/--no-clip", default=None, help="Clip pred_x0 in the update.  [default: ddpm, iddpm as the model says]"
+    "--clip/--no-clip",
+    default=None,
+    help="Clip pred_x0 in the update, at the valid range of the model: what its scheduler clips at, 1 where that names "
+    "none, its own of a closed form.  [default: ddpm, iddpm as the model says; ddim no]",
 )
 @click.option("--samples", type=int, default=64, show_default=True, help="More than a finished run has extends it.")
 @click.option("--block", type=int, default=32, show_default=True, help="Samples generated together; part of the run.")
@@ -158,6 +163,7 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 @click.option("--round-bits", type=int, help="Round float32 to this many mantissa bits: smaller, 10 are plenty.")
 @DEVICE
 @click.option("--autocast", is_flag=True, help="Run the network in bfloat16.")
+@TF32
 @BLOCKS
 @STALE
 @DRY_RUN
@@ -287,6 +293,7 @@ def readout() -> None:
 @click.option("--on", help="Variables to read beside x_0: x_t, pred_x0 or both.  [default: all there are]")
 @click.option("--batch", type=int, default=4096, show_default=True, help="Images classified together; part of OUT.")
 @DEVICE
+@TF32
 @BLOCKS
 @STALE
 @DRY_RUN

@@ -41,7 +41,7 @@ class Denoiser(Protocol):
     """Whatever predicts x_0 from x_t: a network or a closed form.
 
     ``shape`` is (channel, y, x). ``num_classes`` is 0 for models without labels; ``unconditional`` says whether it
-    does without one. ``valid_range`` bounds x_0.
+    does without one. ``valid_range`` bounds x_0: of a network the range its scheduler clips at, else [-1, 1].
     ``identity`` holds the JSON values that define the model, "name" among them, for a store's fingerprint.
     """
 
@@ -86,7 +86,8 @@ class NetworkDenoiser:
         self.schedule = schedule
         self.identity = dict(identity)
         self.shape = _shape(network)
-        self.valid_range = (-1.0, 1.0)
+        reach = 1.0 if schedule.clip_sample is None else schedule.clip_sample
+        self.valid_range = (-reach, reach)
         self.null_label = null_label
         self.autocast = autocast
         self._checked: tuple[torch.Tensor, torch.Tensor | None] | None = None

@@ -43,22 +43,31 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 @contextmanager
-def inference(device: torch.device) -> Iterator[None]:
-    """Run networks without gradients, and with the same algorithms every time."""
-    benchmark = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = False
-    deterministic = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True
+def inference(tf32: bool = False) -> Iterator[None]:
+    """Run networks without gradients, with the same algorithms every time, and float32 as it is.
+
+    ``tf32`` lets a GPU's convolutions and matrix products keep 10 bits of their inputs' mantissas, an error of 1e-3.
+    """
+    wanted = (
+        (torch.backends.cudnn, "benchmark", False),
+        (torch.backends.cudnn, "deterministic", True),
+        (torch.backends.cudnn, "allow_tf32", tf32),
+        (torch.backends.cuda.matmul, "allow_tf32", tf32),
+    )
+    before = [getattr(backend, name) for backend, name, _ in wanted]
     try:
+        for backend, name, value in wanted:
+            setattr(backend, name, value)
         with torch.inference_mode():
             yield
     finally:
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+        for (backend, name, _), value in zip(wanted, before, strict=True):
+            setattr(backend, name, value)
 
 
-def call_seconds(denoiser: Denoiser, timestep: int, label: torch.Tensor) -> float:
+def call_seconds(denoiser: Denoiser, timestep: int, label: torch.Tensor, tf32: bool) -> float:
     """Time a network call with a batch of this many labels: the fastest of a few, or the first if it takes long."""
-    with inference(label.device):
+    with inference(tf32):
         seconds = timed_call(denoiser, timestep, label)
         # the first one also warms up
         return seconds if seconds >= 1 else min(timed_call(denoiser, timestep, label) for _ in range(3))

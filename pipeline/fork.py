@@ -73,6 +73,11 @@ class Fork:
         )
 
     @property
+    def tf32(self) -> bool:
+        """Whether a GPU may shorten float32 in products, as it did or did not for the parent."""
+        return bool(self.parent.config.get("tf32", False))
+
+    @property
     def at(self) -> list[int]:
         """The timestep each variant starts at."""
         return [plan.timesteps[0] for plan in self.variants]
@@ -124,7 +129,7 @@ class Fork:
             samples=self.samples,
             block=self.block,
             states=self.states,
-            valid_range=self.denoiser.valid_range,
+            valid_range=self.plan.valid_range(self.denoiser.valid_range),
             config=self.config,
             environment=environment(self.device),
             stale=stale,
@@ -134,7 +139,7 @@ class Fork:
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
         """Estimate what a number of blocks will take (all of them by default), after a few trial evaluations."""
         blocks = self.layout.blocks if blocks is None else blocks
-        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, self.trial_label)
+        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, self.trial_label, self.tf32)
         evaluations = blocks * sampler.evaluations(self.plans, self.together)
         images = int(np.prod(self.layout.images)) * np.dtype("float32").itemsize
         at_once = 4 + (2 * 2 * SLOTS if self.states else 0)  # each branch's state, x_0 twice, the states to start from
@@ -165,7 +170,7 @@ class Fork:
         numbers are not finite. Finished blocks stay whatever happens.
         """
         steps, images = sum(len(plan.steps) for plan in self.plans), self.block * len(self.plans)
-        make_blocks(store, self._block, self.device, steps=steps, images=images, of="forks", bar=bar)
+        make_blocks(store, self._block, self.device, tf32=self.tf32, steps=steps, images=images, of="forks", bar=bar)
 
     def _block(self, block: int, host: HostCopy, pool: ThreadPoolExecutor, progress: tqdm) -> torch.Tensor:
         """Run all branches of a block."""

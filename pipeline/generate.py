@@ -45,7 +45,8 @@ class Generation:
     dtype: Literal["float32", "float16"]
     round_bits: int | None
     autocast: bool
-    guidance: float
+    guidance: float = 1.0
+    tf32: bool = False
 
     @property
     def kept(self) -> list[int]:
@@ -66,6 +67,7 @@ class Generation:
             "every": self.every,
             "autocast": self.autocast,
             **({} if self.guidance == 1 else {"guidance": self.guidance}),
+            **({"tf32": True} if self.tf32 else {}),
         }
 
     @property
@@ -108,7 +110,7 @@ class Generation:
             dtype=self.dtype,
             keepbits=self.round_bits,
             log_variance=self.learned,
-            valid_range=self.denoiser.valid_range,
+            valid_range=self.plan.valid_range(self.denoiser.valid_range),
             config=self.config,
             environment=environment(self.device),
             stale=stale,
@@ -119,7 +121,7 @@ class Generation:
         """Estimate what a number of blocks will take (all of the run by default), after a few trial evaluations."""
         blocks = self.layout.blocks if blocks is None else blocks
         label = torch.from_numpy(self.label(range(self.block))).to(self.device)
-        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label)
+        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label, self.tf32)
         variables = 3 if self.learned else 2
         images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
         in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
@@ -138,7 +140,9 @@ class Generation:
         blocks stay whatever happens.
         """
         steps = len(self.plan.steps)
-        make_blocks(store, self._block, self.device, steps=steps, images=self.block, of="samples", bar=bar)
+        make_blocks(
+            store, self._block, self.device, tf32=self.tf32, steps=steps, images=self.block, of="samples", bar=bar
+        )
 
     def label(self, samples: Sequence[int]) -> np.ndarray:
         """Give each absolute sample number its class: int64 (sample,), -1 for none."""
@@ -192,6 +196,7 @@ def prepare(
     round_bits: int | None = None,
     device: str = "auto",
     autocast: bool = False,
+    tf32: bool = False,
 ) -> Generation:
     """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
 
@@ -227,6 +232,7 @@ def prepare(
         round_bits=round_bits,
         autocast=autocast,
         guidance=guidance,
+        tf32=tf32 and where.type == "cuda",
     )
     _check_labels(labels, denoiser, model)
     return made
@@ -243,16 +249,17 @@ def choose_plan(
     """Build the plan of a sampler's name.
 
     steps is a number of them, or a list of timesteps. clip True or False overrides what is usual: ddpm and iddpm clip
-    as the scheduler's config says, ddim and heun do not.
+    as the scheduler's config says, ddim and heun do not. True clips at the model's valid range.
 
-    Raises ValueError for an unknown sampler, steps out of range, or an option of another sampler.
+    Raises ValueError for an unknown sampler, steps out of range, an option of another sampler, or a range to clip at
+    that is not the same on both sides of 0.
     """
     schedule = denoiser.schedule
     if eta is not None and name != "ddim":
         raise ValueError(f"eta {eta} was given with sampler {name}; only ddim has an eta")
     if variance is not None and name != "ddpm":
         raise ValueError(f"variance {variance} was given with sampler {name}; only ddpm has a choice of it")
-    ranges = {} if clip is None else {"clip": (schedule.clip_sample or 1.0) if clip else None}
+    ranges = {} if clip is None else {"clip": _clip_at(denoiser) if clip else None}
     match name:
         case "ddpm":
             usual = "large" if schedule.learned_range else schedule.variance
@@ -264,6 +271,16 @@ def choose_plan(
         case "heun":
             return plan.heun(schedule, steps, **ranges)
     raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim, iddpm or heun")
+
+
+def _clip_at(denoiser: Denoiser) -> float:
+    low, high = denoiser.valid_range
+    if low != -high:
+        raise ValueError(
+            f"clip was asked for, but this model's x_0 lies in {low:g} to {high:g}; expected a range from -c to c: "
+            "leave out --clip"
+        )
+    return high
 
 
 def _check_labels(labels: str, denoiser: Denoiser, model: str) -> None:

@@ -7,6 +7,11 @@ import click
 DEVICE = click.option(
     "--device", default="auto", show_default=True, envvar="TRAJ_DEVICE", help="auto, cpu, cuda or cuda:i."
 )
+TF32 = click.option(
+    "--tf32",
+    is_flag=True,
+    help="Let a GPU keep 10 bits of float32 in convolutions and products: faster, an error of about 1e-3.",
+)
 STALE = click.option(
     "--stale",
     type=click.Choice(["refuse", "set-aside"]),

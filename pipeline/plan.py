@@ -137,6 +137,10 @@ class Plan:
         """How often the network is evaluated for a sample."""
         return sum(step.evaluations for step in self.steps)
 
+    def valid_range(self, model: tuple[float, float]) -> tuple[float, float]:
+        """Range of x_0: what the plan clips at, or else the model's."""
+        return model if self.clip is None else (-self.clip, self.clip)
+
     def after(self, timestep: int) -> Plan:
         """Keep the steps from a timestep on, to start from the x_t stored there.
 

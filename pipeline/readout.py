@@ -53,6 +53,7 @@ class Readout:
     on: tuple[str, ...]
     batch: int
     device: torch.device
+    tf32: bool
 
     @property
     def config(self) -> dict[str, Any]:
@@ -64,6 +65,7 @@ class Readout:
             "classifier": self.classifier.identity,
             "on": list(self.on),
             "batch": self.batch,
+            **({"tf32": True} if self.tf32 else {}),
         }
 
     @cached_property
@@ -133,7 +135,7 @@ class Readout:
         """Estimate what a number of blocks will take (all by default), after a few trial batches."""
         images = self.images(self.layout.blocks if blocks is None else blocks)
         trial = torch.zeros((min(self.batch, self.images(1)), *self.shape))
-        with inference(self.device):
+        with inference(self.tf32):
             seconds = self._trial(trial)
             if seconds < 1:  # the first one also warms up
                 seconds = min(self._trial(trial) for _ in range(3))
@@ -160,7 +162,7 @@ class Readout:
             tqdm(
                 total=self.images(len(pending)), unit="image", unit_scale=True, disable=None if bar else True
             ) as progress,
-            inference(self.device),
+            inference(self.tf32),
         ):
             for block in pending:
                 store.write(block, self._block(block, progress))
@@ -218,7 +220,13 @@ class Readout:
 
 
 def prepare(
-    *, store: Path, model: str, on: Sequence[str] | None = None, batch: int = 4096, device: str = "auto"
+    *,
+    store: Path,
+    model: str,
+    on: Sequence[str] | None = None,
+    batch: int = 4096,
+    device: str = "auto",
+    tf32: bool = False,
 ) -> Readout:
     """Load the classifier and open the store it is to read.
 
@@ -247,8 +255,9 @@ def prepare(
         on=tuple(name for name in there if on is None or name in on),
         batch=batch,
         device=where,
+        tf32=tf32 and where.type == "cuda",
     )
-    with inference(where):
+    with inference(readout.tf32):
         readout.classifier.check(readout.shape, where)
     return readout
 

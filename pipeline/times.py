@@ -36,7 +36,8 @@ def write_times(forks: Fork, path: Path) -> None:
     Raises OSError where the file cannot be written.
     """
     whole = forks.parent.plan
-    seconds = call_medians(forks.denoiser, cuts_of([whole, *forks.variants]), whole.timesteps[0], forks.trial_label)
+    with inference(forks.tf32):
+        seconds = call_medians(forks.denoiser, cuts_of([whole, *forks.variants]), whole.timesteps[0], forks.trial_label)
     columns = {"at": forks.at, **forks.edits}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -57,10 +58,9 @@ def call_medians(denoiser: Denoiser, cuts: Sequence[Cut], timestep: int, label: 
     def timed() -> dict[Cut, float]:
         return {cut: timed_call(denoiser, timestep, label, cut) for cut in cuts}
 
-    with inference(label.device):
-        timed()  # warms up
-        found: list[dict[Cut, float]] = []
-        begun = time.perf_counter()
-        while len(found) < least or (len(found) < most and time.perf_counter() - begun < SECONDS):
-            found.append(timed())
+    timed()  # warms up
+    found: list[dict[Cut, float]] = []
+    begun = time.perf_counter()
+    while len(found) < least or (len(found) < most and time.perf_counter() - begun < SECONDS):
+        found.append(timed())
     return {cut: median(seconds[cut] for seconds in found) for cut in cuts}

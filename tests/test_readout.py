@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,18 @@ def test_values_beyond_the_valid_range_are_clipped_to_it(digits):
         torch.testing.assert_close(
             classifier(4 * images, (-4.0, 4.0)), classifier(images, (-1.0, 1.0)), rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_a_gpu_keeps_float32_unless_asked_for_less_which_is_an_input(tf32, digits, tmp_path):
+    reading = readout.prepare(store=runs.make(tmp_path / "a.zarr", 4), model=str(digits), device="cpu")
+    asked, found = replace(reading, tf32=tf32), []
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
+        asked.classifier.network.register_forward_pre_hook(lambda *_: found.append(torch.backends.cudnn.allow_tf32))
+        with asked.open(tmp_path / "r.zarr") as written:
+            asked.run(written, bar=False)
+    assert set(found) == {tf32}
+    assert asked.config == reading.config | ({"tf32": True} if tf32 else {})
 
 
 def test_half_precision_stores_are_read(digits, tmp_path):
