@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,11 @@ def window_of(preset: str, side: int) -> tuple[str, int]:
     if preset == "auto":
         preset = "wang2004" if side >= 32 else "window:5" if side >= 5 else "window:3"
     fixed = {"wang2004": GAUSSIAN_WIDTH, "skimage": 7}
-    number = preset.removeprefix("window:")
+    odd = re.fullmatch(r"window:([0-9]{0,8}[13579])", preset)
     if preset in fixed:
         window = fixed[preset]
-    elif preset.startswith("window:") and number.isdecimal() and int(number) % 2 == 1 and int(number) >= 3:
-        window = int(number)
+    elif odd and int(odd[1]) >= 3:
+        window = int(odd[1])
     else:
         raise ValueError(
             f"unknown preset {preset!r}; expected auto, wang2004, skimage, or window:N with N odd, 3 or more"

@@ -11,6 +11,7 @@ import click
 
 from pipeline.carry_out import carry_out, say
 from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, TF32, timestep_list
+from pipeline.parsing import Number, Whole
 from pipeline.quantity_options import QuantityGroup
 from pipeline.threads import wait_briefly
 
@@ -77,8 +78,8 @@ def main() -> None:
 @main.command()
 @click.argument("name")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the model.  [default: models/NAME]")
-@click.option("--steps", type=click.IntRange(1), help="Training steps.  [default: the model's own]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--steps", type=Whole(1, 10**9), help="Training steps.  [default: the model's own]")
+@click.option("--seed", type=Whole(0, 2**63 - 1), default=0, show_default=True)
 @DEVICE
 def train(name: str, out: Path | None, steps: int | None, seed: int, device: str) -> None:
     """Train a built-in network on scikit-learn's digits: NAME is digits, digits-iddpm or digits-classifier.
@@ -130,12 +131,12 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 )
 @click.option(
     "--steps",
-    type=int,
+    type=Whole(),
     help="Steps, one network evaluation each but two in heun; the size of the grid of edm and flow.  [default: all "
     "timesteps of the training schedule]",
 )
 @click.option("--timesteps", callback=timestep_list, help="Timesteps by hand, instead of --steps: 999,850,700,0.")
-@click.option("--eta", type=float, help="Noise of ddim: 0 none, 1 as much as ddpm.  [default: 0]")
+@click.option("--eta", type=Number(), help="Noise of ddim: 0 none, 1 as much as ddpm.  [default: 0]")
 @click.option(
     "--variance",
     type=click.Choice(["large", "small"]),
@@ -147,20 +148,22 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     help="Clip pred_x0 in the update, at the valid range of the model: what its scheduler clips at, 1 where that names "
     "none, its own of a closed form.  [default: ddpm, iddpm as the model says; ddim no]",
 )
-@click.option("--samples", type=int, default=64, show_default=True, help="More than a finished run has extends it.")
-@click.option("--block", type=int, default=32, show_default=True, help="Samples generated together; part of the run.")
+@click.option("--samples", type=Whole(), default=64, show_default=True, help="More than a finished run has extends it.")
+@click.option(
+    "--block", type=Whole(), default=32, show_default=True, help="Samples generated together; part of the run."
+)
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--labels", default="none", show_default=True, help="none, cycle through the classes, or one class.")
 @click.option(
     "--guidance",
-    type=float,
+    type=Number(),
     default=1.0,
     show_default=True,
     help="How far towards the label: 0 not at all, 1 as the model does, above 1 further, with two predictions a step.",
 )
-@click.option("--every", type=int, default=1, show_default=True, help="Store every k-th state, and the last.")
+@click.option("--every", type=Whole(), default=1, show_default=True, help="Store every k-th state, and the last.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
-@click.option("--round-bits", type=int, help="Round float32 to this many mantissa bits: smaller, 10 are plenty.")
+@click.option("--round-bits", type=Whole(), help="Round float32 to this many mantissa bits: smaller, 10 are plenty.")
 @DEVICE
 @click.option("--autocast", is_flag=True, help="Run the network in bfloat16.")
 @TF32
@@ -199,7 +202,7 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--at", callback=timestep_list, help="Stored timesteps to start from: 900,800,700.")
 @click.option("--sweep", "table", help="A table of edits instead: a YAML file, or FILE:KEY for a place in one.")
-@click.option("--replicas", type=int, help="Forks of each sample from each timestep.  [default: 8; 1 of a sweep]")
+@click.option("--replicas", type=Whole(), help="Forks of each sample from each timestep.  [default: 8; 1 of a sweep]")
 @click.option(
     "--noise",
     multiple=True,
@@ -208,10 +211,10 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
 )
 @click.option("--eta", multiple=True, help="Noise of ddim as in generate, or ETA:FIRST-LAST.  [default: the run's]")
 @click.option("--model", help="Where the run's model lies.  [default: its name when STORE was made]")
-@click.option("--samples", type=int, help="The first so many of STORE.  [default: all]")
-@click.option("--block", type=int, help="Samples forked together; part of the forks.  [default: that of STORE]")
+@click.option("--samples", type=Whole(), help="The first so many of STORE.  [default: all]")
+@click.option("--block", type=Whole(), help="Samples forked together; part of the forks.  [default: that of STORE]")
 @click.option(
-    "--batch", type=int, default=512, show_default=True, help="Images per network call at most; part of the forks."
+    "--batch", type=Whole(), default=512, show_default=True, help="Images per network call at most; part of the forks."
 )
 @click.option("--states", is_flag=True, help="Store x_t and pred_x0 too.")
 @click.option(
@@ -291,7 +294,7 @@ def readout() -> None:
     help="digits-classifier, or the folder or hub id of a Hugging Face image classifier.",
 )
 @click.option("--on", help="Variables to read beside x_0: x_t, pred_x0 or both.  [default: all there are]")
-@click.option("--batch", type=int, default=4096, show_default=True, help="Images classified together; part of OUT.")
+@click.option("--batch", type=Whole(), default=4096, show_default=True, help="Images classified together; part of OUT.")
 @DEVICE
 @TF32
 @BLOCKS

@@ -24,6 +24,7 @@ from pipeline.generate import NUMERICS
 from pipeline.hostcopy import SLOTS, HostCopy
 from pipeline.noise import NoiseAhead, NoiseSource
 from pipeline.parent import Parent, load_model
+from pipeline.parsing import check_count, is_whole, number
 from pipeline.plan import Plan, Step
 from stores.layout import Layout
 from stores.writer import memory_bytes
@@ -121,7 +122,8 @@ class Fork:
             variant=variant,
             replicas=self.replicas,
             timestep=timestep,
-            alpha_bar=schedule.alpha_bar[timestep],
+            signal=schedule.signal[timestep],
+            noise_scale=schedule.noise_scale[timestep],
             step=[self.parent.plan.timesteps.index(visited) for visited in self.timesteps],
             model_time=schedule.model_time[timestep],
             label=self.parent.label[: self.samples],
@@ -269,9 +271,8 @@ def prepare(
     samples = len(parent.label) if samples is None else samples
     block = parent.config["store"]["block"] if block is None else block
     replicas = (8 if table is None else 1) if replicas is None else replicas
-    for name, number in (("replicas", replicas), ("samples", samples), ("block", block), ("batch", batch)):
-        if number < 1:
-            raise ValueError(f"{name} {number} was given, expected at least 1")
+    for name, count in (("replicas", replicas), ("samples", samples), ("block", block), ("batch", batch)):
+        check_count(name, count)
     if samples > len(parent.label):
         raise ValueError(f"samples {samples} was given, but {store} has {len(parent.label)}; generate more first")
     if (table is None) == (not at):
@@ -320,10 +321,10 @@ def edited(plan: Plan, noise: Iterable[str], eta: Iterable[str]) -> Plan:
     for text in eta:
         value, first, last = _edit(text, plan)
         try:
-            number = float(value)
+            amount = number(value)
         except ValueError:
             raise ValueError(f"eta {text!r} was given, expected a number, or NUMBER:FIRST-LAST") from None
-        plan = plan.with_eta(number, first, last)
+        plan = plan.with_eta(amount, first, last)
     return plan
 
 
@@ -339,7 +340,7 @@ def _edit(text: str, plan: Plan) -> tuple[str, int, int]:
     if not colon:
         return value, plan.timesteps[0], plan.timesteps[-1]
     first, dash, last = timesteps.partition("-")
-    if not (dash and first.isdecimal() and last.isdecimal()):
+    if not (dash and is_whole(first) and is_whole(last)):
         raise ValueError(f"{text!r} was given, expected VALUE or VALUE:FIRST-LAST, for example zero:900-500")
     return value, int(first), int(last)
 

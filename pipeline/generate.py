@@ -21,6 +21,7 @@ from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from pipeline.guidance import guided
 from pipeline.hostcopy import SLOTS, HostCopy
 from pipeline.noise import NoiseAhead, NoiseSource, Purpose
+from pipeline.parsing import check_count, is_whole
 from pipeline.plan import Plan, Step
 from pipeline.shortcut import shortcut
 from stores.layout import Layout
@@ -60,7 +61,7 @@ class Generation:
         return {
             "numerics": NUMERICS,
             "model": self.denoiser.identity,
-            "schedule": self.denoiser.schedule.to_config(),
+            "schedule": self.denoiser.schedule.identity,
             "plan": self.plan.to_json(),
             "seed": self.seed,
             "labels": self.labels,
@@ -99,7 +100,8 @@ class Generation:
         return stores.create(
             out,
             timestep=timestep,
-            alpha_bar=schedule.alpha_bar[timestep],
+            signal=schedule.signal[timestep],
+            noise_scale=schedule.noise_scale[timestep],
             step=self.kept,
             model_time=schedule.model_time[timestep],
             noise_sd=sampler.noise_sd(schedule, self.plan)[self.kept],
@@ -205,9 +207,8 @@ def prepare(
 
     Raises ValueError or FileNotFoundError for what cannot be.
     """
-    for name, number in (("samples", samples), ("block", block), ("every", every)):
-        if number < 1:
-            raise ValueError(f"{name} {number} was given, expected at least 1")
+    for name, count in (("samples", samples), ("block", block), ("every", every)):
+        check_count(name, count)
     where = choose_device(device)
     denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps)
     if guidance != 1:
@@ -219,14 +220,14 @@ def prepare(
     chosen = choose_plan(denoiser, sampler_name, timesteps or steps, eta, variance, clip)
     if plan_name == "shortcut":
         chosen = shortcut(chosen, network_of(denoiser))
-    made = Generation(
+    return Generation(
         denoiser=denoiser,
         plan=chosen,
         device=where,
         samples=samples,
         block=block,
         seed=seed,
-        labels=labels,
+        labels=_labels(labels, denoiser, model),
         every=every,
         dtype=dtype,
         round_bits=round_bits,
@@ -234,8 +235,6 @@ def prepare(
         guidance=guidance,
         tf32=tf32 and where.type == "cuda",
     )
-    _check_labels(labels, denoiser, model)
-    return made
 
 
 def choose_plan(
@@ -283,13 +282,17 @@ def _clip_at(denoiser: Denoiser) -> float:
     return high
 
 
-def _check_labels(labels: str, denoiser: Denoiser, model: str) -> None:
+def _labels(labels: str, denoiser: Denoiser, model: str) -> str:
+    """Check what classes are asked for; one class is written in one way."""
     classes = denoiser.num_classes
     if labels == "none":
         if not denoiser.unconditional:
             raise ValueError(f"model {model} was trained with labels only; use --labels cycle, or one class")
-        return
+        return labels
     if not classes:
         raise ValueError(f"labels {labels} were asked for, but model {model} has no classes; use --labels none")
-    if labels != "cycle" and not (labels.isdecimal() and int(labels) < classes):
+    if labels == "cycle":
+        return labels
+    if not (is_whole(labels) and int(labels) < classes):
         raise ValueError(f"labels {labels!r} was given, expected cycle, none or a class from 0 to {classes - 1}")
+    return str(int(labels))

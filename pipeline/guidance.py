@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,8 +20,10 @@ def guided(denoiser: Denoiser, guidance: float) -> Denoiser:
     Raises
     ------
     ValueError
-        When the model has no labels, or cannot do without.
+        When guidance is no number, or the model has no labels or cannot do without.
     """
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance {guidance} was given, expected a number")
     if guidance == 1:
         return denoiser
     if not (denoiser.num_classes and denoiser.unconditional):

@@ -42,7 +42,9 @@ def describe_model(name: str) -> str:
     lines = [
         f"{name}: {channels} channel(s) of {height} x {width}, "
         + (f"{denoiser.num_classes} classes" if denoiser.num_classes else "no classes"),
-        *_flat("", {"model": denoiser.identity, "schedule": denoiser.schedule.to_config()}),
+        *_flat(
+            "", {"model": denoiser.identity, "schedule": {**denoiser.schedule.identity, **denoiser.schedule.habits}}
+        ),
     ]
     if hasattr(denoiser, "network"):
         lines += ["", *_describe_blocks(denoiser.network)]

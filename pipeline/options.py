@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from pipeline.parsing import Whole, is_whole
+
 DEVICE = click.option(
     "--device", default="auto", show_default=True, envvar="TRAJ_DEVICE", help="auto, cpu, cuda or cuda:i."
 )
@@ -20,7 +22,7 @@ STALE = click.option(
     help="What to do where OUT was made from other inputs: stop, or rename it and start afresh.",
 )
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what it will cost, and stop.")
-SEED = click.IntRange(0, 2**64 - 1)
+SEED = Whole(0, 2**64 - 1)
 
 
 def block_range(ctx: click.Context, param: click.Parameter, value: str | None) -> range | None:
@@ -28,7 +30,7 @@ def block_range(ctx: click.Context, param: click.Parameter, value: str | None) -
     if value is None:
         return None
     first, colon, end = value.partition(":")
-    if not (colon and first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+    if not (colon and is_whole(first) and is_whole(end) and int(first) < int(end)):
         raise click.BadParameter(f"{value!r} was given, expected FIRST:END, for example 0:4 for blocks 0 to 3")
     return range(int(first), int(end))
 
@@ -41,6 +43,6 @@ BLOCKS = click.option(
 def timestep_list(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
     """Read T,T,..., nothing where it is not given."""
     texts = [] if value is None else [text.strip() for text in value.split(",")]
-    if not all(text.isdecimal() for text in texts):
+    if not all(is_whole(text) for text in texts):
         raise click.BadParameter(f"{value!r} was given, expected timesteps, for example 900,800,700")
     return [int(text) for text in texts]

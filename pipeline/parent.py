@@ -91,7 +91,7 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
         if model is not None:
             raise
         raise type(error)(f"{error}; if the model of {parent.path} lies elsewhere, say where with --model") from None
-    found = {"model": denoiser.identity, "schedule": denoiser.schedule.to_config()}
+    found = {"model": denoiser.identity, "schedule": denoiser.schedule.identity}
     different = sorted(
         f"{part}.{key}"
         for part, values in found.items()

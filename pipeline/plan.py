@@ -304,8 +304,8 @@ def ddpm(
 ) -> Plan:
     """Ancestral sampling (DDPM algorithm 2): posterior mean, variance beta ("large") or beta tilde ("small").
 
-    All timesteps of the schedule unless a number of steps is given, or a list of timesteps. pred_x0 is clipped as the schedule says, or to
-    ``clip``, None for no clipping.
+    All timesteps of the schedule unless a number of steps is given, or a list of timesteps. pred_x0 is clipped as the
+    schedule says, or to ``clip``, None for no clipping.
 
     Raises
     ------

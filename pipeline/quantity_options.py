@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import click
 
+from pipeline.parsing import Whole, most_workers, number, whole
+
 
 class QuantityGroup(click.Group):
     """Lists the quantities without importing them, and builds a command when one, or several, are asked for."""
@@ -81,7 +83,7 @@ def quantity_command(names: Sequence[str]) -> click.Command:
         *shared,
         click.Option(
             ["--workers"],
-            type=click.IntRange(1),
+            type=Whole(1, most_workers()),
             default=os.cpu_count() or 1,
             envvar="TRAJ_WORKERS",
             help="Threads that compute.  [default: all cores]",
@@ -172,7 +174,7 @@ def read_value(hint: Any, text: str) -> Any:
         return text
     if hint is bool:
         return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _refuse(text)
-    return hint(text)
+    return {int: whole, float: number, str: str}[hint](text)
 
 
 def _refuse(text: str) -> Any:

@@ -23,6 +23,7 @@ from pipeline.analyze import identity
 from pipeline.classifiers import Classifier, Shape
 from pipeline.device import choose_device, environment, inference
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
+from pipeline.parsing import check_count
 from stores.layout import IMAGE_DIMS, Layout, read_root
 from stores.reader import arrays_of
 
@@ -234,8 +235,7 @@ def prepare(
 
     Raises ValueError, FileNotFoundError or StoreError for what cannot be.
     """
-    if batch < 1:
-        raise ValueError(f"batch {batch} was given, expected at least 1")
+    check_count("batch", batch)
     where = choose_device(device)
     parent_identity = identity(store)
     ds = stores.open(store)

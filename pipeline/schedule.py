@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.configs import Key, Keys, Unfit, flag, number, off, one_of, optional, several, shown, whole
 from stores import levels
 
 # Schedulers that share DDPM's training tables; only the tables are read, the updates are ours.
@@ -30,6 +31,7 @@ _VARIANCES = {
     "learned_range": "learned",
 }
 _MAX_BETA = 0.999
+MOST_TIMESTEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Schedule:
             raise ValueError("a schedule with numbers that are not finite, or signal below 0")
         if not ((self.noise_scale > 0).all() and (np.diff(self.log_snr) < 0).all()):
             raise ValueError("a schedule whose noise does not grow with the timestep; expected least noise first")
-        _expect("prediction_type", self.prediction_type, PREDICTIONS)
+        if self.prediction_type not in PREDICTIONS:
+            raise ValueError(f"prediction_type {self.prediction_type!r}; expected one of {', '.join(PREDICTIONS)}")
         if self.prediction_type == "epsilon" and self.signal[-1] == 0:
             raise ValueError(
                 f"prediction_type epsilon says nothing of x_0 at timestep {self.T - 1}, where no signal is left "
@@ -93,23 +96,15 @@ class Schedule:
         ValueError
             When the config asks for something that is not supported; the message names it.
         """
-        name = config.get("_class_name", "DDPMScheduler")
-        _expect("scheduler class", name, _CLASSES)
-        if config.get("thresholding"):
-            raise ValueError("scheduler config has thresholding: true, which is not supported; expected false")
-        if config.get("predict_epsilon") is False:
-            raise ValueError('scheduler config has predict_epsilon: false; write prediction_type: "sample" instead')
-        is_pndm = name == "PNDMScheduler"
-        clips = config.get("clip_sample", not is_pndm)
-        formula, betas = _betas(config)
+        name = _class_name(config)
+        found = scheduler_keys(name).read(config, f"scheduler config ({name})")
+        formula, betas = _betas(found)
         alpha_bar = np.cumprod(1 - betas)
         signal, zero_terminal = np.sqrt(alpha_bar), {}
-        if config.get("rescale_betas_zero_snr"):
+        if found["rescale_betas_zero_snr"]:
             signal = _without_terminal_signal(signal)
             alpha_bar, zero_terminal = signal**2, {"rescale_betas_zero_snr": True}
-        lands_on_one = config.get("set_alpha_to_one", not is_pndm)
-        last = 1.0 if lands_on_one else float(alpha_bar[0])
-        variance_type = config.get("variance_type", "fixed_small")
+        last = 1.0 if found["set_alpha_to_one"] else float(alpha_bar[0])
         return cls(
             definition={
                 "T": len(betas),
@@ -121,11 +116,11 @@ class Schedule:
             signal=signal,
             noise_scale=np.sqrt(1 - alpha_bar),
             model_time=np.arange(len(betas)) * float(time_scale),
-            prediction_type=_expect("prediction_type", config.get("prediction_type", "epsilon"), _PREDICTIONS),
-            clip_sample=float(config.get("clip_sample_range", 1.0)) if clips else None,
-            variance=_VARIANCES[_expect("variance_type", variance_type, tuple(_VARIANCES))],
-            spacing=_expect("timestep_spacing", config.get("timestep_spacing", "leading"), _SPACINGS),
-            steps_offset=int(config.get("steps_offset", 0)),
+            prediction_type=found["prediction_type"],
+            clip_sample=found["clip_sample_range"] if found["clip_sample"] else None,
+            variance=_VARIANCES[found["variance_type"]],
+            spacing=found["timestep_spacing"],
+            steps_offset=found["steps_offset"],
             final=(float(np.sqrt(last)), float(np.sqrt(1 - last))),
         )
 
@@ -167,11 +162,19 @@ class Schedule:
         """Give the sd of the noise a run starts from at a timestep: 1 for a process that preserves variance."""
         return 1.0 if self.alpha_bar is not None else float(self.noise_scale[timestep])
 
-    def to_config(self) -> dict[str, Any]:
-        """Everything that defines the schedule, as small JSON values for a fingerprint."""
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a run's numbers depend on beside its plan, as small JSON values for a fingerprint."""
         return {
             **self.definition,
             "prediction_type": self.prediction_type,
+            "learned_range": self.learned_range,
+        }
+
+    @property
+    def habits(self) -> dict[str, Any]:
+        """What a plan is made by unless it is told otherwise."""
+        return {
             "clip_sample": self.clip_sample,
             "variance": self.variance,
             "spacing": self.spacing,
@@ -179,24 +182,58 @@ class Schedule:
         }
 
 
-def _betas(config: Mapping[str, Any]) -> tuple[str, np.ndarray]:
-    """Return the beta table of a scheduler config and a short text that defines it."""
-    trained = config.get("trained_betas")
-    if trained is not None:
-        betas = np.asarray(trained, dtype=np.float64)
-        if betas.ndim != 1 or not len(betas) or not ((betas > 0) & (betas < 1)).all():
-            raise ValueError("trained_betas must be a list of numbers between 0 and 1")
+def scheduler_keys(name: str) -> Keys:
+    """List the keys of a scheduler config, by the class it names."""
+    is_pndm = name == "PNDMScheduler"
+    return Keys(
+        used={
+            "num_train_timesteps": Key(1000, whole(1, MOST_TIMESTEPS)),
+            "beta_start": Key(1e-4, number(0, 1)),
+            "beta_end": Key(0.02, number(0, 1)),
+            "beta_schedule": Key("linear", one_of("linear", "scaled_linear", "squaredcos_cap_v2")),
+            "trained_betas": Key(None, optional(several(number(0, 1)))),
+            "variance_type": Key("fixed_small", one_of(*_VARIANCES)),
+            "clip_sample": Key(not is_pndm, flag),
+            "clip_sample_range": Key(1.0, number(above=0)),
+            "prediction_type": Key("epsilon", one_of(*_PREDICTIONS)),
+            "timestep_spacing": Key("leading", one_of(*_SPACINGS)),
+            "steps_offset": Key(0, whole(0, MOST_TIMESTEPS)),
+            "set_alpha_to_one": Key(not is_pndm, flag),
+            "thresholding": Key(False, off),
+            "rescale_betas_zero_snr": Key(False, flag),
+        },
+        unused={
+            "dynamic_thresholding_ratio": "of thresholding, which is refused",
+            "sample_max_value": "of thresholding, which is refused",
+            "skip_prk_steps": "of PNDM's own update; only its table is read",
+            "tensor_format": "the kind of arrays that old versions worked on",
+        },
+        renamed={
+            "timesteps": ("num_train_timesteps", lambda value: value),
+            "predict_epsilon": ("prediction_type", lambda value: "epsilon" if flag(value) else "sample"),
+            "clip_predicted_image": ("clip_sample", flag),
+        },
+    )
+
+
+def _class_name(config: Mapping[str, Any]) -> str:
+    name = config.get("_class_name", "DDPMScheduler")
+    try:
+        return one_of(*_CLASSES)(name)
+    except Unfit as unfit:
+        instead = "; its name today is DDPMScheduler: write that" if name == "GaussianDDPMScheduler" else ""
+        raise ValueError(f"scheduler class {shown(name)} is not supported; expected {unfit}{instead}") from None
+
+
+def _betas(found: Mapping[str, Any]) -> tuple[str, np.ndarray]:
+    """Return the beta table of a scheduler config that was read, and a short text that defines it."""
+    if found["trained_betas"] is not None:
+        betas = np.array(found["trained_betas"])
         return f"trained sha256:{hashlib.sha256(betas.tobytes()).hexdigest()}", betas
-    name = config.get("beta_schedule", "linear")
-    _expect("beta_schedule", name, ("linear", "scaled_linear", "squaredcos_cap_v2"))
-    T = int(config.get("num_train_timesteps", 1000))
-    if T < 1:
-        raise ValueError(f"num_train_timesteps is {T}; expected at least 1")
+    name, T = found["beta_schedule"], found["num_train_timesteps"]
     if name == "squaredcos_cap_v2":
         return name, _cosine_betas(T)
-    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    if not (0 < start < 1 and 0 < end < 1):
-        raise ValueError(f"beta_start {start} and beta_end {end} must lie between 0 and 1")
+    start, end = found["beta_start"], found["beta_end"]
     power = 1 if name == "linear" else 2
     return f"{name} {start!r} {end!r}", np.linspace(start ** (1 / power), end ** (1 / power), T) ** power
 
@@ -213,9 +250,3 @@ def _without_terminal_signal(signal: np.ndarray) -> np.ndarray:
     if len(signal) < 2:
         raise ValueError("rescale_betas_zero_snr with one timestep leaves no signal at all; expected more of them")
     return (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
-
-
-def _expect(key: str, value: Any, supported: tuple[str, ...]) -> str:
-    if value not in supported:
-        raise ValueError(f"{key} {value!r} is not supported; expected one of {', '.join(supported)}")
-    return str(value)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from zarr.core.sync import sync
 
+from pipeline.parsing import is_whole, most_workers, whole
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -38,11 +40,11 @@ def start(scheduler: str, workers: int) -> AbstractContextManager[Engine]:
     """
     if scheduler == "threads":
         return nullcontext(threads(workers))
-    processes = int(scheduler) if scheduler.isdecimal() else 0
-    if not processes and not scheduler.startswith("tcp://"):
+    processes = whole(scheduler) if is_whole(scheduler) else 0
+    if not 1 <= processes <= most_workers() and not scheduler.startswith("tcp://"):
         raise ValueError(
-            f"scheduler {scheduler!r} was given, expected threads, a number of local processes from 1 on, or the "
-            "address of a running Dask cluster, tcp://HOST:PORT"
+            f"scheduler {scheduler!r} was given, expected threads, a number of local processes from 1 to "
+            f"{most_workers()}, or the address of a running Dask cluster, tcp://HOST:PORT"
         )
     try:
         from pipeline import cluster

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from pipeline import cuts
+from pipeline.configs import shown
 from pipeline.cuts import Cut, scaled_blocks
 from pipeline.denoiser import Denoiser, network_of
 from pipeline.plan import WHOLE, Plan, Step
@@ -20,6 +22,9 @@ EXAMPLE = "{edit: jump, n: 5, t_start: {every: 4}}"
 KEYS = {"jump": ("t_start", "n"), "skips": ("t_start", "n", "ns"), "blocks": ("t_start", "n", "nb"), "shortcut": ()}
 OPTIONAL = {"jump": (), "skips": ("r",), "blocks": ("r",), "shortcut": ()}
 NOT_AGAIN = -1
+MOST_STEPS = 1_000_000
+MOST_VARIANTS = 100_000
+MOST_VALUES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,12 @@ def read(table: str, timesteps: Sequence[int]) -> list[Family]:
     """
     found = _find(table)
     if not isinstance(found, list) or not found:
-        raise ValueError(f"{table} holds {found!r}; expected a list of families of edits like {EXAMPLE}")
-    return [_family(f"{table}, family {count}", form, timesteps) for count, form in enumerate(found, 1)]
+        raise ValueError(f"{table} holds {shown(found)}; expected a list of families of edits like {EXAMPLE}")
+    families = [_family(f"{table}, family {count}", form, timesteps) for count, form in enumerate(found, 1)]
+    asked = sum(math.prod(map(len, (each.t_start, each.n, each.ns, each.nb, each.r))) for each in families)
+    if asked > MOST_VARIANTS:
+        raise ValueError(f"{table} asks for {asked:,} variants; expected at most {MOST_VARIANTS:,}, in several forks")
+    return families
 
 
 def variants(families: Sequence[Family], plan: Plan, denoiser: Denoiser) -> tuple[list[Plan], dict[str, list[Any]]]:
@@ -91,7 +100,9 @@ def variants(families: Sequence[Family], plan: Plan, denoiser: Denoiser) -> tupl
 
 def removed(plan: Plan, edited: Plan, cost: Mapping[Cut, float]) -> float:
     """Give the share of a whole plan's cost that an edited one does not have; ``cost`` is an evaluation's, by cut."""
-    whole, left = (sum(cost[step.cut] * step.evaluations for step in steps) for steps in (plan.steps, _from_noise(plan, edited)))
+    whole, left = (
+        sum(cost[step.cut] * step.evaluations for step in steps) for steps in (plan.steps, _from_noise(plan, edited))
+    )
     return (whole - left) / whole
 
 
@@ -128,23 +139,47 @@ def _find(table: str) -> Any:
     if not Path(file or table).is_file():
         raise ValueError(f"sweep {table}: no such file; expected a YAML file, or FILE:KEY for a place in one")
     try:
-        found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = _load(Path(file).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{file} is nested too deeply; expected families of edits like {EXAMPLE}") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # all but the first are those of !!tags
         raise ValueError(f"{file} is not YAML: {error}") from None
     for key in place.split(".") if place else ():
         if not isinstance(found, Mapping) or key not in found:
-            known = ", ".join(map(str, found)) if isinstance(found, Mapping) else repr(found)
+            known = ", ".join(map(str, found)) if isinstance(found, Mapping) else shown(found)
             raise ValueError(f"{file} has no {place}: there is no {key!r} in {known}")
         found = found[key]
     return found
 
 
+def _load(text: str) -> Any:
+    """Read YAML, but not what a few aliases blow up without end."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if _values(node, {}) > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values, those counted that aliases repeat")
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _values(node: Any, counted: dict[int, int]) -> int:
+    """Count the values of a YAML document as if every alias were written out."""
+    if id(node) not in counted:
+        counted[id(node)] = 0
+        below = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = (part for item in below for part in (item if isinstance(item, tuple) else (item,)))
+        counted[id(node)] = 1 + sum(_values(part, counted) for part in parts)
+    return counted[id(node)]
+
+
 def _family(where: str, form: Any, timesteps: Sequence[int]) -> Family:
     if not isinstance(form, Mapping):
-        raise ValueError(f"{where} is {form!r}; expected a mapping like {EXAMPLE}")
+        raise ValueError(f"{where} is {shown(form)}; expected a mapping like {EXAMPLE}")
     edit = form.get("edit")
-    if edit not in KEYS:
-        raise ValueError(f"{where}: edit {edit!r} was given; expected one of {', '.join(KEYS)}")
+    if not isinstance(edit, str) or edit not in KEYS:
+        raise ValueError(f"{where}: edit {shown(edit)} was given; expected one of {', '.join(KEYS)}")
     unknown, missing = set(form) - {"edit", *KEYS[edit], *OPTIONAL[edit]}, set(KEYS[edit]) - set(form)
     if unknown or missing:
         problem = f"unknown {', '.join(sorted(map(str, unknown)))}" if unknown else f"no {', '.join(sorted(missing))}"
@@ -160,14 +195,16 @@ def _t_start(where: str, value: Any, timesteps: Sequence[int]) -> tuple[int, ...
         return _numbers(where, value)
     every = value.get("every")
     if set(value) != {"every"} or type(every) is not int or every < 1:
-        raise ValueError(f"{where} {value!r} was given; expected timesteps, or {{every: k}} with k from 1 on")
+        raise ValueError(f"{where} {shown(value)} was given; expected timesteps, or {{every: k}} with k from 1 on")
     return tuple(timesteps[::every])
 
 
 def _numbers(where: str, value: Any) -> tuple[int, ...]:
     numbers = value if isinstance(value, list) else [value]
-    if not numbers or any(type(number) is not int or number < 0 for number in numbers):
-        raise ValueError(f"{where} {value!r} was given; expected a whole number from 0 on, or a list of them")
+    if not numbers or any(type(number) is not int or not 0 <= number <= MOST_STEPS for number in numbers):
+        raise ValueError(
+            f"{where} {shown(value)} was given; expected a whole number from 0 to {MOST_STEPS}, or a list of them"
+        )
     if len(set(numbers)) < len(numbers):
-        raise ValueError(f"{where} {value!r} was given; expected each number once")
+        raise ValueError(f"{where} {shown(value)} was given; expected each number once")
     return tuple(numbers)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pipeline.schedule import Schedule
+from pipeline.parsing import number
+from pipeline.schedule import MOST_TIMESTEPS, Schedule
 
 NAMES = ("linear", "cosine", "edm[:MIN,MAX,RHO]", "flow[:SHIFT]")
 _BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
@@ -29,7 +30,7 @@ def named(name: str, steps: int | None = None) -> Schedule:
     if name in _BETAS:
         return Schedule.from_config({"clip_sample": False, "beta_schedule": _BETAS[name]})
     try:
-        values = [float(number) for number in numbers.split(",")] if numbers else []
+        values = [number(text) for text in numbers.split(",")] if numbers else []
     except ValueError:
         values = [np.nan]
     if kind not in ("edm", "flow") or len(values) not in ((0, 3) if kind == "edm" else (0, 1)):
@@ -46,7 +47,7 @@ def name_of(schedule: Mapping[str, Any]) -> str | None:
             return f"edm:{least!r},{most!r},{rho!r}"
         case {"grid": "flow", "shift": shift}:
             return f"flow:{shift!r}"
-    known = (name for name in _BETAS if named(name).to_config().items() <= schedule.items())
+    known = (name for name in _BETAS if named(name).identity.items() <= schedule.items())
     return next(known, None)
 
 
@@ -58,7 +59,7 @@ def edm(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: floa
     ValueError
         When there is no step, or the numbers do not fit.
     """
-    _at_least_one(steps)
+    _check_steps(steps)
     if not (0 < sigma_min < sigma_max < np.inf and 0 < rho < np.inf):
         raise ValueError(f"edm:{sigma_min:g},{sigma_max:g},{rho:g}; expected 0 < MIN < MAX and RHO above 0")
     most, least = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
@@ -77,7 +78,7 @@ def flow(steps: int, shift: float = 1.0) -> Schedule:
     ValueError
         When there is no step, or the shift is not above 0.
     """
-    _at_least_one(steps)
+    _check_steps(steps)
     if not 0 < shift < np.inf:
         raise ValueError(f"flow:{shift:g}; expected a shift above 0")
     t = np.arange(1, steps + 1) / steps
@@ -100,6 +101,6 @@ def table(signal: ArrayLike, noise_scale: ArrayLike, model_time: ArrayLike) -> S
     return Schedule(definition, *columns, prediction_type="sample")
 
 
-def _at_least_one(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"{steps} steps; expected at least 1")
+def _check_steps(steps: int) -> None:
+    if not 1 <= steps <= MOST_TIMESTEPS:
+        raise ValueError(f"{steps} steps; expected 1 to {MOST_TIMESTEPS}")

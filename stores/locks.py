@@ -22,7 +22,7 @@ class BlockLocks:
         if self._key in _open_here:
             raise LockedStore(f"{store} is already being written by this process; close the first writer")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._fd: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         _open_here.add(self._key)
 
     def try_all(self) -> bool:
@@ -47,9 +47,10 @@ class BlockLocks:
         return held
 
     def close(self) -> None:
-        """Give everything back."""
-        if self._key in _open_here:
+        """Give everything back; a second time does nothing, whoever holds the path or the descriptor by then."""
+        if self._fd is not None:
             os.close(self._fd)
+            self._fd = None
             _open_here.discard(self._key)
 
     def _try(self, start: int, length: int) -> bool:

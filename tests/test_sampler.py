@@ -11,7 +11,21 @@ from pipeline.models import analytic
 from pipeline.plan import WHOLE, Plan, ddim, ddpm, iddpm
 from pipeline.sampler import ddim_mean, learned_log_variance, noise_sd, posterior_mean, reverse
 from pipeline.schedule import Schedule
-from tests.sampling import LEARNED, LINEAR, NO_LABEL, PLANS, asked, betas, bits, gain, network, noise_for, relative, run, start
+from tests.sampling import (
+    LEARNED,
+    LINEAR,
+    NO_LABEL,
+    PLANS,
+    asked,
+    betas,
+    bits,
+    gain,
+    network,
+    noise_for,
+    relative,
+    run,
+    start,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -1,12 +1,21 @@
 """The schedules' constants against published numbers and diffusers' own tables."""
 
+import inspect
 import json
+import math
+import re
 
 import numpy as np
 import pytest
-from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
+from diffusers import (
+    DDIMParallelScheduler,
+    DDIMScheduler,
+    DDPMParallelScheduler,
+    DDPMScheduler,
+    PNDMScheduler,
+)
 
-from pipeline.schedule import Schedule
+from pipeline.schedule import Schedule, scheduler_keys
 from tests.sampling import betas
 
 COSINE_4000 = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 4000}
@@ -80,7 +89,6 @@ def test_variance_type_is_read(variance_type, variance, learned):
         ({"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVeScheduler"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler"),
         ({"timestep_spacing": "karras"}, "karras"),
-        ({"predict_epsilon": False}, "predict_epsilon"),
         ({"trained_betas": [0.1, 1.5]}, "trained_betas"),
         ({"beta_end": 2.0}, "beta_end"),
         ({"num_train_timesteps": 0}, "num_train_timesteps"),
@@ -108,6 +116,91 @@ def test_fingerprint_values_tell_schedules_apart():
         {"variance_type": "fixed_large"},
     ]
     schedules = [*map(Schedule.from_config, configs), Schedule.from_config({}, time_scale=0.25)]
-    texts = [json.dumps(schedule.to_config(), sort_keys=True) for schedule in schedules]
+    texts = [json.dumps({**schedule.identity, **schedule.habits}, sort_keys=True) for schedule in schedules]
     assert len(set(texts)) == len(texts)
     assert Schedule.from_config({}) == Schedule.from_config({"num_train_timesteps": 1000})
+
+
+def test_what_only_makes_a_plan_is_not_in_the_identity():
+    plain = Schedule.from_config({})
+    for config in (
+        {"clip_sample": False},
+        {"timestep_spacing": "trailing"},
+        {"steps_offset": 1},
+        {"variance_type": "fixed_large"},
+        {"clip_sample_range": 2.0},
+    ):
+        assert Schedule.from_config(config).identity == plain.identity, config
+
+
+# --- every key ------------------------------------------------------------------------------------------------
+
+CLASSES = [DDPMScheduler, DDPMParallelScheduler, DDIMScheduler, DDIMParallelScheduler, PNDMScheduler]
+
+
+@pytest.mark.parametrize("scheduler_class", CLASSES)
+def test_every_key_of_the_installed_diffusers_is_decided_on_and_has_its_default(scheduler_class):
+    keys = scheduler_keys(scheduler_class.__name__)
+    for name, parameter in inspect.signature(scheduler_class.__init__).parameters.items():
+        if name == "self":
+            continue
+        assert (name in keys.used) != (name in keys.unused), name
+        if name in keys.used:
+            assert keys.used[name].default == parameter.default, name
+    named = {"_class_name": scheduler_class.__name__}
+    assert Schedule.from_config({**scheduler_class().config, **named}) == Schedule.from_config(named)
+
+
+def test_a_key_that_changes_nothing_says_why():
+    keys = scheduler_keys("DDPMScheduler")
+    assert all(keys.unused.values())
+    assert not {*keys.used} & {*keys.unused}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"timesteps": 4000}, {"num_train_timesteps": 4000}),
+        ({"predict_epsilon": False}, {"prediction_type": "sample"}),
+        ({"predict_epsilon": True}, {"prediction_type": "epsilon"}),
+        ({"clip_predicted_image": False}, {"clip_sample": False}),
+    ],
+)
+def test_older_spellings_mean_what_they_meant(old, new):
+    schedule = Schedule.from_config(old)
+    assert schedule == Schedule.from_config(new) == Schedule.from_config({**old, **new})
+    assert schedule.T == new.get("num_train_timesteps", 1000)
+
+
+def test_two_spellings_that_disagree_are_refused():
+    with pytest.raises(ValueError, match=r"timesteps: 4000, the older spelling of num_train_timesteps, and .*: 1000"):
+        Schedule.from_config({"timesteps": 4000, "num_train_timesteps": 1000})
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"num_timesteps": 4000}, "has num_timesteps, which is not known; expected num_train_timesteps, beta_start"),
+        ({"sigma_min": 0.01}, "has sigma_min, which is not known"),
+        ({"_class_name": "GaussianDDPMScheduler"}, "its name today is DDPMScheduler"),
+        ({"_class_name": ["DDPMScheduler"]}, "scheduler class ['DDPMScheduler'] is not supported"),
+        ({"num_train_timesteps": "1000"}, "num_train_timesteps: '1000'; expected a whole number from 1 to 1000000"),
+        ({"num_train_timesteps": 10**12}, "num_train_timesteps"),
+        ({"num_train_timesteps": True}, "num_train_timesteps"),
+        ({"timesteps": 0}, "num_train_timesteps: 0"),
+        ({"beta_start": math.nan}, "beta_start: nan; expected a number between 0 and 1"),
+        ({"beta_start": None}, "beta_start"),
+        ({"trained_betas": []}, "trained_betas"),
+        ({"trained_betas": [[0.1]]}, "trained_betas: [[0.1]]; expected null, or a list, each of it a number between"),
+        ({"clip_sample": "no"}, "clip_sample: 'no'; expected true or false"),
+        ({"clip_sample_range": 0}, "clip_sample_range: 0; expected a number above 0"),
+        ({"clip_sample_range": math.inf}, "clip_sample_range"),
+        ({"steps_offset": -1}, "steps_offset"),
+        ({"thresholding": 1}, "thresholding: 1; expected false: it is not supported"),
+        ({"beta_schedule": {"a": 1}}, "beta_schedule: {'a': 1}; expected one of linear"),
+        ({"predict_epsilon": "yes"}, "predict_epsilon: 'yes'; expected true or false"),
+    ],
+)
+def test_values_that_no_key_takes_are_refused_with_what_was_expected(config, says):
+    with pytest.raises(ValueError, match=re.escape(says) if ".*" not in says else says):
+        Schedule.from_config(config)

@@ -299,6 +299,13 @@ def test_a_cut_larger_than_the_network_is_refused(family, message, run, model, t
         (["--sweep", "params.yaml:sweeps.jumps.n"], "there is no 'n' in [{'edit'"),
         (["--sweep", "params.yaml:sweeps"], "expected a list of families"),
         (["--sweep", "broken.yaml"], "broken.yaml is not YAML"),
+        (["--sweep", "bomb.yaml"], "bomb.yaml is not YAML: it holds more than 1,000,000 values"),
+        (["--sweep", "merged.yaml"], "merged.yaml is not YAML: it holds more than 1,000,000 values"),
+        (["--sweep", "deep.yaml"], "deep.yaml is nested too deeply"),
+        (["--sweep", "tagged.yaml"], "tagged.yaml is not YAML"),
+        (["--sweep", "listed.yaml"], "edit ['jump'] was given; expected one of jump, skips"),
+        (["--sweep", "large.yaml"], "000 was given; expected a whole number from 0 to 1000000"),
+        (["--sweep", "many.yaml"], "many.yaml asks for 1,000,000 variants; expected at most 100,000"),
         (["--sweep", "empty.yaml"], "holds None; expected a list of families"),
         (["--sweep", "sweep.yaml", "--replicas", "2"], "leave out --replicas, --noise and --eta"),
         (["--sweep", "sweep.yaml", "--noise", "zero"], "leave out --replicas, --noise and --eta"),
@@ -312,5 +319,15 @@ def test_a_sweep_that_cannot_be_gets_one_message(arguments, message, tmp_path, m
     table(tmp_path, family)
     Path("params.yaml").write_text(yaml.safe_dump({"sweeps": {"jumps": [family]}}))
     Path("broken.yaml").write_text("[1,")
+    levels = [(f"a{k}", ", ".join([f"*a{k - 1}"] * 9)) for k in range(1, 12)]
+    Path("bomb.yaml").write_text("".join(["- &a0 [1]\n", *(f"- &{name} [{again}]\n" for name, again in levels)]))
+    merged = (f"- &{name} {{<<: [{again}]}}\n" for name, again in levels)
+    Path("merged.yaml").write_text("".join(["- &a0 {b: 1}\n", *merged]))
+    Path("deep.yaml").write_text("[" * 5000)
+    Path("tagged.yaml").write_text("!!bool x")
+    Path("listed.yaml").write_text("[{edit: [jump], n: 5, t_start: 500}]")
+    Path("large.yaml").write_text(f"[{{edit: jump, n: 1{'0' * 1000}, t_start: 500}}]")
+    numbers = list(range(1000))
+    Path("many.yaml").write_text(yaml.safe_dump([{"edit": "jump", "n": numbers, "t_start": numbers}]))
     Path("empty.yaml").write_text("")
     assert message in traj("fork", "p.zarr", "f.zarr", *arguments, code=2)

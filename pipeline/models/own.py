@@ -111,7 +111,7 @@ def wrap(
 
 
 def preconditioned(network: Callable[..., torch.Tensor], sigma_data: float = 0.5) -> Callable[..., torch.Tensor]:
-    """Turn EDM's raw network F(c_in x, c_noise) into its D(x; sigma), which predicts x_0 (Karras et al. 2022, eq. 7)."""
+    """Turn EDM's raw network F(c_in x, c_noise) into its D(x; sigma), the predicted x_0 (Karras et al. 2022, eq. 7)."""
 
     def D(x: torch.Tensor, sigma: torch.Tensor, *label: torch.Tensor) -> torch.Tensor:
         s = sigma.reshape(-1, *[1] * (x.ndim - 1))
@@ -189,7 +189,9 @@ def _arguments(name: str, build: Callable[..., Denoiser], given: dict[str, Any])
         raise ValueError(f"model {name} needs {', '.join(unknown)}; expected no parameters but steps and device")
     if given["steps"] is None and "steps" in parameters:
         if parameters["steps"].default is inspect.Parameter.empty:
-            raise ValueError(f"model {name} is sampled on a grid of as many timesteps as steps: say how many, --steps 40")
+            raise ValueError(
+                f"model {name} is sampled on a grid of as many timesteps as steps: say how many, --steps 40"
+            )
         del given["steps"]
     return {key: value for key, value in given.items() if key in parameters}
 
