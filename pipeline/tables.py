@@ -32,8 +32,8 @@ def named(name: str, steps: int | None = None) -> Schedule:
     try:
         values = [number(text) for text in numbers.split(",")] if numbers else []
     except ValueError:
-        values = [np.nan]
-    if kind not in ("edm", "flow") or len(values) not in ((0, 3) if kind == "edm" else (0, 1)):
+        values = None
+    if kind not in ("edm", "flow") or values is None or len(values) not in ((0, 3) if kind == "edm" else (0, 1)):
         raise ValueError(f"schedule {name!r}; expected one of {', '.join(NAMES)}")
     if steps is None:
         raise ValueError(f"schedule {name} is a grid of as many timesteps as steps are taken; say how many: --steps 40")

@@ -48,9 +48,10 @@ def create(
     """Open a trajectory store for writing: make it, resume it, or extend it.
 
     timestep is the descending list of stored timesteps; signal and noise_scale (x_t = signal x_0 + noise_scale eps),
-    step, model_time and noise_sd go along it, label along the samples (-1 for none). shape is (channel, y, x). config names every input the numbers depend on: a store
-    with another config is refused, or set aside. keepbits rounds float32 mantissas to that many bits. blocks limits
-    this writer to some blocks, so that several processes can share a run.
+    step, model_time and noise_sd go along it, label along the samples (-1 for none). shape is (channel, y, x). config
+    names every input the numbers depend on: a store with another config is refused, or set aside. keepbits rounds
+    float32 mantissas to that many bits. blocks limits this writer to some blocks, so that several processes can share
+    a run.
 
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
     """

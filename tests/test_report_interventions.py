@@ -206,7 +206,8 @@ def test_parents_elsewhere_are_shown_by_their_sweeps_alone(copy):
 
 def test_betas_are_those_of_the_schedule():
     beta = np.linspace(0.02, 1e-4, 50)  # of falling timesteps
-    run = xr.Dataset(coords={"alpha_bar": ("timestep", np.cumprod(1 - beta[::-1])[::-1])})
+    alpha_bar = np.cumprod(1 - beta[::-1])[::-1]
+    run = xr.Dataset(coords={name: ("timestep", values) for name, values in runs.levels(alpha_bar).items()})
     np.testing.assert_allclose(edits.betas(run), beta, rtol=1e-10)
 
 

@@ -212,9 +212,13 @@ def ends(sweep: Run, few: xr.Dataset) -> np.ndarray | None:
 
 
 def betas(run: xr.Dataset) -> np.ndarray:
-    """Give the beta of every step between stored timesteps: the variance a forward step adds to the signal it leaves."""
-    signal, noise_scale = run["signal"].to_numpy(), run["noise_scale"].to_numpy()
-    return noise_scale**2 - (signal / np.append(signal[1:], 1) * np.append(noise_scale[1:], 0)) ** 2
+    """Give the beta of every step between stored timesteps, 1 - alpha_bar / alpha_bar after the step.
+
+    Where a process does not preserve variance, alpha_bar is that of its states scaled to do so.
+    """
+    signal, noise = run["signal"].to_numpy() ** 2, run["noise_scale"].to_numpy() ** 2
+    alpha_bar = signal / (signal + noise)
+    return 1 - alpha_bar / np.append(alpha_bar[1:], 1)
 
 
 def schedules(runs: dict[str, xr.Dataset], palette: dict[str, str]) -> Figure:
