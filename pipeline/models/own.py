@@ -96,6 +96,11 @@ def wrap(
     times = {"model_time": schedule.model_time, "index": np.arange(schedule.T), "sigma": schedule.sigma}
     if time not in times:
         raise ValueError(f"time {time!r}; expected one of {', '.join(times)}")
+    if not np.isfinite(times[time]).all():
+        raise ValueError(
+            f"time sigma is infinite at timestep {schedule.T - 1}, where no signal is left; expected model_time or "
+            "index"
+        )
     if isinstance(network, nn.Module):
         network.eval().requires_grad_(False)
     return OwnDenoiser(
