@@ -135,6 +135,12 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     help="Steps, one network evaluation each but two in heun; the size of the grid of edm and flow.  [default: all "
     "timesteps of the training schedule]",
 )
+@click.option(
+    "--spacing",
+    type=click.Choice(["leading", "linspace", "trailing", "openai"]),
+    help="Which timesteps fewer --steps visit: diffusers' three ways, or improved-diffusion's rounding of "
+    "linspace.  [default: what the model's scheduler says]",
+)
 @click.option("--timesteps", callback=timestep_list, help="Timesteps by hand, instead of --steps: 999,850,700,0.")
 @click.option("--eta", type=Number(), help="Noise of ddim: 0 none, 1 as much as ddpm.  [default: 0]")
 @click.option(
@@ -147,6 +153,12 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     default=None,
     help="Clip pred_x0 in the update, at the valid range of the model: what its scheduler clips at, 1 where that names "
     "none, its own of a closed form.  [default: ddpm, iddpm as the model says; ddim no]",
+)
+@click.option(
+    "--eps",
+    type=click.Choice(["kept", "rederived"]),
+    help="With ddim or heun, and --clip: eps kept as the network says, like diffusers, or rederived from the clipped "
+    "pred_x0, like improved-diffusion, guided-diffusion and GLIDE; then ddim of eta 1 is ddpm.  [default: kept]",
 )
 @click.option("--samples", type=Whole(), default=64, show_default=True, help="More than a finished run has extends it.")
 @click.option(
@@ -259,6 +271,8 @@ def fork(
     forks = prepare(store=store, **options)
     if swept:
         say(forks.saving())
+    for caution in forks.cautions():
+        say(caution)
     carry_out(
         forks,
         out,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 
 from pipeline.cuts import Cut
 from pipeline.denoiser import Denoiser
+from pipeline.noise import NoiseSource, Purpose
 from pipeline.plan import WHOLE
 
 
@@ -71,6 +72,17 @@ def call_seconds(denoiser: Denoiser, timestep: int, label: torch.Tensor, tf32: b
         seconds = timed_call(denoiser, timestep, label)
         # the first one also warms up
         return seconds if seconds >= 1 else min(timed_call(denoiser, timestep, label) for _ in range(3))
+
+
+def draw_seconds(source: NoiseSource, samples: Sequence[int]) -> float:
+    """Time drawing the noise of a step for these samples: the faster of two times."""
+
+    def timed_draw() -> float:
+        begun = time.perf_counter()
+        source(Purpose.STEP, samples, 0)
+        return time.perf_counter() - begun
+
+    return min(timed_draw() for _ in range(2))
 
 
 def timed_call(denoiser: Denoiser, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> float:

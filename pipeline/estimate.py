@@ -15,8 +15,8 @@ MARGIN_BYTES = 128 << 20
 class Cost:
     """What finishing a run will take, known before it starts.
 
-    `seconds` goes by the fastest of a few trial evaluations, `disk` is before compression, `memory` the peak of the
-    whole process.
+    `seconds` goes by the fastest of a few trials, of the network and of drawing noise, `disk` is before compression,
+    `memory` the peak of the whole process.
     """
 
     evaluations: int

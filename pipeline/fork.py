@@ -18,7 +18,7 @@ import stores
 from pipeline import sampler, sweep
 from pipeline.blocks import make_blocks
 from pipeline.denoiser import Denoiser
-from pipeline.device import call_seconds, choose_device, environment
+from pipeline.device import call_seconds, choose_device, draw_seconds, environment
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from pipeline.generate import NUMERICS
 from pipeline.hostcopy import SLOTS, HostCopy
@@ -26,6 +26,7 @@ from pipeline.noise import NoiseAhead, NoiseSource
 from pipeline.parent import Parent, load_model
 from pipeline.parsing import check_count, is_whole, number
 from pipeline.plan import Plan, Step
+from pipeline.variance import overfull, refuse_overfull
 from stores.layout import Layout
 from stores.writer import memory_bytes
 
@@ -139,19 +140,37 @@ class Fork:
         )
 
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
-        """Estimate what a number of blocks will take (all of them by default), after a few trial evaluations."""
+        """Estimate what a number of blocks will take (all of them by default), after a few trials."""
         blocks = self.layout.blocks if blocks is None else blocks
         seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, self.trial_label, self.tf32)
+        drawing = draw_seconds(NoiseSource(self.parent.config["seed"], self.denoiser.shape), range(self.block))
         evaluations = blocks * sampler.evaluations(self.plans, self.together)
         images = int(np.prod(self.layout.images)) * np.dtype("float32").itemsize
         at_once = 4 + (2 * 2 * SLOTS if self.states else 0)  # each branch's state, x_0 twice, the states to start from
         return Cost(
             evaluations=evaluations,
-            seconds=evaluations * seconds,
+            seconds=evaluations * seconds + blocks * sum(1 for _ in self._addresses()) * drawing,
             disk=blocks * images * (1 + (2 * self.layout.timesteps if self.states else 0)),
             disk_free=disk_free(out),
             memory=peak_memory() + memory_bytes(self.layout, 2 if self.states else 0) + at_once * images + MARGIN_BYTES,
         )
+
+    def cautions(self) -> list[str]:
+        """Say what of these forks is not as one would take for granted."""
+        found = []
+        if rounding := self.parent.rounding:
+            found.append(
+                f"{self.parent.path} keeps its states {rounding}: forks start from these, so that none is the run bit "
+                "for bit; edits that change nothing may read 77 to 100 dB (PSNR), not 100"
+            )
+        schedule = self.denoiser.schedule
+        if jumps := [step.timestep for plan in self.variants for step in overfull(schedule, plan.steps)]:
+            found.append(
+                f"{len(jumps)} variants jump to where their sigma is more than the state holds, from timesteps "
+                f"{', '.join(map(str, dict.fromkeys(jumps)))}: it ends noisier than its timestep says (002 eq. 4 as "
+                "published)"
+            )
+        return found
 
     def saving(self) -> str:
         """Compare the images that go through the network with those of re-running every variant from noise."""
@@ -294,6 +313,8 @@ def prepare(
         denoiser = load_model(parent, model, where)
         variants, edits = sweep.variants(families, parent.plan, denoiser)
         plan = parent.plan.after(max(variant.timesteps[0] for variant in variants))
+    for variant in variants:
+        refuse_overfull(denoiser.schedule, variant.steps)
     return Fork(
         parent=parent,
         denoiser=denoiser,

@@ -16,7 +16,7 @@ import stores
 from pipeline import models, plan, sampler
 from pipeline.blocks import make_blocks
 from pipeline.denoiser import Denoiser, network_of
-from pipeline.device import call_seconds, choose_device, environment
+from pipeline.device import call_seconds, choose_device, draw_seconds, environment
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from pipeline.guidance import guided
 from pipeline.hostcopy import SLOTS, HostCopy
@@ -87,6 +87,12 @@ class Generation:
         """Whether the plan's variance comes from the network."""
         return any(step.variance == "learned" for step in self.plan.steps)
 
+    @property
+    def noisy(self) -> list[int]:
+        """Timesteps of the steps that add noise."""
+        timesteps = enumerate(self.plan.timesteps)
+        return [timestep for k, timestep in timesteps if sampler.adds_noise(self.denoiser.schedule, self.plan, k)]
+
     def open(
         self,
         out: Path,
@@ -120,16 +126,17 @@ class Generation:
         )
 
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
-        """Estimate what a number of blocks will take (all of the run by default), after a few trial evaluations."""
+        """Estimate what a number of blocks will take (all of the run by default), after a few trials."""
         blocks = self.layout.blocks if blocks is None else blocks
         label = torch.from_numpy(self.label(range(self.block))).to(self.device)
         seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label, self.tf32)
+        drawing = draw_seconds(NoiseSource(self.seed, self.denoiser.shape), range(self.block))
         variables = 3 if self.learned else 2
         images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
         in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
         return Cost(
             evaluations=blocks * self.plan.evaluations,
-            seconds=blocks * self.plan.evaluations * seconds,
+            seconds=blocks * (self.plan.evaluations * seconds + (1 + len(self.noisy)) * drawing),
             disk=images * int(np.prod(self.denoiser.shape)),
             disk_free=disk_free(out),
             memory=peak_memory() + memory_bytes(self.layout, variables) + in_flight + MARGIN_BYTES,
@@ -154,14 +161,13 @@ class Generation:
         return ids % self.denoiser.num_classes if self.labels == "cycle" else np.full_like(ids, int(self.labels))
 
     def _block(self, block: int, host: HostCopy, pool: ThreadPoolExecutor, progress: tqdm) -> torch.Tensor:
-        schedule = self.denoiser.schedule
         ids = range(block * self.block, (block + 1) * self.block)
         source = NoiseSource(self.seed, self.denoiser.shape)
-        timesteps = enumerate(self.plan.timesteps)
-        noisy = [(timestep, 0) for k, timestep in timesteps if sampler.adds_noise(schedule, self.plan, k)]
-        start_sd = schedule.start_sd(self.plan.timesteps[0])
+        start_sd = self.denoiser.schedule.start_sd(self.plan.timesteps[0])
         x_T = start_sd * torch.from_numpy(source(Purpose.START, ids, 0)).to(self.device)
-        ahead = NoiseAhead(source, ids, noisy, pool)  # from here on the source is that thread's alone
+        ahead = NoiseAhead(
+            source, ids, [(timestep, 0) for timestep in self.noisy], pool
+        )  # from here on the source is that thread's alone
         position = {k: i for i, k in enumerate(self.kept)}
 
         def noise(_: int, step: Step) -> torch.Tensor:
@@ -189,6 +195,8 @@ def prepare(
     eta: float | None = None,
     variance: str | None = None,
     clip: bool | None = None,
+    eps: str | None = None,
+    spacing: str | None = None,
     samples: int = 64,
     block: int = 32,
     seed: int = 0,
@@ -217,7 +225,7 @@ def prepare(
         denoiser = guided(denoiser, guidance)
     if timesteps and steps is not None and not denoiser.schedule.is_grid:
         raise ValueError(f"steps {steps} and timesteps by hand were given, expected one of them")
-    chosen = choose_plan(denoiser, sampler_name, timesteps or steps, eta, variance, clip)
+    chosen = choose_plan(denoiser, sampler_name, timesteps or steps, eta, variance, clip, eps, spacing)
     if plan_name == "shortcut":
         chosen = shortcut(chosen, network_of(denoiser))
     return Generation(
@@ -244,11 +252,14 @@ def choose_plan(
     eta: float | None,
     variance: str | None,
     clip: bool | None,
+    eps: str | None = None,
+    spacing: str | None = None,
 ) -> Plan:
     """Build the plan of a sampler's name.
 
     steps is a number of them, or a list of timesteps. clip True or False overrides what is usual: ddpm and iddpm clip
-    as the scheduler's config says, ddim and heun do not. True clips at the model's valid range.
+    as the scheduler's config says, ddim and heun do not. True clips at the model's valid range, and eps says what
+    becomes of eps then. spacing None is the schedule's.
 
     Raises ValueError for an unknown sampler, steps out of range, an option of another sampler, or a range to clip at
     that is not the same on both sides of 0.
@@ -258,17 +269,23 @@ def choose_plan(
         raise ValueError(f"eta {eta} was given with sampler {name}; only ddim has an eta")
     if variance is not None and name != "ddpm":
         raise ValueError(f"variance {variance} was given with sampler {name}; only ddpm has a choice of it")
+    if eps is not None and not (name in ("ddim", "heun") and clip):
+        raise ValueError(
+            f"eps {eps} was given; expected it with sampler ddim or heun and clip only, which leave a choice of it"
+        )
+    if spacing is not None and isinstance(steps, Sequence):
+        raise ValueError(f"spacing {spacing} and timesteps by hand were given, expected one of them")
     ranges = {} if clip is None else {"clip": _clip_at(denoiser) if clip else None}
     match name:
         case "ddpm":
             usual = "large" if schedule.learned_range else schedule.variance
-            return plan.ddpm(schedule, steps, variance or usual, **ranges)
+            return plan.ddpm(schedule, steps, variance or usual, spacing=spacing, **ranges)
         case "ddim":
-            return plan.ddim(schedule, steps, eta or 0.0, **ranges)
+            return plan.ddim(schedule, steps, eta or 0.0, spacing=spacing, eps=eps or "kept", **ranges)
         case "iddpm":
-            return plan.iddpm(schedule, steps, **ranges)
+            return plan.iddpm(schedule, steps, spacing=spacing, **ranges)
         case "heun":
-            return plan.heun(schedule, steps, **ranges)
+            return plan.heun(schedule, steps, spacing=spacing, eps=eps or "kept", **ranges)
     raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim, iddpm or heun")
 
 

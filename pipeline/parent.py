@@ -45,6 +45,14 @@ class Parent:
         plan = Plan.from_json(config["plan"])
         return cls(path, config, attrs["fingerprint"], plan, tuple(ds.timestep.values.tolist()), ds.label.values)
 
+    @property
+    def rounding(self) -> str | None:
+        """How stored states differ from those the run went through; None where they are the same to the bit."""
+        store = self.config["store"]
+        if store["keepbits"] is not None:
+            return f"rounded to {store['keepbits']} bits of mantissa"
+        return None if store["dtype"] == "float32" else f"as {store['dtype']}"
+
     def x_t(self, timesteps: Sequence[int], samples: np.ndarray) -> np.ndarray:
         """Read states: float32 (timestep, sample, channel, y, x). Raises DamagedStore, or StaleStore after a change."""
         try:

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from pipeline.cuts import Cut
 from pipeline.schedule import Schedule
+from pipeline.spacing import shown, spaced_timesteps
+from pipeline.variance import refuse_overfull
 
 VARIANCES = ("large", "small", "learned")
 NOISES = ("shared", "independent", "zero")
 ENDS = ("x_0", "pred_x0")
+EPS = ("kept", "rederived")
 WHOLE = Cut()  # nothing is left out
 
 
@@ -101,13 +102,16 @@ class Plan:
 
     ``clip`` is the range pred_x0 is clipped to inside the update, None for no clipping. ``came_from`` is the timestep
     of the step that led to the first state, None where the plan starts from noise. ``end`` is what comes out: "x_0",
-    or "pred_x0" for the last prediction, clipped as in the update.
+    or "pred_x0" for the last prediction, clipped as in the update. ``eps`` of a ddim or heun step is "kept" as it was
+    predicted where pred_x0 is clipped, as in diffusers, or "rederived" from the clipped pred_x0, as in
+    improved-diffusion, guided-diffusion and GLIDE.
     """
 
     steps: tuple[Step, ...]
     clip: float | None = None
     came_from: int | None = None
     end: str = "x_0"
+    eps: str = "kept"
 
     def __post_init__(self) -> None:
         """Check that every step lands on the one after it."""
@@ -121,6 +125,12 @@ class Plan:
             raise ValueError(f"a plan that came from timestep {self.came_from} starts at {self.steps[0].timestep}")
         if self.end not in ENDS:
             raise ValueError(f"end {self.end!r}; expected one of {ENDS}")
+        if self.eps not in EPS:
+            raise ValueError(f"eps {self.eps!r}; expected one of {EPS}")
+        if self.eps == "rederived" and self.clip is None:
+            raise ValueError(
+                "eps is rederived from a clipped pred_x0, but the plan does not clip; expected a clip range"
+            )
         for step, lands_on in zip(self.steps, [*self.timesteps[1:], -1], strict=True):
             if step.lands_on != lands_on:
                 raise ValueError(
@@ -226,6 +236,8 @@ class Plan:
     def with_eta(self, eta: float, first: int, last: int) -> Plan:
         """Change eta of the ddim steps with first >= timestep >= last: noise that leaves the marginals as they are.
 
+        It does so up to the eta of ``variance.refuse_overfull``, which the sampling loop refuses to go beyond.
+
         Raises
         ------
         ValueError
@@ -239,7 +251,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Write the plan as runs of equally spaced, equally treated steps; one plan has one such form.
 
-        ``came_from``, ``end``, ``cut`` and ``planned`` are there only where they are not the usual.
+        ``came_from``, ``end``, ``eps``, ``cut`` and ``planned`` are there only where they are not the usual.
         """
         runs: list[list[Step]] = []
         for step in self.steps:
@@ -249,7 +261,8 @@ class Plan:
                 runs.append([step])
         start = {} if self.came_from is None else {"came_from": self.came_from}
         end = {} if self.end == "x_0" else {"end": self.end}
-        return {"runs": [_run_to_json(run) for run in runs], "clip": self.clip, **start, **end}
+        eps = {} if self.eps == "kept" else {"eps": self.eps}
+        return {"runs": [_run_to_json(run) for run in runs], "clip": self.clip, **start, **end, **eps}
 
     @classmethod
     def from_json(cls, plan: Mapping[str, Any]) -> Plan:
@@ -267,7 +280,9 @@ class Plan:
                 for timestep in range(run["first"], run["last"] - 1, -max(run["stride"], 1))
             ]
             chain = _chain(visits, plan["clip"])
-            read = replace(chain, came_from=plan.get("came_from"), end=plan.get("end", "x_0"))
+            read = replace(
+                chain, came_from=plan.get("came_from"), end=plan.get("end", "x_0"), eps=plan.get("eps", "kept")
+            )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a plan: {error!r}; expected the form Plan.to_json writes") from None
         if read.to_json() != plan:
@@ -279,7 +294,7 @@ class Plan:
             raise ValueError(f"timesteps {first} to {last}; expected from high to low")
         there = [first >= timestep >= last for timestep in self.timesteps]
         if not any(there):
-            raise ValueError(f"no step at timesteps {first} to {last}; the plan visits {_shown(self.timesteps)}")
+            raise ValueError(f"no step at timesteps {first} to {last}; the plan visits {shown(self.timesteps)}")
         steps = zip(self.steps, there, strict=True)
         return replace(self, steps=tuple(replace(step, **changes) if here else step for step, here in steps))
 
@@ -292,7 +307,7 @@ class Plan:
 
     def _position(self, timestep: int) -> int:
         if timestep not in self.timesteps:
-            raise ValueError(f"the plan does not visit timestep {timestep}; it visits {_shown(self.timesteps)}")
+            raise ValueError(f"the plan does not visit timestep {timestep}; it visits {shown(self.timesteps)}")
         return self.timesteps.index(timestep)
 
 
@@ -301,11 +316,13 @@ def ddpm(
     steps: int | Sequence[int] | None = None,
     variance: str = "large",
     clip: float | str | None = "schedule",
+    spacing: str | None = None,
 ) -> Plan:
     """Ancestral sampling (DDPM algorithm 2): posterior mean, variance beta ("large") or beta tilde ("small").
 
-    All timesteps of the schedule unless a number of steps is given, or a list of timesteps. pred_x0 is clipped as the
-    schedule says, or to ``clip``, None for no clipping.
+    "large" is as published, though at the last steps it is more than the states they land on hold. All timesteps of the
+    schedule unless a number of steps is given, or a list of timesteps. pred_x0 is clipped as the schedule says, or to
+    ``clip``, None for no clipping. ``spacing`` as in ``spaced_timesteps``.
 
     Raises
     ------
@@ -317,25 +334,41 @@ def ddpm(
             "learned variance needs a network that predicts it (variance_type: learned_range); expected large or small"
         )
     treatment = Treatment("posterior", variance)
-    timesteps = spaced_timesteps(schedule, steps)
+    timesteps = spaced_timesteps(schedule, steps, spacing)
     return _chain([(t, treatment) for t in timesteps], schedule.clip_sample if clip == "schedule" else clip)
 
 
-def ddim(schedule: Schedule, steps: int | Sequence[int] | None, eta: float = 0.0, clip: float | None = None) -> Plan:
+def ddim(
+    schedule: Schedule,
+    steps: int | Sequence[int] | None,
+    eta: float = 0.0,
+    clip: float | None = None,
+    spacing: str | None = None,
+    eps: str = "kept",
+) -> Plan:
     """DDIM (DDIM eq. 12 and 16): deterministic at eta 0, DDPM's "small" variance at eta 1.
 
-    pred_x0 is not clipped unless ``clip`` is given, as in the official code.
+    pred_x0 is not clipped unless ``clip`` is given, as in the official code. ``spacing`` as in ``spaced_timesteps``,
+    ``eps`` as in ``Plan``: only where it is "rederived" is eta 1 with a clip still DDPM's "small".
 
     Raises
     ------
     ValueError
-        When steps is 0 or above T, or eta is negative.
+        When steps is 0 or above T, eps is rederived without a clip, or eta is negative or too large for a step.
     """
     treatment = Treatment("ddim", eta)
-    return _chain([(t, treatment) for t in spaced_timesteps(schedule, steps)], clip)
+    chain = _chain([(t, treatment) for t in spaced_timesteps(schedule, steps, spacing)], clip)
+    plan = replace(chain, eps=eps)
+    refuse_overfull(schedule, plan.steps)
+    return plan
 
 
-def iddpm(schedule: Schedule, steps: int | Sequence[int] | None = None, clip: float | str | None = "schedule") -> Plan:
+def iddpm(
+    schedule: Schedule,
+    steps: int | Sequence[int] | None = None,
+    clip: float | str | None = "schedule",
+    spacing: str | None = None,
+) -> Plan:
     """Ancestral sampling with the network's own variance (IDDPM eq. 15).
 
     Raises
@@ -343,57 +376,27 @@ def iddpm(schedule: Schedule, steps: int | Sequence[int] | None = None, clip: fl
     ValueError
         When steps is 0 or above T, or the network predicts no variance.
     """
-    return ddpm(schedule, steps, "learned", clip)
+    return ddpm(schedule, steps, "learned", clip, spacing)
 
 
-def heun(schedule: Schedule, steps: int | Sequence[int] | None = None, clip: float | None = None) -> Plan:
+def heun(
+    schedule: Schedule,
+    steps: int | Sequence[int] | None = None,
+    clip: float | None = None,
+    spacing: str | None = None,
+    eps: str = "kept",
+) -> Plan:
     """Heun's method on the probability-flow ODE, two evaluations a step but the last (Karras et al. 2022, algorithm 1).
 
-    pred_x0 is not clipped unless ``clip`` is given.
+    pred_x0 is not clipped unless ``clip`` is given. ``spacing`` as in ``spaced_timesteps``, ``eps`` as in ``Plan``.
 
     Raises
     ------
     ValueError
-        When steps is 0 or above T.
+        When steps is 0 or above T, or eps is rederived without a clip.
     """
     treatment = Treatment("heun", 0.0)
-    return _chain([(t, treatment) for t in spaced_timesteps(schedule, steps)], clip)
-
-
-def spaced_timesteps(schedule: Schedule, steps: int | Sequence[int] | None) -> list[int]:
-    """Timesteps of a number of steps, from high to low, spaced as the schedule says, or a list given by hand.
-
-    "leading", "linspace" and "trailing" mean what they do in diffusers; None or T steps are all timesteps.
-    A step lands on the next timestep of this list, also where diffusers' DDIM steps a fixed T // steps down.
-
-    Raises
-    ------
-    ValueError
-        When steps is below 1 or above T, or the schedule's offset leads past T-1. When the list by hand is empty, names
-        a timestep twice, or one that is not in the schedule.
-    """
-    T = schedule.T
-    if isinstance(steps, Sequence):
-        if not steps or len(set(steps)) < len(steps) or not 0 <= min(steps) <= max(steps) < T:
-            raise ValueError(f"timesteps {_shown(list(steps))}; expected numbers from {T - 1} to 0, each once")
-        return sorted(steps, reverse=True)
-    if steps is None or steps == T:
-        return list(range(T - 1, -1, -1))
-    if not 1 <= steps <= T:
-        raise ValueError(f"{steps} steps; expected 1 to {T}, the number of training timesteps")
-    if schedule.spacing == "leading":
-        ascending = np.arange(steps) * (T // steps) + schedule.steps_offset
-    elif schedule.spacing == "linspace":
-        ascending = np.linspace(0, T - 1, steps).round()
-    else:
-        # arange in floats may run one element too far
-        ascending = np.arange(T, 0, -T / steps)[:steps][::-1].round() - 1
-    if ascending[-1] >= T:
-        raise ValueError(
-            f"{steps} steps with steps_offset {schedule.steps_offset} start at {int(ascending[-1])}, "
-            f"beyond {T - 1}; ask for fewer steps"
-        )
-    return [int(t) for t in ascending[::-1]]
+    return replace(_chain([(t, treatment) for t in spaced_timesteps(schedule, steps, spacing)], clip), eps=eps)
 
 
 def _chain(visits: Iterable[tuple[int, Treatment]], clip: float | None) -> Plan:
@@ -421,9 +424,3 @@ def _run_to_json(run: list[Step]) -> dict[str, Any]:
         "stride": stride,
         **run[0].treatment.to_json(),
     }
-
-
-def _shown(timesteps: list[int]) -> str:
-    if len(timesteps) <= 6:
-        return ", ".join(map(str, timesteps))
-    return f"{timesteps[0]}, {timesteps[1]}, {timesteps[2]}, ..., {timesteps[-1]}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import cache, partial
 from itertools import groupby, repeat
 
@@ -16,15 +15,13 @@ from pipeline.cuts import Cut
 from pipeline.denoiser import Condition, Denoiser, Prediction
 from pipeline.plan import Plan, Step
 from pipeline.schedule import Schedule
-
-# the variance a step to x_0 would have is 0; its logarithm is taken all the same (as in diffusers)
-_MIN_VARIANCE = 1e-20
+from pipeline.variance import ddim_sd, ends, fixed_sd, large, refuse_overfull, small
 
 Start = Callable[[int], torch.Tensor]
 Noise = Callable[[int, Step], torch.Tensor]
 Keep = Callable[[int, int, torch.Tensor, torch.Tensor, torch.Tensor | None], None]
-Level = tuple[float, float]
-"""signal and noise_scale of a state."""
+Seen = tuple[torch.Tensor, Prediction]
+"""A state, and the prediction made from it."""
 
 
 def reverse(
@@ -45,7 +42,11 @@ def reverse(
     its step's position, the state the network was given, its raw pred_x0 and, for learned variances, the log variance;
     it does not get the second evaluation of a heun step. Up to ``together`` branches at the same timestep, with the
     same parts of the network left out, share a network call. Returns each branch's x_0.
+
+    Raises ValueError for an eta that is too large for a step, and for a learned variance of a network without one.
     """
+    for plan in plans:
+        refuse_overfull(denoiser.schedule, plan.steps)
     condition_of = cache(condition.repeat)  # a condition is checked once, and that waits for the device
     states: dict[int, torch.Tensor] = {}
 
@@ -58,15 +59,17 @@ def reverse(
         states |= {i: start(i) for i, k in due if k == 0}
         for first in range(0, len(due), together):
             group = due[first : first + together]
-            predictions = dict(zip(group, evaluate([i for i, _ in group], timestep, cut), strict=True))
-            for (i, k), prediction in predictions.items():
+            predictions = evaluate([i for i, _ in group], timestep, cut)
+            seen: dict[tuple[int, int], Seen] = {}
+            for (i, k), prediction in zip(group, predictions, strict=True):
+                seen[i, k] = states[i], prediction
                 log_variance = learned_log_variance(schedule, plans[i], k, prediction)
                 keep(i, k, states[i], prediction.pred_x0, log_variance)
                 states[i] = advance(schedule, plans[i], k, states[i], prediction, log_variance, partial(noise, i))
             for lands_on, trials in _trials(plans, group):
                 again = evaluate([i for i, _ in trials], lands_on, cut)
                 for (i, k), prediction in zip(trials, again, strict=True):
-                    states[i] = heun_corrected(schedule, plans[i], k, states[i], predictions[i, k], prediction)
+                    states[i] = heun_corrected(schedule, plans[i], k, seen[i, k], (states[i], prediction))
     return [states[i] for i in range(len(plans))]
 
 
@@ -97,13 +100,12 @@ def advance(
 ) -> torch.Tensor:
     """Take the k-th step of a plan from x_t, given the prediction made there, to the state it lands on."""
     step = plan.steps[k]
-    x_0 = _clipped(plan, prediction)
     if _ends_in_prediction(plan, k):
-        return x_0
+        return _clipped(plan, prediction)
     if step.rule == "posterior":
-        mean = posterior_mean(schedule, step, x_0, x_t)
+        mean = posterior_mean(schedule, step, _clipped(plan, prediction), x_t)
     else:
-        mean = ddim_mean(schedule, step, x_0, prediction.eps)
+        mean = ddim_mean(schedule, step, *_used(schedule, plan, step.timestep, x_t, prediction))
     if not adds_noise(schedule, plan, k):
         return mean
     sd = fixed_sd(schedule, step) if log_variance is None else (0.5 * log_variance).exp()
@@ -112,10 +114,16 @@ def advance(
 
 def posterior_mean(schedule: Schedule, step: Step, x_0: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
     """Mean of the forward process's posterior given x_0 and x_t (DDPM eq. 7, for any signal and noise)."""
-    (c_t, d_t), (c_s, d_s) = ends = _levels(schedule, step)
-    coef_x_0 = c_s * _large(*ends) / d_t**2
+    (c_t, d_t), (c_s, d_s) = levels = ends(schedule, step)
+    coef_x_0 = c_s * large(*levels) / d_t**2
     coef_x_t = c_t / c_s * d_s**2 / d_t**2
     return coef_x_0 * x_0 + coef_x_t * x_t
+
+
+def eps_of(schedule: Schedule, timestep: int, x_0: torch.Tensor, x_t: torch.Tensor) -> torch.Tensor:
+    """Noise that leads from x_0 to x_t."""
+    c, d = schedule.at(timestep)
+    return (x_t - c * x_0) / d
 
 
 def ddim_mean(schedule: Schedule, step: Step, x_0: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
@@ -123,24 +131,25 @@ def ddim_mean(schedule: Schedule, step: Step, x_0: torch.Tensor, eps: torch.Tens
 
     At eta 0 this is Euler's step on the probability-flow ODE: of EDM in sigma, of rectified flow in t.
     """
-    _, (c_s, d_s) = _levels(schedule, step)
-    direction = math.sqrt(max(0.0, d_s**2 - _ddim_sd(schedule, step) ** 2))
+    _, (c_s, d_s) = ends(schedule, step)
+    direction = math.sqrt(max(0.0, d_s**2 - ddim_sd(schedule, step) ** 2))
     return c_s * x_0 + direction * eps
 
 
-def heun_corrected(
-    schedule: Schedule, plan: Plan, k: int, x_s: torch.Tensor, first: Prediction, second: Prediction
-) -> torch.Tensor:
-    """Correct the trial state x_s of a heun step by a second prediction, made there (Karras et al. 2022, algorithm 1).
+def heun_corrected(schedule: Schedule, plan: Plan, k: int, first: Seen, second: Seen) -> torch.Tensor:
+    """Correct the trial state of a heun step by the prediction made there (Karras et al. 2022, algorithm 1).
 
-    The step goes by the mean of the slopes at its two ends: of x_t / signal over sigma where variance is preserved, of
-    x_t itself elsewhere, which is over sigma for EDM and over t for rectified flow.
+    ``first`` and ``second`` are the states at the step's two ends with the predictions made there. The step goes by
+    the mean of the slopes at its ends: of x_t / signal over sigma where variance is preserved, of x_t itself elsewhere,
+    which is over sigma for EDM and over t for rectified flow.
     """
-    (c_t, d_t), (c_s, d_s) = _levels(schedule, plan.steps[k])
+    step, trial = plan.steps[k], second[0]
+    (c_t, d_t), (c_s, d_s) = ends(schedule, step)
     r_t, r_s = (c_t, c_s) if schedule.alpha_bar is not None and c_t > 0 else (1.0, 1.0)
-    change_x_0 = _clipped(plan, second) - _clipped(plan, first)
-    change_eps = second.eps - first.eps
-    return x_s + (c_s - r_s * c_t / r_t) / 2 * change_x_0 + (d_s - r_s * d_t / r_t) / 2 * change_eps
+    x_0, eps = _used(schedule, plan, step.timestep, *first)
+    x_0_there, eps_there = _used(schedule, plan, step.lands_on, *second)
+    by_x_0, by_eps = (c_s - r_s * c_t / r_t) / 2, (d_s - r_s * d_t / r_t) / 2
+    return trial + by_x_0 * (x_0_there - x_0) + by_eps * (eps_there - eps)
 
 
 def learned_log_variance(schedule: Schedule, plan: Plan, k: int, prediction: Prediction) -> torch.Tensor | None:
@@ -156,13 +165,13 @@ def learned_log_variance(schedule: Schedule, plan: Plan, k: int, prediction: Pre
     f = prediction.variance_fraction
     if f is None:
         raise ValueError("the plan's variance is learned, but this model predicts none; use large or small")
-    ends = _levels(schedule, step)
+    levels = ends(schedule, step)
     before = plan.steps[k - 1].timestep if k else plan.came_from
     if step.lands_on == -1 and before is not None:
-        small = _small(schedule.at(before), ends[0])
+        lower = small(schedule.at(before), levels[0])
     else:
-        small = _small(*ends)
-    return f * math.log(_large(*ends)) + (1 - f) * math.log(small)
+        lower = small(*levels)
+    return f * math.log(large(*levels)) + (1 - f) * math.log(lower)
 
 
 def adds_noise(schedule: Schedule, plan: Plan, k: int) -> bool:
@@ -170,14 +179,7 @@ def adds_noise(schedule: Schedule, plan: Plan, k: int) -> bool:
     step = plan.steps[k]
     if step.noise == "zero" or _ends_in_prediction(plan, k):
         return False
-    return step.lands_on != -1 if step.rule == "posterior" else _ddim_sd(schedule, step) > 0
-
-
-def fixed_sd(schedule: Schedule, step: Step) -> float:
-    """Sd of the noise of a step whose variance does not depend on the network."""
-    if step.rule != "posterior":
-        return _ddim_sd(schedule, step)
-    return math.sqrt({"large": _large, "small": _small}[str(step.variance)](*_levels(schedule, step)))
+    return step.lands_on != -1 if step.rule == "posterior" else ddim_sd(schedule, step) > 0
 
 
 def noise_sd(schedule: Schedule, plan: Plan) -> np.ndarray:
@@ -198,6 +200,14 @@ def _ends_in_prediction(plan: Plan, k: int) -> bool:
     return plan.end == "pred_x0" and plan.steps[k].lands_on == -1
 
 
+def _used(
+    schedule: Schedule, plan: Plan, timestep: int, x_t: torch.Tensor, prediction: Prediction
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the x_0 and the eps that a plan's update goes by."""
+    x_0 = _clipped(plan, prediction)
+    return x_0, prediction.eps if plan.eps == "kept" else eps_of(schedule, timestep, x_0, x_t)
+
+
 def _clipped(plan: Plan, prediction: Prediction) -> torch.Tensor:
     return prediction.pred_x0 if plan.clip is None else prediction.pred_x0.clamp(-plan.clip, plan.clip)
 
@@ -210,32 +220,6 @@ def _trials(plans: Sequence[Plan], group: Sequence[tuple[int, int]]) -> Iterator
 
     twice = sorted((due for due in group if plans[due[0]].steps[due[1]].evaluations == 2), key=lands_on)
     return ((timestep, list(trials)) for timestep, trials in groupby(twice, lands_on))
-
-
-def _levels(schedule: Schedule, step: Step) -> tuple[Level, Level]:
-    """Return signal and noise_scale of the state a step starts from and of the one it lands on."""
-    if step.lands_on >= 0:
-        return schedule.at(step.timestep), schedule.at(step.lands_on)
-    return schedule.at(step.timestep), (1.0, 0.0) if step.rule == "posterior" else schedule.final
-
-
-def _large(at_t: Level, at_s: Level) -> float:
-    """Variance of x_t given x_s, which has less noise: beta, where one is the timestep before the other."""
-    (c_t, d_t), (c_s, d_s) = at_t, at_s
-    return max(d_t**2 - (c_t / c_s * d_s) ** 2, 0.0)
-
-
-def _small(at_t: Level, at_s: Level) -> float:
-    """Variance of x_s given x_t and x_0: beta tilde (DDPM eq. 7)."""
-    return max(_large(at_t, at_s) * at_s[1] ** 2 / at_t[1] ** 2, _MIN_VARIANCE)
-
-
-def _ddim_sd(schedule: Schedule, step: Step) -> float:
-    """Return the sd sigma of a DDIM step (DDIM eq. 16), of a jump that of the step as it was planned (002 eq. 4)."""
-    if step.planned is not None:
-        return 0.0 if step.lands_on == -1 else _ddim_sd(schedule, replace(step, lands_on=step.planned, planned=None))
-    at_t, at_s = _levels(schedule, step)
-    return float(step.variance) * math.sqrt(_large(at_t, at_s) * at_s[1] ** 2 / at_t[1] ** 2)
 
 
 def _split(prediction: Prediction, branches: int) -> Iterator[Prediction]:

@@ -129,13 +129,10 @@ def golden_numbers(model, folder, **options):
     return [round(float(v), 4) for v in (ds.x_0.mean(), ds.x_0.std(), ds.x_t.std(), ds.pred_x0.std())]
 
 
-def test_goldens_say_when_numerics_must_be_raised(network, tmp_path):
-    """The numbers of runs with equal inputs may change only together with generate.NUMERICS."""
-    goldens = json.loads((Path(__file__).parent / "goldens.json").read_text())
-    assert goldens["numerics"] == generate.NUMERICS
-    for golden in goldens["runs"]:
-        model = network if golden["model"] == "random network" else golden["model"]
-        found = golden_numbers(model, tmp_path, **golden["options"])
+def test_goldens_of_networks_say_when_numerics_must_be_raised(network, tmp_path):
+    """The numbers of runs with equal inputs may change only together with generate.NUMERICS; see test_goldens too."""
+    for golden in json.loads((Path(__file__).parent / "goldens.json").read_text())["networks"]:
+        found = golden_numbers(network, tmp_path, **golden["options"])
         assert found == pytest.approx(golden["x_0 mean and sd, x_t sd, pred_x0 sd"], rel=1e-3, abs=1e-3), (
             f"{golden['model']}: the numbers of equal inputs changed; raise generate.NUMERICS and renew "
             "tests/goldens.json, or undo"
@@ -160,6 +157,10 @@ def test_labels_are_a_function_of_the_sample_number():
         ({"eta": 0.5}, "only ddim"),
         ({"sampler_name": "ddim", "variance": "small"}, "only ddpm"),
         ({"sampler_name": "iddpm"}, "learned"),
+        ({"eps": "rederived", "clip": True}, "ddim and clip only"),
+        ({"eps": "rederived", "sampler_name": "ddim"}, "ddim and clip only"),
+        ({"eps": "lost", "sampler_name": "ddim", "clip": True}, "kept"),
+        ({"spacing": "karras"}, "leading"),
         ({"labels": "cycle"}, "no classes"),
         ({"model": "mixture:-1,1", "labels": "2"}, "0 to 1"),
         ({"samples": 0}, "at least 1"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cuts import Cut
-from pipeline.plan import ENDS, NOISES, VARIANCES, Plan, Step, ddim, ddpm, iddpm
+from pipeline.plan import ENDS, EPS, NOISES, VARIANCES, Plan, Step, ddim, ddpm, iddpm, spaced_timesteps
 from pipeline.schedule import Schedule
 from pipeline.shortcut import shortcut
 from tests.networks import random_unet
@@ -37,6 +37,39 @@ def test_respaced_timesteps_are_those_of_diffusers(spacing, steps, offset):
     plan = ddpm(Schedule.from_config(scheduler.config), steps)
     assert plan.timesteps == scheduler.timesteps.tolist()
     assert [step.lands_on for step in plan.steps] == [*plan.timesteps[1:], -1]
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_another_spacing_than_the_schedules_may_be_asked_for(spacing):
+    named = Schedule.from_config({"timestep_spacing": spacing})
+    for build in (ddpm, ddim):
+        assert build(LINEAR, 30, spacing=spacing) == build(named, 30)
+    assert iddpm(LEARNED, 30, spacing=spacing).timesteps == ddpm(named, 30).timesteps
+    with pytest.raises(ValueError, match="spacing 'karras'; expected one of"):
+        ddim(LINEAR, 30, spacing="karras")
+
+
+def space_timesteps(T, steps):
+    """As improved-diffusion does for one section."""
+    stride, place, taken = 1 if steps <= 1 else (T - 1) / (steps - 1), 0.0, []
+    for _ in range(steps):
+        taken.append(round(place))
+        place += stride
+    return sorted(set(taken), reverse=True)
+
+
+def test_openais_timesteps_are_rounded_as_theirs():
+    schedule = Schedule.from_config({"num_train_timesteps": 4000, "variance_type": "learned_range"})
+    unlike = []
+    for steps in range(1, 1001):
+        found = spaced_timesteps(schedule, steps, "openai")
+        assert found == space_timesteps(4000, steps)
+        if found != spaced_timesteps(schedule, steps, "linspace"):
+            unlike.append(steps)
+    assert (len(unlike), unlike[:3]) == (300, [31, 35, 37])
+    plan = iddpm(schedule, 250, spacing="openai")
+    assert (plan.timesteps[0], iddpm(schedule, 250).timesteps[0]) == (3999, 3984)
+    assert len(plan.to_json()["runs"]) > 1  # so it is in the fingerprint
 
 
 @pytest.mark.parametrize("steps", [0, -3, 1001])
@@ -77,6 +110,8 @@ def test_learned_variance_needs_a_network_that_has_one():
         (lambda: Step(5, 1, "ddim", 0.0, planned=1), "planned to land on 1"),
         (lambda: Step(5, 1, "ddim", 0.0, planned=5), "planned to land on 5"),
         (lambda: Plan((Step(5, -1, "ddim", 0.0),), end="x_t"), "end 'x_t'"),
+        (lambda: Plan((Step(5, -1, "ddim", 0.0),), clip=1.0, eps="lost"), "eps 'lost'"),
+        (lambda: Plan((Step(5, -1, "ddim", 0.0),), eps="rederived"), "does not clip"),
         (lambda: Plan(()), "without steps"),
         (lambda: Plan((Step(5, 4, "ddim", 0.0),)), "goes on at -1"),
         (lambda: Plan((Step(5, -1, "ddim", 0.0),), clip=0.0), "clip"),
@@ -108,7 +143,9 @@ def plans(draw):
         between = [None, *range(lands_on + 1, t)] if rule[0] == "ddim" else [None]
         steps.append(Step(t, lands_on, *rule, noise, cut, draw(st.sampled_from(between))))
     came_from = draw(st.sampled_from([None, timesteps[0] + 1, 1000]))
-    return Plan(tuple(steps), draw(st.sampled_from([None, 1, 2.5])), came_from, draw(st.sampled_from(ENDS)))
+    clip = draw(st.sampled_from([None, 1, 2.5]))
+    eps = "kept" if clip is None else draw(st.sampled_from(EPS))
+    return Plan(tuple(steps), clip, came_from, draw(st.sampled_from(ENDS)), eps)
 
 
 @given(plans())
@@ -122,6 +159,10 @@ def test_json_form_is_short():
     assert ddim(LINEAR, 100, eta=1).to_json() == {
         "runs": [{"first": 990, "last": 0, "stride": 10, "rule": "ddim", "variance": 1.0, "noise": "shared"}],
         "clip": None,
+    }
+    assert ddim(LINEAR, 100, clip=1, eps="kept").to_json() == ddim(LINEAR, 100, clip=1).to_json()
+    assert ddim(LINEAR, 100, clip=1, eps="rederived").to_json() == ddim(LINEAR, 100, clip=1).to_json() | {
+        "eps": "rederived"
     }
     assert len(ddpm(LINEAR).with_noise("zero", 700, 300).to_json()["runs"]) == 3
 

@@ -130,10 +130,29 @@ def test_ddim_with_eta_1_is_ddpm_with_the_small_variance():
     assert relative(ours[-1], ancestral[-1]) < 1e-9
 
 
+@pytest.mark.parametrize("steps", [50, 1000])
+def test_where_eps_is_rederived_ddim_with_eta_1_is_ddpm_with_a_clip_too(steps):
+    denoiser, x_t = network(LINEAR), start(dtype=torch.float64)
+    denoiser.network.double()
+    first = 980 if steps == 50 else 30
+    ancestral, rederived, kept = (
+        run(denoiser, plan.after(first), x_t)
+        for plan in (
+            ddpm(LINEAR, steps, variance="small", clip=0.5),
+            ddim(LINEAR, steps, eta=1.0, clip=0.5, eps="rederived"),
+            ddim(LINEAR, steps, eta=1.0, clip=0.5),
+        )
+    )
+    assert float((ancestral[1][0].abs() > 0.5).double().mean()) > 0.1  # predictions that are clipped
+    assert relative(rederived[-1], ancestral[-1]) < 1e-9
+    assert max(map(relative, rederived[0], ancestral[0])) < 1e-9
+    assert relative(kept[0][-1], ancestral[0][-1]) > 0.01
+
+
 def test_a_radicand_below_zero_counts_as_zero():
-    plan = ddim(LINEAR, 1000, eta=2.0)
+    jump = ddim(LINEAR, 1000, eta=1.0).jump(30, 29).steps[-3]
     x_0, eps = torch.ones(1), torch.full((1,), torch.nan)
-    assert ddim_mean(LINEAR, plan.steps[-2], x_0, torch.ones(1)) == LINEAR.signal[0]
+    assert ddim_mean(LINEAR, jump, x_0, torch.ones(1)) == LINEAR.signal[1]
     assert torch.isnan(ddim_mean(LINEAR, ddim(LINEAR, 1000).steps[-2], x_0, eps))
 
 

@@ -66,6 +66,23 @@ def test_whole_trajectory_equals_diffusers_with_our_tables(scheduler_class, conf
     assert relative(x_0, x_t) < 1e-6
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_rederived_eps_is_what_diffusers_makes_of_a_clipped_prediction(eta):
+    scheduler, schedule, plan = both(DDIMScheduler, LINEAR_1000, 17, eta)
+    denoiser, noise = network(schedule), noise_for((4, 1, 8, 8))
+    states, _, _, x_0 = run(denoiser, ddim(schedule, 17, eta, plan.clip, eps="rederived"), start())
+    for step, x_t, x_s in zip(plan.steps, states, [*states[1:], x_0], strict=True):
+        theirs = scheduler.step(
+            denoiser.network(x_t, step.timestep).sample,
+            step.timestep,
+            x_t,
+            eta=eta,
+            use_clipped_model_output=True,
+            variance_noise=noise(step) if eta else None,
+        )
+        assert relative(x_s, theirs.prev_sample) < 2e-4
+
+
 @pytest.mark.parametrize(("scheduler_class", "config", "steps", "variance"), list(cases()))
 def test_each_step_equals_stock_diffusers(scheduler_class, config, steps, variance, monkeypatch):
     scheduler, schedule, plan = both(scheduler_class, config, steps, variance)

@@ -130,6 +130,21 @@ def test_coordinates_say_what_was_edited(run, model, tmp_path):
     assert (ds.x_0.std("variant").max(("channel", "y", "x")) > 1e-3).all()
 
 
+def test_jumps_that_end_noisier_than_they_say_and_rounded_states_are_told(tmp_path):
+    jumps = {"edit": "jump", "n": 2, "t_start": {"every": 4}}
+    options = {"model": GAUSSIAN, "sampler_name": "ddim", "eta": 1.0}
+    run = make(tmp_path / "p.zarr", 4, **options)
+    assert prepare(run, at=[500]).cautions() == []
+    (told,) = prepare(run, table=table(tmp_path, jumps), replicas=None).cautions()
+    assert "1 variants jump to where their sigma is more than the state holds, from timesteps 150" in told
+    for stored, how in (({"dtype": "float16"}, "as float16"), ({"round_bits": 10}, "rounded to 10 bits")):
+        rounded = make(tmp_path / f"{how}.zarr", 4, **options, **stored)
+        (told,) = prepare(rounded, at=[500]).cautions()
+        assert f"{rounded} keeps its states {how}" in told
+        assert "none is the run bit for bit" in told
+    assert told in traj("fork", rounded, tmp_path / "f.zarr", "--at", 500, "--dry-run")
+
+
 def test_t_start_counts_the_stored_timesteps(model, tmp_path):
     run = make(tmp_path / "p.zarr", 4, model=GAUSSIAN, sampler_name="ddim", every=3)
     ds = swept(run, tmp_path, {"edit": "jump", "n": 2, "t_start": {"every": 2}})

@@ -1,0 +1,43 @@
+"""What a run is said to take holds all that takes long: the network, and the noise it is fed."""
+
+import time
+
+import pytest
+
+from pipeline import device, fork, generate
+from tests.test_generate import make
+
+MIXTURE = "mixture:-8,-4,6,8"
+
+
+@pytest.fixture
+def trials(monkeypatch):
+    """A network call takes a second, a draw of noise a hundred."""
+    for verb in (generate, fork):
+        monkeypatch.setattr(verb, "call_seconds", lambda *_: 1.0)
+        monkeypatch.setattr(verb, "draw_seconds", lambda *_: 100.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "draws"),
+    [({}, 1 + 19), ({"sampler_name": "ddim"}, 1), ({"sampler_name": "ddim", "eta": 1.0}, 1 + 19)],
+)
+def test_drawing_noise_is_part_of_what_a_run_takes(options, draws, trials, tmp_path):
+    job = generate.prepare(model=MIXTURE, steps=20, samples=12, block=4, device="cpu", **options)
+    assert job.cost(tmp_path / "a.zarr").seconds == 3 * (20 + 100 * draws)
+
+
+def test_drawing_noise_is_part_of_what_forks_take(trials, tmp_path):
+    run = make(tmp_path / "a.zarr", 8, model=MIXTURE)
+    apart = fork.prepare(store=run, at=[200], replicas=3, device="cpu")
+    # from 200: 5 calls of 3 replicas together, 4 steps that add noise, each replica's own
+    assert apart.cost(tmp_path / "f.zarr").seconds == 2 * (5 + 100 * 4 * 3)
+    alike = fork.prepare(store=run, at=[200], replicas=3, noise=["shared"], device="cpu")
+    assert alike.cost(tmp_path / "f.zarr").seconds == 2 * (5 + 100 * 4)
+
+
+def test_a_draw_is_timed_for_all_samples_at_once():
+    def slow(purpose, samples, timestep):
+        time.sleep(0.002 * len(samples))
+
+    assert 0.02 <= device.draw_seconds(slow, range(10)) < 1
