@@ -32,9 +32,13 @@ def carry_out(
     """Say what a run costs, make its store or what is missing of it, and say what to type next."""
     from stores import describe
 
+    if out.name in ("", ".."):
+        raise click.UsageError(f"{str(out)!r} is no name for a store; expected a path such as data/NAME.zarr")
+    wanted = range(job.layout.blocks) if blocks is None else blocks
+    # before there is a store: a network that fails, or does not fit into memory, leaves none behind
+    cost = job.cost(out, len(wanted[: job.layout.blocks]))
     if dry_run:
-        wanted = range(job.layout.blocks) if blocks is None else blocks
-        click.echo(f"{out}: {job.cost(out, len(wanted[: job.layout.blocks]))}")
+        click.echo(f"{out}: {cost}")
         return
     with job.open(out, stale=stale, blocks=blocks) as store:
         if store.set_aside:

@@ -16,12 +16,16 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.configs import Key, Keys, whole
+from pipeline.models import weights
 from pipeline.models.digits import CLASSIFIERS, DigitsClassifier
 from pipeline.models.folder import json_object
+from pipeline.models.weights import Weights
 
 Shape = tuple[int, int, int]
 
@@ -30,7 +34,9 @@ _KNOWN = (
     f"expected {', '.join(CLASSIFIERS)}, the folder of a Hugging Face image classifier, "
     "or a hub id like microsoft/resnet-18"
 )
-_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin")
+_STEMS = ("model", "pytorch_model")
+_SIZE = Key(1, whole(1, 1 << 16))
+_OWN = Keys({"channels": _SIZE, "width": _SIZE, "classes": _SIZE})
 _MODES: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
 _FOLLOWED = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
 
@@ -82,10 +88,12 @@ class Preprocessing:
 class Classifier:
     """A network with its own preprocessing: stored images to logits.
 
-    ``identity`` is what a store's fingerprint knows of it. ``shape`` (channel, y, x) is what the network takes; y and
-    x are None where it may take several sizes. ``packages`` are what it needs beside torch.
+    ``name`` is what it is called, ``identity`` what a store's fingerprint knows of it. ``shape`` (channel, y, x) is
+    what the network takes; y and x are None where it may take several sizes. ``packages`` are what it needs beside
+    torch.
     """
 
+    name: str
     network: Callable[[Tensor], Tensor]
     preprocessing: Preprocessing
     shape: tuple[int, int | None, int | None]
@@ -113,7 +121,7 @@ class Classifier:
         except (ValueError, RuntimeError) as error:
             wanted, stored, prepared = map(_times, (self.shape, image, given))
             raise ValueError(
-                f"classifier {self.identity['name']} takes images of shape {wanted} (channel, y, x), the store's are "
+                f"classifier {self.name} takes images of shape {wanted} (channel, y, x), the store's are "
                 f"{stored}" + (f", {prepared} after its preprocessing" if given != image else "") + f": {error}"
             ) from None
 
@@ -131,13 +139,15 @@ def load(name: str, device: str = "cpu") -> Classifier:
     ValueError
         When the name means nothing, the model is no image classifier, or a package is missing.
     """
+    if not name.strip():
+        raise ValueError(f"an empty classifier name was given; {_KNOWN}")
     if name in CLASSIFIERS:
         folder = Path(os.environ.get("TRAJ_MODELS", "models")) / name
         if not folder.is_dir():
             raise FileNotFoundError(f"classifier {name} is not trained yet (no folder {folder}): run traj train {name}")
         return _load_folder(folder, name, device)
     if Path(name).is_dir():
-        return _load_folder(Path(name), Path(name).resolve().name, device)
+        return _load_folder(Path(name), Path(name).resolve().name or name, device)
     if _HUB_ID.fullmatch(name):
         return _load_folder(_fetch(name), name, device)
     if "/" in name or os.sep in name:
@@ -147,27 +157,29 @@ def load(name: str, device: str = "cpu") -> Classifier:
 
 def _load_folder(folder: Path, name: str, device: str) -> Classifier:
     config = json_object(_part(folder, "config.json", name))
-    weights = next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
-    if not weights:
-        raise FileNotFoundError(f"classifier {name}: no weights in {folder}; expected model.safetensors")
-    identity = {"name": name, "weights": f"sha256:{_sha256(weights)}", "network": f"sha256:{_sha256_of(config)}"}
-    if config.get("model_type") in CLASSIFIERS:
-        return _trained_here(config, weights[0], identity, device)
-    return _hugging_face(folder, weights[0].suffix == ".safetensors", identity, device)
+    try:
+        found = weights.find(folder, *_STEMS)
+        identity = {"weights": found.sha256, "network": f"sha256:{_sha256_of(config)}"}
+        if config.get("model_type") in [*CLASSIFIERS]:
+            return _trained_here(name, config, found, identity, device)
+        return _hugging_face(name, folder, found, identity, device)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"classifier {name}: {error}") from None
 
 
-def _trained_here(config: dict[str, Any], weights: Path, identity: dict[str, Any], device: str) -> Classifier:
+def _trained_here(
+    name: str, config: dict[str, Any], found: Weights, identity: dict[str, Any], device: str
+) -> Classifier:
     """Load a classifier that `traj train` made: black and white of its images are -1 and 1."""
-    arguments = {key: value for key, value in config.items() if key != "model_type"}
+    arguments = _OWN.read({key: value for key, value in config.items() if key != "model_type"}, "its config.json")
     try:
         network = DigitsClassifier(**arguments)
-        network.load_state_dict(load_file(weights))
-    except (TypeError, RuntimeError):
-        raise ValueError(
-            f"classifier {identity['name']}: {weights} does not belong to its config.json; train it again"
-        ) from None
+        network.load_state_dict(load_file(found.files[0]))
+    except (TypeError, RuntimeError, SafetensorError):
+        raise ValueError(f"{found.files[0]} does not belong to its config.json; train it again") from None
     preprocessing = Preprocessing(channels=arguments["channels"], mean=(0.5,), sd=(0.5,))
     return Classifier(
+        name=name,
         network=network.to(device).eval(),
         preprocessing=preprocessing,
         shape=(arguments["channels"], 8, 8),
@@ -176,36 +188,37 @@ def _trained_here(config: dict[str, Any], weights: Path, identity: dict[str, Any
     )
 
 
-def _hugging_face(folder: Path, safetensors: bool, identity: dict[str, Any], device: str) -> Classifier:
+def _hugging_face(name: str, folder: Path, weights_found: Weights, identity: dict[str, Any], device: str) -> Classifier:
     """Load an image classifier with transformers, from files alone and without code of others."""
-    name = identity["name"]
     try:
         import transformers
     except ImportError:
         raise ValueError(
-            f"classifier {name} needs the package transformers, which is not installed: "
-            "pip install 'traj[transformers]'"
+            "it needs the package transformers, which is not installed: pip install 'traj[transformers]'"
         ) from None
-    json_object(_part(folder, "preprocessor_config.json", name))
+    files = {file: _part(folder, file, name) for file in ("config.json", "preprocessor_config.json")}
+    json_object(files["preprocessor_config.json"])
     options = {"local_files_only": True, "trust_remote_code": False}
-    with _quiet(transformers):
+    with weights.staged({**files, **weights_found.named}) as place, _quiet(transformers):
         try:
             network, found = transformers.AutoModelForImageClassification.from_pretrained(
-                folder, **options, use_safetensors=safetensors, dtype=torch.float32, output_loading_info=True
+                place, **options, use_safetensors=weights_found.safe, dtype=torch.float32, output_loading_info=True
             )
-            processor = transformers.AutoImageProcessor.from_pretrained(folder, **options)
-        except (ValueError, OSError, ImportError, KeyError, RuntimeError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ValueError(f"classifier {name} cannot be loaded as an image classifier: {reason}") from None
+            processor = transformers.AutoImageProcessor.from_pretrained(place, **options)
+        except Exception as error:  # whatever a broken file may lead to
+            why = weights.reason(error, place, folder)
+            raise ValueError(f"{folder} cannot be loaded as an image classifier: {why}") from None
     if absent := sorted({*found["missing_keys"], *found["mismatched_keys"]}):
-        raise ValueError(
-            f"classifier {name}: its weights lack {', '.join(map(str, absent))}; it was not trained as one"
-        )
+        raise ValueError(f"its weights lack {', '.join(map(str, absent))}; it was not trained as one")
     config = network.config
     channels = getattr(config, "num_channels", 3)
-    preprocessing = _preprocessing(processor, channels, name)
+    try:
+        preprocessing = _preprocessing(processor, channels)
+    except (TypeError, AttributeError, LookupError, OverflowError, ZeroDivisionError) as error:
+        raise ValueError(f"its preprocessor_config.json cannot be followed: {error}") from None
     network = network.to(device).eval()
     return Classifier(
+        name=name,
         network=lambda images: network(images).logits,
         preprocessing=preprocessing,
         shape=(channels, None, None),
@@ -215,7 +228,7 @@ def _hugging_face(folder: Path, safetensors: bool, identity: dict[str, Any], dev
     )
 
 
-def _preprocessing(processor: Any, channels: int, name: str) -> Preprocessing:
+def _preprocessing(processor: Any, channels: int) -> Preprocessing:
     """Read a Hugging Face image processor's settings.
 
     Raises ValueError where it does something to the pixels that is not done here.
@@ -223,25 +236,25 @@ def _preprocessing(processor: Any, channels: int, name: str) -> Preprocessing:
     flags = {key for key, value in vars(processor).items() if key.startswith("do_") and value}
     flags |= {key for key in ("include_top", "rescale_offset") if getattr(processor, key, False)}
     if other := sorted(flags - _FOLLOWED):
-        raise ValueError(f"classifier {name}: its image processor does {', '.join(other)}, which is not supported")
+        raise ValueError(f"its image processor does {', '.join(other)}, which is not supported")
     resize: tuple[int, int] | int | None = None
     crop: tuple[int, int] | None = None
     if processor.do_resize:
         size = processor.size
-        resize, crop = _size(size, name), None
+        resize, crop = _size(size), None
         share = getattr(processor, "crop_pct", None)
         if share and isinstance(resize, int):  # ConvNeXT's way: small inputs are cropped out of a larger image
             resize, crop = (int(resize / share), (resize, resize)) if resize < 384 else ((resize, resize), None)
     if getattr(processor, "do_center_crop", False):
-        edge = _size(processor.crop_size, name)
+        edge = _size(processor.crop_size)
         crop = (edge, edge) if isinstance(edge, int) else edge
     resample = int(processor.resample)
     if resize and resample not in _MODES:
-        raise ValueError(f"classifier {name}: it resizes with Pillow's filter {resample}; expected 2 or 3")
+        raise ValueError(f"it resizes with Pillow's filter {resample}; expected 2 or 3")
     ones, zeros = (1.0,) * channels, (0.0,) * channels
     mean, sd = (processor.image_mean, processor.image_std) if processor.do_normalize else (zeros, ones)
     if len(mean) not in (1, channels) or len(sd) not in (1, channels):
-        raise ValueError(f"classifier {name}: {channels} channel(s), but its image processor has {len(mean)} means")
+        raise ValueError(f"{channels} channel(s), but its image processor has {len(mean)} means")
     return Preprocessing(
         channels=channels,
         mean=tuple(map(float, mean)),
@@ -253,24 +266,25 @@ def _preprocessing(processor: Any, channels: int, name: str) -> Preprocessing:
     )
 
 
-def _size(size: Any, name: str) -> tuple[int, int] | int:
+def _size(size: Any) -> tuple[int, int] | int:
     lengths = dict(size)
     match sorted(lengths):
         case ["height", "width"]:
             return lengths["height"], lengths["width"]
         case ["shortest_edge"]:
             return int(lengths["shortest_edge"])
-    raise ValueError(f"classifier {name}: size {lengths}; expected height and width, or shortest_edge")
+    raise ValueError(f"size {lengths}; expected height and width, or shortest_edge")
 
 
 def _fetch(hub_id: str) -> Path:
     """Download what belongs to a classifier, or find it in the hub's cache; return its folder."""
     hub_logging.set_verbosity_error()  # its retries would fill the screen before our one message
     try:
-        for pattern in _WEIGHTS:
-            wanted = ["config.json", "preprocessor_config.json", "model.safetensors.index.json", pattern]
+        for stem, suffix in zip(_STEMS, (weights.SAFE, weights.PICKLED), strict=True):
+            listed, single, shards = f"{stem}{suffix}.index.json", f"{stem}{suffix}", f"{stem}-*-of-*{suffix}"
+            wanted = ["config.json", "preprocessor_config.json", listed, single, shards]
             folder = Path(snapshot_download(hub_id, allow_patterns=wanted))
-            if any(folder.glob(pattern)):
+            if (folder / listed).is_file() or (folder / single).is_file():
                 break
         return folder
     except (OSError, HFValidationError) as error:
@@ -300,16 +314,6 @@ def _part(folder: Path, file: str, name: str) -> Path:
     if not (folder / file).is_file():
         raise FileNotFoundError(f"classifier {name}: no {file} in {folder}; {_KNOWN}")
     return folder / file
-
-
-def _sha256(files: list[Path]) -> str:
-    """Hash files one after another; a single one has its usual hash."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-    return digest.hexdigest()
 
 
 def _sha256_of(config: dict[str, Any]) -> str:

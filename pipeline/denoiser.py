@@ -42,9 +42,11 @@ class Denoiser(Protocol):
 
     ``shape`` is (channel, y, x). ``num_classes`` is 0 for models without labels; ``unconditional`` says whether it
     does without one. ``valid_range`` bounds x_0: of a network the range its scheduler clips at, else [-1, 1].
-    ``identity`` holds the JSON values that define the model, "name" among them, for a store's fingerprint.
+    ``identity`` holds the JSON values that define the model's numbers, for a store's fingerprint; ``name`` loads the
+    model again where it still lies in its place.
     """
 
+    name: str
     schedule: Schedule
     shape: tuple[int, int, int]
     num_classes: int
@@ -79,12 +81,14 @@ class NetworkDenoiser:
         schedule: Schedule,
         *,
         identity: Mapping[str, Any],
+        name: str = "network",
         null_label: int | None = None,
         autocast: bool = False,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.schedule = schedule
         self.identity = dict(identity)
+        self.name = name
         self.shape = _shape(network)
         reach = 1.0 if schedule.clip_sample is None else schedule.clip_sample
         self.valid_range = (-reach, reach)

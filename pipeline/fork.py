@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +104,11 @@ class Fork:
         """Labels of the largest batch that goes through the network, for trial evaluations."""
         return self._label(0).repeat(min(self.together, len(self.plans)))
 
+    @cached_property
+    def call_seconds(self) -> float:
+        """How long a network call with the largest batch takes."""
+        return call_seconds(self.denoiser, self.plan.steps[0].timestep, self.trial_label, self.tf32)
+
     def open(
         self,
         out: Path,
@@ -121,6 +126,7 @@ class Fork:
         return stores.create_forks(
             out,
             variant=variant,
+            derived=sweep.SAVED,
             replicas=self.replicas,
             timestep=timestep,
             signal=schedule.signal[timestep],
@@ -134,7 +140,7 @@ class Fork:
             states=self.states,
             valid_range=self.plan.valid_range(self.denoiser.valid_range),
             config=self.config,
-            environment=environment(self.device),
+            environment={"model": self.denoiser.name, **environment(self.device)},
             stale=stale,
             blocks=blocks,
         )
@@ -142,14 +148,13 @@ class Fork:
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
         """Estimate what a number of blocks will take (all of them by default), after a few trials."""
         blocks = self.layout.blocks if blocks is None else blocks
-        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, self.trial_label, self.tf32)
         drawing = draw_seconds(NoiseSource(self.parent.config["seed"], self.denoiser.shape), range(self.block))
         evaluations = blocks * sampler.evaluations(self.plans, self.together)
         images = int(np.prod(self.layout.images)) * np.dtype("float32").itemsize
         at_once = 4 + (2 * 2 * SLOTS if self.states else 0)  # each branch's state, x_0 twice, the states to start from
         return Cost(
             evaluations=evaluations,
-            seconds=evaluations * seconds + blocks * sum(1 for _ in self._addresses()) * drawing,
+            seconds=evaluations * self.call_seconds + blocks * sum(1 for _ in self._addresses()) * drawing,
             disk=blocks * images * (1 + (2 * self.layout.timesteps if self.states else 0)),
             disk_free=disk_free(out),
             memory=peak_memory() + memory_bytes(self.layout, 2 if self.states else 0) + at_once * images + MARGIN_BYTES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,6 +94,12 @@ class Generation:
         timesteps = enumerate(self.plan.timesteps)
         return [timestep for k, timestep in timesteps if sampler.adds_noise(self.denoiser.schedule, self.plan, k)]
 
+    @cached_property
+    def call_seconds(self) -> float:
+        """How long a network call with a whole block takes."""
+        label = torch.from_numpy(self.label(range(self.block))).to(self.device)
+        return call_seconds(self.denoiser, self.plan.steps[0].timestep, label, self.tf32)
+
     def open(
         self,
         out: Path,
@@ -120,7 +127,7 @@ class Generation:
             log_variance=self.learned,
             valid_range=self.plan.valid_range(self.denoiser.valid_range),
             config=self.config,
-            environment=environment(self.device),
+            environment={"model": self.denoiser.name, **environment(self.device)},
             stale=stale,
             blocks=blocks,
         )
@@ -128,8 +135,7 @@ class Generation:
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
         """Estimate what a number of blocks will take (all of the run by default), after a few trials."""
         blocks = self.layout.blocks if blocks is None else blocks
-        label = torch.from_numpy(self.label(range(self.block))).to(self.device)
-        seconds = call_seconds(self.denoiser, self.plan.steps[0].timestep, label, self.tf32)
+        seconds = self.call_seconds
         drawing = draw_seconds(NoiseSource(self.seed, self.denoiser.shape), range(self.block))
         variables = 3 if self.learned else 2
         images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)

@@ -43,6 +43,7 @@ class Guided:
         self.network = network_of(denoiser)
         self.schedule, self.shape, self.valid_range = denoiser.schedule, denoiser.shape, denoiser.valid_range
         self.num_classes, self.unconditional = denoiser.num_classes, denoiser.unconditional
+        self.name = denoiser.name
         self.identity: dict[str, Any] = denoiser.identity
         self._both: tuple[torch.Tensor, torch.Tensor] | None = None
 

@@ -23,11 +23,15 @@ from stores.layout import read_root
 
 @dataclass(frozen=True)
 class Parent:
-    """The run that is forked: its inputs, and what of it forks start from; ``timesteps`` are those stored."""
+    """The run that is forked: its inputs, and what of it forks start from; ``timesteps`` are those stored.
+
+    ``model`` is the name its model was loaded by, None where that is not recorded.
+    """
 
     path: Path
     config: dict[str, Any]
     fingerprint: str
+    model: str | None
     plan: Plan
     timesteps: tuple[int, ...]
     label: np.ndarray
@@ -43,7 +47,9 @@ class Parent:
             )
         ds = stores.open(path)
         plan = Plan.from_json(config["plan"])
-        return cls(path, config, attrs["fingerprint"], plan, tuple(ds.timestep.values.tolist()), ds.label.values)
+        timesteps = tuple(ds.timestep.values.tolist())
+        model = json.loads(attrs.get("environment", "{}")).get("model")
+        return cls(path, config, attrs["fingerprint"], model, plan, timesteps, ds.label.values)
 
     @property
     def rounding(self) -> str | None:
@@ -80,19 +86,20 @@ class Parent:
 def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoiser:
     """Load the model the parent was made with, and refuse any other.
 
-    Its name may have changed, its weights may not.
+    Its name and place may have changed, its weights may not.
 
     Raises ValueError or FileNotFoundError.
     """
-    recorded = parent.config["model"]
-    name = analytic.name_of(recorded) if model is None else model
+    name = parent.model if model is None else model
+    if name is None:
+        raise ValueError(f"{parent.path} does not say which model made it; give it with --model")
     try:
         schedule = parent.config["schedule"]
         denoiser = models.load(
             name,
             str(device),
             parent.config["autocast"],
-            schedule=tables.name_of(schedule) if analytic.is_exact(recorded) else None,
+            schedule=tables.name_of(schedule) if analytic.is_exact(parent.config["model"]) else None,
             steps=schedule["T"] if "grid" in schedule else None,
         )
     except (ValueError, FileNotFoundError) as error:
@@ -104,7 +111,7 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
         f"{part}.{key}"
         for part, values in found.items()
         for key in values.keys() | parent.config[part].keys()
-        if key != "name" and values.get(key) != parent.config[part].get(key)
+        if values.get(key) != parent.config[part].get(key)
     )
     if different:
         raise ValueError(

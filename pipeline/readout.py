@@ -120,7 +120,11 @@ class Readout:
             samples=self.ds.sizes["sample"],
             block=self.block,
             config=self.config,
-            environment={**environment(self.device), **{name: version(name) for name in self.classifier.packages}},
+            environment={
+                "classifier": self.classifier.name,
+                **environment(self.device),
+                **{name: version(name) for name in self.classifier.packages},
+            },
             stale=stale,
             blocks=blocks,
         )
@@ -135,17 +139,13 @@ class Readout:
     def cost(self, out: Path, blocks: int | None = None) -> ImageCost:
         """Estimate what a number of blocks will take (all by default), after a few trial batches."""
         images = self.images(self.layout.blocks if blocks is None else blocks)
-        trial = torch.zeros((min(self.batch, self.images(1)), *self.shape))
-        with inference(self.tf32):
-            seconds = self._trial(trial)
-            if seconds < 1:  # the first one also warms up
-                seconds = min(self._trial(trial) for _ in range(3))
+        batch = min(self.batch, self.images(1))
         logit_bytes = 4 * len(self.classifier.class_names)
         shard = max(math.prod(map(max, self.ds[name].chunks)) * 4 for name in ("x_0", *self.on))
         return ImageCost(
             images=images,
-            evaluations=-(-images // len(trial)),
-            seconds=images / len(trial) * seconds,
+            evaluations=-(-images // batch),
+            seconds=images / batch * self.call_seconds,
             disk=images * logit_bytes,
             disk_free=disk_free(out),
             memory=peak_memory() + 3 * shard + 2 * self.images(1) * logit_bytes + MARGIN_BYTES,
@@ -169,6 +169,15 @@ class Readout:
                 store.write(block, self._block(block, progress))
         if identity(self.parent) != self.parent_identity:
             raise stores.StaleStore(f"{self.parent} was changed while it was read; run the same command again")
+
+    @cached_property
+    def call_seconds(self) -> float:
+        """How long a call with a whole batch takes."""
+        images = torch.zeros((min(self.batch, self.images(1)), *self.shape))
+        with inference(self.tf32):
+            seconds = self._trial(images)
+            # the first one also warms up
+            return seconds if seconds >= 1 else min(self._trial(images) for _ in range(3))
 
     def _trial(self, images: torch.Tensor) -> float:
         begun = time.perf_counter()

@@ -22,6 +22,8 @@ EXAMPLE = "{edit: jump, n: 5, t_start: {every: 4}}"
 KEYS = {"jump": ("t_start", "n"), "skips": ("t_start", "n", "ns"), "blocks": ("t_start", "n", "nb"), "shortcut": ()}
 OPTIONAL = {"jump": (), "skips": ("r",), "blocks": ("r",), "shortcut": ()}
 NOT_AGAIN = -1
+SAVED = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
+"""Coordinates that follow from the edits."""
 MOST_STEPS = 1_000_000
 MOST_VARIANTS = 100_000
 MOST_VALUES = 1_000_000
@@ -115,11 +117,10 @@ def _saved(plan: Plan, plans: Sequence[Plan], network: Any) -> dict[str, list[An
     """Count what each edited plan saves of the whole one."""
     multiply_adds = _multiply_adds([plan, *plans], network)
     processes = [_from_noise(plan, edited) for edited in plans]
-    return {
-        "evaluations_saved": [plan.evaluations - sum(step.evaluations for step in steps) for steps in processes],
-        "evaluations_cut": [sum(step.evaluations for step in steps if step.cut != WHOLE) for steps in processes],
-        "multiply_adds_removed": [removed(plan, edited, multiply_adds) for edited in plans],
-    }
+    saved = [plan.evaluations - sum(step.evaluations for step in steps) for steps in processes]
+    cut = [sum(step.evaluations for step in steps if step.cut != WHOLE) for steps in processes]
+    shares = [removed(plan, edited, multiply_adds) for edited in plans]
+    return dict(zip(SAVED, (saved, cut, shares), strict=True))
 
 
 def _from_noise(plan: Plan, edited: Plan) -> tuple[Step, ...]:

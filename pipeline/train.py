@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from pipeline.device import choose_device
 from pipeline.models.digits import (
     CLASSIFIERS,
     GREY_STEP,
@@ -46,6 +47,7 @@ LABEL_DROPOUT = 0.2
 VLB_WEIGHT = 0.001  # lambda of IDDPM eq. 16, 000 eq. 9
 CLASSIFIER_NOISE = 0.5  # the largest noise sd a classifier sees: without it, it is too sure of itself
 CURVE_ROWS = 200
+CPU = torch.device("cpu")
 
 
 def train(
@@ -82,14 +84,17 @@ def train(
         if value < least:
             raise ValueError(f"{key} is {value}; expected at least {least}")
     settings = _settings(name, recipe, steps, batch, seed)
+    where = choose_device(device)
     folder = Path(out)
+    if folder.name in ("", ".."):
+        raise ValueError(f"{str(folder)!r} is no name for the folder of a model; expected a path such as models/{name}")
     if os.path.lexists(folder):
         _refuse_other_content(folder, settings)
         return False
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     partial.mkdir(parents=True)
     try:
-        network, curve = fit(recipe, steps=steps, batch=batch, seed=seed, device=device, progress=progress)
+        network, curve = fit(recipe, steps=steps, batch=batch, seed=seed, device=where, progress=progress)
         _save(partial, network, recipe, settings, curve)
         partial.rename(folder)
     finally:
@@ -103,7 +108,7 @@ def fit(
     steps: int,
     batch: int,
     seed: int,
-    device: str = "auto",
+    device: torch.device = CPU,
     progress: bool = False,
 ) -> tuple[nn.Module, dict[str, np.ndarray]]:
     """Train a recipe's network on the digits.
@@ -111,7 +116,6 @@ def fit(
     Returns the network, its weights an exponential moving average over training, and the curve of each loss
     term, one value a step. Every draw comes from CPU generators, so it is the same on any device.
     """
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _network(recipe)
@@ -149,7 +153,7 @@ def _network(recipe: Recipe | ClassifierRecipe) -> nn.Module:
 
 
 def _lesson(
-    recipe: Recipe | ClassifierRecipe, batch: int, generator: torch.Generator, device: str
+    recipe: Recipe | ClassifierRecipe, batch: int, generator: torch.Generator, device: torch.device
 ) -> tuple[Callable[..., dict[str, Tensor]], Iterator[tuple[Tensor, ...]]]:
     """Choose the loss of a recipe, and the batches that are its arguments after the network."""
     if isinstance(recipe, ClassifierRecipe):
@@ -249,7 +253,7 @@ class Objective:
     timesteps, of which one is drawn (IDDPM eq. 16, 000 eq. 9).
     """
 
-    def __init__(self, schedule: Schedule, device: str = "cpu") -> None:
+    def __init__(self, schedule: Schedule, device: torch.device = CPU) -> None:
         def table(values: np.ndarray) -> Tensor:
             return torch.as_tensor(values, dtype=torch.float32, device=device)
 

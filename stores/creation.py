@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -91,6 +91,7 @@ def create_forks(
     samples: int,
     block: int,
     config: Mapping[str, Any],
+    derived: Collection[str] = (),
     states: bool = False,
     step: ArrayLike | None = None,
     model_time: ArrayLike | None = None,
@@ -103,6 +104,7 @@ def create_forks(
     """Open a fork store for writing: make it, resume it, or extend it.
 
     variant maps the name of a coordinate to its value for every fork, `at` among them: the timestep it starts from.
+    ``derived`` names those of them that follow from the others and are no part of the config.
     Replicas are numbered from 1. states keeps x_t and pred_x0 along timestep beside the final samples; NaN is put
     where a fork has no state. All else is as for `create`.
 
@@ -138,7 +140,10 @@ def create_forks(
         along_timestep,
         forks,
         label,
-        {"variant": {name: values.tolist() for name, values in along_variant.items()}, "replicas": replicas},
+        {
+            "variant": {name: values.tolist() for name, values in along_variant.items() if name not in derived},
+            "replicas": replicas,
+        },
         None,
         config,
         valid_range,

@@ -181,7 +181,7 @@ def test_a_hub_id_is_looked_up_in_the_cache_alone_when_offline(vit, tmp_path):
     shutil.copytree(vit, cached / "snapshots" / ("0" * 40))
     code = """
 from pipeline import classifiers
-print(classifiers.load("somebody/vit").identity["name"])
+print(classifiers.load("somebody/vit").name)
 classifiers.load("nobody/nothing")
 """
     environment = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": ""}

@@ -287,7 +287,7 @@ def test_a_model_may_be_renamed_but_not_changed(parents, models, tmp_path):
     renamed = shutil.copytree(model, tmp_path / "renamed")
     assert prepare(store, at=[500], model=str(renamed)).config == prepare(store, at=[500], model=model).config
     with pytest.raises(
-        ValueError, match=r"learned is not the one .*: model\.network, model\.weights, schedule\.variance"
+        ValueError, match=r"learned is not the one .*: model\.network, model\.weights, schedule\.learned_range"
     ):
         prepare(store, at=[500], model=models["learned"])
     with pytest.raises(ValueError, match=r"model 'fixed' is unknown.* --model"):

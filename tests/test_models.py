@@ -88,9 +88,8 @@ def test_identity_tells_weights_and_options_apart_but_not_places(tmp_path):
         )
     ]
     assert len({json.dumps(identity) for identity in identities}) == 4
-    shutil.copytree(first, tmp_path / "e" / "mine")
-    assert load(str(tmp_path / "e" / "mine")).identity == identities[0]
-    assert identities[0]["name"] == "mine"
+    shutil.copytree(first, tmp_path / "e" / "another")
+    assert load(str(tmp_path / "e" / "another")).identity == identities[0]
     assert str(tmp_path) not in json.dumps(identities)
 
 
@@ -196,7 +195,7 @@ def test_a_built_in_network_before_training_says_what_to_type(tmp_path, monkeypa
 def test_a_built_in_network_is_found_where_traj_models_says(tmp_path, monkeypatch):
     monkeypatch.setenv("TRAJ_MODELS", str(tmp_path))
     save(tmp_path / "digits")
-    assert load("digits").identity["name"] == "digits"
+    assert load("digits").name == "digits"
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
@@ -242,7 +241,7 @@ def test_parts_that_are_not_supported_are_refused_by_name(tmp_path, file, change
         ({"class_embed_type": "timestep"}, {}, "class_embed_type"),
         ({"num_class_embeds": 11}, {"null_label": 3}, "null_label is 3"),
         ({}, {"null_label": 10}, "null_label is 10"),
-        ({}, {"guidance": 2}, "holds guidance"),
+        ({}, {"guidance": 2}, "has guidance, which is not known"),
     ],
 )
 def test_networks_that_do_not_fit_are_refused(tmp_path, network, traj, message):
@@ -287,7 +286,7 @@ def put_in_cache(cache, hub_id, fill):
 def test_a_cached_hub_model_loads_offline(cache, layout):
     put_in_cache(cache, "someone/ddpm-tiny", lambda folder: layout(save(folder)))
     denoiser = load("someone/ddpm-tiny")
-    assert denoiser.identity["name"] == "someone/ddpm-tiny"
+    assert denoiser.name == "someone/ddpm-tiny"
     assert torch.equal(denoiser(states(), 3, NONE).eps, random_unet().eval()(states(), 3).sample)
 
 

@@ -41,6 +41,8 @@ def load(
     ValueError
         When the name means nothing, the model is of a kind that is not supported, or brings a schedule of its own.
     """
+    if not name.strip():
+        raise ValueError(f"an empty model name was given; {_KNOWN}")
     is_own = own.is_own(name)
     if not is_own and ":" in name and not Path(name).exists():
         return analytic.load(name, device, tables.named(schedule or "linear", steps))
@@ -56,7 +58,7 @@ def load(
             raise FileNotFoundError(f"model {name} is not trained yet (no folder {folder}): run traj train {name}")
         return pretrained.load_folder(folder, name, device, autocast)
     if Path(name).is_dir():
-        return pretrained.load_folder(Path(name), Path(name).resolve().name, device, autocast)
+        return pretrained.load_folder(Path(name), Path(name).resolve().name or name, device, autocast)
     if _HUB_ID.fullmatch(name):
         return pretrained.load_folder(pretrained.fetch(name), name, device, autocast)
     if "/" in name or os.sep in name:

@@ -13,9 +13,11 @@ import torch
 from pipeline import cuts, tables
 from pipeline.cuts import Cut
 from pipeline.denoiser import Prediction, check_label
+from pipeline.parsing import number, whole
 from pipeline.plan import WHOLE
 from pipeline.schedule import Schedule
 
+MOST_VALUES = 1 << 26
 FORMS = ("gaussian:MEAN,VAR[,CxHxW]", "mixture:A,B,...", "dataset:digits")
 
 
@@ -32,10 +34,10 @@ def load(name: str, device: str = "cpu", schedule: Schedule | None = None) -> Ga
     try:
         match kind:
             case "gaussian" if len(fields) in (2, 3):
-                shape = tuple(map(int, fields[2].split("x"))) if len(fields) == 3 else (1, 1, 1)
-                return GaussianDenoiser(float(fields[0]), float(fields[1]), shape, schedule)
+                shape = tuple(map(whole, fields[2].split("x"))) if len(fields) == 3 else (1, 1, 1)
+                return GaussianDenoiser(number(fields[0]), number(fields[1]), shape, schedule)
             case "mixture":
-                return mixture([float(field) for field in fields], device, schedule)
+                return mixture([number(field) for field in fields], device, schedule)
             case "dataset" if numbers == "digits":
                 return digits_dataset(device, schedule)
     except ValueError as error:
@@ -46,16 +48,6 @@ def load(name: str, device: str = "cpu", schedule: Schedule | None = None) -> Ga
 def is_exact(identity: Mapping[str, Any]) -> bool:
     """Whether an identity is that of an exact denoiser."""
     return not {"variance", "points", "data"}.isdisjoint(identity)
-
-
-def name_of(identity: Mapping[str, Any]) -> str:
-    """Spell the name that loads the model of an identity: an exact denoiser's with its numbers, else its own."""
-    if "variance" in identity:
-        shape = "x".join(map(str, identity["shape"]))
-        return f"gaussian:{identity['mean']!r},{identity['variance']!r},{shape}"
-    if "points" in identity:
-        return "mixture:" + ",".join(map(repr, identity["points"]))
-    return str(identity["name"])
 
 
 class GaussianDenoiser:
@@ -69,12 +61,13 @@ class GaussianDenoiser:
     ) -> None:
         if not (variance > 0 and math.isfinite(mean) and math.isfinite(variance)):
             raise ValueError(f"mean {mean} and variance {variance}; expected numbers, the variance above 0")
-        if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"shape {shape}; expected channels, height and width")
+        if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MOST_VALUES:
+            raise ValueError(f"shape {shape}; expected channels, height and width, {MOST_VALUES:,} values at most")
         self.mean, self.variance, self.shape = mean, variance, shape
         self.schedule = schedule or tables.named("linear")
         reach = 4 * math.sqrt(variance)
         self.valid_range = (mean - reach, mean + reach)
+        self.name = f"gaussian:{mean!r},{variance!r},{'x'.join(map(str, shape))}"
         self.identity = {"name": "gaussian", "mean": mean, "variance": variance, "shape": list(shape)}
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
@@ -101,6 +94,7 @@ class PointsDenoiser:
         points: np.ndarray,
         classes: np.ndarray,
         *,
+        name: str,
         identity: dict[str, Any],
         valid_range: tuple[float, float],
         device: str = "cpu",
@@ -113,6 +107,7 @@ class PointsDenoiser:
         self.schedule = schedule or tables.named("linear")
         self.valid_range = valid_range
         self.identity = identity
+        self.name = name
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
         """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional; uncut."""
@@ -140,6 +135,7 @@ def mixture(points: list[float], device: str = "cpu", schedule: Schedule | None 
     return PointsDenoiser(
         np.reshape(points, (-1, 1, 1, 1)),
         np.arange(len(points)),
+        name="mixture:" + ",".join(map(repr, points)),
         identity={"name": "mixture", "points": points},
         valid_range=(min(points), max(points)),
         device=device,
@@ -156,6 +152,7 @@ def digits_dataset(device: str = "cpu", schedule: Schedule | None = None) -> Poi
     return PointsDenoiser(
         points,
         classes,
+        name="dataset:digits",
         identity={"name": "dataset:digits", "data": f"sha256:{digest}"},
         valid_range=(-1.0, 1.0),
         device=device,

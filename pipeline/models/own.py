@@ -24,7 +24,7 @@ from pipeline.plan import WHOLE
 from pipeline.schedule import Schedule
 
 ENTRY_POINTS = "traj.models"
-_DENOISER = ("schedule", "shape", "num_classes", "unconditional", "valid_range", "identity")
+_DENOISER = ("schedule", "shape", "num_classes", "unconditional", "valid_range", "identity")  # and its name, added here
 
 
 class OwnDenoiser:
@@ -45,7 +45,7 @@ class OwnDenoiser:
         self.network, self.schedule, self.shape = network, schedule, tuple(shape)
         self.num_classes, self.null_label = num_classes, null_label
         self.unconditional = num_classes == 0 or null_label is not None
-        self.valid_range, self.identity = valid_range, identity
+        self.name, self.valid_range, self.identity = "own", valid_range, identity
         self.autocast = False
         self._times = torch.int64 if whole_times else torch.float32
 
@@ -158,8 +158,8 @@ def load(name: str, device: str = "cpu", autocast: bool = False, steps: int | No
         denoiser.autocast = True
     if isinstance(getattr(denoiser, "network", None), nn.Module):
         denoiser.network.to(device)
-    code = {"name": build.__name__, "code": _sha256(Path(inspect.getsourcefile(build)))}
-    denoiser.identity = {**denoiser.identity, **code}
+    code = {"function": build.__name__, "code": _sha256(Path(inspect.getsourcefile(build)))}
+    denoiser.name, denoiser.identity = name, {**denoiser.identity, **code}
     return denoiser
 
 

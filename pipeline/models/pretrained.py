@@ -2,73 +2,71 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import UNet2DModel
+from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 
+from pipeline.configs import Key, Keys, number, optional, shown, whole
 from pipeline.denoiser import NetworkDenoiser
+from pipeline.models import unet, weights
 from pipeline.models.folder import json_object
+from pipeline.models.weights import Weights
 from pipeline.schedule import Schedule
 
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+STEM = "diffusion_pytorch_model"
+OWN = Keys({"time_scale": Key(1.0, number(above=0)), "null_label": Key(None, optional(whole(0, 10_000_000)))})
+"""The keys of traj.json."""
 
 
 def load_folder(folder: Path, name: str, device: str = "cpu", autocast: bool = False) -> NetworkDenoiser:
     """Load a diffusers pipeline folder with a UNet2DModel, without touching the network.
 
-    The parts lie in ``unet`` and ``scheduler`` or, as in older repositories, at the root. An optional traj.json
-    holds ``time_scale`` and ``null_label``. ``name`` is what the model is called in a store's fingerprint.
+    The parts lie in ``unet`` and ``scheduler`` or, as in older repositories, at the root. Of a folder with ``unet``
+    and ``unet_ema``, the one that is meant is given itself. An optional traj.json holds ``time_scale`` and
+    ``null_label``. ``name`` is what the model is called in messages and beside a store's fingerprint. The network is
+    tried on one image.
 
     Raises
     ------
     FileNotFoundError
         When a file that belongs to such a folder is missing.
     ValueError
-        When the pipeline has other parts than a UNet2DModel and a scheduler, or a part is not supported.
+        When the pipeline has other parts than a UNet2DModel and a scheduler, a part is not supported, or the network
+        cannot be loaded or run.
     """
-    _refuse_other_parts(folder, name)
-    network_config = _part(folder, "unet", "config.json")
-    kind = json_object(network_config).get("_class_name")
-    if kind != "UNet2DModel":
-        raise ValueError(f"model {name}: the network is a {kind}; expected UNet2DModel")
-    weights = [network_config.with_name(file) for file in _WEIGHTS if network_config.with_name(file).is_file()]
-    if not weights:
-        raise FileNotFoundError(f"model {name}: no weights beside {network_config}; expected {_WEIGHTS[0]}")
-    own = folder / "traj.json"
-    options = json_object(own) if own.is_file() else {}
-    unknown = set(options) - {"time_scale", "null_label"}
-    if unknown:
-        raise ValueError(f"{own} holds {', '.join(sorted(unknown))}; expected time_scale and null_label only")
-    time_scale, null_label = options.get("time_scale", 1.0), options.get("null_label")
+    home = _home(folder)
+    network_config = folder / "config.json" if home != folder else _network_config(folder, name)
+    _refuse_other_parts(home, name)
+    config = json_object(network_config)
+    if (kind := config.get("_class_name")) != "UNet2DModel":
+        raise ValueError(f"model {name}: the network is a {shown(kind)}; expected UNet2DModel")
+    own = home / "traj.json"
+    options = OWN.read(json_object(own) if own.is_file() else {}, str(own))
+    scheduler = json_object(_part(home, "scheduler", "scheduler_config.json"))
     try:
-        network = UNet2DModel.from_pretrained(
-            network_config.parent,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            use_safetensors=weights[0].suffix == ".safetensors",
-        )
-        return NetworkDenoiser(
-            network.to(device),
-            Schedule.from_config(json_object(_part(folder, "scheduler", "scheduler_config.json")), time_scale),
-            identity={
-                "name": name,
-                "weights": f"sha256:{_sha256(weights[0].read_bytes())}",
-                "network": f"sha256:{_sha256(_canonical(network.config))}",
-                "time_scale": time_scale,
-                "null_label": null_label,
-            },
-            null_label=null_label,
+        found = weights.find(network_config.parent, STEM, STEM)
+        full = unet.KEYS.read(config, "the network's config.json")
+        denoiser = NetworkDenoiser(
+            _network(full, found, network_config.parent).to(device),
+            Schedule.from_config(scheduler, options["time_scale"]),
+            name=name,
+            identity={"weights": found.sha256, "network": unet.fingerprint(full), **options},
+            null_label=options["null_label"],
             autocast=autocast,
         )
-    except ValueError as error:
-        raise ValueError(f"model {name}: {error}") from None
+        _try(denoiser, device)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"model {name}: {error}") from None
+    return denoiser
 
 
 def fetch(hub_id: str) -> Path:
@@ -95,7 +93,7 @@ def fetch(hub_id: str) -> Path:
             raise ValueError(f"model {hub_id}: the repository holds no unet/config.json or config.json")
         _download(hub_id, "scheduler_config.json" if root_level else "scheduler/scheduler_config.json")
         _download(hub_id, "traj.json")
-        any(_download(hub_id, file if root_level else f"unet/{file}") for file in _WEIGHTS)
+        _download_weights(hub_id, "" if root_level else "unet/")
         return config.parent if root_level else config.parent.parent
     except (OSError, HFValidationError) as error:
         raise FileNotFoundError(
@@ -103,6 +101,18 @@ def fetch(hub_id: str) -> Path:
             f"({type(error).__name__}); check the name and the connection. HF_HOME says where the cache is, and "
             "HF_HUB_OFFLINE=1 forbids downloads"
         ) from None
+
+
+def _download_weights(hub_id: str, part: str) -> None:
+    """Download the weights that ``weights.find`` will choose; variants are not asked for."""
+    for name in weights.candidates(STEM, STEM):
+        found = _download(hub_id, part + name)
+        if found and name.endswith(".json"):
+            listed = json_object(found).get("weight_map")
+            for shard in sorted({str(file) for file in listed.values()} if isinstance(listed, dict) else ()):
+                _download(hub_id, part + shard)
+        if found:
+            return
 
 
 def _download(hub_id: str, path: str) -> Path | None:
@@ -118,15 +128,106 @@ def _download(hub_id: str, path: str) -> Path | None:
         return None
 
 
+def _network(config: dict[str, Any], found: Weights, folder: Path) -> UNet2DModel:
+    """Build a network from a whole config, with these weights and no others."""
+    whole_config = {"_class_name": "UNet2DModel", **config}
+    with weights.staged(found.named) as place, _quiet():
+        (place / "config.json").write_text(json.dumps(whole_config), encoding="utf-8")
+        try:
+            network, loading = UNet2DModel.from_pretrained(
+                place,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                use_safetensors=found.safe,
+                output_loading_info=True,
+            )
+        except Exception as error:  # whatever a broken file may lead to
+            raise ValueError(f"{folder} cannot be loaded: {weights.reason(error, place, folder)}") from None
+    for key, problem in (("missing_keys", "lack"), ("unexpected_keys", "also hold")):
+        if names := sorted(loading[key]):
+            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise ValueError(f"the weights in {folder} {problem} {listed}; they do not belong to its config.json")
+    return network
+
+
+def _try(denoiser: NetworkDenoiser, device: str) -> None:
+    """Run a network on one image.
+
+    Raises ValueError where it fails, gives something else than an image of the same size, or numbers that are none.
+    """
+    channels, height, width = denoiser.shape
+    x_t = torch.zeros(1, channels, height, width, device=device)
+    label = torch.full((1,), -1 if denoiser.unconditional else 0, device=device)
+    given = f"an image of {channels} x {height} x {width}, the size its config.json says"
+    try:
+        with torch.inference_mode():
+            eps = denoiser(x_t, denoiser.schedule.T - 1, label).eps
+    except Exception as error:  # whatever layers do that do not fit
+        written = weights.reason(error, Path(), Path())
+        raise ValueError(f"the network fails on {given}: {written}{_sizes_that_fit(denoiser)}") from None
+    if eps.shape != x_t.shape:
+        raise ValueError(f"the network makes {tuple(eps.shape[1:])} of {given}{_sizes_that_fit(denoiser)}")
+    if not eps.isfinite().all():
+        raise ValueError(f"the network makes values that are not finite of {given}; its weights are damaged")
+
+
+def _sizes_that_fit(denoiser: NetworkDenoiser) -> str:
+    """Say which sides a network takes that halves its images, where these are not among them."""
+    halvings = sum(bool(level.downsamplers) for level in denoiser.network.down_blocks)
+    factor = 2**halvings
+    sides = denoiser.shape[1:]
+    if all(side % factor == 0 for side in sides):
+        return ""
+    fitting = ["x".join(str(max(1, side // factor + more) * factor) for side in sides) for more in (0, 1)]
+    return (
+        f". It halves images {halvings} times: both sides must be multiples of {factor}, {' or '.join(fitting)} for "
+        "example; change sample_size in config.json"
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what diffusers has to say about loading off the screen."""
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(verbosity)
+
+
+def _home(folder: Path) -> Path:
+    """Find the pipeline folder: what was given, or the folder around a network that was given itself."""
+    around = folder.absolute().parent
+    alone = (folder / "config.json").is_file() and not (folder / "scheduler_config.json").is_file()
+    return around if alone and (around / "scheduler" / "scheduler_config.json").is_file() else folder
+
+
+def _network_config(folder: Path, name: str) -> Path:
+    """Find the network's config in a pipeline folder that holds one network."""
+    if (folder / "unet_ema" / "config.json").is_file():
+        there = [part for part in ("unet", "unet_ema") if (folder / part / "config.json").is_file()]
+        raise ValueError(
+            f"model {name}: {folder} holds {' and '.join(there)}, the latter with averaged weights; give the one that "
+            f"is meant: {' or '.join(str(folder / part) for part in there)}"
+        )
+    return _part(folder, "unet", "config.json")
+
+
 def _refuse_other_parts(folder: Path, name: str) -> None:
     """Refuse pipelines that need more than a network and a scheduler, by what model_index.json lists."""
     index = folder / "model_index.json"
     parts = json_object(index) if index.is_file() else {}
-    present = {part: entry[-1] for part, entry in parts.items() if isinstance(entry, list) and entry[-1]}
-    unet = present.get("unet", "UNet2DModel")
-    if unet != "UNet2DModel":
-        raise ValueError(f"model {name}: its network is a {unet}; expected a pipeline with a UNet2DModel")
-    others = sorted(set(present) - {"unet", "scheduler"})
+    present = {part: entry[-1] for part, entry in parts.items() if isinstance(entry, list) and entry and entry[-1]}
+    if "noise_scheduler" in present:
+        raise ValueError(
+            f"model {name}: model_index.json calls a part noise_scheduler, as old versions did; call it scheduler, "
+            "and its folder and scheduler_config.json too"
+        )
+    for part in ("unet", "unet_ema"):
+        if (kind := present.get(part, "UNet2DModel")) != "UNet2DModel":
+            raise ValueError(f"model {name}: its network is a {kind}; expected a pipeline with a UNet2DModel")
+    others = sorted(set(present) - {"unet", "unet_ema", "scheduler"})
     if others:
         listed = ", ".join(f"{part} ({present[part]})" for part in others)
         raise ValueError(
@@ -139,13 +240,3 @@ def _part(folder: Path, part: str, file: str) -> Path:
         if path.is_file():
             return path
     raise FileNotFoundError(f"{folder} is no diffusers pipeline folder: no {part}/{file}, nor {file}")
-
-
-def _canonical(config: Mapping[str, Any]) -> bytes:
-    """Return a network config without what diffusers notes about itself."""
-    public = {key: value for key, value in config.items() if not key.startswith("_")}
-    return json.dumps(public, sort_keys=True).encode()
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,115 @@
+"""Which files hold a model's weights: those that are loaded are those that are hashed, and no others are seen."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.configs import shown
+from pipeline.models.folder import json_object
+
+SAFE, PICKLED = ".safetensors", ".bin"
+_FOREIGN = ("*.safetensors*", "*.bin*", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.onnx")
+MOST_REASON = 300
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Files with tensors, and the index that lists them where there are several.
+
+    ``named`` are the same files by the names a library looks for.
+    """
+
+    files: tuple[Path, ...]
+    named: Mapping[str, Path]
+
+    @property
+    def safe(self) -> bool:
+        """Whether the tensors lie in safetensors rather than in pickles."""
+        return self.files[0].suffix == SAFE
+
+    @property
+    def sha256(self) -> str:
+        """Hash the files one after another; a single one has its usual hash."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                while piece := file.read(1 << 20):
+                    digest.update(piece)
+        return f"sha256:{digest.hexdigest()}"
+
+
+def candidates(safe: str, pickled: str) -> list[str]:
+    """Name the files that may hold weights or list them, the first one that is there first."""
+    return [
+        f"{stem}{suffix}{index}" for stem, suffix in ((safe, SAFE), (pickled, PICKLED)) for index in (".index.json", "")
+    ]
+
+
+def find(folder: Path, safe: str, pickled: str) -> Weights:
+    """Find the weights in a folder by the stems of their names: safetensors first, shards before a single file.
+
+    Where there are none but a single variant (STEM.fp16.safetensors), that is taken.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there are no weights, or a shard is missing.
+    ValueError
+        Where an index is no index, or there are several variants, or one in shards.
+    """
+    for name in candidates(safe, pickled):
+        path = folder / name
+        if path.is_file():
+            return _sharded(path) if name.endswith(".json") else Weights((path,), {name: path})
+    for stem, suffix in ((safe, SAFE), (pickled, PICKLED)):
+        variants = sorted(folder.glob(f"{stem}.*{suffix}"))
+        if len(variants) > 1 or any("-of-" in path.name for path in variants):
+            raise ValueError(
+                f"{folder} holds no {stem}{suffix}, but variants: {', '.join(path.name for path in variants)}; name "
+                f"a copy of the one that is meant, in one file, {stem}{suffix}"
+            )
+        if variants:
+            return Weights((variants[0],), {f"{stem}{suffix}": variants[0]})
+    there = sorted({path.name for pattern in _FOREIGN for path in folder.glob(pattern)})
+    raise FileNotFoundError(
+        f"no weights in {folder}; expected {safe}{SAFE}" + (f", found only {', '.join(there)}" if there else "")
+    )
+
+
+@contextmanager
+def staged(files: Mapping[str, Path]) -> Iterator[Path]:
+    """Make a folder that holds these files under these names and nothing else, for a library to load from."""
+    with tempfile.TemporaryDirectory(prefix="traj-") as place:
+        for name, path in files.items():
+            Path(place, name).symlink_to(path.resolve())
+        yield Path(place)
+
+
+def reason(error: Exception, place: Path, folder: Path) -> str:
+    """Say in one line why a library could not load what was staged.
+
+    Raises the error itself where it is the memory that does not suffice.
+    """
+    written = " ".join(str(error).replace(str(place), str(folder)).split()) or type(error).__name__
+    if isinstance(error, MemoryError) or "out of memory" in written or "can't allocate memory" in written:
+        raise error
+    return written if len(written) <= MOST_REASON else f"{written[:MOST_REASON]}..."
+
+
+def _sharded(index: Path) -> Weights:
+    listed = json_object(index).get("weight_map")
+    if not isinstance(listed, dict) or not listed:
+        raise ValueError(f"{index} has weight_map {shown(listed)}; expected the file of every tensor by its name")
+    suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
+    for name in listed.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(f".{suffix}"):
+            raise ValueError(f"{index} names the file {shown(name)}; expected .{suffix} files beside it")
+    files = tuple(index.with_name(name) for name in sorted(set(listed.values())))
+    if missing := [path.name for path in files if not path.is_file()]:
+        raise FileNotFoundError(f"{index} lists {', '.join(missing)}, which is not beside it; fetch the folder again")
+    return Weights(files, {index.name: index, **{path.name: path for path in files}})
