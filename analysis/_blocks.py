@@ -15,6 +15,12 @@ from dask.base import tokenize
 from numba.extending import is_jitted
 from numpy.typing import NDArray
 
+if getattr(da, "ARRAY_EXPR_ENABLED", False):
+    raise ImportError(
+        "Dask's array query planning is on, and analyses lay out graphs of their own; set "
+        "DASK_ARRAY__QUERY_PLANNING=False before dask.array is imported"
+    )
+
 IMAGE = ("channel", "y", "x")
 
 INDICES = {6: "vrscyx", 5: "stcyx", 4: "scyx", 3: "stp", 2: "sp"}

@@ -11,9 +11,7 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from analysis import _pairs
-
-GROUPS = 8
-"""Runs of samples left out in turn by the jackknife."""
+from analysis._spread import GROUPS, dealt
 
 Array = NDArray[Any]
 Moments = tuple[Array, Array]
@@ -26,8 +24,8 @@ def replica_correlation(images: da.Array) -> dict[str, xr.DataArray]:
     what came before it, sample by sample, so the values are the same for any blocks.
     """
     _, replicas, samples = images.shape[:3]
-    sizes = np.diff(samples * np.arange(GROUPS + 1) // GROUPS)
-    groups = np.repeat(np.arange(GROUPS), sizes)
+    groups = dealt(samples)
+    sizes = np.bincount(groups, minlength=GROUPS)
     starts = np.cumsum((0, *images.chunks[2]))
     values = []
     for blocks, variants in zip(
@@ -81,13 +79,15 @@ def _jackknife(moments: Moments, sizes: Array, replicas: int) -> Array:
 
 
 def _intraclass(sums: Array, squares: Array, samples: int, replicas: int) -> float:
-    """Divide the covariance of two replicas by their variance, both summed over pixels.
+    """Divide the covariance of two replicas by their variance, both without bias and summed over pixels.
 
     Of the means of each sample's replicas, `sums` (pixel,) is the sum and `squares` first the sum of squares, then
-    the replicas' variance around them.
+    the replicas' variance around them. One-way analysis of variance (Shrout and Fleiss 1979, ICC(1)): the means vary
+    by the covariance and an R-th of the variance within samples, around a mean that they have themselves.
     """
     if samples < 2:
         return np.nan
-    means, within = squares[0] - (sums**2).sum() / samples, squares[1]
+    means = (squares[0] - (sums**2).sum() / samples) / (samples - 1)
+    within = squares[1] / samples
     with np.errstate(invalid="ignore", divide="ignore"):
         return float((means - within / (replicas - 1)) / (means + within))

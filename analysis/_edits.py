@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis import _blocks
-from analysis._kernels import compiled
+from analysis._compiled import compiled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,12 +112,12 @@ def groups(ds: xr.Dataset, names: Sequence[str]) -> tuple[list[str], Array]:
 
 
 def over_variants(function: Callable[..., Array], *curves: xr.DataArray, sizes: dict[str, int], **options: Any) -> Any:
-    """Apply a function to all variants of some curves (variant,) at once, lazily; `sizes` are the dims it returns."""
+    """Apply a function to all of some curves (variant[, sample]) at once, lazily; `sizes` are the dims it returns."""
     return xr.apply_ufunc(
         function,
-        *(curve.drop_vars(list(curve.coords)).chunk({"variant": -1}) for curve in curves),
+        *(curve.drop_vars(list(curve.coords)).chunk(dict.fromkeys(curve.dims, -1)) for curve in curves),
         kwargs=options,
-        input_core_dims=[["variant"]] * len(curves),
+        input_core_dims=[list(curve.dims) for curve in curves],
         output_core_dims=[list(sizes)],
         dask="parallelized",
         output_dtypes=[np.float64],

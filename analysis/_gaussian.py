@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from analysis._kernels import compiled, similarity
+from analysis._compiled import compiled, compiled_freely
+from analysis._kernels import similarity
 
 Array = NDArray[Any]
 U = np.uint64
@@ -22,7 +22,7 @@ VECTOR = 8
 """Rows of windows are padded to a multiple of this, so that no loop ends in single steps."""
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+@compiled_freely("contract")
 def _weigh(
     half: tuple[float, ...], v0: float, v1: float, v2: float, v3: float, v4: float, v5: float,
     v6: float, v7: float, v8: float, v9: float, v10: float,

@@ -7,37 +7,42 @@ same in any order, a sum grows pixel by pixel to what it is cell by cell, and eq
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis._kernels import compiled
+from analysis._compiled import compiled
 
 Array = NDArray[Any]
 
 SMALL_COUNTS = 4096
 """Below this many, a cell's weight is looked up rather than computed."""
 
-COLUMNS = ("stepwise", "state", "x_0", "joint", "mutual", "miller_madow", "grassberger", "jackknife")
-"""What the kernels of pooled entropies write; those of single images write the first five."""
+COLUMNS = ("stepwise", "state", "x_0", "joint", "mutual", "miller_madow", "grassberger", "debiased", "jackknife")
+"""What is taken from pooled histograms; the kernel of single images writes the first five."""
 
 
 @compiled
-def grey_codes(images: Array, low: np.float32, scale: np.float32, shift: int) -> Array:
+def grey_codes(images: Array, low: np.float32, scale: np.float32, shift: int, codes: Array) -> bool:
     """Turn (sample, timestep, channel, pixel) images of one or three channels into grey codes.
 
     A value becomes the byte clip(round((x - low) scale), 0, 255); three channels become one by ITU-R 601
-    luma in the integer form of PIL's "L"; the byte loses its lowest `shift` bits.
+    luma in the integer form of PIL's "L"; the byte loses its lowest `shift` bits. `codes` (sample, timestep, pixel)
+    receives the codes. False where a value is not a number.
     """
     samples, steps, channels, pixels = images.shape
-    codes = np.empty((samples, steps, pixels), np.uint8)
     least, most = np.float32(0), np.float32(255)
     # Whole numbers below 2^24 are exact in float32, which vectorises better than integers.
     of_red, of_green, of_blue, half = np.float32(19595), np.float32(38470), np.float32(7471), np.float32(32768)
+    missing = 0
     for k in range(samples):
         for t in range(steps):
             image, out = images[k, t], codes[k, t]
+            for c in range(channels):
+                for p in range(pixels):
+                    missing += image[c, p] != image[c, p]
             if channels == 1:
                 for p in range(pixels):
                     grey = np.int32(np.rint(min(max((image[0, p] - low) * scale, least), most)))
@@ -49,14 +54,13 @@ def grey_codes(images: Array, low: np.float32, scale: np.float32, shift: int) ->
                     blue = np.rint(min(max((image[2, p] - low) * scale, least), most))
                     grey = np.int32(of_red * red + of_green * green + of_blue * blue + half) >> 16
                     out[p] = np.uint8(grey >> shift)
-    return codes
+    return missing == 0
 
 
-@compiled
 def scale_of(pairs: int) -> float:
     """Choose how many units make one bit: a power of two with which no sum over `pairs` pixel pairs overflows."""
-    most = pairs * (2 + np.log2(pairs))
-    return float(2.0 ** (61 - np.ceil(np.log2(most))))
+    most = pairs * (2 + math.log2(pairs))
+    return float(2.0 ** (61 - math.ceil(math.log2(most))))
 
 
 @compiled
@@ -92,15 +96,13 @@ def weights(most: int, scale: float) -> Array:
     return table
 
 
-@compiled
 def increments(most: int, scale: float) -> Array:
     """Tabulate what the weights grow by when a cell's count goes from c to c + 1, for c = 0..most-1: (2, c)."""
-    table = weights(most, scale)
-    return table[:, 1:] - table[:, :-1]
+    return np.diff(weights(most, scale))
 
 
 @compiled
-def plug_in_of(c: int, table: Array, scale: float) -> int:
+def _plug_in_of(c: int, table: Array, scale: float) -> int:
     """Look c log2 c up in `table` (of `weights`), or compute it."""
     return int(table[0, c] if c < table.shape[1] else _plug_in(c, scale))
 
@@ -110,33 +112,40 @@ def _grassberger_of(c: int, table: Array, scale: float) -> int:
     return int(table[1, c] if c < table.shape[1] else _grassberger(c, scale))
 
 
-@compiled
-def _write_bits(joint: int, state: int, x_0: int, whole: int, units: float, out: Array) -> None:
+def _plug_in_bits(joint: Array, state: Array, x_0: Array, whole: int, units: float) -> list[Array]:
     """Turn sums of c log2 c into bits: stepwise, state, x_0, joint entropy, mutual information.
 
     `whole` is the sum of a histogram with all pairs in one cell, `units` the number of pairs times the scale.
     """
-    out[0] = (state - joint) / units
-    out[1] = (whole - state) / units
-    out[2] = (whole - x_0) / units
-    out[3] = (whole - joint) / units
-    out[4] = max(((whole - x_0) - (state - joint)) / units, 0.0)
+    mutual = np.maximum(((whole - x_0) - (state - joint)) / units, 0.0)
+    return [(state - joint) / units, (whole - state) / units, (whole - x_0) / units, (whole - joint) / units, mutual]
 
 
-@compiled
 def image_bits(states: Array, x_0: Array, bins: int) -> Array:
-    """Take the five entropies of each image alone, (sample, timestep, column) in the order of `_write_bits`.
+    """Take the five entropies of each image alone, (sample, timestep, column) in the order of `_plug_in_bits`.
 
     `states` are codes (sample, timestep, pixel) and `x_0` codes (sample, pixel).
     """
-    samples, steps, pixels = states.shape
+    pixels = x_0.shape[1]
     scale = scale_of(pixels)
-    table, growth = weights(pixels, scale)[0], increments(pixels, scale)[0]
-    bits = np.empty((samples, steps, 5))
+    table = weights(pixels, scale)[0]
+    sums = np.empty((*states.shape[:2], 3), np.int64)
+    _sum_images(states, x_0, bins, table, np.diff(table), sums)
+    bits = np.empty((*states.shape[:2], 5))
+    joint, state, of_x_0 = np.moveaxis(sums, -1, 0)
+    for column, values in enumerate(_plug_in_bits(joint, state, of_x_0, int(table[pixels]), pixels * scale)):
+        bits[..., column] = values
+    return bits
+
+
+@compiled
+def _sum_images(states: Array, x_0: Array, bins: int, table: Array, growth: Array, sums: Array) -> None:
+    """Sum c log2 c over each image's joint histogram, its state's and its x_0's: `sums` (sample, timestep, 3)."""
+    samples, steps, pixels = states.shape
     joint = np.zeros(bins * bins, np.uint32)
+    single = np.zeros(bins, np.int32)
     rows, cells = np.empty(pixels, np.uint16), np.empty(pixels, np.uint16)
     for k in range(samples):
-        single = np.zeros(bins, np.int32)
         for p in range(pixels):
             single[x_0[k, p]] += np.int32(1)
             rows[p] = x_0[k, p] * bins
@@ -154,8 +163,7 @@ def image_bits(states: Array, x_0: Array, bins: int) -> Array:
                 single[state[p]] += np.int32(1)
             for p in range(pixels):
                 joint[cells[p]] = 0
-            _write_bits(joint_sum, _drain(single, table), x_0_sum, table[pixels], pixels * scale, bits[k, t])
-    return bits
+            sums[k, t, 0], sums[k, t, 1], sums[k, t, 2] = joint_sum, _drain(single, table), x_0_sum
 
 
 @compiled
@@ -164,7 +172,7 @@ def _drain(counts: Array, table: Array) -> int:
     total = 0
     for cell in range(counts.size):
         total += table[counts[cell]]
-    counts[:] = 0
+        counts[cell] = 0
     return total
 
 
@@ -183,119 +191,120 @@ def add_joint_counts(counts: Array, states: Array, x_0: Array, samples: Array, b
                 here[rows[p] * bins + columns[p]] += 1
 
 
-@compiled
-def leave_out(counts: Array, table: Array, scale: float, less: Array) -> tuple[int, int, int]:
-    """Sum both weights over counts (group, cell) added up, and count occupied cells.
+class Sums(NamedTuple):
+    """Sums over the cells of histograms in rows: both weights and the number of occupied cells (row, 3).
 
-    `less` receives what the sum of c log2 c loses when each group is left out.
+    `less` (row, group) is what the sum of c log2 c loses when a group is left out.
     """
-    groups, cells = counts.shape
-    totals = np.zeros(cells, np.int64)
-    for g in range(groups):
-        group = counts[g]
+
+    over_cells: Array
+    less: Array
+
+
+def leave_out(counts: Array, table: Array, scale: float) -> Sums:
+    """Sum over the cells of counts (group, row, cell), all groups added up and each left out."""
+    groups, rows, _ = counts.shape
+    sums = Sums(np.empty((rows, 3), np.int64), np.empty((rows, groups), np.int64))
+    _leave_out(np.ascontiguousarray(counts, np.uint32), table, scale, *sums)
+    return sums
+
+
+@compiled
+def _leave_out(counts: Array, table: Array, scale: float, sums: Array, less: Array) -> None:
+    groups, rows, cells = counts.shape
+    totals = np.empty(cells, np.int64)
+    for r in range(rows):
         for cell in range(cells):
-            totals[cell] += group[cell]
-    less[:] = 0
-    plug_in, grassberger, occupied = 0, 0, 0
-    for cell in range(cells):
-        total = totals[cell]
-        if total > 0:
-            value = plug_in_of(total, table, scale)
-            plug_in += value
-            grassberger += _grassberger_of(total, table, scale)
-            occupied += 1
-            for g in range(groups):
-                if counts[g, cell] > 0:
-                    less[g] += value - plug_in_of(total - np.int64(counts[g, cell]), table, scale)
-    return plug_in, grassberger, occupied
-
-
-@compiled
-def write_pooled_bits(
-    joint: tuple[int, int, int], joint_less: Array, state: Array, x_0_sum: int, table: Array, scale: float, out: Array
-) -> None:
-    """Write one timestep's COLUMNS from what `leave_out` gives of the joint histogram and the state's counts."""
-    groups = state.shape[0]
-    less = np.empty(groups, np.int64)
-    plug_in, grassberger, occupied = leave_out(state, table, scale, less)
-    pairs = state.sum()
-    _write_bits(joint[0], plug_in, x_0_sum, plug_in_of(pairs, table, scale), pairs * scale, out)
-    out[5] = out[0] + (joint[2] - occupied) / (2 * pairs * np.log(2))
-    out[6] = (grassberger - joint[1]) / (pairs * scale)
-    without = np.empty(groups)
-    for g in range(groups):
-        size = state[g].sum()
-        kept = (plug_in - less[g]) - (joint[0] - joint_less[g])
-        without[g] = kept / ((pairs - size) * scale) if size > 0 else np.nan
-    out[7] = np.sqrt((groups - 1) * np.mean((without - without.mean()) ** 2))
-
-
-@compiled
-def pooled_bits_of_counts(counts: Array, bins: int) -> Array:
-    """Take pooled entropies from counts (group, timestep, cell): (timestep, column of COLUMNS).
-
-    The jackknife's standard error is NaN where a group is empty.
-    """
-    groups, steps, cells = counts.shape
-    bits = np.empty((steps, len(COLUMNS)))
-    less, unused = np.empty(groups, np.int64), np.empty(1, np.int64)
-    here = np.empty((groups, cells), np.uint32)
-    scale = scale_of(counts[:, 0].sum())
-    table = weights(SMALL_COUNTS, scale)
-    for t in range(steps):
-        here[:] = counts[:, t]
-        x_0, state = np.zeros((1, bins), np.int64), np.zeros((groups, bins), np.int64)
+            totals[cell] = 0
         for g in range(groups):
-            for a in range(bins):
-                row = here[g, a * bins : (a + 1) * bins]
-                for b in range(bins):
-                    state[g, b] += row[b]
-                    x_0[0, a] += row[b]
-        x_0_sum = leave_out(x_0, table, scale, unused)[0]
-        write_pooled_bits(leave_out(here, table, scale, less), less, state, x_0_sum, table, scale, bits[t])
-    return bits
+            less[r, g] = 0
+            group = counts[g, r]
+            for cell in range(cells):
+                totals[cell] += group[cell]
+        plug_in, grassberger, occupied = 0, 0, 0
+        for cell in range(cells):
+            total = totals[cell]
+            if total > 0:
+                value = _plug_in_of(total, table, scale)
+                plug_in += value
+                grassberger += _grassberger_of(total, table, scale)
+                occupied += 1
+                for g in range(groups):
+                    if counts[g, r, cell] > 0:
+                        less[r, g] += value - _plug_in_of(total - np.int64(counts[g, r, cell]), table, scale)
+        sums[r, 0], sums[r, 1], sums[r, 2] = plug_in, grassberger, occupied
+
+
+def bits_of_sums(joint: Sums, state: Sums, x_0: Array, pairs: Array, table: Array, scale: float) -> Array:
+    """Take pooled entropies (row, column of COLUMNS) from sums over joint and state histograms.
+
+    `x_0` are the counts of its codes, `pairs` the number of pixel pairs in each group. What the jackknife gives is
+    NaN where a group is empty, but for the debiased value, which is then Grassberger's.
+    """
+    whole = int(pairs.sum())
+    units = whole * scale
+    joint_sum, state_sum = joint.over_cells[:, 0], state.over_cells[:, 0]
+    x_0_sum = leave_out(x_0[None, None], table, scale).over_cells[0, 0]
+    plug_in = _plug_in_bits(joint_sum, state_sum, x_0_sum, int(_plug_in(whole, scale)), units)
+    stepwise = plug_in[0]
+    excess = joint.over_cells[:, 2] - state.over_cells[:, 2]
+    miller_madow = stepwise + excess / (2 * whole * np.log(2))
+    grassberger = (state.over_cells[:, 1] - joint.over_cells[:, 1]) / units
+    debiased, error = grassberger, np.full(len(stepwise), np.nan)
+    if len(pairs) > 1 and pairs.all():
+        without = ((state_sum - joint_sum)[:, None] - (state.less - joint.less)) / ((whole - pairs) * scale)
+        debiased = len(pairs) * stepwise - ((1 - pairs / whole) * without).sum(axis=1)
+        scatter = (without - without.mean(axis=1, keepdims=True)) ** 2
+        error = np.sqrt((len(pairs) - 1) * scatter.mean(axis=1))
+    return np.stack(
+        [*(np.broadcast_to(each, stepwise.shape) for each in plug_in), miller_madow, grassberger, debiased, error],
+        axis=1,
+    )
+
+
+def pooled_bits_of_counts(counts: Array, bins: int) -> Array:
+    """Take pooled entropies from counts (group, timestep, cell): (timestep, column of COLUMNS)."""
+    groups, steps, _ = counts.shape
+    cells = counts.reshape(groups, steps, bins, bins)
+    state = cells.sum(axis=2, dtype=np.uint32)
+    x_0 = cells[:, 0].sum(axis=(0, 2), dtype=np.int64)
+    pairs = state[:, 0].sum(axis=1, dtype=np.int64)
+    scale = scale_of(int(pairs.sum()))
+    table = weights(SMALL_COUNTS, scale)
+    return bits_of_sums(leave_out(counts, table, scale), leave_out(state, table, scale), x_0, pairs, table, scale)
 
 
 @compiled
 def _converging_sums(counts: Array, table: Array, scale: float) -> Array:
     """Sum both weights and count occupied cells for the first 1, 2, ... groups of counts: (group, 3)."""
     groups, cells = counts.shape
-    sums = np.zeros((groups, 3), np.int64)
+    sums = np.empty((groups, 3), np.int64)
     so_far = np.zeros(cells, np.int64)
+    plug_in, grassberger, occupied = 0, 0, 0
     for g in range(groups):
-        if g > 0:
-            sums[g] = sums[g - 1]
         for cell in range(cells):
             if counts[g, cell] > 0:
                 before = so_far[cell]
                 after = before + np.int64(counts[g, cell])
-                sums[g, 0] += plug_in_of(after, table, scale) - plug_in_of(before, table, scale)
-                sums[g, 1] += _grassberger_of(after, table, scale) - _grassberger_of(before, table, scale)
-                sums[g, 2] += before == 0
+                plug_in += _plug_in_of(after, table, scale) - _plug_in_of(before, table, scale)
+                grassberger += _grassberger_of(after, table, scale) - _grassberger_of(before, table, scale)
+                occupied += before == 0
                 so_far[cell] = after
+        sums[g, 0], sums[g, 1], sums[g, 2] = plug_in, grassberger, occupied
     return sums
 
 
-@compiled
 def converging_bits(counts: Array, bins: int) -> Array:
     """Take the stepwise entropy of the first 1, 2, ... groups of counts (group, cell): (group, estimator).
 
     Estimators are plug-in, Miller-Madow and Grassberger, NaN as long as there are no pairs.
     """
-    groups = counts.shape[0]
-    scale = scale_of(counts.sum())
+    scale = scale_of(int(counts.sum()))
     table = weights(SMALL_COUNTS, scale)
-    joint = _converging_sums(counts, table, scale)
-    state = np.zeros((groups, bins), np.uint32)
-    for g in range(groups):
-        for a in range(bins):
-            state[g] += counts[g, a * bins : (a + 1) * bins]
-    marginal = _converging_sums(state, table, scale)
-    bits = np.empty((groups, 3))
-    pairs = 0
-    for g in range(groups):
-        pairs += state[g].sum()
-        bits[g, 0] = (marginal[g, 0] - joint[g, 0]) / (pairs * scale)
-        bits[g, 1] = bits[g, 0] + (joint[g, 2] - marginal[g, 2]) / (2 * pairs * np.log(2))
-        bits[g, 2] = (marginal[g, 1] - joint[g, 1]) / (pairs * scale)
-    return bits
+    state = counts.reshape(-1, bins, bins).sum(axis=1, dtype=np.uint32)
+    joint, marginal = _converging_sums(counts, table, scale), _converging_sums(state, table, scale)
+    pairs = np.cumsum(state.sum(axis=1, dtype=np.int64)).astype(float)
+    pairs[pairs == 0] = np.nan
+    plug_in = (marginal[:, 0] - joint[:, 0]) / (pairs * scale)
+    miller_madow = plug_in + (joint[:, 2] - marginal[:, 2]) / (2 * pairs * np.log(2))
+    return np.stack([plug_in, miller_madow, (marginal[:, 1] - joint[:, 1]) / (pairs * scale)], axis=1)

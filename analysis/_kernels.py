@@ -9,13 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from analysis._compiled import compiled, compiled_freely
 
-compiled = njit(nogil=True, cache=True, error_model="numpy")
-"""Compile on first use and keep the result on disk; division by zero gives inf or NaN, as in NumPy."""
+Array = NDArray[Any]
 
 LANES = 8
 """How many timesteps the similarity kernels compute side by side."""
@@ -203,7 +201,7 @@ def _add_similarity(means: Array, mean_y: Array, mean_yy: Array, unbias: float, 
         total[i] += similarity(mean_x[i], mean_xx[i], mean_xy[i], mean_y[i], mean_yy[i], unbias)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
+@compiled_freely("reassoc", "nsz", "contract")
 def _squared_error(x: Array, y: Array, low: float, scale: float) -> float:
     total = 0.0
     for i in range(x.size):
@@ -228,5 +226,5 @@ def psnr_images(states: Array, x_0: Array, low: float, scale: float, cap: float)
             y[i] = min(max((np.float64(x_0[k, i]) - low) * scale, 0.0), 1.0)
         for t in range(steps):
             error = _squared_error(states[k, t], y, low, scale) / values
-            decibels[k, t] = min(-10 * np.log10(error), cap)  # in this order NaN stays NaN
+            decibels[k, t] = min(0.0 - 10 * np.log10(error), cap)  # in this order NaN stays NaN
     return decibels

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy import special
 
-from analysis import _blocks
-from analysis._kernels import compiled
+from analysis import _blocks, _verdicts
+from analysis._compiled import compiled
 
 Array = NDArray[Any]
 
@@ -81,7 +83,21 @@ def _agreement(labels: Array, classes: int) -> float:
     return float(pairs / (labels.size * (labels.size - 1)))
 
 
-REPLICAS = ("total", "within", "between", "pairwise", "entropy", "entropy_within", "agreement")
+@compiled
+def _grassberger(labels: Array, classes: int, g: Array) -> float:
+    """Estimate the entropy of labels, in bits, from their counts n: ln R - sum n G(n) / R; `g` holds G(0..R)."""
+    counts = np.zeros(classes, np.int64)
+    for label in labels:
+        if label < 0:
+            return np.nan
+        counts[label] += 1
+    total = 0.0
+    for n in counts:
+        total += n * g[n]
+    return float((np.log(labels.size) - total / labels.size) / np.log(2.0))
+
+
+REPLICAS = ("total", "within", "between", "pairwise", "entropy", "entropy_within", "agreement", "grassberger")
 
 
 def of_replicas(logits: xr.DataArray, hard: bool) -> xr.DataArray:
@@ -92,18 +108,19 @@ def of_replicas(logits: xr.DataArray, hard: bool) -> xr.DataArray:
 def _replicas(logits: Array, hard: bool) -> Array:
     """Do `of_replicas` for a block (..., replica, class)."""
     cells = logits.reshape(-1, *logits.shape[-2:])
-    return _of_cells(cells, hard).reshape(*logits.shape[:-2], len(REPLICAS))
+    g = np.log(2) + special.digamma(np.arange(logits.shape[-2] + 1) // 2 + 0.5)  # Grassberger 2003, eq. 30
+    return _of_cells(cells, hard, g).reshape(*logits.shape[:-2], len(REPLICAS))
 
 
 @compiled
-def _of_cells(logits: Array, hard: bool) -> Array:
+def _of_cells(logits: Array, hard: bool, g: Array) -> Array:
     """Do `of_replicas` for cells (cell, replica, class).
 
     Probabilities are summed as differences from the first replica's, so that equal replicas differ by
     exactly nothing.
     """
     cells, count, classes = logits.shape
-    values = np.empty((cells, 7))
+    values = np.empty((cells, 8))
     p, mean = np.empty((count, classes)), np.empty(classes)
     labels = np.empty(count, np.int64)
     for i in range(cells):
@@ -128,7 +145,14 @@ def _of_cells(logits: Array, hard: bool) -> Array:
         values[i, 4] = _bits(mean)
         values[i, 5] = entropy_within / count
         values[i, 6] = agreement
+        values[i, 7] = _grassberger(labels, classes, g)
     return values
+
+
+def interval_of_share(variables: Mapping[str, xr.DataArray], name: str, samples: int) -> dict[str, xr.DataArray]:
+    """Give the interval of the mean over samples of a share, by its mean and standard error among `variables`."""
+    limits = _verdicts.of_mean_share(variables[f"{name}_mean"], variables[f"{name}_se"], samples)
+    return _verdicts.interval(name, f"{variables[name].attrs['long_name']}, mean over samples", limits)
 
 
 STATES = ("variance", "entropy", "flip")

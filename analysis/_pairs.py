@@ -8,14 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from analysis._kernels import compiled
+from analysis._compiled import compiled, compiled_freely
 
 Array = NDArray[Any]
 
-summed = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
+summed = compiled_freely("reassoc", "nsz", "contract")
 """Compile sums for vector units: reordered, but alike for all images of one size."""
 
 
@@ -82,7 +81,7 @@ def similarities(images: Array, low: float, scale: float, cap: float) -> Array:
                     out[0] += together / np.sqrt(spread[a] * spread[b])
                     out[1] += product / np.sqrt(power[a] * power[b])
                     out[2] += 2 * product / (power[a] + power[b])
-                    out[3] += min(-10 * np.log10(error), cap)  # in this order NaN stays NaN
+                    out[3] += min(0.0 - 10 * np.log10(error), cap)  # in this order NaN stays NaN
             out /= pairs
     return values
 

@@ -1,7 +1,7 @@
 """Pooled joint histograms of (x_0, state) codes over all samples, group by group, in bounded memory.
 
-Samples fall into `GROUPS` runs of equal length (by position, so the cut knows nothing of blocks), because a
-grouped jackknife needs the counts with each group left out. While all codes of a timestep are smaller than
+Samples are dealt out to groups (by position, so the deal knows nothing of blocks), because a grouped jackknife
+needs the counts with each group left out. While all codes of a timestep are smaller than
 the dense counts they would fill, they are carried as they are, one byte a pixel; beyond that, each group's
 counts are added up block by block, and so are each class's. So memory per timestep stops growing at
 (GROUPS + classes) * bins^2 counts, whatever the number of samples, and every state is read once.
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from analysis import _histograms, _sorted
 from analysis._histograms import COLUMNS
+from analysis._spread import GROUPS, dealt
 
-GROUPS = 8
 BLOCKS_AT_ONCE = 4
 PARTS = 4
 SPARSE_PAIRS_PER_CELL = 10
@@ -63,11 +63,6 @@ class Part(NamedTuple):
     steps: int
 
 
-def group_bounds(samples: int) -> list[int]:
-    """Cut samples into groups: group g is the samples from bound g to bound g + 1."""
-    return [samples * g // GROUPS for g in range(GROUPS + 1)]
-
-
 def pooled(states: da.Array, x_0: da.Array, bins: int, at: list[int], classes: list[Array]) -> Pooled:
     """Pool codes (sample, timestep, pixel) with codes (sample, pixel) cut alike along sample.
 
@@ -75,7 +70,8 @@ def pooled(states: da.Array, x_0: da.Array, bins: int, at: list[int], classes: l
     of each class's samples.
     """
     samples, _, pixels = states.shape
-    together = Samples([np.arange(*bounds) for bounds in pairwise(group_bounds(samples))], classes)
+    group_of = dealt(samples)
+    together = Samples([np.flatnonzero(group_of == group) for group in range(GROUPS)], classes)
     name = f"pooled-{tokenize(states.name, x_0.name, bins, at, *together)}"
     firsts: list[Key] = [(x_0.name, i, 0) for i in range(x_0.numblocks[0])]
     # Written out: as many delayed calls would take longer to put together than to carry out.
@@ -203,7 +199,7 @@ def _from_codes(
         words = np.empty((-(-steps // _sorted.LANES), *firsts.shape), np.uint32)
         edges = np.cumsum([0, *map(len, states)])
         for block, first in zip(states, edges, strict=False):
-            _sorted.add_words(block[:, low:high], words, first)
+            _sorted.add_words(block, low, high, words, first)
     if sparse:
         group_of = _part_of(together.groups, len(firsts))
         bits = _sorted.pooled_bits_of_words(words, firsts, group_of, GROUPS, bins, steps)

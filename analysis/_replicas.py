@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from analysis import STUDENT
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -23,7 +25,9 @@ def coordinates(ds: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def draw(result: xr.Dataset, curves: Mapping[str, tuple[str, str]], ax: Axes | None) -> Axes:
-    """Draw curves (label -> names of value and standard error) over `at`, with two standard errors.
+    """Draw curves (label -> names of value and standard error) over `at`, with 95 % bands.
+
+    Two errors of a mean over samples, Student's quantile for those of a jackknife.
 
     Forks that differ in more than where they start get a line for each kind. Curves without a number are left out.
     """
@@ -34,7 +38,8 @@ def draw(result: xr.Dataset, curves: Mapping[str, tuple[str, str]], ax: Axes | N
     for label, (value, error) in curves.items():
         for kind, variants in kinds.items():
             part = result.isel(variant=variants).sortby("at", ascending=False)
-            mean, band = part[value].to_numpy(), 2 * part[error].to_numpy()
+            in_band = 2 if value.endswith("_mean") else STUDENT
+            mean, band = part[value].to_numpy(), in_band * part[error].to_numpy()
             if np.isnan(mean).all():
                 continue
             at = part["at"].to_numpy()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from analysis import _blocks, _kernels
 
 SPREAD = {"mean": "mean over samples", "sd": "standard deviation over samples", "se": "standard error of the mean"}
+
+GROUPS = 8
+"""Groups of samples that the jackknife leaves out in turn; `STUDENT` goes with them."""
 
 
 class Named(NamedTuple):
@@ -32,3 +37,15 @@ def with_spread(values: xr.DataArray, columns: Sequence[Named]) -> dict[str, xr.
             attrs = {"units": units, "long_name": f"{title}, {meaning}"}
             variables[f"{name}_{suffix}"] = xr.DataArray(spread[row, ..., column], dims=dims, attrs=attrs)
     return variables
+
+
+def dealt(samples: int) -> NDArray[Any]:
+    """Say which of the jackknife's groups each sample is in, as if dealt from a shuffled pack: (sample,).
+
+    Groups that go by the order of samples would have classes of their own, where samples are sorted by class (each
+    group a run) or labels go round (each group every eighth): errors would be several times too large or too small.
+    """
+    order = np.argsort(np.random.Philox(key=0).random_raw(samples), kind="stable")
+    groups = np.empty(samples, np.int64)
+    groups[order] = np.arange(samples) % GROUPS
+    return groups

@@ -47,8 +47,10 @@ def consistency(
     Equal replicas give exactly 1, and 100 dB.
 
     `replica_correlation` (variant) is the intraclass correlation across samples of a pixel in one replica with the
-    same pixel in another, squares pooled over pairs and pixels: an estimate of 1 - E Var(x_0 | x_t) / Var(x_0), here
-    also for images of one pixel. Its standard error is the jackknife's over eight runs of samples (NaN below eight).
+    same pixel in another, from unbiased variances within and between samples, summed over pixels: an estimate of
+    1 - E Var(x_0 | x_t) / Var(x_0), here also for images of one pixel. Its standard error is the jackknife's over
+    eight groups that samples are dealt out to (NaN below eight samples); an interval of 95 % is 2.36 of it to either
+    side (Student, 7 degrees of freedom).
 
     Parameters
     ----------
@@ -56,7 +58,8 @@ def consistency(
         Window of SSIM: wang2004, skimage, window:N, or auto, as for the quantity ssim; auto leaves SSIM NaN for
         images below 3 pixels a side.
     readout
-        A classifier's readout of the same forks: adds label_agreement, the share of pairs with equal labels.
+        A classifier's readout of the same forks: adds label_agreement, the share of pairs with equal labels, with an
+        interval of 95 % of its mean (Wilson 1927), `_low` and `_high`.
     against
         Other runs of the same samples, for a store of trajectories: their x_0 are the replicas of one variant (same
         x_T, other numbers of steps). Adds start_difference (sample), the largest absolute difference of their first
@@ -89,6 +92,7 @@ def consistency(
     variables = with_spread(xr.DataArray(values, dims=("variant", "sample", "column")), columns)
     if readout is not None:
         variables |= with_spread(_label_agreement(ds, readout), [AGREEMENT])
+        variables |= _labels.interval_of_share(variables, AGREEMENT.name, ds.sizes["sample"])
     attrs = {
         "quantity": "consistency",
         "preset": preset,
@@ -169,7 +173,7 @@ def _label_agreement(ds: xr.Dataset, path: str) -> xr.DataArray:
 
 
 def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Draw what equals 1 for equal replicas over where they fork, with two standard errors.
+    """Draw what equals 1 for equal replicas over where they fork, with 95 % bands.
 
     Runs compared with each other have no such place: theirs are histograms over samples.
     """

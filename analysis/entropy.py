@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _blocks, _histograms, _kernels
+from analysis import STUDENT, _blocks, _histograms, _kernels
 from analysis._histograms import COLUMNS
-from analysis._pooled import ESTIMATORS, GROUPS, bytes_per_timestep, group_bounds, pooled
+from analysis._pooled import ESTIMATORS, bytes_per_timestep, pooled
+from analysis._spread import GROUPS, dealt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,9 +31,6 @@ SUMMARIES = {
     "joint_mean_distance": "mean distance of x_0 and state codes",
     "joint_near_diagonal": "share of pixel pairs at most one code apart",
 }
-
-PAIRS_PER_CELL = 20
-"""Fewer pixel pairs per histogram cell than this, and pooled values are flagged as unreliable."""
 
 MAPS = 5
 
@@ -54,18 +52,26 @@ def entropy(
 
     Gives `stepwise_entropy`, `state_entropy`, `x_0_entropy`, `joint_entropy` and `mutual_information`: plug-in
     values of one histogram over all samples (on, timestep), and each `_per_sample` from every image's own
-    histogram (on, sample, timestep). The pooled stepwise entropy also comes with Miller and Madow's correction,
-    by Grassberger's estimator (2003, of H(x_0, state) less that of H(state): exactly 0 where state and x_0 are
-    equal, and it may fall below 0 where few pixels share a cell) and with a standard error by the jackknife over
-    eight runs of samples (NaN below eight samples); the per-sample one with mean, sd and standard error over
-    samples. `convergence` (on, at, samples_used, estimator) are the pooled values of the first of those runs, the
+    histogram (on, sample, timestep), the stepwise one with mean, sd and standard error over samples.
+
+    A histogram of few pixels reads low. So the pooled stepwise entropy also comes corrected in three ways: by Miller
+    and Madow's count of occupied cells, by Grassberger's estimator (2003, of H(x_0, state) less that of H(state):
+    exactly 0 where state and x_0 are equal, and it may fall below 0 where few pixels share a cell), and
+    `stepwise_entropy_debiased` by the jackknife over eight groups that samples are dealt out to, which alone knows
+    that pixels of one image depend on each other; it is the value to quote. `stepwise_entropy_se` is its standard
+    error, `stepwise_entropy_bias` how far the other two lie from it at most, a measure of the bias that may be left,
+    and `stepwise_entropy_half_width` half of a 95 % interval: 2.36 standard errors (Student's quantile for seven
+    degrees of freedom) and that bias. Below eight samples those three are NaN, and the debiased value is Grassberger's.
+    `reliable` (on, timestep) says where the bias is below the standard error; elsewhere the histogram has too few
+    pixels for its bins, and the interval may miss.
+
+    `convergence` (on, at, samples_used, estimator) are the pooled values of the first of the eight groups, the
     first two, ... all. `joint_counts` (on, at, x_0_bin, state_bin) has summaries: `joint_correlation` (Pearson;
     NaN for a constant image), `joint_mean_distance` and `joint_near_diagonal` (share of pairs at most one code
-    apart). `reliable` says whether there are at least 20 pixel pairs per cell; below, pooled values lean on the
-    estimator more than on the data.
+    apart).
 
     Where labels name more than one class, `stepwise_entropy_by_class` and `stepwise_entropy_by_class_miller_madow`
-    (on, class, timestep) pool each class's samples alone; label -1 belongs to no class.
+    (on, class, timestep) pool each class's samples alone, without errors; label -1 belongs to no class.
 
     Parameters
     ----------
@@ -113,16 +119,7 @@ def entropy(
             image_bits[..., column],
             {"units": "bit", "long_name": f"{meaning}, of each image alone"},
         )
-    variables["stepwise_entropy_miller_madow"] = _curves(
-        pooled_bits[..., COLUMNS.index("miller_madow")], "stepwise entropy, pooled, Miller-Madow corrected"
-    )
-    variables["stepwise_entropy_grassberger"] = _curves(
-        pooled_bits[..., COLUMNS.index("grassberger")], "stepwise entropy, pooled, by Grassberger's estimator"
-    )
-    variables["stepwise_entropy_se"] = _curves(
-        pooled_bits[..., COLUMNS.index("jackknife")],
-        f"standard error of the pooled stepwise entropy, jackknife over {GROUPS} groups of samples",
-    )
+    variables |= _corrected(pooled_bits)
     for row, (suffix, meaning) in enumerate((("mean", "mean"), ("sd", "sd"), ("se", "standard error of the mean"))):
         variables[f"stepwise_entropy_per_sample_{suffix}"] = _curves(
             spread[:, row], f"per-image stepwise entropy, {meaning} over samples"
@@ -131,18 +128,11 @@ def entropy(
     variables["convergence"] = (
         ("on", "at", "samples_used", "estimator"),
         da.stack([each.converging for each in whole]),
-        {"units": "bit", "long_name": "stepwise entropy, pooled over the first samples"},
+        {"units": "bit", "long_name": "stepwise entropy, pooled over the first groups of samples"},
     )
     variables["pixel_pairs"] = ((), np.int64(pairs), {"units": "1", "long_name": "pixel pairs pooled per timestep"})
-    variables["reliable"] = (
-        (),
-        pairs >= PAIRS_PER_CELL * bins**2,
-        {"units": "1", "long_name": f"at least {PAIRS_PER_CELL} pixel pairs per cell of the joint histogram"},
-    )
     if classes:
-        variables |= _class_curves(
-            da.stack([each.by_class for each in whole]), classes, pairs // ds.sizes["sample"], bins
-        )
+        variables |= _class_curves(da.stack([each.by_class for each in whole]), classes, pairs // ds.sizes["sample"])
     codes = np.arange(bins)
     coords: dict[str, Any] = {
         "on": ("on", list(on), {"long_name": "variable taken as the state", "units": "1"}),
@@ -151,8 +141,8 @@ def entropy(
         "state_bin": ("state_bin", codes, {"long_name": "grey code of the state", "units": "1"}),
         "samples_used": (
             "samples_used",
-            group_bounds(ds.sizes["sample"])[1:],
-            {"long_name": "number of samples pooled, the first of the run", "units": "1"},
+            np.cumsum(np.bincount(dealt(ds.sizes["sample"]), minlength=GROUPS)),
+            {"long_name": "number of samples in the first groups", "units": "1"},
         ),
         "estimator": ("estimator", list(ESTIMATORS), {"long_name": "estimator of entropy", "units": "1"}),
     }
@@ -185,7 +175,7 @@ def _classes(ds: xr.Dataset) -> dict[int, NDArray[Any]]:
     return classes if len(classes) > 1 else {}
 
 
-def _class_curves(bits: da.Array, classes: dict[int, NDArray[Any]], pixels: int, bins: int) -> dict[str, Any]:
+def _class_curves(bits: da.Array, classes: dict[int, NDArray[Any]], pixels: int) -> dict[str, Any]:
     """Describe the stepwise entropies (on, class, timestep, estimator) of each class."""
     pairs = np.array([samples.size * pixels for samples in classes.values()])
     dims, meaning = ("on", "class", "timestep"), "stepwise entropy, pooled over samples of one class"
@@ -197,12 +187,30 @@ def _class_curves(bits: da.Array, classes: dict[int, NDArray[Any]], pixels: int,
             {"units": "bit", "long_name": f"{meaning}, Miller-Madow corrected"},
         ),
         "class_pixel_pairs": ("class", pairs, {"units": "1", "long_name": "pixel pairs pooled per timestep and class"}),
-        "class_reliable": (
-            "class",
-            pairs >= PAIRS_PER_CELL * bins**2,
-            {"units": "1", "long_name": f"at least {PAIRS_PER_CELL} pixel pairs per cell of the class's histogram"},
-        ),
     }
+
+
+def _corrected(bits: da.Array) -> dict[str, Any]:
+    """Describe the corrected stepwise entropies (on, timestep, column), their error, and the bias they may have."""
+    miller_madow, grassberger, debiased, error = (
+        bits[..., COLUMNS.index(name)] for name in ("miller_madow", "grassberger", "debiased", "jackknife")
+    )
+    bias = da.maximum(abs(debiased - miller_madow), abs(debiased - grassberger)) + 0 * error  # NaN without a jackknife
+    curves = {
+        "miller_madow": (miller_madow, "stepwise entropy, pooled, Miller-Madow corrected"),
+        "grassberger": (grassberger, "stepwise entropy, pooled, by Grassberger's estimator"),
+        "debiased": (debiased, "stepwise entropy, pooled, corrected by the jackknife"),
+        "se": (error, f"standard error of the pooled stepwise entropy, jackknife over {GROUPS} groups of samples"),
+        "bias": (
+            bias,
+            "bias the debiased stepwise entropy may have left: its largest distance to the other corrections",
+        ),
+        "half_width": (STUDENT * error + bias, "half of the 95 % interval around the debiased stepwise entropy"),
+    }
+    variables: dict[str, Any] = {f"stepwise_entropy_{name}": _curves(*curve) for name, curve in curves.items()}
+    reliable = "the debiased stepwise entropy has a bias below its standard error"
+    variables["reliable"] = (("on", "timestep"), bias <= error, {"units": "1", "long_name": reliable})
+    return variables
 
 
 def _codes(ds: xr.Dataset, name: str, bins: int) -> da.Array:
@@ -219,13 +227,13 @@ def _codes(ds: xr.Dataset, name: str, bins: int) -> da.Array:
 
 def _grey(images: NDArray[Any], low: np.float32, scale: np.float32, shift: int) -> NDArray[Any]:
     lead, (channels, height, width) = images.shape[:-3], images.shape[-3:]
-    if np.isnan(images[..., 0, 0, 0]).any():  # what was never written is NaN in every pixel
-        raise ValueError(
-            "images that are not a number have no grey codes; leave out the samples that are not there yet"
-        )
     flat = images.reshape(lead[0], -1, channels, height * width)
-    codes: NDArray[Any] = _histograms.grey_codes(flat, low, scale, shift).reshape(*lead, height * width)
-    return codes
+    codes = np.empty((*flat.shape[:2], height * width), np.uint8)
+    if not _histograms.grey_codes(flat, low, scale, shift, codes):
+        raise ValueError(
+            "pixels that are not a number have no grey code; leave out the samples that have some, or are not there yet"
+        )
+    return codes.reshape(*lead, height * width)
 
 
 def _positions(timesteps: NDArray[Any], at: tuple[int, ...]) -> list[int]:
@@ -289,19 +297,20 @@ def _summaries(counts: NDArray[Any]) -> NDArray[Any]:
 
 
 def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Draw the pooled stepwise entropy over the denoising process with two standard errors (000 Fig. 2).
+    """Draw the debiased, pooled stepwise entropy over the denoising process with its 95 % interval (000 Fig. 2).
 
-    The line is dashed where there are too few pixel pairs for the number of bins.
+    The line is dashed where it is not reliable.
     """
     import matplotlib.pyplot as plt
 
     ax = plt.figure().add_subplot() if ax is None else ax
     progress = np.linspace(0, 100, result.sizes["timestep"])
-    style = "-" if bool(result["reliable"]) else "--"
     for name in result["on"].to_numpy():
-        value, error = (result[f"stepwise_entropy{part}"].sel(on=name) for part in ("_miller_madow", "_se"))
-        (line,) = ax.plot(progress, value, style, label=str(name))
-        ax.fill_between(progress, value - 2 * error, value + 2 * error, color=line.get_color(), alpha=0.2, lw=0)
+        here = result.sel(on=name)
+        value, half = here["stepwise_entropy_debiased"], here["stepwise_entropy_half_width"]
+        (line,) = ax.plot(progress, value.where(here["reliable"]), label=str(name))
+        ax.plot(progress, value, "--", color=line.get_color())
+        ax.fill_between(progress, value - half, value + half, color=line.get_color(), alpha=0.2, lw=0)
     ax.set(xlabel="denoising process (%)", ylabel="stepwise entropy (bit)", ylim=(0, None))
-    ax.legend(title=None if style == "-" else "unreliable: too few pixels")
+    ax.legend(title=None if bool(result["reliable"].all()) else "dashed: too few pixels to rely on")
     return ax

@@ -15,9 +15,11 @@ import xarray as xr
 
 import analysis
 import stores
+from pipeline import compiling
 from pipeline.estimate import MARGIN_BYTES, peak_memory, size
 from pipeline.schedulers import Engine
 from stores.layout import read_root
+from stores.places import local
 from stores.reader import arrays_of
 
 FOLDERS = {"trajectories": Path("data/trajectories"), "fork": Path("data/forks"), "readout": Path("data/readouts")}
@@ -42,6 +44,16 @@ class Job:
     def build(self, ds: xr.Dataset) -> xr.Dataset:
         """Lay out the computation; nothing is read yet."""
         return analysis.load(self.quantity)(ds, **self.options)
+
+    def require_unchanged(self) -> None:
+        """Raise StaleStore where a store it reads holds something else than when it was planned."""
+        others = {self.options[name]: self.config[name] for name in STORE_OPTIONS if name in self.config}
+        for path, planned in {str(self.store): self.config["store"], **others}.items():
+            if identities(path) != planned:
+                raise stores.StaleStore(
+                    f"{path if isinstance(path, str) else ', '.join(path)} was changed while it was analysed; nothing "
+                    "is saved, run the same again"
+                )
 
 
 def kind_of(options: Mapping[str, Options]) -> str:
@@ -122,7 +134,7 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
 
 def identities(paths: str | tuple[str, ...]) -> Any:
     """Tell the contents of another store apart, or those of several."""
-    return identity(Path(paths)) if isinstance(paths, str) else [identity(Path(path)) for path in paths]
+    return identity(local(paths)) if isinstance(paths, str) else [identity(local(path)) for path in paths]
 
 
 def absolute(paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -161,16 +173,17 @@ def run(store: Path, jobs: Sequence[Job], *, engine: Engine, say: Callable[[str]
     names = ", ".join(job.quantity for job in jobs)
     say(f"{names} of {store}: {engine.name}, memory {size(memory(ds, jobs, lazy, engine))}")
     try:
-        computed = engine.compute(lazy)
+        with compiling.said(say):
+            computed = engine.compute(lazy)
     except ValueError as error:
         if "checksum" in str(error):
             raise stores.DamagedStore(f"{store} is damaged: {error}; run `traj verify {store}`") from None
         raise
-    if identity(store) != jobs[0].config["store"]:
-        raise stores.StaleStore(f"{store} was changed while it was analysed; nothing is saved, run the same again")
+    for job in jobs:
+        job.require_unchanged()
     for job, result in zip(jobs, computed, strict=True):
-        stores.save(result, job.out, job.config)
-        say(f"wrote {job.out}")
+        saved = stores.save(result, job.out, job.config)
+        say(f"wrote {job.out}" if saved else f"{job.out} is there already, another process wrote it")
 
 
 def memory(ds: xr.Dataset, jobs: Sequence[Job], lazy: Sequence[xr.Dataset], engine: Engine) -> int:

@@ -31,12 +31,17 @@ def carry_out(
 ) -> None:
     """Say what a run costs, make its store or what is missing of it, and say what to type next."""
     from stores import describe
+    from stores.layout import read_root
+    from stores.places import place, require_writable
+    from stores.reader import require_complete
 
-    if out.name in ("", ".."):
-        raise click.UsageError(f"{str(out)!r} is no name for a store; expected a path such as data/NAME.zarr")
-    wanted = range(job.layout.blocks) if blocks is None else blocks
+    place(out)
+    count = job.layout.blocks
+    wanted = range(count) if blocks is None else blocks
+    if wanted[-1] >= count:
+        raise click.UsageError(f"--blocks {wanted.start}:{wanted.stop} was given, there are blocks 0 to {count - 1}")
     # before there is a store: a network that fails, or does not fit into memory, leaves none behind
-    cost = job.cost(out, len(wanted[: job.layout.blocks]))
+    cost = job.cost(out, len(wanted))
     if dry_run:
         click.echo(f"{out}: {cost}")
         return
@@ -50,12 +55,21 @@ def carry_out(
             say(f"{out}: {len(store.pending)} of {store.layout.blocks} blocks to do; {cost}")
             if cost.disk > cost.disk_free:
                 say(f"the disk may fill up: it is safe to go on later, or to store less with {smaller}")
+            require_writable(out / "zarr.json")
             job.run(store)
     found = describe(out)
     if clipped := found.get("saturated"):
         say(f"{clipped} values were clipped to the range of float16")
+    if found.get("not_finite"):
+        say("there are values that are not finite: " + ", ".join(f"{n} of {v}" for v, n in found["not_finite"].items()))
+    if len(found["environments"]) > 1:
+        say(
+            f"blocks of {out} were made in different environments, so the last bits of their numbers may differ; see "
+            f"`traj info {out}`"
+        )
     if found["blocks_done"] == found["blocks"]:
-        say(f"{out} is complete" + ("" if idle else f"; next: {following} {out}"))
+        require_complete(out, read_root(out))
+        say(f"{out} is complete; " + (f"`traj verify {out}` reads every byte" if idle else f"next: {following} {out}"))
         return
     samples = found["arrays"]["sample"]["dims"]["sample"]
     state = f"{out}: the blocks asked for are done, {found['blocks_done']} of all {found['blocks']}"

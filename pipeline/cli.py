@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.carry_out import carry_out, say
-from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, TF32, timestep_list
+from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, TF32, LocalName, LocalPath, timestep_list
 from pipeline.parsing import Number, Whole
 from pipeline.quantity_options import QuantityGroup
 from pipeline.threads import wait_briefly
 
+os.environ["DASK_ARRAY__QUERY_PLANNING"] = (
+    "False"  # whatever the user's Dask is told: analyses lay out their own graphs
+)
+
 INTERRUPTED = 130
 ALL_SAMPLES = "ask for these with --samples to complete it"
-OUT_OF_MEMORY = "the memory does not suffice; ask for a smaller --block or --batch, or fewer --workers"
+BUG = "; if `traj verify` finds nothing wrong with it, please report this as a bug of traj"
+OUT_OF_MEMORY = (
+    "the memory does not suffice{}; ask for fewer --samples, a smaller --block or --batch, or fewer --workers"
+)
+WAYS_OUT = {
+    errno.ENOSPC: "; free some space there, or choose a place on another disk, and run the same command again: what is "
+    "finished is kept",
+    errno.EROFS: "; choose a place that can be written",
+    errno.EACCES: "; choose a place that you may read and write, or change its permissions",
+}
+
+
+@contextmanager
+def notes_said() -> Iterator[None]:
+    """Say the notes of whatever goes wrong: a store that was set aside before it did, and where it went."""
+    try:
+        yield
+    except BaseException as error:
+        for note in getattr(error, "__notes__", ()):
+            say(note)
+        raise
 
 
 class Traj(click.Group):
@@ -31,7 +59,8 @@ class Traj(click.Group):
         """Run a verb."""
         wait_briefly()
         try:
-            return super().invoke(ctx)
+            with notes_said():
+                return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
         except KeyboardInterrupt:
@@ -43,16 +72,16 @@ class Traj(click.Group):
             if error.errno is None:
                 raise click.UsageError(str(error)) from None
             place = f": {error.filename}" if error.filename else ""
-            raise click.ClickException(f"{error.strerror}{place}") from None
+            raise click.ClickException(f"{error.strerror}{place}{WAYS_OUT.get(error.errno, '')}") from None
         except ArithmeticError as error:
             raise click.ClickException(str(error)) from None
-        except MemoryError:
-            raise click.ClickException(OUT_OF_MEMORY) from None
+        except MemoryError as error:
+            raise click.ClickException(OUT_OF_MEMORY.format(f" ({error})" if str(error) else "")) from None
         except RuntimeError as error:
             from stores import NotAStore, StoreError
 
             if "out of memory" in str(error) or "can't allocate memory" in str(error):  # torch's, on GPU and CPU
-                raise click.ClickException(OUT_OF_MEMORY) from None
+                raise click.ClickException(OUT_OF_MEMORY.format("")) from None
 
             if isinstance(error, NotAStore):
                 raise click.UsageError(str(error)) from None
@@ -77,7 +106,7 @@ def main() -> None:
 
 @main.command()
 @click.argument("name")
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the model.  [default: models/NAME]")
+@click.option("-o", "--out", type=LocalPath(), help="Folder of the model.  [default: models/NAME]")
 @click.option("--steps", type=Whole(1, 10**9), help="Training steps.  [default: the model's own]")
 @click.option("--seed", type=Whole(0, 2**63 - 1), default=0, show_default=True)
 @DEVICE
@@ -109,9 +138,10 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 
 
 @main.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=LocalPath())
 @click.option(
     "--model",
+    type=LocalName(),
     required=True,
     help="digits, digits-iddpm, a diffusers folder or hub id, gaussian:MEAN,VAR[,CxHxW], mixture:A,B,..., "
     "dataset:digits, or your own FILE.py:NAME.",
@@ -210,10 +240,12 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
 
 
 @main.command()
-@click.argument("store", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("store", type=LocalPath())
+@click.argument("out", type=LocalPath())
 @click.option("--at", callback=timestep_list, help="Stored timesteps to start from: 900,800,700.")
-@click.option("--sweep", "table", help="A table of edits instead: a YAML file, or FILE:KEY for a place in one.")
+@click.option(
+    "--sweep", "table", type=LocalName(), help="A table of edits instead: a YAML file, or FILE:KEY for a place in one."
+)
 @click.option("--replicas", type=Whole(), help="Forks of each sample from each timestep.  [default: 8; 1 of a sweep]")
 @click.option(
     "--noise",
@@ -222,7 +254,7 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
     "win.  [default: independent]",
 )
 @click.option("--eta", multiple=True, help="Noise of ddim as in generate, or ETA:FIRST-LAST.  [default: the run's]")
-@click.option("--model", help="Where the run's model lies.  [default: its name when STORE was made]")
+@click.option("--model", type=LocalName(), help="Where the run's model lies.  [default: its name when STORE was made]")
 @click.option("--samples", type=Whole(), help="The first so many of STORE.  [default: all]")
 @click.option("--block", type=Whole(), help="Samples forked together; part of the forks.  [default: that of STORE]")
 @click.option(
@@ -231,7 +263,7 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
 @click.option("--states", is_flag=True, help="Store x_t and pred_x0 too.")
 @click.option(
     "--times",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(dir_okay=False),
     help="With --sweep, time the network under each cut on this machine, after the forks, and write to this CSV file "
     "what share of a run's time each variant saves. A file from before is replaced; --dry-run writes none.",
 )
@@ -267,7 +299,10 @@ def fork(
     if times and not swept:
         raise click.UsageError(f"--times {times} is what the edits of a sweep save; expected it with --sweep only")
     from pipeline.fork import prepare
+    from stores.places import place, require_writable
 
+    if times:
+        require_writable(place(times))
     forks = prepare(store=store, **options)
     if swept:
         say(forks.saving())
@@ -300,10 +335,11 @@ def readout() -> None:
 
 
 @readout.command()
-@click.argument("store", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("store", type=LocalPath())
+@click.argument("out", type=LocalPath())
 @click.option(
     "--model",
+    type=LocalName(),
     required=True,
     help="digits-classifier, or the folder or hub id of a Hugging Face image classifier.",
 )
@@ -360,25 +396,36 @@ def analyze(ctx: click.Context) -> None:
 
 
 @main.command()
-@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("report"), show_default=True)
+@click.option("-o", "--out", type=LocalPath(), default="report", show_default=True)
 @click.option(
     "--parents",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=LocalPath(exists=True, file_okay=False),
     help="Folder of runs that forks here were made of, where it is not data/trajectories.",
 )
 def report(out: Path, parents: Path | None) -> None:
     """Draw everything under results/ into report/index.html.
 
+    What is damaged or cannot be drawn is left out and named, on the page too; the exit status is 1 then.
+
     \b
     traj report
     """
     from pipeline.report import report as write_report
+    from pipeline.report.failures import is_known, sentence
 
-    say(f"wrote {write_report(out, parents=parents)}")
+    failures: list[tuple[str, Exception]] = []
+    page = write_report(out, parents=parents, failed=lambda where, error: failures.append((where, error)))
+    say(f"wrote {page}")
+    for where, error in failures:
+        if not is_known(error):
+            traceback.print_exception(error)
+        say(f"{where}: {sentence(error)}" + ("" if is_known(error) else BUG))
+    if failures:
+        raise click.ClickException(f"{len(failures)} thing(s) named above are left out of {page}")
 
 
 @main.command()
-@click.argument("what", metavar="STORE|MODEL")
+@click.argument("what", type=LocalName(), metavar="STORE|MODEL")
 def info(what: str) -> None:
     """Say what a store holds, or what a model is.
 
@@ -393,7 +440,7 @@ def info(what: str) -> None:
 
 
 @main.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=LocalPath())
 @click.option("--deep", is_flag=True, help="Also check that every stored value is finite.")
 def verify(store: Path, deep: bool) -> None:
     """Check that every byte of STORE is there and right.
@@ -402,13 +449,11 @@ def verify(store: Path, deep: bool) -> None:
     traj verify data/trajectories/ddpm.zarr --deep
     """
     from stores import verify as verify_store
+    from stores.verify import way_out
 
     problems = verify_store(store, deep=deep)
     for problem in problems:
         click.echo(problem)
     if problems:
-        raise click.ClickException(
-            f"{store}: {len(problems)} problem(s). Restore the files from a copy; or make a bad block again: "
-            "delete its flag, done/c/BLOCK, and run the same `traj generate`; or delete a bad result and analyse again"
-        )
+        raise click.ClickException(f"{store}: {len(problems)} problem(s). {way_out(store)}")
     click.echo(f"{store} is whole")

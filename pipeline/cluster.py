@@ -18,13 +18,16 @@ from distributed import Client, KilledWorker, LocalCluster, Worker, WorkerPlugin
 from distributed.client import FutureCancelledError
 from distributed.diagnostics.progressbar import ProgressBar
 from distributed.utils import silence_logging_cmgr
+from numba.core import event
 from numba.core.registry import CPUDispatcher
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipeline import compiling
 from pipeline.schedulers import Engine, bar, pin_decoding, together
 
 CONNECT_SECONDS = 5
+TOPIC = "traj-compiling"
 
 LOCAL_ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
@@ -37,7 +40,7 @@ copyreg.pickle(CPUDispatcher, lambda kernel: kernel.__qualname__)
 
 
 class Pinned(WorkerPlugin):
-    """Brings this process's configuration to every worker, whenever it starts."""
+    """Brings this process's configuration to every worker, whenever it starts, and has it say when it compiles."""
 
     name = "traj-pinned"
 
@@ -48,8 +51,14 @@ class Pinned(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         """Pin a worker's decoding threads; Ctrl-C is for the process that started it."""
         pin_decoding(worker.state.nthreads, self.concurrency)
+        self.listener = compiling.First(lambda: worker.log_event(TOPIC, True))
+        event.register(compiling.COMPILES, self.listener)
         if self.local:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def teardown(self, worker: Worker) -> None:
+        """Leave a worker that goes on as it was found."""
+        event.unregister(compiling.COMPILES, self.listener)
 
 
 class TaskBar(ProgressBar):
@@ -84,6 +93,7 @@ def local(processes: int) -> Iterator[Engine]:
         Client(workers, set_as_default=False) as client,
     ):
         client.register_plugin(Pinned(local=True))
+        client.subscribe_topic(TOPIC, lambda _: compiling.pass_on())
         name = f"{processes} process{'es' * (processes > 1)}"
         yield Engine(
             name, processes, processes, lambda lazy: together(lazy, lambda arrays: compute(client, arrays, name))
@@ -108,6 +118,7 @@ def running(address: str) -> Iterator[Engine]:
             if not threads:
                 raise ValueError(f"the cluster at {address} has no workers; start some with `dask worker {address}`")
             client.register_plugin(Pinned(local=False))
+            client.subscribe_topic(TOPIC, lambda _: compiling.pass_on())
             try:
                 name = f"{address}, {threads} thread{'s' * (threads > 1)}"
                 yield Engine(

@@ -72,6 +72,7 @@ class Fork:
             shape=self.denoiser.shape,
             dtype="float32",
             lead=(len(self.variants), self.replicas),
+            states=2 if self.states else 0,
         )
 
     @property

@@ -81,6 +81,7 @@ class Generation:
             timesteps=len(self.kept),
             shape=self.denoiser.shape,
             dtype=self.dtype,
+            states=3 if self.learned else 2,
         )
 
     @property
@@ -118,7 +119,7 @@ class Generation:
             step=self.kept,
             model_time=schedule.model_time[timestep],
             noise_sd=sampler.noise_sd(schedule, self.plan)[self.kept],
-            label=self.label(range(self.samples)),
+            label=self.label(range(self.layout.samples)),
             shape=self.denoiser.shape,
             samples=self.samples,
             block=self.block,
@@ -223,6 +224,8 @@ def prepare(
     """
     for name, count in (("samples", samples), ("block", block), ("every", every)):
         check_count(name, count)
+    if round_bits is not None and (dtype != "float32" or not 1 <= round_bits <= 22):
+        raise ValueError(f"--round-bits {round_bits} was given with --dtype {dtype}; expected 1 to 22, with float32")
     where = choose_device(device)
     denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps)
     if guidance != 1:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import stores
 from pipeline.estimate import size
+from stores.claim import ranges
 
 if TYPE_CHECKING:
     from pipeline.cuts import Block
@@ -20,6 +21,11 @@ def describe_store(path: Path) -> str:
         lines.append(f"blocks       {found['blocks_done']} of {found['blocks']} done")
     if found.get("saturated"):
         lines.append(f"saturated    {found['saturated']} values clipped to the range of float16")
+    if found.get("not_finite"):
+        lines.append(f"not finite   {_counts(found['not_finite'])}")
+    for made in found.get("environments", ()):
+        where = " ".join(f"{key}={value}" for key, value in made["environment"].items())
+        lines.append(f"made in      {where or 'an environment that was not given'}: block {ranges(made['blocks'])}")
     lines.append(f"fingerprint  {found['fingerprint']}")
     lines += _flat(
         "", {key: value for key, value in found["config"].items() if (found["kind"], key) != ("trajectories", "store")}
@@ -28,6 +34,10 @@ def describe_store(path: Path) -> str:
         dims = ", ".join(f"{dim}: {length}" for dim, length in array["dims"].items())
         lines.append(f"{name:<34} {array['dtype']:<8} ({dims})")
     return "\n".join(lines)
+
+
+def _counts(not_finite: dict[str, int]) -> str:
+    return ", ".join(f"{count} value(s) of {name}" for name, count in not_finite.items())
 
 
 def describe_model(name: str) -> str:

@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 from pipeline.parsing import Whole, is_whole
+
+
+class LocalPath(click.Path):
+    """Reads a path on a local disk, and refuses a URL by name."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(path_type=Path, **options)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a path."""
+        return super().convert(refuse_url(value, param, ctx), param, ctx)
+
+
+class LocalName(click.ParamType):
+    """Reads a name that may be a path, of a model for example, and refuses a URL."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a name."""
+        return refuse_url(value, param, ctx)
+
+
+def refuse_url(value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    """Give back what is no URL."""
+    from stores.places import is_url
+
+    if is_url(value):
+        raise click.BadParameter(
+            f"{value} is a URL; expected a path on a local disk (copy it there first, or mount it)", ctx, param
+        )
+    return value
+
 
 DEVICE = click.option(
     "--device", default="auto", show_default=True, envvar="TRAJ_DEVICE", help="auto, cpu, cuda or cuda:i."

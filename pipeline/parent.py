@@ -39,13 +39,12 @@ class Parent:
     @classmethod
     def open(cls, path: Path) -> Parent:
         """Read all but the states of a trajectory store. Raises StoreError where it is none, or not whole."""
-        attrs = read_root(path)["attributes"]
-        config = json.loads(attrs["config"])
+        ds = stores.open(path)
+        attrs, config = ds.attrs, json.loads(ds.attrs["config"])
         if attrs["kind"] != "trajectories" or not {"model", "schedule", "plan", "seed", "autocast"} <= set(config):
             raise stores.NotAStore(
                 f"{path} holds {attrs['kind']} that `traj generate` did not make; a fork needs a run of its"
             )
-        ds = stores.open(path)
         plan = Plan.from_json(config["plan"])
         timesteps = tuple(ds.timestep.values.tolist())
         model = json.loads(attrs.get("environment", "{}")).get("model")

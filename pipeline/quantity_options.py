@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import click
 
+from pipeline.options import LocalPath
 from pipeline.parsing import Whole, most_workers, number, whole
 
 
@@ -74,7 +75,7 @@ def quantity_command(names: Sequence[str]) -> click.Command:
             for path in dict.fromkeys(job.store for job in wanted):
                 analyze.run(path, [job for job in wanted if job.store == path], engine=engine, say=say)
 
-    where = click.Path(path_type=Path)
+    where = LocalPath()
     parameters: list[click.Parameter] = [
         click.Argument(["paths"], nargs=-1, type=where, metavar="[STORE]..."),
         click.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Sequence
@@ -24,8 +25,7 @@ from pipeline.classifiers import Classifier, Shape
 from pipeline.device import choose_device, environment, inference
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from pipeline.parsing import check_count
-from stores.layout import IMAGE_DIMS, Layout, read_root
-from stores.reader import arrays_of
+from stores.layout import IMAGE_DIMS, Layout
 
 # Raised by hand when the numbers of a readout change for equal inputs.
 NUMERICS = 1
@@ -72,8 +72,7 @@ class Readout:
     @cached_property
     def block(self) -> int:
         """Samples in one block of the parent, and of the readout."""
-        x_0 = arrays_of(read_root(self.parent))["x_0"]
-        return int(x_0["chunk_grid"]["configuration"]["chunk_shape"][self.ds.x_0.dims.index("sample")])
+        return int(json.loads(self.ds.attrs["config"])["store"]["block"])
 
     @property
     def layout(self) -> Layout:
@@ -166,7 +165,11 @@ class Readout:
             inference(self.tf32),
         ):
             for block in pending:
-                store.write(block, self._block(block, progress))
+                arrays = self._block(block, progress)
+                self._require_unchanged()  # before the block is flagged as done
+                store.write(block, arrays)
+
+    def _require_unchanged(self) -> None:
         if identity(self.parent) != self.parent_identity:
             raise stores.StaleStore(f"{self.parent} was changed while it was read; run the same command again")
 
@@ -246,20 +249,19 @@ def prepare(
     """
     check_count("batch", batch)
     where = choose_device(device)
-    parent_identity = identity(store)
     ds = stores.open(store)
     if ds.attrs["kind"] not in ("trajectories", "fork"):
         raise ValueError(f"{store} holds a store of kind {ds.attrs['kind']}; expected trajectories or forks")
     there = [name for name in STATES if name in ds]
     if unknown := [name for name in on or () if name not in there]:
         raise ValueError(
-            f"{store} has no {', '.join(unknown)} to read; expected "
+            f"{store} has no {' and no '.join(map(repr, unknown))} to read; expected "
             + (f"some of {', '.join(there)}" if there else "nothing: these forks were made without --states")
         )
     readout = Readout(
         classifier=classifiers.load(model, str(where)),
         parent=store,
-        parent_identity=parent_identity,
+        parent_identity={"fingerprint": ds.attrs["fingerprint"], "samples": ds.sizes["sample"]},
         ds=ds,
         on=tuple(name for name in there if on is None or name in on),
         batch=batch,

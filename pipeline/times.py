@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.cuts import Cut
 from pipeline.device import inference, timed_call
 from pipeline.sweep import cuts_of, removed
+from stores.partials import write_file
 
 if TYPE_CHECKING:
     import torch
@@ -39,13 +41,13 @@ def write_times(forks: Fork, path: Path) -> None:
     with inference(forks.tf32):
         seconds = call_medians(forks.denoiser, cuts_of([whole, *forks.variants]), whole.timesteps[0], forks.trial_label)
     columns = {"at": forks.at, **forks.edits}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["variant", *EDIT, "time_removed"])
-        for variant, plan in enumerate(forks.variants):
-            edit = (columns[name][variant] for name in EDIT)
-            table.writerow([variant, *edit, f"{removed(whole, plan, seconds):.6f}"])
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["variant", *EDIT, "time_removed"])
+    for variant, plan in enumerate(forks.variants):
+        edit = (columns[name][variant] for name in EDIT)
+        table.writerow([variant, *edit, f"{removed(whole, plan, seconds):.6f}"])
+    write_file(path, text.getvalue())
 
 
 def call_medians(denoiser: Denoiser, cuts: Sequence[Cut], timestep: int, label: torch.Tensor) -> dict[Cut, float]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,6 +35,8 @@ from pipeline.models.digits import (
     split,
 )
 from pipeline.schedule import Schedule
+from stores.partials import making
+from stores.places import place
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
@@ -85,20 +89,24 @@ def train(
             raise ValueError(f"{key} is {value}; expected at least {least}")
     settings = _settings(name, recipe, steps, batch, seed)
     where = choose_device(device)
-    folder = Path(out)
-    if folder.name in ("", ".."):
-        raise ValueError(f"{str(folder)!r} is no name for the folder of a model; expected a path such as models/{name}")
+    folder = place(out)
     if os.path.lexists(folder):
         _refuse_other_content(folder, settings)
         return False
-    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
+    with making(folder, folder=True) as partial:
         network, curve = fit(recipe, steps=steps, batch=batch, seed=seed, device=where, progress=progress)
-        _save(partial, network, recipe, settings, curve)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            _save(partial, network, recipe, settings, curve)
+        except SafetensorError as error:  # a full disk, for example
+            code = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(code[1]) if code else errno.EIO, str(error), str(folder)) from None
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not os.path.lexists(folder):
+                raise
+            _refuse_other_content(folder, settings)
+            return False  # another process has trained the same meanwhile
     return True
 
 

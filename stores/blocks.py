@@ -13,7 +13,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
+from stores.binding import Seal, seal_of
 from stores.claim import ranges
+from stores.errors import naming
 from stores.layout import (
     FLAT_KEYS,
     SHARD_BYTES,
@@ -25,8 +27,11 @@ from stores.layout import (
     sync,
 )
 from stores.locks import BlockLocks
-from stores.shards import encode
-from stores.writer import flag_done, pending_blocks
+from stores.manifest import Manifest, finish_block, pending_blocks
+from stores.shards import encode, not_finite
+
+NOT_OF_AN_EVENT = {"on", "variant", "replica", "sample", "timestep"}
+"""Dims along which a readout has one event each: an image that was read, and what was read off it."""
 
 
 class Variable(NamedTuple):
@@ -37,13 +42,18 @@ class Variable(NamedTuple):
     long_name: str
     units: str
 
+    @property
+    def event_dims(self) -> int:
+        """Number of last dims that make one event."""
+        return next((n for n, dim in enumerate(reversed(self.dims)) if dim in NOT_OF_AN_EVENT), len(self.dims))
+
     def chunk(self, block: int) -> tuple[int, ...]:
-        """Lengths of a chunk: a block of samples, as many timesteps as fit a shard, everything else whole."""
+        """Lengths of a chunk: a block of samples by as much of all else as fits a shard, cut along timesteps first."""
         lengths = [block if dim == "sample" else length for dim, length in zip(self.dims, self.shape, strict=True)]
-        if "timestep" in self.dims:
-            along = self.dims.index("timestep")
-            rest = math.prod(lengths) // lengths[along] * np.dtype("float32").itemsize
-            lengths[along] = max(1, min(lengths[along], SHARD_BYTES // rest))
+        others = [axis for axis, dim in enumerate(self.dims) if dim != "sample"]
+        for axis in sorted(others, key=lambda axis: self.dims[axis] != "timestep"):
+            rest = math.prod(lengths) // lengths[axis] * np.dtype("float32").itemsize
+            lengths[axis] = max(1, min(lengths[axis], SHARD_BYTES // rest))
         return tuple(lengths)
 
 
@@ -88,10 +98,13 @@ class BlockWriter:
         wanted: Sequence[int],
         locks: BlockLocks,
         set_aside: Path | None,
+        fingerprint: str,
+        environment: Mapping[str, Any],
     ) -> None:
         self.path, self.layout, self.set_aside = path, layout, set_aside
         self.bytes_written = 0
-        self.pending = pending_blocks(path, wanted)
+        self.pending = pending_blocks(path, fingerprint, layout, wanted)
+        self._fingerprint, self._environment = fingerprint, environment
         self._variables = variables
         self._locks = locks
 
@@ -111,10 +124,25 @@ class BlockWriter:
             )
             if arrays[name].shape != expected:
                 raise ValueError(f"{name} of block {block} has shape {arrays[name].shape}, expected {expected}")
-        for name, variable in self._variables.items():
-            self._write(name, variable, block, np.asarray(arrays[name], np.float32))
-            sync(self.path / name)
-        flag_done(self.path, block)
+        files: dict[str, Seal] = {}
+        counts: dict[str, int] = {}
+        with naming(self.path):
+            for name, variable in self._variables.items():
+                values = np.asarray(arrays[name], np.float32)
+                files |= self._write(name, variable, block, values)
+                counts[name] = not_finite(values, variable.event_dims)
+                sync(self.path / name)
+            finish_block(
+                self.path,
+                Manifest(
+                    fingerprint=self._fingerprint,
+                    block=block,
+                    samples=self.layout.samples_in(block),
+                    files=files,
+                    not_finite=counts,
+                    environment=self._environment,
+                ),
+            )
         self.pending = [other for other in self.pending if other != block]
 
     def close(self) -> None:
@@ -129,8 +157,9 @@ class BlockWriter:
     ) -> None:
         self.close()
 
-    def _write(self, name: str, variable: Variable, block: int, values: NDArray[np.float32]) -> None:
-        """Write the chunks of one variable; what lies outside the array is NaN, as Zarr fills it."""
+    def _write(self, name: str, variable: Variable, block: int, values: NDArray[np.float32]) -> dict[str, Seal]:
+        """Write the chunks of one variable and return their seals; what lies outside is NaN, as Zarr has it."""
+        seals: dict[str, Seal] = {}
         lengths = variable.chunk(self.layout.block)
         counts = [-(-size // length) for size, length in zip(values.shape, lengths, strict=True)]
         along = variable.dims.index("sample")
@@ -141,4 +170,6 @@ class BlockWriter:
             content = b"".join(encode(chunk, None))
             key = ".".join(["c", *(str(block if axis == along else k) for axis, k in enumerate(place))])
             replace_file(self.path / name / key, content)
+            seals[f"{name}/{key}"] = seal_of(content)
             self.bytes_written += len(content)
+        return seals

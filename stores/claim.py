@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +14,14 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from stores.errors import LockedStore, NotAStore, StaleStore, StoreError
-from stores.layout import Layout, canonical_json, fingerprint, read_root, sync
+from stores.errors import LockedStore, NotAStore, StaleStore, StoreError, naming
+from stores.layout import Layout, canonical_json, fingerprint, metadata_text, read_root, replace_file, sealed_text, sync
 from stores.locks import BlockLocks
+from stores.manifest import digests_of, flag_file, is_finished
+from stores.reader import arrays_of, require_metadata
 
 LOCK_PATIENCE_S = 20.0
-VERBS = {"absent": "make", "short": "extend", "stale": "set aside", "fits": "go on with"}
+VERBS = {"absent": "make it", "short": "extend it", "stale": "set it aside", "fits": "go on with it", "torn": "mend it"}
 
 
 def claim(
@@ -43,6 +46,9 @@ def claim(
         if state == "stale" and stale == "refuse":
             raise StaleStore(_stale_message(target, config, label))
         if state == "fits":
+            now = layout.resized(stored)
+            if all(is_finished(target, fingerprint(config), block, now.samples_in(block)) for block in wanted):
+                return set_aside, stored  # nothing to write, so nothing to lock
             if held := locks.take(wanted):
                 raise LockedStore(
                     f"another process is writing block(s) {ranges(held)} of {target}; wait for it, or ask for "
@@ -56,18 +62,20 @@ def claim(
         elif locks.try_all():
             again, stored = _compare(target, kind, layout, config, label)
             if again == state:
-                if state == "stale":
-                    set_aside = _move_aside(target)
-                if state == "short":
-                    _extend(target, stored, layout, build)
+                if state == "torn":
+                    _shorten(target)
+                elif state == "short":
+                    _extend(target, build)
+                    if stored % layout.block:
+                        flag_file(target, stored // layout.block).unlink(missing_ok=True)
                 else:
-                    _make(target, build)
+                    set_aside = _make(target, build, over=state == "stale")
                 locks.keep_only(wanted)
-                return set_aside, layout.samples
+                return set_aside, stored if state == "torn" else layout.samples
             locks.keep_only([])
         if time.monotonic() > deadline:
             raise LockedStore(
-                f"another process is writing {target}; to {VERBS[state]} it, wait until that one is done and run the "
+                f"another process is writing {target}; to {VERBS[state]}, wait until that one is done and run the "
                 "same command again"
             )
         time.sleep(0.05)
@@ -75,12 +83,13 @@ def claim(
 
 def _compare(
     target: Path, kind: str, layout: Layout, config: Mapping[str, Any], label: NDArray[Any]
-) -> tuple[Literal["absent", "fits", "short", "stale"], int]:
+) -> tuple[Literal["absent", "fits", "short", "stale", "torn"], int]:
     """Say how the store on disk stands to what is asked, and how many samples it has."""
     try:
         if not target.exists() or (target.is_dir() and not any(target.iterdir())):
             return "absent", 0
         root = read_root(target)
+        require_metadata(target, root)
     except (NotAStore, FileNotFoundError):
         if target.exists():
             raise
@@ -94,7 +103,9 @@ def _compare(
         _stored_labels(target, stored)[:shared], label[:shared]
     ):
         return "stale", stored
-    return ("short" if stored < layout.samples else "fits"), stored
+    if stored < layout.samples:
+        return "short", stored
+    return ("torn" if any(_longer(target, root)) else "fits"), stored
 
 
 def _stored_labels(target: Path, samples: int) -> NDArray[np.int64]:
@@ -133,36 +144,80 @@ def _move_aside(target: Path) -> Path:
     raise StoreError(f"{target.parent} holds a thousand stores set aside for {target.name}; move some away")
 
 
-def _make(target: Path, build: Callable[[Path], None]) -> None:
-    """Create the store under a partial name, then rename it into place."""
+def _make(target: Path, build: Callable[[Path], None], over: bool) -> Path | None:
+    """Create the store under a partial name, then rename it into place; return where one in its place was moved."""
     partial = target.with_name(target.name + ".partial")
+    aside: Path | None = None
     try:
-        build(partial)
-        partial.rename(target)
-        sync(target.parent)
-    except BaseException:
+        with naming(target):
+            build(partial)
+            aside = _move_aside(target) if over else None
+            partial.rename(target)
+            sync(target.parent)
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if aside is not None:
+            error.add_note(f"{target} was made from other inputs; it is kept as {aside}")
         raise
+    return aside
 
 
-def _extend(target: Path, stored: int, layout: Layout, build: Callable[[Path], None]) -> None:
+def _extend(target: Path, build: Callable[[Path], None]) -> None:
     """Give the store room for more samples. Killed half way, doing it again completes it.
 
-    A short last block is generated again at its full length. The root metadata, which readers go by, comes last.
+    The root metadata, which readers go by, comes last; until then nothing is changed that it speaks of. Arrays' own
+    metadata may be longer than it says, and so may coordinates. A short last block is unfinished from then on, flagged
+    or not: its manifest has fewer samples than it should.
     """
     partial = target.with_name(target.name + ".partial")
     try:
-        build(partial)
-        for file in sorted(file for file in partial.rglob("*") if file.is_file() and file.parent != partial):
-            if file.relative_to(partial).parts[:2] not in (("done", "c"), ("saturated", "c")):
-                file.replace(target / file.relative_to(partial))
-        if stored % layout.block:
-            (target / "done" / "c" / str(stored // layout.block)).unlink(missing_ok=True)
-            sync(target / "done" / "c")
-        (partial / "zarr.json").replace(target / "zarr.json")
-        sync(target)
+        with naming(target):
+            build(partial)
+            longer = _longer_root(read_root(target), read_root(partial))
+            replace_file(partial / "zarr.json", sealed_text(longer).encode())
+            for name, meta in arrays_of(longer).items():
+                if any(dim in ("sample", "block") for dim in meta["dimension_names"]):
+                    for file in sorted(file for file in (partial / name).rglob("*") if file.is_file()):
+                        file.replace(target / file.relative_to(partial))
+                    for folder in {target / name, *(target / name).glob("c")}:
+                        sync(folder)
+            (partial / "zarr.json").replace(target / "zarr.json")
+            sync(target)
+    except BaseException:
+        with contextlib.suppress(OSError, StoreError):
+            _shorten(target)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _longer_root(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Give a store's root metadata the lengths of another; what does not go along the samples stays as it is.
+
+    (The last bits of a cosine or a logarithm differ between machines.)
+    """
+    digests, longer = digests_of(old), digests_of(new)
+    for name, meta in arrays_of(old).items():
+        meta["shape"] = arrays_of(new)[name]["shape"]
+        if "sample" in meta["dimension_names"] and name in digests:
+            digests[name] = longer[name]
+    old["attributes"]["digests"] = canonical_json(digests)
+    return old
+
+
+def _shorten(target: Path) -> None:
+    """Take back what an extension changed that did not come to its end: arrays longer than the root metadata says."""
+    root = read_root(target)
+    for name in list(_longer(target, root)):
+        replace_file(target / name / "zarr.json", metadata_text(arrays_of(root)[name]).encode())
+        sync(target / name)
+
+
+def _longer(target: Path, root: dict[str, Any]) -> Iterator[str]:
+    """Name the arrays whose own metadata is not that of the root."""
+    for name, meta in arrays_of(root).items():
+        if (target / name / "zarr.json").read_text() != metadata_text(meta):
+            yield name
 
 
 def ranges(blocks: Sequence[int]) -> str:

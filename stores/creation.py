@@ -15,6 +15,7 @@ from stores.blocks import BlockWriter, Variable, build_readout
 from stores.claim import claim
 from stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
 from stores.locks import BlockLocks
+from stores.places import place
 from stores.writer import TrajectoryWriter
 
 UNITS = {"log_snr": "nat"}
@@ -61,11 +62,19 @@ def create(
         raise ValueError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
     _at_least_one(samples=samples, block=block)
     along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, noise_sd)
+    states = ("x_t", "pred_x0", *(["log_variance"] if log_variance else []))
     return _open_states(
-        Path(path),
+        place(path),
         "trajectories",
-        Layout.of(samples=samples, block=block, timesteps=len(along_timestep["timestep"]), shape=shape, dtype=dtype),
-        ("x_t", "pred_x0", *(["log_variance"] if log_variance else [])),
+        Layout.of(
+            samples=samples,
+            block=block,
+            timesteps=len(along_timestep["timestep"]),
+            shape=shape,
+            dtype=dtype,
+            states=len(states),
+        ),
+        states,
         along_timestep,
         {},
         label,
@@ -126,7 +135,7 @@ def create_forks(
         **{name: Coord.known(name, "variant", values) for name, values in along_variant.items()},
     }
     return _open_states(
-        Path(path),
+        place(path),
         "fork",
         Layout.of(
             samples=samples,
@@ -135,6 +144,7 @@ def create_forks(
             shape=shape,
             dtype="float32",
             lead=(count, replicas),
+            states=2 if states else 0,
         ),
         ("x_t", "pred_x0") if states else (),
         along_timestep,
@@ -174,6 +184,7 @@ def create_readout(
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
     """
     _at_least_one(samples=samples, block=block)
+    layout = Layout.of(samples=samples, block=block, timesteps=1, shape=(1, 1, 1), dtype="float32")
     numbers = np.arange(samples, dtype="int64")
     described = {
         "sample": Coord.known("sample", "sample", numbers),
@@ -196,23 +207,27 @@ def create_readout(
         name: Variable(dims, tuple(lengths[dim] for dim in dims), long_name, units)
         for name, (dims, long_name, units) in variables.items()
     }
-    layout = Layout.of(samples=samples, block=block, timesteps=1, shape=(1, 1, 1), dtype="float32")
     fixed = {name: coord for name, coord in described.items() if coord.dim != "sample"}
     store = {
         "block": block,
         "variables": {name: list(spec.dims) for name, spec in specs.items()},
         "coordinates": fingerprint({name: list(map(_steady, coord.values.tolist())) for name, coord in fixed.items()}),
     }
-    attrs = _attrs("readout", {**config, "store": store}, environment)
+    attrs = _attrs("readout", {**config, "store": store})
+    made_in = dict(environment or {})
 
     def build(at: Path) -> None:
         build_readout(at, layout, specs, coords=described, attrs=attrs)
 
+    target = place(path)
+
     def writer(stored: int, wanted: Sequence[int], locks: BlockLocks, set_aside: Path | None) -> BlockWriter:
-        return BlockWriter(Path(path), layout.resized(stored), specs, wanted, locks, set_aside)
+        return BlockWriter(
+            target, layout.resized(stored), specs, wanted, locks, set_aside, attrs["fingerprint"], made_in
+        )
 
     return _claimed(
-        Path(path), "readout", layout, {**config, "store": store}, described["label"], stale, blocks, build, writer
+        target, "readout", layout, {**config, "store": store}, described["label"], stale, blocks, build, writer
     )
 
 
@@ -252,13 +267,16 @@ def _open_states(
         "sample": Coord.known("sample", "sample", numbers),
         "label": labels,
     }
-    attrs = _attrs(kind, full_config, environment)
+    attrs = _attrs(kind, full_config)
+    made_in = dict(environment or {})
 
     def build(at: Path) -> None:
         build_trajectories(at, layout, states=states, coords=coords, attrs=attrs, valid_range=valid_range)
 
     def writer(stored: int, wanted: Sequence[int], locks: BlockLocks, set_aside: Path | None) -> TrajectoryWriter:
-        return TrajectoryWriter(path, layout.resized(stored), states, keepbits, wanted, locks, set_aside)
+        return TrajectoryWriter(
+            path, layout.resized(stored), states, keepbits, wanted, locks, set_aside, attrs["fingerprint"], made_in
+        )
 
     return _claimed(path, kind, layout, full_config, labels, stale, blocks, build, writer)
 
@@ -275,12 +293,7 @@ def _claimed(
     writer: Callable[[int, Sequence[int], BlockLocks, Path | None], Writer],
 ) -> Writer:
     """Bring the store to the asked state, hold the blocks to be written, and open a writer on them."""
-    wanted = list(range(layout.blocks)) if blocks is None else sorted(set(blocks))
-    if not wanted or wanted[0] < 0 or wanted[-1] >= layout.blocks:
-        raise ValueError(
-            f"blocks {wanted} were asked for, {layout.samples} samples in blocks of {layout.block} have 0 to "
-            f"{layout.blocks - 1}"
-        )
+    wanted = _wanted(layout, blocks)
     locks = BlockLocks(path)
     try:
         set_aside, stored = claim(path, kind, layout, config, label.values, stale, wanted, locks, build)
@@ -290,13 +303,27 @@ def _claimed(
         raise
 
 
-def _attrs(kind: str, config: Mapping[str, Any], environment: Mapping[str, Any] | None) -> dict[str, Any]:
+def _wanted(layout: Layout, blocks: Iterable[int] | None) -> list[int]:
+    """List the blocks that were asked for, all by default."""
+    wanted = set()
+    for block in range(layout.blocks) if blocks is None else blocks:
+        if not 0 <= block < layout.blocks:
+            raise ValueError(
+                f"block {block} was asked for; {layout.samples} samples in blocks of {layout.block} have 0 to "
+                f"{layout.blocks - 1}"
+            )
+        wanted.add(block)
+    if not wanted:
+        raise ValueError(f"no block was asked for; expected some of 0 to {layout.blocks - 1}")
+    return sorted(wanted)
+
+
+def _attrs(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "kind": kind,
         "format": FORMAT,
         "config": canonical_json(dict(config)),
         "fingerprint": fingerprint(config),
-        "environment": canonical_json(dict(environment or {})),
     }
 
 

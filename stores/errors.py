@@ -1,5 +1,11 @@
 """What can be wrong with a store, each with a message that says what to do."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class StoreError(RuntimeError):
     """A store cannot be used as asked."""
@@ -23,3 +29,14 @@ class StaleStore(StoreError):
 
 class LockedStore(StoreError):
     """Another process is writing the same blocks."""
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let errors of the system name what was being written, where they name nothing: those of a full disk do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise

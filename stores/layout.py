@@ -19,15 +19,21 @@ from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from stores.binding import digest, seal_of
 from stores.errors import DamagedStore, NotAStore
+from stores.places import local
 
-FORMAT = 1
+FORMAT = 2
 SHARD_BYTES = 128 << 20
 CHUNK_BYTES = 1 << 20
 CHUNK_BYTES_MAX = 8 << 20
 IMAGE_DIMS = ("channel", "y", "x")
 FORK_DIMS = ("variant", "replica")
 LZ4_LEVEL = 5
+BLOCKS_MAX = 100_000
+"""Each block takes five files or more."""
+SAMPLES_PER_CHUNK = 1 << 16
+"""Of coordinates along the samples: few files, however many blocks there are."""
 FLAT_KEYS: Any = {"name": "default", "separator": "."}
 """Shards of an array lie side by side in one folder."""
 
@@ -62,7 +68,7 @@ LONG_NAMES = {
     "evaluations_cut": "network evaluations made with a part of the network left out",
     "multiply_adds_removed": "share of the run's multiply-adds, from noise on, that is not done",
     "done": "1 where the block is complete",
-    "saturated": "values clipped to the float16 range, in the block",
+    "manifest": "JSON: the files of the block and their checksums, values that are not finite, where it was made",
 }
 
 
@@ -124,13 +130,29 @@ class Layout:
         shape: tuple[int, int, int],
         dtype: str,
         lead: tuple[int, ...] = (),
+        states: int = 0,
     ) -> Layout:
-        """Choose chunk and shard sizes for images of this shape."""
-        image = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        """Choose chunk and shard sizes for images of this shape.
+
+        states counts the variables along timestep that a writer holds in memory.
+
+        Raises ValueError where there are too many blocks, or where one block is more than this machine can hold.
+        """
+        if -(-samples // block) > BLOCKS_MAX:
+            raise ValueError(
+                f"{samples:,} samples in blocks of {block:,} were asked for, {-(-samples // block):,} blocks; expected "
+                f"at most {BLOCKS_MAX:,}: ask for larger blocks with --block"
+            )
+        image = math.prod(shape) * np.dtype(dtype).itemsize
         several = min(timesteps, 4)
-        chunk_samples = next(
-            n for n in range(block, 0, -1) if block % n == 0 and (n * several * image <= CHUNK_BYTES_MAX or n == 1)
-        )
+        at_least = states * several * image + 2 * math.prod(shape) * np.dtype("float32").itemsize
+        needed, there = block * math.prod(lead) * at_least, memory_free()
+        if needed > there:
+            raise ValueError(
+                f"blocks of {block:,} samples were asked for; one needs {needed / 2**30:,.1f} GiB of memory at least, "
+                f"this machine has {there / 2**30:,.1f} GiB free: ask for smaller blocks with --block"
+            )
+        chunk_samples = _largest_divisor(block, CHUNK_BYTES_MAX // (several * image))
         chunk_timesteps = several
         while chunk_timesteps < timesteps and chunk_samples * chunk_timesteps * image < CHUNK_BYTES:
             chunk_timesteps = min(2 * chunk_timesteps, timesteps)
@@ -170,6 +192,21 @@ class Layout:
     def samples_in(self, block: int) -> int:
         """Count the samples of a block that are kept: all, but in a short last block."""
         return min(self.block, self.samples - block * self.block)
+
+
+def memory_free() -> int:
+    """Return the memory in bytes that is not in use, or all there is where the system does not say."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+        return int(text.split("MemAvailable:")[1].split()[0]) << 10
+    except (OSError, IndexError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    """Find the largest divisor of a number that is within a limit, 1 at least."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return max((n for n in (*small, *(number // n for n in small)) if n <= limit), default=1)
 
 
 def build_trajectories(
@@ -227,54 +264,65 @@ def build_store(
     attrs: Mapping[str, Any],
     build: Callable[[zarr.Group], None],
 ) -> None:
-    """Write a store without data into an empty folder: arrays by `build`, coordinates, flags, sealed metadata."""
+    """Write a store without data into an empty folder: arrays by `build`, coordinates, sealed metadata.
+
+    Of `done` and `manifest`, which have one value per block, there is no file until the block is finished.
+    """
     shutil.rmtree(path, ignore_errors=True)
     extra = [name for name, coord in coords.items() if name != coord.dim]
-    group = zarr.create_group(path, attributes={**attrs, "coordinates": " ".join(extra)})
+    digests = canonical_json({name: digest(coord.values) for name, coord in coords.items()})
+    group = zarr.create_group(path, attributes={**attrs, "coordinates": " ".join(extra), "digests": digests})
     build(group)
     for name, coord in coords.items():
-        _small(group, name, coord, layout.block if coord.dim == "sample" else max(len(coord.values), 1))
-    flags: dict[str, str] = {"done": "uint8"}
-    if layout.dtype == "float16":
-        flags["saturated"] = "int64"
-    for name, kind in flags.items():
-        _small(group, name, Coord.known(name, "block", np.zeros(layout.blocks, kind)), 1)
+        _small(group, name, coord, SAMPLES_PER_CHUNK if coord.dim == "sample" else max(len(coord.values), 1))
+    for name, values in (("done", np.zeros(layout.blocks, np.uint8)), ("manifest", np.full(layout.blocks, "", "O"))):
+        _small(group, name, Coord.known(name, "block", values), 1, fill=False)
     seal(path)
 
 
-def _small(group: zarr.Group, name: str, coord: Coord, chunk: int) -> None:
+def _small(group: zarr.Group, name: str, coord: Coord, chunk: int, fill: bool = True) -> None:
     values = coord.values
     text = values.dtype.kind in "OU"
+    # what is shorter than its chunk is padded
+    compressor = [bitshuffle_lz4(1 if text else values.dtype.itemsize)] if chunk == SAMPLES_PER_CHUNK else []
     array = group.create_array(
         name,
         shape=values.shape,
         chunks=(chunk,),
         dtype=str if text else values.dtype,
         fill_value="" if text else np.nan if values.dtype.kind == "f" else 0,
-        compressors=[Crc32cCodec()],
+        compressors=[*compressor, Crc32cCodec()],
         dimension_names=[coord.dim],
         attributes={"long_name": coord.long_name, "units": coord.units},
         config={"write_empty_chunks": True},
     )
-    array[:] = values.astype(object) if text else values
+    if fill:
+        array[:] = values.astype(object) if text else values
 
 
 def seal(path: Path) -> None:
     """Consolidate a store's metadata and write it in one fixed form with its own checksum.
 
-    Every zarr.json is rewritten with sorted keys, so that its bytes do not depend on the library that wrote
-    it, and `verify` can tell a changed byte from an unchanged one. All of the store is on disk when this returns.
+    The files of a result are bound by it. (Other stores grow: their coordinates are bound by value, all else by the
+    manifest of a block.) Every zarr.json is rewritten with sorted keys, so that its bytes do not depend on the library
+    that wrote it, and `verify` can tell a changed byte from an unchanged one. All of the store is on disk when this
+    returns.
     """
     with warnings.catch_warnings():
         # Zarr 3 has no written rule yet for consolidated metadata; zarr and xarray both read it.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
         zarr.consolidate_metadata(path)
     root = json.loads((path / "zarr.json").read_text())
-    root["attributes"].pop("checksum", None)
-    root["attributes"]["checksum"] = metadata_checksum(root)
+    attributes = root["attributes"]
+    if attributes["kind"] == "result":
+        attributes.pop("digests", None)  # of the store it was computed from
+        chunks = sorted(file for file in path.rglob("*") if file.is_file() and file.name != "zarr.json")
+        seals = {file.relative_to(path).as_posix(): seal_of(file.read_bytes()) for file in chunks}
+        attributes["files"] = canonical_json(seals)
     for file in path.rglob("zarr.json"):
-        text = root if file.parent == path else json.loads(file.read_text())
-        file.write_text(metadata_text(text))
+        if file.parent != path:
+            file.write_text(metadata_text(json.loads(file.read_text())))
+    (path / "zarr.json").write_text(sealed_text(root))
     for place in (*path.rglob("*"), path):
         sync(place)
 
@@ -282,6 +330,12 @@ def seal(path: Path) -> None:
 def metadata_text(metadata: Mapping[str, Any]) -> str:
     """Write zarr metadata in the form `seal` gives it."""
     return json.dumps(metadata, indent=1, sort_keys=True) + "\n"
+
+
+def sealed_text(root: dict[str, Any]) -> str:
+    """Write a store's root metadata with its checksum."""
+    root["attributes"]["checksum"] = metadata_checksum(root)
+    return metadata_text(root)
 
 
 def metadata_checksum(root: Mapping[str, Any]) -> str:
@@ -316,16 +370,19 @@ def read_root(path: Path) -> dict[str, Any]:
 
     Raises NotAStore where there is none of ours, DamagedStore where it is not what was written.
     """
-    file = path / "zarr.json"
+    file = local(path) / "zarr.json"
     if not file.is_file():
         what = "does not exist" if not path.exists() else "is not a store (it has no zarr.json)"
         raise NotAStore(f"{path} {what}; expected a folder written by `traj generate` or `traj analyze`")
+    content = file.read_bytes()
     try:
-        root = json.loads(file.read_text())
+        root = json.loads(content)
         kind = root["attributes"]["kind"]
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise DamagedStore(f"{file} cannot be read: {error}; restore it from a copy") from None
     except (KeyError, TypeError):
+        if b'"fingerprint"' in content or b'"checksum"' in content:
+            raise DamagedStore(f"{file} is not what was written; restore it from a copy") from None
         raise NotAStore(f"{path} is a Zarr group but not one of traj's: it has no attribute `kind`") from None
     if metadata_checksum(root) != root["attributes"].get("checksum"):
         raise DamagedStore(f"{file} is not what was written; run `traj verify {path}`")

@@ -21,8 +21,8 @@ class BlockLocks:
         self._key = self.path.resolve()
         if self._key in _open_here:
             raise LockedStore(f"{store} is already being written by this process; close the first writer")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._fd: int | None = None  # opened with the first lock: a whole store in a read-only folder needs none
+        self._closed = False
         _open_here.add(self._key)
 
     def try_all(self) -> bool:
@@ -31,6 +31,7 @@ class BlockLocks:
 
     def keep_only(self, blocks: Iterable[int]) -> None:
         """After `try_all`: give back every block but these."""
+        assert self._fd is not None
         start = 0
         for block in sorted(blocks):
             if block > start:
@@ -42,18 +43,22 @@ class BlockLocks:
         """Take these blocks; return the ones another process holds, in which case none is kept."""
         blocks = list(blocks)
         held = [block for block in blocks if not self._try(block, 1)]
-        if held:
+        if held and self._fd is not None:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 0, 0)
         return held
 
     def close(self) -> None:
-        """Give everything back; a second time does nothing, whoever holds the path or the descriptor by then."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+        """Give everything back; a second time does nothing, whoever has the path or the descriptor by then."""
+        if not self._closed:
+            self._closed = True
+            if self._fd is not None:
+                os.close(self._fd)
             _open_here.discard(self._key)
 
     def _try(self, start: int, length: int) -> bool:
+        if self._fd is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
         except (BlockingIOError, PermissionError):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from operator import ge
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
-from numpy.typing import NDArray
 
+from stores.binding import digest
 from stores.errors import DamagedStore, IncompleteStore
-from stores.layout import read_root
+from stores.layout import canonical_json, metadata_text, read_root
+from stores.manifest import Manifest, digests_of, flag_file, manifests, misplaced, seals_of
+from stores.places import local
+from stores.timesteps import with_timestep_index
 
 
 def open(path: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
@@ -25,19 +29,25 @@ def open(path: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
 
     Raises NotAStore, IncompleteStore, DamagedStore.
     """
-    target = Path(path)
-    root = read_root(target)
-    if not partial:
-        _require_complete(target, root)
-    try:
-        ds = xr.open_zarr(target, chunks=None).drop_vars(("done", "saturated"), errors="ignore")
-        for name in ds.coords:
-            ds[name].load()
-    except ValueError as error:
-        raise DamagedStore(f"{target}: {error}; run `traj verify {target}`") from None
+    target = local(path)
+    while True:
+        root = read_root(target)
+        require_metadata(target, root)
+        if not partial:
+            require_complete(target, root)
+        try:
+            ds = xr.open_zarr(target, chunks=None).drop_vars(("done", "manifest"), errors="ignore")
+            for name in ds.coords:
+                ds[name].load()
+        except ValueError as error:
+            raise DamagedStore(f"{target}: {error}; run `traj verify {target}`") from None
+        if read_root(target) == root:  # not extended since it was checked
+            break
+    require_coordinates(target, root, ds)
     shards = _shards(root, ds)
     lazy = {name: array.chunk({dim: shards[str(dim)] for dim in array.dims}) for name, array in ds.items()}
-    return xr.Dataset(lazy, ds.coords, ds.attrs)
+    attrs = {name: value for name, value in ds.attrs.items() if name not in ("digests", "files")}
+    return with_timestep_index(xr.Dataset(lazy, ds.coords, attrs))
 
 
 def _shards(root: dict[str, Any], ds: xr.Dataset) -> dict[str, int]:
@@ -57,16 +67,28 @@ def arrays_of(root: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {n: m for n, m in root["consolidated_metadata"]["metadata"].items() if m["node_type"] == "array"}
 
 
-def done_flags(path: Path, root: dict[str, Any]) -> NDArray[np.uint8]:
-    """Read which blocks are complete; without any, all of a store was written at once."""
-    arrays = arrays_of(root)
-    if "done" not in arrays:
-        return np.ones(0, np.uint8)
-    try:
-        # An extension that was killed leaves more flags than the root metadata knows of.
-        return np.asarray(zarr.open_array(path / "done", mode="r")[: arrays["done"]["shape"][0]], np.uint8)
-    except ValueError as error:
-        raise DamagedStore(f"{path / 'done'}: {error}; run `traj verify {path}`") from None
+def require_metadata(path: Path, root: dict[str, Any]) -> None:
+    """Raise DamagedStore, naming the file, where an array's own metadata differs from what the root says of it.
+
+    While a store is extended, and when that was killed, arrays may already be longer.
+    """
+    for name, meta in arrays_of(root).items():
+        file = path / name / "zarr.json"
+        try:
+            text = file.read_text()
+            if text == metadata_text(meta):
+                continue
+            found = json.loads(text)
+            longer = found["shape"]
+            grown = len(longer) == len(meta["shape"]) and all(map(ge, longer, meta["shape"]))
+            if grown and text == metadata_text({**meta, "shape": longer}):
+                continue
+            what = "is not what was written"
+        except FileNotFoundError:
+            what = "is missing"
+        except (ValueError, KeyError, TypeError) as error:
+            what = f"cannot be read ({error})"
+        raise DamagedStore(f"{file} {what}; restore it from a copy, `traj verify {path}` lists all that is wrong")
 
 
 def chunk_files(name: str, meta: dict[str, Any]) -> Iterator[tuple[tuple[int, ...], str]]:
@@ -78,25 +100,47 @@ def chunk_files(name: str, meta: dict[str, Any]) -> Iterator[tuple[tuple[int, ..
         yield position, f"{name}/" + separator.join(["c", *map(str, position)])
 
 
-def _require_complete(path: Path, root: dict[str, Any]) -> None:
-    done = done_flags(path, root)
-    if unfinished := np.flatnonzero(done == 0).tolist():
+def require_coordinates(path: Path, root: dict[str, Any], ds: xr.Dataset) -> None:
+    """Raise DamagedStore where a coordinate's values are not those that were written."""
+    for name, expected in digests_of(root).items():
+        if digest(ds[name].values) != expected:
+            raise DamagedStore(f"{path}: {name} does not hold what was written; run `traj verify {path}`")
+
+
+def require_complete(path: Path, root: dict[str, Any]) -> None:
+    """Raise IncompleteStore where a block was not finished or a file is missing, DamagedStore for one out of place.
+
+    Of each shard, the size and the checksum of its index are looked at.
+    """
+    blocks = _manifests(path, root)
+    if unfinished := [block for block, manifest in enumerate(blocks) if manifest is None]:
         shown = ", ".join(map(str, unfinished[:8])) + (", ..." if len(unfinished) > 8 else "")
         raise IncompleteStore(
-            f"{path} is incomplete: {len(unfinished)} of {len(done)} blocks were not finished (block {shown}); run the "
-            f"same `{_verb(root)}` again to complete it"
+            f"{path} is incomplete: {len(unfinished)} of {len(blocks)} blocks were not finished (block {shown}); run "
+            f"the same `{verb(root)}` again to complete it"
         )
-    for name, meta in arrays_of(root).items():
-        # Zarr would read a missing or an empty file as fill values. Shards are listed a folder at a time: there may be
-        # a hundred thousand.
-        flat = meta["codecs"][0]["name"] == "sharding_indexed"
-        folder = path / name
-        here = {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if flat and folder.is_dir() else {}
-        for position, file in chunk_files(name, meta):
-            place = path / file
-            bytes_there = here.get(place.name, 0) if flat else place.is_file() and place.stat().st_size
-            if not bytes_there:
-                raise IncompleteStore(f"{path} lost a file: {_missing(path, root, meta, position, file)}")
+    # Zarr would read a missing or an empty file as fill values.
+    for name in digests_of(root):
+        for _, file in chunk_files(name, arrays_of(root)[name]):
+            if not ((path / file).is_file() and (path / file).stat().st_size):
+                raise IncompleteStore(f"{path} lost a file: {_missing(path, root, None, file)}")
+    for block, files in [(None, seals_of(root)), *((m.block, m.files) for m in blocks if m)]:
+        for file, what in misplaced(path, files):
+            if what in ("missing", "empty"):
+                raise IncompleteStore(f"{path} lost a file: {_missing(path, root, block, file)}")
+            raise DamagedStore(f"{path / file} is {what}; restore it from a copy, `traj verify {path}` lists all")
+
+
+def _manifests(path: Path, root: dict[str, Any]) -> list[Manifest | None]:
+    try:
+        return manifests(path, root)
+    except ValueError as error:
+        raise DamagedStore(f"{path}/{error}; run `traj verify {path}`") from None
+
+
+def block_length(root: dict[str, Any]) -> int:
+    """Return the number of samples in a block of a store that has blocks."""
+    return int(json.loads(root["attributes"]["config"])["store"]["block"])
 
 
 def block_of(meta: dict[str, Any], position: tuple[int, ...]) -> int | None:
@@ -107,25 +151,29 @@ def block_of(meta: dict[str, Any], position: tuple[int, ...]) -> int | None:
     return None
 
 
-def _verb(root: dict[str, Any]) -> str:
+def verb(root: dict[str, Any]) -> str:
+    """Name the command that makes a store of this kind."""
     return {"fork": "traj fork", "readout": "traj readout"}.get(root["attributes"]["kind"], "traj generate")
 
 
-def _missing(path: Path, root: dict[str, Any], meta: dict[str, Any], position: tuple[int, ...], file: str) -> str:
-    block = block_of(meta, position)
-    if block is not None and len(position) > 1:
-        flag = path / "done" / "c" / str(block)
+def _missing(path: Path, root: dict[str, Any], block: int | None, file: str) -> str:
+    if block is not None:
         return (
             f"block {block} is flagged as done but {file} is missing or empty. Restore it from a copy, or delete "
-            f"{flag} and run the same `{_verb(root)}` again"
+            f"{flag_file(path, block)} and run the same `{verb(root)}` again"
         )
     return f"{file} is missing or empty. Restore it from a copy; `traj verify {path}` lists all that is wrong"
 
 
 def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Summarise a store: kind, fingerprint, configuration, sizes, how much of it is done."""
-    target = Path(path)
+    """Summarise a store: kind, fingerprint, configuration, sizes, how much of it is done, where its blocks were made.
+
+    `not_finite` counts values that are infinite or NaN per variable, states that forks and readouts never made left
+    out.
+    """
+    target = local(path)
     root = read_root(target)
+    require_metadata(target, root)
     attrs = root["attributes"]
     arrays = {
         name: {
@@ -139,13 +187,26 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "format": attrs["format"],
         "fingerprint": attrs.get("fingerprint"),
         "config": json.loads(attrs.get("config", "{}")),
-        "environment": json.loads(attrs.get("environment", "{}")),
         "arrays": arrays,
         "bytes": sum(file.stat().st_size for file in target.rglob("*") if file.is_file()),
     }
     if "done" in arrays:
-        done = done_flags(target, root)
-        summary["blocks"], summary["blocks_done"] = len(done), int(done.sum())
-    if "saturated" in arrays:
-        summary["saturated"] = int(np.sum(np.asarray(zarr.open_array(target / "saturated", mode="r")[:])))
+        blocks = _manifests(target, root)
+        done = [manifest for manifest in blocks if manifest]
+        counts = [Counter(manifest.not_finite) for manifest in done]
+        summary |= {
+            "blocks": len(blocks),
+            "blocks_done": len(done),
+            "saturated": sum(manifest.saturated for manifest in done),
+            "not_finite": {name: count for name, count in sum(counts, Counter()).items() if count},
+            "environments": _environments(done),
+        }
     return summary
+
+
+def _environments(done: Sequence[Manifest]) -> list[dict[str, Any]]:
+    """List the environments blocks were made in, each with its blocks."""
+    made: dict[str, list[int]] = {}
+    for manifest in done:
+        made.setdefault(canonical_json(dict(manifest.environment)), []).append(manifest.block)
+    return [{"environment": json.loads(text), "blocks": blocks} for text, blocks in made.items()]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
 import warnings
 from collections.abc import Mapping
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
 from zarr.codecs import Crc32cCodec
 
-from stores.errors import StaleStore
+from stores.errors import NotAStore, StaleStore
 from stores.layout import FLAT_KEYS, FORMAT, bitshuffle_lz4, canonical_json, fingerprint, read_root, seal, sync
+from stores.partials import making
+from stores.places import place, require_writable
+
+CHUNK_BYTES_MAX = 256 << 20
+"""Of a result's variable; Blosc takes no more than 2 GiB at once."""
 
 
 class Kept(Enum):
@@ -27,12 +31,16 @@ class Kept(Enum):
 def would_keep(path: str | os.PathLike[str], config: Mapping[str, Any]) -> Kept:
     """Say whether this very result is already saved.
 
-    Raises StaleStore where another result is in its place, NotAStore where something else is.
+    Raises StaleStore where another result is in its place, NotAStore where something else is, OSError where nothing
+    can be written.
     """
-    target = Path(path)
+    target = place(path)
     if not target.exists():
+        require_writable(target)
         return Kept.ABSENT
     attrs = read_root(target)["attributes"]
+    if attrs["kind"] != "result":
+        raise NotAStore(f"{target} holds a store of kind {attrs['kind']}, not a result; choose another place with -o")
     if attrs.get("fingerprint") == fingerprint(config):
         return Kept.SAME
     raise StaleStore(
@@ -41,17 +49,16 @@ def would_keep(path: str | os.PathLike[str], config: Mapping[str, Any]) -> Kept:
     )
 
 
-def save(ds: xr.Dataset, path: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
-    """Save a computed result, unless the same one is there already.
+def save(ds: xr.Dataset, path: str | os.PathLike[str], config: Mapping[str, Any]) -> bool:
+    """Save a computed result, unless the same one is there already; say whether it was saved now.
 
     config names the quantity, its options and the fingerprint of the store it was computed from.
 
-    Raises StaleStore, NotAStore.
+    Raises StaleStore, NotAStore, and OSError where it cannot be written.
     """
-    target = Path(path)
+    target = place(path)
     if would_keep(target, config) is Kept.SAME:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
+        return False
     attrs = {
         **ds.attrs,
         "kind": "result",
@@ -66,20 +73,33 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], config: Mapping[str, Any]
         blosc = [] if variable.dtype.kind in "OUT" else [bitshuffle_lz4(variable.dtype.itemsize)]
         encoding[str(name)] = {
             "compressors": [*blosc, Crc32cCodec()],
-            "chunks": variable.shape or None,
+            "chunks": _chunk(variable) or None,
             "chunk_key_encoding": FLAT_KEYS,  # a folder fewer per variable, each of which DVC looks at
         }
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with making(target, folder=True) as partial:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
             ds.drop_encoding().assign_attrs(attrs).to_zarr(
                 partial, mode="w-", encoding=encoding, write_empty_chunks=True, zarr_format=3
             )
         seal(partial)
-        partial.rename(target)
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+            would_keep(target, config)
+            return False  # another process has saved it meanwhile
         sync(target.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    return True
+
+
+def _chunk(variable: xr.Variable) -> tuple[int, ...]:
+    """Lengths of a chunk: the whole variable, or as much of it, cut along its first dims, as the limit allows."""
+    lengths = list(variable.shape)
+    for axis, length in enumerate(lengths):
+        rest = math.prod(lengths[axis + 1 :]) * variable.dtype.itemsize
+        lengths[axis] = max(1, min(length, CHUNK_BYTES_MAX // max(rest, 1)))
+        if rest <= CHUNK_BYTES_MAX:
+            break
+    return tuple(lengths)

@@ -1,4 +1,4 @@
-"""Is every byte of a store there and right."""
+"""Is every byte of a store there, right and in its place."""
 
 from __future__ import annotations
 
@@ -9,23 +9,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from numcodecs import blosc
+from numpy.typing import NDArray
 
-from stores.errors import DamagedStore, NotAStore
-from stores.layout import canonical_json, crc_holds, fingerprint, metadata_checksum, metadata_text, one_flag, read_root
-from stores.reader import arrays_of, block_of, chunk_files
-from stores.shards import MISSING, read_index
+from stores.binding import Seal, digest, seal_of
+from stores.errors import DamagedStore, NotAStore, StoreError
+from stores.layout import (
+    FORK_DIMS,
+    IMAGE_DIMS,
+    canonical_json,
+    crc_holds,
+    fingerprint,
+    metadata_checksum,
+    metadata_text,
+    read_root,
+)
+from stores.manifest import Manifest, digests_of, finished, seals_of
+from stores.places import local
+from stores.reader import arrays_of, block_length, block_of, chunk_files, verb
+from stores.shards import MISSING, not_finite, read_index
+
+LOOKS = 5
+MISPLACED = "not what was written there"
 
 
 def verify(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:
     """List what is wrong with a store, file by file; an empty list means nothing is.
 
     Checks that the metadata is what was written, that the fingerprint is the hash of the configuration, that every
-    block is done and every file there, and every checksum. With `deep`, also that every stored state is finite.
+    block is done, every file in its place, and every checksum. With `deep`, also that every stored state is finite, and
+    that as many are not as were counted when they were written. A store that is extended meanwhile is looked at again.
 
     Raises NotAStore where there is no store.
     """
-    target = Path(path)
+    target = local(path)
+    for _ in range(LOOKS):
+        before = _content(target / "zarr.json")
+        problems = _problems(target, deep)
+        if not problems or _content(target / "zarr.json") == before:
+            break
+    return problems
+
+
+def _content(file: Path) -> bytes:
+    return file.read_bytes() if file.is_file() else b""
+
+
+def _problems(target: Path, deep: bool) -> list[str]:
     try:
         root = read_root(target)
     except DamagedStore as error:
@@ -38,25 +69,45 @@ def verify(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:
     if problems:
         return problems
     arrays = arrays_of(root)
-    undone = _unfinished(target, arrays)
-    problems += [f"block {block} is not done" for block in sorted(undone)]
+    done, problems = _blocks(target, root)
+    problems += list(_coordinate_problems(target, root))
+    seals = seals_of(root) | {file: seal for manifest in done.values() for file, seal in manifest.files.items()}
     expected = {"zarr.json", *(f"{name}/zarr.json" for name in arrays)}
-    # forks have no state, NaN, above where they start; a readout of that is NaN too
-    finite = {"trajectories": set(arrays), "fork": {"x_0"}}.get(root["attributes"]["kind"], set()) if deep else set()
+    counted: dict[tuple[int, str], int] = {}
     for name, meta in arrays.items():
         for position, file in chunk_files(name, meta):
             expected.add(file)
-            if block_of(meta, position) in undone:
+            block = block_of(meta, position)
+            if name in ("done", "manifest") or (block is not None and "done" in arrays and block not in done):
                 continue
-            problems += [
-                f"{file}{_where(meta, position)}: {what}"
-                for what in _check(target / file, meta, position, name in finite)
-            ]
-    for found in sorted(target.rglob("*")):
-        file = found.relative_to(target).as_posix()
-        if found.is_file() and file not in expected and not _being_written(file, undone, arrays):
+            seal = None if name in digests_of(root) else seals.pop(file, [])
+            found, count = _check(target / file, meta, position, seal, deep)
+            problems += [f"{file}{_where(block)}: {what}" for what in found]
+            if block is not None and not found:
+                counted[block, name] = counted.get((block, name), 0) + count
+    problems += [f"{file}: is in a manifest, but not part of this store" for file in sorted(seals)]
+    if deep:
+        problems += list(_not_finite(root, done, counted))
+    for place in sorted(target.rglob("*")):
+        file = place.relative_to(target).as_posix()
+        if place.is_file() and file not in expected and not _being_written(file, done, arrays):
             problems.append(f"{file}: left over or not part of this store")
     return problems
+
+
+def way_out(path: str | os.PathLike[str]) -> str:
+    """Say what to do about a store with problems."""
+    restore = "Restore the files from a copy"
+    try:
+        root = read_root(local(path))
+    except StoreError:
+        return restore
+    if root["attributes"]["kind"] == "result":
+        return f"{restore}, or delete this result and analyse again"
+    return (
+        f"{restore}, or make a bad block again: delete its flag, done/c/BLOCK, and run the same `{verb(root)}` that "
+        "made it"
+    )
 
 
 def _metadata_problems(target: Path, root: dict[str, Any]) -> Iterator[str]:
@@ -70,55 +121,100 @@ def _metadata_problems(target: Path, root: dict[str, Any]) -> Iterator[str]:
     ):
         yield "zarr.json: the fingerprint is not the hash of the configuration"
     for name, meta in root["consolidated_metadata"]["metadata"].items():
-        file = target / name / "zarr.json"
-        if not file.is_file():
+        content = _content(target / name / "zarr.json")
+        if not content:
             yield f"{name}/zarr.json: missing"
-        elif file.read_bytes() != metadata_text(meta).encode():
+        elif content != metadata_text(meta).encode() and content not in _extending(target, name):
             yield f"{name}/zarr.json: differs from the consolidated metadata"
 
 
-def _unfinished(target: Path, arrays: dict[str, Any]) -> set[int]:
-    if "done" not in arrays:
-        return set()
-    flags = {block: target / "done" / "c" / str(block) for block in range(arrays["done"]["shape"][0])}
-    return {block for block, file in flags.items() if not file.is_file() or file.read_bytes() == one_flag(0)}
+def _extending(target: Path, name: str) -> list[bytes]:
+    """Give an array's metadata as an extension has it, under way or killed: its root lies beside the store."""
+    try:
+        return [metadata_text(arrays_of(read_root(target.with_name(target.name + ".partial")))[name]).encode()]
+    except (DamagedStore, NotAStore, KeyError, OSError):
+        return []
 
 
-def _being_written(file: str, undone: set[int], arrays: dict[str, Any]) -> bool:
-    """Tell the partial file of an unfinished block from what does not belong here."""
-    name, _, key = file.removesuffix(".partial").partition("/c.")
-    if not file.endswith(".partial") or name not in arrays or not key.replace(".", "").isdecimal():
+def _blocks(target: Path, root: dict[str, Any]) -> tuple[dict[int, Manifest], list[str]]:
+    """Read the manifests of the blocks that are done; what is wrong with them, and which are not, comes with them."""
+    arrays = arrays_of(root)
+    done: dict[int, Manifest] = {}
+    undone: list[str] = []
+    for block in range(arrays["done"]["shape"][0]) if "done" in arrays else ():
+        samples = min(block_length(root), arrays["sample"]["shape"][0] - block * block_length(root))
+        try:
+            manifest = finished(target, root["attributes"]["fingerprint"], block, samples)
+        except ValueError as error:
+            undone.append(str(error))
+            continue
+        if manifest is None:
+            undone.append(f"block {block} is not done")
+        else:
+            done[block] = manifest
+    return done, undone
+
+
+def _coordinate_problems(target: Path, root: dict[str, Any]) -> Iterator[str]:
+    for name, expected in digests_of(root).items():
+        try:
+            # an extension that did not come to its end leaves more of them
+            values = np.asarray(zarr.open_array(target / name, mode="r")[: arrays_of(root)[name]["shape"][0]])
+        except (ValueError, OSError):
+            continue  # named with its file
+        if digest(values) != expected:
+            yield f"{name}: the values are not those that were written"
+
+
+def _not_finite(root: dict[str, Any], done: dict[int, Manifest], counted: dict[tuple[int, str], int]) -> Iterator[str]:
+    if root["attributes"]["kind"] == "readout":  # NaN where there was nothing to read
+        return
+    for (block, name), count in sorted(counted.items()):
+        written = done[block].not_finite.get(name, 0) if block in done else 0
+        if count or written:
+            also = "" if count == written else f"; {written} were when the block was written"
+            yield f"{name} (block {block}): {count} value(s) not finite{also}"
+
+
+def _being_written(file: str, done: dict[int, Manifest], arrays: dict[str, Any]) -> bool:
+    """Tell what an unfinished block or an extension leaves from what does not belong here."""
+    name, _, key = file.removesuffix(".partial").partition("/c")
+    key = key[1:]
+    if name not in arrays or not key.replace(".", "").isdecimal():
         return False
-    return block_of(arrays[name], tuple(map(int, key.split(".")))) in undone
+    position = tuple(map(int, key.split(".")))
+    if not file.endswith(".partial"):
+        return bool(arrays[name]["dimension_names"] == ["sample"])
+    return (block := block_of(arrays[name], position)) is not None and block not in done
 
 
-def _where(meta: dict[str, Any], position: tuple[int, ...]) -> str:
-    block = block_of(meta, position)
+def _where(block: int | None) -> str:
     return "" if block is None else f" (block {block})"
 
 
-def _check(file: Path, meta: dict[str, Any], position: tuple[int, ...], finite: bool) -> Iterator[str]:
+def _check(
+    file: Path, meta: dict[str, Any], position: tuple[int, ...], seal: Seal | None, deep: bool
+) -> tuple[list[str], int]:
+    """List what is wrong with a file, and count its values that are not finite; a seal of None binds nothing."""
     if not file.is_file():
-        yield "missing"
-        return
+        return ["a folder" if file.is_dir() else "missing"], 0
     content = file.read_bytes()
     if meta["codecs"][0]["name"] != "sharding_indexed":
         if not crc_holds(content):
-            yield "the checksum does not hold"
-        return
+            return ["the checksum does not hold"], 0
+        return ([] if seal is None or seal_of(content) == seal else [MISPLACED]), 0
     inner = meta["codecs"][0]["configuration"]["chunk_shape"]
     outer = meta["chunk_grid"]["configuration"]["chunk_shape"]
     counts = [big // small for big, small in zip(outer, inner, strict=True)]
     try:
         index = read_index(content, int(np.prod(counts)))
     except ValueError as error:
-        yield str(error)
-        return
+        return [str(error)], 0
     present = index[index[:, 0] != MISSING]
     present = present[np.argsort(present[:, 0])]
     if present[:, 0].tolist() != [0, *np.cumsum(present[:, 1]).tolist()][: len(present)]:
-        yield "the chunks do not follow one another without a gap"
-        return
+        return ["the chunks do not follow one another without a gap"], 0
+    problems, count = [], 0
     for number, place in enumerate(np.ndindex(*counts)):
         offset, length = int(index[number, 0]), int(index[number, 1])
         inside = [
@@ -127,12 +223,20 @@ def _check(file: Path, meta: dict[str, Any], position: tuple[int, ...], finite: 
         ]
         if offset == MISSING:
             if min(inside) > 0:
-                yield f"chunk {number} of the shard is missing"
+                problems.append(f"chunk {number} of the shard is missing")
             continue
         piece = content[offset : offset + length]
         if not crc_holds(piece):
-            yield f"the checksum of chunk {number} does not hold"
-        elif finite:
+            problems.append(f"the checksum of chunk {number} does not hold")
+        elif deep:
             values = np.frombuffer(blosc.decompress(piece[:-4]), meta["data_type"]).reshape(inner)
-            if not np.isfinite(values[tuple(slice(n) for n in inside)]).all():
-                yield f"chunk {number} holds values that are not finite"
+            count += _count(values[tuple(slice(n) for n in inside)], meta)
+    if not problems and seal_of(content, index) != seal:
+        problems.append(MISPLACED)
+    return problems, count
+
+
+def _count(values: NDArray[Any], meta: dict[str, Any]) -> int:
+    dims = meta["dimension_names"]
+    may_be_blank = dims[: len(FORK_DIMS)] == list(FORK_DIMS) and "timestep" in dims
+    return not_finite(values, len(IMAGE_DIMS) if may_be_blank else None)

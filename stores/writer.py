@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from stores.binding import Seal
 from stores.claim import ranges
 from stores.errors import StoreError
-from stores.layout import Layout, one_flag, replace_file, sync
+from stores.layout import IMAGE_DIMS, Layout, sync
 from stores.locks import BlockLocks
-from stores.shards import Column, ShardFile, encode, keep_freed_memory
+from stores.manifest import Manifest, finish_block, pending_blocks
+from stores.shards import Column, ShardFile, encode, keep_freed_memory, not_finite
 
 FLOAT16_MAX = 65504.0
 ENCODERS = 2
@@ -62,6 +64,8 @@ class TrajectoryWriter:
         wanted: Sequence[int],
         locks: BlockLocks,
         set_aside: Path | None,
+        fingerprint: str,
+        environment: Mapping[str, Any],
     ) -> None:
         self.path, self.layout, self.set_aside = path, layout, set_aside
         self.bytes_written = 0
@@ -69,7 +73,8 @@ class TrajectoryWriter:
         self._variables = (*states, "x_0")
         self._keepbits = keepbits
         self._locks = locks
-        self.pending = pending_blocks(path, wanted)
+        self._fingerprint, self._environment = fingerprint, environment
+        self.pending = pending_blocks(path, fingerprint, layout, wanted)
         for name in self._variables:
             for block in self.pending:
                 for partial in (path / name).glob(f"c.{'0.' * len(layout.lead)}{block}.*.partial"):
@@ -82,6 +87,8 @@ class TrajectoryWriter:
         self._free: dict[str, queue.LifoQueue[Column]] = {name: queue.LifoQueue() for name in self._variables}
         self._made = dict.fromkeys(self._variables, 0)
         self._writing: dict[str, ShardFile] = {}
+        self._files: dict[str, Seal] = {}
+        self._not_finite: dict[str, int] = {}
         self._error: BaseException | None = None
         keep_freed_memory()
         self._pool = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encode")
@@ -201,9 +208,11 @@ class TrajectoryWriter:
             raise ValueError(f"{name} has shape {array.shape}, expected {self.layout.images}: a whole block of images")
         kept = self.layout.samples_in(self._block or 0)
         if name != "x_0" and self.layout.dtype == "float16":
-            inside = array[(slice(None),) * len(self.layout.lead) + (slice(kept),)]
-            self._saturated += int(np.count_nonzero(np.abs(inside) > FLOAT16_MAX))
-            array = np.clip(array, -FLOAT16_MAX, FLOAT16_MAX)
+            beyond = (np.abs(array) > FLOAT16_MAX) & np.isfinite(array)
+            if beyond.any():
+                inside = (slice(None),) * len(self.layout.lead) + (slice(kept),)
+                self._saturated += int(np.count_nonzero(beyond[inside]))
+                array = np.where(beyond, np.copysign(FLOAT16_MAX, array), array)
         self._filling[name].put(within, array, kept)
 
     def _hand_over(self, name: str, block: int, column: int) -> None:
@@ -211,17 +220,27 @@ class TrajectoryWriter:
         full = self._filling.pop(name)
         state = name in self._states
         keepbits = self._keepbits if state else None
-        encoded = {
-            row: self._pool.submit(encode, chunk, keepbits) for row, chunk in full.inside(self.layout.samples_in(block))
-        }
+        kept = self.layout.samples_in(block)
+        encoded = {row: self._pool.submit(encode, chunk, keepbits) for row, chunk in full.inside(kept)}
+        # forks have no state, NaN, where they were not
+        blank = len(IMAGE_DIMS) if state and self.layout.lead else None
+        counts = [self._pool.submit(not_finite, values, blank) for values in full.given(kept)]
         columns = self.layout.shard_timesteps // self.layout.chunk_timesteps if state else 1
         shard, place = divmod(column, columns)
         last = place + 1 == columns or not state or self._next == self.layout.timesteps
         key = f"c.{'0.' * len(self.layout.lead)}{block}.{f'{shard}.' if state else ''}0.0.0"
-        self._work.put(lambda: self._write(name, self.path / name / key, columns, place, last, full, encoded))
+        self._work.put(lambda: self._write(name, self.path / name / key, columns, place, last, full, encoded, counts))
 
     def _write(
-        self, name: str, path: Path, columns: int, place: int, last: bool, full: Column, encoded: dict[int, Encoded]
+        self,
+        name: str,
+        path: Path,
+        columns: int,
+        place: int,
+        last: bool,
+        full: Column,
+        encoded: dict[int, Encoded],
+        counts: list[Future[int]],
     ) -> None:
         try:
             if self._error is None:
@@ -230,23 +249,26 @@ class TrajectoryWriter:
                     self._writing[name] = ShardFile(path, rows, columns)
                 for row, chunk in encoded.items():
                     self._writing[name].append(row, place, chunk.result())
+                self._not_finite[name] = self._not_finite.get(name, 0) + sum(count.result() for count in counts)
                 if last:
-                    self.bytes_written += self._writing[name].complete()
-                    del self._writing[name]
+                    seal = self._writing.pop(name).complete()
+                    self._files[f"{name}/{path.name}"] = seal
+                    self.bytes_written += seal[0]
                     # the disk takes this shard while the next one is encoded
                     self._syncing.append(self._syncer.submit(sync, path))
         except BaseException as error:
             self._error = error  # before the column is free: whoever waits for it must see the error
         finally:
-            for chunk in encoded.values():  # a column must not be filled again while it is being encoded
-                chunk.exception()
+            # a column must not be filled again while it is being encoded
+            wait(encoded.values())
+            wait(counts)
             self._free[name].put(full)
 
     def _discard(self) -> None:
         """Remove the shards of a block that was left unfinished."""
         for shard in self._writing.values():
             shard.discard()
-        self._writing = {}
+        self._writing, self._files, self._not_finite = {}, {}, {}
 
     def _flag(self, block: int, saturated: int) -> None:
         if self._error is not None:
@@ -256,9 +278,19 @@ class TrajectoryWriter:
         self._syncing = []
         for name in self._variables:
             sync(self.path / name)
-        if self.layout.dtype == "float16":
-            replace_file(self.path / "saturated" / "c" / str(block), one_flag(saturated, "int64"))
-        flag_done(self.path, block)
+        finish_block(
+            self.path,
+            Manifest(
+                fingerprint=self._fingerprint,
+                block=block,
+                samples=self.layout.samples_in(block),
+                files=self._files,
+                not_finite=self._not_finite,
+                saturated=saturated,
+                environment=self._environment,
+            ),
+        )
+        self._files, self._not_finite = {}, {}
 
     def _drain(self) -> None:
         while (task := self._work.get()) is not None:
@@ -273,15 +305,3 @@ class TrajectoryWriter:
                 f"writing {self.path} failed: {self._error}. Finished blocks are safe; mend the cause and run the same "
                 "command again"
             ) from self._error
-
-
-def pending_blocks(path: Path, wanted: Sequence[int]) -> list[int]:
-    """List the wanted blocks of a store that are not flagged as done."""
-    flags = {block: path / "done" / "c" / str(block) for block in wanted}
-    return [block for block, flag in flags.items() if not (flag.is_file() and flag.read_bytes() == one_flag(1))]
-
-
-def flag_done(path: Path, block: int) -> None:
-    """Flag a block as done; its bytes must be on disk."""
-    replace_file(path / "done" / "c" / str(block), one_flag(1))
-    sync(path / "done" / "c")

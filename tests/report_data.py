@@ -45,7 +45,7 @@ SHORTCUT = ("shortcut", 0, 0, 0, 0, -1)
 SHARE = {JUMP: [0.9, 0.1, 0.0], SKIPS: [0.02, 0.2, 0.1], BLOCKS: [0.01, 0.05, 0.02]}
 """Of another image in the endings of a family, over AT. An edit from 10 on that jumps changes nothing."""
 
-SAMPLES = 4
+SAMPLES = 8
 
 
 def make_run(path, *, samples=12, config=CONFIG, time_scale=1.0, seed=0):
@@ -161,15 +161,20 @@ def analyse(path, results, quantities=("entropy", "ssim", "psnr")):
     analyze.run(path, jobs, engine=threads(1), say=lambda message: None)
 
 
-def write(place, out, **options):
+def fail(where, error):
+    """What is to happen where a report would go on without something."""
+    raise error
+
+
+def write(place, out, *, failed=fail, **options):
     folders = ("results", "trajectories", "forks", "readouts", "models")
-    return report(out, **{**{name: place / name for name in folders}, **options})
+    return report(out, **{**{name: place / name for name in folders}, **options}, failed=failed)
 
 
 def collected(place, trajectories=None):
     folders = {"trajectories": trajectories or place / "trajectories"}
     folders |= {"fork": place / "forks", "readout": place / "readouts"}
-    return {(run.kind, run.name): run for run in collect(place / "results", folders, SECTIONS)}
+    return {(run.kind, run.name): run for run in collect(place / "results", folders, SECTIONS, None, fail)}
 
 
 def fixtures():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import combinations, pairwise
+from itertools import combinations
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
+from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import stores
+from analysis._spread import dealt
 from analysis.consistency import consistency, plot, working_bytes
 from benchmarks import kernels
 from tests.analysis_data import (
@@ -138,39 +141,58 @@ def test_values_beyond_the_valid_range_count_as_its_ends_for_ssim_and_psnr():
 # --- correlation across samples ----------------------------------------------------------------------------------
 
 
-def pairs_correlation(x_0):
-    """Correlate all ordered pairs of replicas (replica, sample), as one list of pairs."""
-    order = [(a, b) for a in range(len(x_0)) for b in range(len(x_0)) if a != b]
-    return np.corrcoef(*(np.concatenate([x_0[pair[side]] for pair in order]) for side in (0, 1)))[0, 1]
+def pooled(x_0):
+    """Take the covariance and variance of replicas (replica, sample, pixel) out of unbiased variances; sum, divide."""
+    within = x_0.var(axis=0, ddof=1).mean(axis=0).sum()
+    shared = x_0.mean(axis=0).var(axis=0, ddof=1).sum() - within / len(x_0)
+    return shared / (shared + within)
 
 
-def test_one_pixel_is_correlated_as_numpy_correlates_all_pairs():
+def test_one_pixel_has_a_correlation_and_no_other_likeness():
     ds = forks(11, 3, 1, 1)
-    x_0 = ds["x_0"].to_numpy()[..., 0, 0, 0].astype(np.float64)
+    x_0 = ds["x_0"].to_numpy().astype(np.float64).reshape(3, 4, 11, 1)
     result = consistency(ds).compute()
-    np.testing.assert_allclose(result["replica_correlation"], [pairs_correlation(v) for v in x_0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(result["replica_correlation"], [pooled(v) for v in x_0], rtol=0, atol=1e-12)
     assert np.isnan(result["pearson"]).all()
     assert np.isnan(result["ssim"]).all()
-
-
-def pooled(x_0):
-    """Divide covariance by variance of (replica, sample, pixel), both summed over pixels."""
-    centred = x_0 - x_0.mean(axis=(0, 1))
-    covariance = np.mean([(centred[a] * centred[b]).sum(axis=-1).mean() for a, b in combinations(range(len(x_0)), 2)])
-    return covariance / (centred**2).sum(axis=-1).mean()
 
 
 def test_pixels_are_pooled_and_the_error_is_a_jackknifes():
     ds = forks(13, 3, 3, 4)
     x_0 = ds["x_0"].to_numpy().astype(np.float64).reshape(3, 4, 13, -1)
-    bounds = 13 * np.arange(9) // 8
-    without = [np.delete(x_0, np.arange(low, high), axis=2) for low, high in pairwise(bounds)]
+    without = [x_0[:, :, dealt(13) != group] for group in range(8)]
     leave_out = np.array([[pooled(v) for v in rest] for rest in without])
     result = consistency(ds).compute()
     np.testing.assert_allclose(result["replica_correlation"], [pooled(v) for v in x_0], rtol=0, atol=1e-12)
     np.testing.assert_allclose(
         result["replica_correlation_se"], np.sqrt(7 / 8 * ((leave_out - leave_out.mean(axis=0)) ** 2).sum(axis=0))
     )
+
+
+@pytest.mark.parametrize(("samples", "rho"), [(8, 0.5), (16, 0.5), (8, 0.05), (8, 0.95)])
+def test_few_samples_have_no_bias_and_an_honest_error(samples, rho):
+    # each variant is one repetition; sqrt(.05 .95 / repetitions) is the error of a share that should be .95
+    repetitions, replicas = 400, 8
+    rng = np.random.default_rng(samples)
+    common = rng.standard_normal((repetitions, 1, samples, 1, 4, 16))
+    own = rng.standard_normal((repetitions, replicas, samples, 1, 4, 16))
+    x_0 = np.sqrt(rho) * common + np.sqrt(1 - rho) * own
+    result = consistency(fork_dataset(x_0, valid_range=(-8, 8)), preset="window:3")
+    value, error = dask.compute(result["replica_correlation"], result["replica_correlation_se"])
+    assert abs(value.mean() - rho) < 3 * value.std() / np.sqrt(repetitions) + 0.002 * (1 - rho)
+    covered = float((abs(value - rho) < stats.t(7).ppf(0.975) * error).mean())
+    assert covered == pytest.approx(0.95, abs=3 * np.sqrt(0.05 * 0.95 / repetitions))
+
+
+@pytest.mark.parametrize("samples", [8, 9, 80, 1000])
+@pytest.mark.parametrize("classes", [2, 8, 10])
+def test_groups_of_samples_are_alike_whatever_the_order_of_labels(samples, classes):
+    groups = dealt(samples)
+    assert np.ptp(np.bincount(groups, minlength=8)) <= 1
+    if samples >= 80:
+        for labels in (np.arange(samples) % classes, np.arange(samples) * classes // samples):
+            shares = [np.bincount(labels[groups == group], minlength=classes).max() for group in range(8)]
+            assert max(shares) < 0.8 * samples / 8 or classes == 2
 
 
 @pytest.mark.parametrize(("samples", "value", "error"), [(1, True, True), (7, False, True), (8, False, False)])

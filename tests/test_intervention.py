@@ -7,6 +7,7 @@ import json
 import matplotlib as mpl
 import numpy as np
 import pytest
+from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import stores
@@ -116,34 +117,74 @@ def test_the_figure_has_one_standard_deviation_about_any_of_the_three():
 
 NONE = np.nan
 CURVES = {
-    # SSIM, PSNR, phases
-    "three phases": ([0.2, 0.5, 0.8, 0.9, 0.7, 0.9, 1.0], [12, 15, 24, 20, 18, 22, 30], [1, 1, 2, 2, 2, 3, 3]),
-    "monotone": ([0.2, 0.5, 0.8, 0.9], [12, 15, 18, 22], [1, 1, 3, 3]),
-    "dip at once": ([0.9, 0.85, 0.9], [25, 20, 24], [2, 2, 3]),
-    "never rises": ([0.5, 0.9, 0.9, 0.9], [15, 25, 22, 20], [1, 2, 2, 2]),
-    "falls to a floor": ([0.9, 0.9, 0.9, 0.9, 0.9], [25, 20, 20, 20, 26], [2, 2, 2, 2, 3]),
-    "flat": ([0.9, 0.9, 0.9], [20, 20, 20], [NONE] * 3),
-    "flat then rising": ([0.9, 0.9, 0.9], [20, 20, 25], [3, 3, 3]),
-    "never similar": ([0.2, 0.3, 0.5], [12, 10, 15], [1, 1, 1]),
-    "at the threshold": ([0.79, 0.8], [12, 15], [1, NONE]),
-    "not a number": ([0.2, NONE, 0.9], [12, 15, 20], [NONE] * 3),
-    "no samples' PSNR": ([0.2, 0.9, 0.9], [12, NONE, 20], [NONE] * 3),
+    # SSIM, PSNR, phases, and what is seen of 1, 2, 3
+    "three phases": (
+        [0.2, 0.5, 0.8, 0.9, 0.7, 0.9, 1.0],
+        [12, 15, 24, 20, 18, 22, 30],
+        [1, 1, 2, 2, 2, 3, 3],
+        (1, 1, 1),
+    ),
+    "monotone": ([0.2, 0.5, 0.8, 0.9], [12, 15, 18, 22], [1, 1, 3, 3], (1, -1, 1)),
+    "dip at once": ([0.9, 0.85, 0.9], [25, 20, 24], [2, 2, 3], (-1, 1, 1)),
+    "never rises": ([0.5, 0.9, 0.9, 0.9], [15, 25, 22, 20], [1, 2, 2, 2], (1, 1, -1)),
+    "falls to a floor": ([0.9, 0.9, 0.9, 0.9, 0.9], [25, 20, 20, 20, 26], [2, 2, 2, 2, 3], (-1, 1, 1)),
+    "flat": ([0.9, 0.9, 0.9], [20, 20, 20], [NONE] * 3, (-1, -1, -1)),
+    "flat then rising": ([0.9, 0.9, 0.9], [20, 20, 25], [3, 3, 3], (-1, -1, 1)),
+    "never similar": ([0.2, 0.3, 0.5], [12, 10, 15], [1, 1, 1], (1, -1, -1)),
+    "at the threshold": ([0.79, 0.8], [12, 15], [1, NONE], (1, 0, 0)),
+    "not a number": ([0.2, NONE, 0.9], [12, 15, 20], [NONE] * 3, (0, 0, 0)),
+    "no samples' PSNR": ([0.2, 0.9, 0.9], [12, NONE, 20], [NONE] * 3, (0, 0, 0)),
 }
 
 
-@pytest.mark.parametrize(("ssim", "psnr", "expected"), CURVES.values(), ids=CURVES)
-def test_phases_of_made_up_curves(ssim, psnr, expected):
-    ssim, psnr = np.array(ssim), np.array(psnr, float)
-    np.testing.assert_array_equal(of_curve(ssim, psnr, np.zeros(len(psnr)), 0.8), expected)
+@pytest.mark.parametrize(("ssim", "psnr", "expected", "seen"), CURVES.values(), ids=CURVES)
+def test_phases_of_made_up_curves(ssim, psnr, expected, seen):
+    ssim, psnr = (np.repeat(np.array(curve, float)[:, None], 8, axis=1) for curve in (ssim, psnr))
+    phase, here = of_curve(ssim, psnr, 0.8)
+    np.testing.assert_array_equal(phase, expected)
+    assert here == seen
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"), [(0.1, [2, 2, 3]), (0.6, [3, 3, 3]), (1.0, [NONE] * 3), (np.nan, [NONE] * 3)]
-)
-def test_falls_and_rises_within_two_standard_errors_do_not_count(error, expected):
-    # a fall of 1 and a rise of 2; two standard errors of a difference are 0.28, 1.7 and 2.8
-    psnr = np.array([21.0, 20.0, 22.0])
-    np.testing.assert_array_equal(of_curve(np.full(3, 0.9), psnr, np.full(3, error), 0.8), expected)
+def dependent(rng, points, samples):
+    """Curves (point, sample), each with a level of its own, in which neighbours are alike, as those of digits are."""
+    noise = rng.standard_normal((points, samples))
+    curve = np.empty_like(noise)
+    curve[0] = noise[0]
+    for k in range(1, points):
+        curve[k] = 0.7 * curve[k - 1] + np.sqrt(1 - 0.7**2) * noise[k]
+    return 5 * rng.standard_normal(samples) + 2 * curve
+
+
+@pytest.mark.parametrize("samples", [6, 32])
+def test_flat_curves_have_a_phase_3_in_five_per_cent_of_cases_at_most(samples):
+    repetitions, rng = 200, np.random.default_rng(samples)
+    ssim = np.full((25, samples), 0.9)
+    seen = np.array([of_curve(ssim, 25 + dependent(rng, 25, samples), 0.8)[1] for _ in range(repetitions)]) == 1
+    assert not seen[:, 0].any()
+    for either in (seen[:, 1], seen[:, 2]):
+        assert stats.binomtest(int(either.sum()), repetitions, 0.05, "greater").pvalue > 0.01
+
+
+def test_a_clear_dip_is_seen_through_the_spread_of_samples():
+    rng = np.random.default_rng(0)
+    ssim = np.where(np.arange(25) < 5, 0.5, 0.95)[:, None] + 0.05 * rng.standard_normal((25, 32))
+    dip = 4 * np.cos(np.linspace(0, 2 * np.pi, 20))
+    psnr = np.concatenate([np.full(5, 15.0), 25 + dip])[:, None] + dependent(rng, 25, 32)
+    phase, seen = of_curve(ssim, psnr, 0.8)
+    assert seen == (1, 1, 1)
+    assert sorted(set(phase.tolist())) == [1, 2, 3]
+    # of five samples every sign is the same once in sixteen times
+    assert of_curve(ssim[:, :5], psnr[:, :5], 0.8)[1][1:] == (0, 0)
+
+
+def test_what_no_interval_can_tell_is_no_phase():
+    rng = np.random.default_rng(0)
+    about = 0.8 + 0.2 * rng.standard_normal((3, 12))
+    about[0] -= about[0].mean() - 0.79
+    about[1:] = 0.9
+    phase, seen = of_curve(about, np.repeat([[12.0], [20], [25]], 12, axis=1), 0.8)
+    assert seen == (0, -1, 1)
+    np.testing.assert_array_equal(phase, [NONE, 3, 3])
 
 
 def test_phases_are_those_of_each_familys_own_curve():
@@ -154,8 +195,8 @@ def test_phases_are_those_of_each_familys_own_curve():
     assert result["family"].to_numpy().tolist() == ["blocks nb=6 n=5", "jump n=5"]
     for name, edit in (("blocks nb=6 n=5", "blocks"), ("jump n=5", "jump")):
         of = [k for k in np.argsort(-ds["at"].to_numpy()) if ds["edit"].to_numpy()[k] == edit]
-        curve = (compared[key].to_numpy()[of] for key in ("ssim_mean", "psnr_mean", "psnr_se"))
-        expected = of_curve(*curve, 0.5)
+        expected, seen = of_curve(*(compared[key].to_numpy()[of] for key in ("ssim", "psnr")), 0.5)
+        np.testing.assert_array_equal(result["seen"].sel(family=name), seen)
         np.testing.assert_array_equal(result["phase"][of], expected)
         at = ds["at"].to_numpy()[of]
         for number in (1, 2, 3):
@@ -181,6 +222,9 @@ def test_three_phases_are_found_in_images():
     np.testing.assert_array_equal(result["phase"], [1, 1, 2, 2, 2, 3, 3, np.nan])
     np.testing.assert_array_equal(result["first_timestep"][0], [70, 50, 20])
     np.testing.assert_array_equal(result["last_timestep"][0], [60, 30, 10])
+    assert result["seen"].to_numpy().tolist() == [[1, 1, 1]]
+    assert result["sequence"].to_numpy().tolist() == [1]
+    assert result["seen"].attrs["flag_meanings"].split() == ["not_seen", "cannot_tell", "seen"]
     ax = draw_phases(result)
     assert [text.get_text() for text in ax.texts] == ["1", "1", "2", "2", "2", "3", "3"]
     mpl.pyplot.close("all")

@@ -8,7 +8,8 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.special import softmax
+from scipy import stats
+from scipy.special import digamma, softmax
 from scipy.stats import entropy as scipy_entropy
 
 from analysis.label_variance import label_variance, plot
@@ -98,7 +99,7 @@ def test_states_of_forks_are_measured_as_their_ends_are(hard):
     ds["x_0_logits"] = ds["logits"].sel(on="x_t", timestep=0, drop=True)
     result = label_variance(ds, hard=hard).compute()
     ends = [name for name in result if "on" not in result[name].dims]
-    assert len(ends) == 7 * 4 == len(result) / 2
+    assert len(ends) == 8 * 4 + 2 == len(result) / 2
     for name in ends:
         np.testing.assert_array_equal(result[f"state_{name}"].sel(on="x_t", timestep=0), result[name], err_msg=name)
     for on, step in ((0, 1), (1, 2)):
@@ -169,7 +170,12 @@ def test_states_equal_plain_numpy():
     np.testing.assert_array_equal(result["flips"], flips)
     assert 0 < flips.sum() < flips.size
     np.testing.assert_allclose(result["flip_fraction"], share, atol=1e-15)
-    np.testing.assert_allclose(result["flip_fraction_se"], np.sqrt(share * (1 - share) / 7), atol=1e-15)
+    assert {0, 7} & set((7 * share).round().astype(int).ravel())
+    for low, high, count in zip(
+        *(result[f"flip_fraction_{end}"].to_numpy().ravel() for end in ("low", "high")), 7 * share.ravel(), strict=True
+    ):
+        expected = stats.binomtest(round(count), 7).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx(tuple(expected), abs=1e-12)
 
 
 def test_certainty_and_ignorance_are_the_ends_of_the_range():
@@ -210,6 +216,50 @@ def test_exact_completions_of_a_mixture_have_the_closed_form():
     ):
         within = 3 * result[f"{name}_se"] + 6e-5  # the table has four digits
         assert (abs(result[f"{name}_mean"] - expected) < within).all(), name
+
+
+DISTRIBUTIONS = {
+    "uniform over ten": np.full(10, 0.1),
+    "four alike": np.array([0.25] * 4),
+    "peaked": np.array([0.8, 0.1, 0.05, 0.05]),
+    "long tail": np.array([0.5, 0.2, 0.1, 0.1, 0.05, 0.05]),
+    "all but certain": np.array([0.97, 0.03]),
+}
+
+
+@pytest.mark.parametrize("p", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
+def test_the_corrected_entropy_of_few_replicas_is_off_by_a_tenth_of_a_bit_at_most(p):
+    labels = np.random.default_rng(0).choice(len(p), size=(1, 8, 20000), p=p)
+    result = label_variance(fork_readout_dataset(one_hot(labels, len(p)))).compute()
+    exact = scipy_entropy(p, base=2)
+    plain, corrected = (float(result[f"label_entropy{part}_mean"].item()) for part in ("", "_grassberger"))
+    assert abs(corrected - exact) < 0.1
+    assert plain < exact - 0.05
+    assert abs(corrected - exact) < 0.35 * abs(plain - exact)
+
+
+def test_the_corrected_entropy_is_grassbergers():
+    logits = fork_readout(6, 3, replicas=7, classes=4)
+    result = label_variance(logits).compute()
+    labels = logits["x_0_logits"].to_numpy().argmax(axis=-1)
+    counts = (labels[..., None] == np.arange(4)).sum(axis=1)
+    n = counts.clip(1)
+    g = digamma(n) + (-1.0) ** n / 2 * (digamma((n + 1) / 2) - digamma(n / 2))
+    expected = (np.log(7) - (counts * g).sum(axis=-1) / 7) / np.log(2)
+    np.testing.assert_allclose(result["label_entropy_grassberger"], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("p", [0.7, 0.9, 0.98])
+def test_intervals_of_agreement_cover_it(p):
+    repetitions, samples, replicas = 1500, 12, 4
+    labels = (np.random.default_rng(0).random((repetitions, replicas, samples)) > p).astype(int)
+    result = label_variance(fork_readout_dataset(one_hot(labels, 2))).compute()
+    truth = p**2 + (1 - p) ** 2
+    low, high = (result[f"label_agreement_{end}"] for end in ("low", "high"))
+    assert float(((low <= truth) & (truth <= high)).mean()) > 0.93
+    if p == 0.98:
+        certain = (result["label_agreement_se"] == 0).to_numpy()
+        assert float((high - low)[certain].min()) > 0.1  # an interval of no width would miss in a third of cases
 
 
 def test_the_posterior_of_a_mixture_has_the_closed_form_without_replicas():

@@ -1,9 +1,15 @@
+import time
+
+import click
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stores.layout import CHUNK_BYTES_MAX, SHARD_BYTES, Layout, canonical_json, fingerprint
+from pipeline.carry_out import carry_out
+from pipeline.generate import prepare
+from stores.layout import CHUNK_BYTES_MAX, SHARD_BYTES, Layout, _largest_divisor, canonical_json, fingerprint
+from tests import runs
 
 
 @settings(max_examples=200, deadline=None)
@@ -25,6 +31,54 @@ def test_shards_are_whole_chunks_of_whole_images_within_the_limits(block, timest
     assert layout.shard_bytes <= max(SHARD_BYTES, block * layout.chunk_timesteps * image)
     assert layout.shards * layout.shard_timesteps >= timesteps
     assert layout.chunk_timesteps >= min(4, timesteps)
+
+
+@pytest.mark.parametrize(
+    ("samples", "block", "message"),
+    [
+        (100_000_001, 1, "100,000,001 blocks; expected at most 100,000: ask for larger blocks"),
+        (10**30, 64, "at most 100,000"),
+        (64, 1_000_000_000, r"needs [\d,.]+ GiB of memory at least, this machine has [\d,.]+ GiB free"),
+        (64, 10**30, "ask for smaller blocks"),
+    ],
+)
+def test_what_no_machine_can_hold_is_refused_at_once(tmp_path, samples, block, message):
+    begun = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        Layout.of(samples=samples, block=block, timesteps=1000, shape=(1, 8, 8), dtype="float32", states=2)
+    with pytest.raises(ValueError, match=message):
+        runs.create(tmp_path / "run.zarr", samples, block=block)
+    with pytest.raises(ValueError, match=message):
+        prepare(model="gaussian:0,1,1x8x8", samples=samples, block=block, device="cpu").open(tmp_path / "run.zarr")
+    assert time.process_time() - begun < 5
+    assert not list(tmp_path.iterdir())
+
+
+def test_blocks_that_are_not_there_are_refused_at_once(tmp_path):
+    begun = time.process_time()
+    with pytest.raises(ValueError, match="0 to 3"):
+        runs.create(tmp_path / "run.zarr", blocks=range(999_999_999_999))
+    job = prepare(model="gaussian:0,1,1x8x8", device="cpu")
+    for dry_run in (True, False):
+        with pytest.raises((ValueError, click.UsageError), match="0 to 1"):
+            carry_out(
+                job,
+                tmp_path / "run.zarr",
+                stale="refuse",
+                blocks=range(999_999_999_999),
+                dry_run=dry_run,
+                smaller="",
+                complete="",
+                following="",
+            )
+    assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize("block", [1, 7, 360, 512, 10_007])
+@pytest.mark.parametrize("limit", [0, 1, 5, 64, 1000])
+def test_chunks_are_the_largest_part_of_a_block_within_the_limit(block, limit):
+    expected = next(n for n in range(block, 0, -1) if block % n == 0 and (n <= limit or n == 1))
+    assert _largest_divisor(block, limit) == expected
 
 
 def test_sizes_of_the_runs_people_make():

@@ -1,3 +1,5 @@
+import json
+import pickle
 import re
 import subprocess
 import sys
@@ -56,7 +58,7 @@ def test_a_deleted_shard_is_refused_by_name(tmp_path):
         stores.open(path)
 
 
-@pytest.mark.parametrize("file", ["timestep/c/0", "alpha_bar/c/0", "label/c/1", "x_t/c.1.0.0.0.0", "x_0/c.3.0.0.0"])
+@pytest.mark.parametrize("file", ["timestep/c/0", "alpha_bar/c/0", "label/c/0", "x_t/c.1.0.0.0.0", "x_0/c.3.0.0.0"])
 @pytest.mark.parametrize("how", ["missing", "empty"])
 def test_no_missing_or_empty_file_passes_for_fill_values(tmp_path, file, how):
     path = runs.make(tmp_path / "run.zarr")
@@ -133,3 +135,118 @@ def test_a_result_with_other_options_is_refused(tmp_path):
         stores.save(result(), tmp_path / "a.zarr", {"bins": 256})
     assert stores.would_keep(tmp_path / "a.zarr", {"bins": 16}) is stores.Kept.SAME
     assert stores.would_keep(tmp_path / "b.zarr", {"bins": 16}) is stores.Kept.ABSENT
+
+
+def flips(content):
+    """Every byte of a file with one bit of it changed, but for changes of white space that JSON does not see."""
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 7
+        yield bytes(flipped)
+
+
+def longer(flipped, content):
+    try:
+        found, written = json.loads(flipped), json.loads(content)
+        return found | {"shape": 0} == written | {"shape": 0} and found["shape"] > written["shape"]
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+@pytest.mark.parametrize("name", ["done", "manifest", "label"])
+def test_no_changed_byte_of_an_arrays_metadata_is_read_as_something_else(tmp_path, name):
+    path = runs.make(tmp_path / "run.zarr", 8, dtype="float16")
+    expected, file = stores.open(path).compute(), path / name / "zarr.json"
+    content = file.read_bytes()
+    for flipped in flips(content):
+        file.write_bytes(flipped)
+        if longer(flipped, content):  # as an extension that was killed leaves it
+            assert stores.open(path).compute().equals(expected)
+            continue
+        for read in (stores.open, stores.describe):
+            with pytest.raises(stores.DamagedStore, match=re.escape(str(file))):
+                read(path)
+
+
+@pytest.mark.parametrize("place", ["zarr.json", "done/zarr.json"])
+def test_metadata_that_is_damaged_and_still_json_is_named_by_every_verb(tmp_path, place):
+    from click.testing import CliRunner
+
+    from pipeline.cli import main
+
+    path = runs.make(tmp_path / "run.zarr", 8)
+    (path / place).write_text((path / place).read_text().replace('"attributes"', '"attributer"', 1))
+    for arguments in (["info", path], ["verify", path], ["analyze", "psnr", path, "-o", tmp_path / "out"]):
+        result = CliRunner().invoke(main, list(map(str, arguments)))
+        assert result.exit_code == 1
+        assert place in result.output
+
+
+@pytest.mark.parametrize("name", ["done", "manifest"])
+def test_a_damaged_flag_is_named(tmp_path, name):
+    path = runs.make(tmp_path / "run.zarr", 8, dtype="float16")
+    file = path / name / "c" / "1"
+    file.write_bytes(b"\x05" + file.read_bytes()[1:])
+    with pytest.raises(stores.DamagedStore, match=re.escape(str(file))):
+        stores.describe(path)
+
+
+def test_a_folder_in_the_place_of_a_shard_is_refused(tmp_path):
+    path = runs.make(tmp_path / "run.zarr")
+    (path / "x_t" / "c.1.0.0.0.0").unlink()
+    (path / "x_t" / "c.1.0.0.0.0").mkdir()
+    with pytest.raises(stores.DamagedStore, match=r"x_t/c\.1\.0\.0\.0\.0 is a folder"):
+        stores.open(path)
+    assert stores.verify(path) == ["x_t/c.1.0.0.0.0 (block 1): a folder"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_extension_between_the_check_and_the_reading_is_seen(tmp_path, monkeypatch, finished):
+    from stores import reader
+
+    path = runs.make(tmp_path / "run.zarr", 8)
+    check = reader.require_complete
+
+    def extended_meanwhile(*arguments):
+        check(*arguments)
+        monkeypatch.setattr(reader, "require_complete", check)
+        with runs.create(path, 16) as store:
+            if finished:
+                runs.fill(store)
+
+    monkeypatch.setattr(reader, "require_complete", extended_meanwhile)
+    if finished:
+        assert np.isfinite(stores.open(path).x_t.compute()).all()
+        assert stores.open(path).sizes["sample"] == 16
+    else:
+        with pytest.raises(stores.IncompleteStore, match="2 of 4 blocks were not finished"):
+            stores.open(path)
+
+
+def test_a_slice_of_timesteps_selects_the_same_from_either_end(tmp_path):
+    path = runs.make(tmp_path / "run.zarr")
+    ds = stores.open(path)
+    expected = [40, 30, 20]
+    for one in (ds, ds.isel(sample=[0]), pickle.loads(pickle.dumps(ds)), xr.Dataset({"a": ds.x_t}, ds.coords)):
+        for ends in (slice(20, 40), slice(40, 20), slice(15, 45), slice(45, 15)):
+            assert one.sel(timestep=ends).timestep.values.tolist() == expected
+    assert ds.sel(timestep=slice(None, 30)).timestep.values.tolist() == [50, 40, 30]
+    assert ds.sel(timestep=slice(20, None)).timestep.values.tolist() == [20, 10, 0]
+    assert ds.sortby("timestep").sel(timestep=slice(20, 40)).timestep.values.tolist() == [20, 30, 40]
+    for part in (ds.isel(timestep=slice(1, None)), ds.isel(timestep=[0, 1, 2, 3, 4])):
+        assert part.sel(timestep=slice(20, 40)).timestep.values.tolist() == expected
+    joined = xr.concat(
+        [ds.isel(timestep=slice(0, 2)), ds.isel(timestep=slice(2, None))], "timestep", data_vars="minimal"
+    )
+    assert joined.sel(timestep=slice(20, 40)).timestep.values.tolist() == expected
+
+
+def test_timesteps_of_a_store_align_with_those_of_any_dataset(tmp_path):
+    path = runs.make(tmp_path / "run.zarr")
+    ds, plain = stores.open(path), xr.open_zarr(path, chunks=None)
+    assert ds.timestep.attrs == plain.timestep.attrs
+    assert (ds.x_t - plain.x_t.isel(timestep=[1, 2])).sizes["timestep"] == 2
+    assert (plain.x_t - ds.x_t.isel(timestep=[1, 2])).sizes["timestep"] == 2
+    assert xr.align(ds.isel(timestep=[0, 1]), plain.isel(timestep=[1, 2]), join="outer")[0].sizes["timestep"] == 3
+    xr.testing.assert_identical(ds.x_0.compute(), plain.x_0.compute())
+    xr.testing.assert_identical(ds.timestep, plain.timestep)

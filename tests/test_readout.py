@@ -266,6 +266,34 @@ def test_a_parent_changed_meanwhile_is_noticed(digits, tmp_path, monkeypatch):
         make(tmp_path / "r.zarr", store, digits)
 
 
+@pytest.mark.parametrize("moment", range(1, 6))
+def test_no_block_of_another_run_is_flagged_when_the_parent_is_replaced_meanwhile(
+    digits, tmp_path, monkeypatch, moment
+):
+    """Replaced before any of the reads: three to a block."""
+    store = runs.make(tmp_path / "a.zarr", 8)
+    expected = stores.open(make(tmp_path / "expected.zarr", store, digits)).compute()
+    original, reads = readout.Readout._read, iter(range(1, 100))
+
+    def replaced_meanwhile(*given):
+        if next(reads) == moment:
+            store.rename(tmp_path / "old.zarr")
+            runs.make(store, 8, seed=1)
+            for shard in (tmp_path / "old.zarr").glob("*/c.0.*"):  # states made up do not depend on the seed
+                other = "c.1" + shard.name.removeprefix("c.0")
+                (store / shard.parent.name / other).write_bytes(shard.read_bytes())
+        return original(*given)
+
+    monkeypatch.setattr(readout.Readout, "_read", replaced_meanwhile)
+    with pytest.raises(stores.StaleStore, match="was changed while it was read"):
+        make(tmp_path / "r.zarr", store, digits)
+    done = stores.describe(tmp_path / "r.zarr")["blocks_done"]
+    assert done == (moment - 1) // 3
+    found = stores.open(tmp_path / "r.zarr", partial=True).compute()
+    kept = found.isel(sample=slice(0, 4 * done))
+    assert kept.equals(expected.isel(sample=slice(0, 4 * done)))
+
+
 def test_damage_in_the_parent_is_named(digits, tmp_path):
     store = runs.make(tmp_path / "a.zarr", 4)
     shard = next((store / "pred_x0").glob("c.*"))
@@ -318,7 +346,8 @@ def test_bad_input_gets_one_message(digits, tmp_path, monkeypatch):
         (["result.zarr", "--model", digits], 2, "a store of kind result; expected trajectories or forks"),
         (["nowhere.zarr", "--model", digits], 2, "does not exist"),
         (["part.zarr", "--model", digits], 1, "incomplete: 1 of 2 blocks"),
-        (["a.zarr", "--model", digits, "--on", "x_t,eps"], 2, "has no eps to read; expected some of x_t, pred_x0"),
+        (["a.zarr", "--model", digits, "--on", "x_t,eps"], 2, "has no 'eps' to read; expected some of x_t, pred_x0"),
+        (["a.zarr", "--model", digits, "--on", ""], 2, "has no '' to read; expected some of x_t, pred_x0"),
         (["f.zarr", "--model", digits, "--on", "x_t"], 2, "made without --states"),
         (["a.zarr", "--model", digits, "--batch", 0], 2, "batch 0 was given, expected at least 1"),
         (["a.zarr", "--model", digits, "--device", "tpu"], 2, "auto, cpu, cuda"),

@@ -6,10 +6,11 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from analysis import _edits
 from analysis.intervention import intervention
-from analysis.redundancy import redundancy
+from analysis.redundancy import _edge, redundancy
 from tests.analysis_data import JUMP, SHORTCUT, baseline, saved, sweep_dataset, sweeps
 
 ONCE = -1
@@ -69,6 +70,68 @@ def test_edges_are_those_of_plain_loops(ds, rows):
             expected = edge(again, lambda row: row[5], False)
             np.testing.assert_array_equal(result["shortest_r"].sel(cut=name, t_start=at), expected)
     assert {np.isnan(result[name]).all().item() for name in ("safe_from", "longest_n", "shortest_r")} == {False}
+
+
+def half_width(samples, among=1):
+    return stats.t(samples - 1).ppf(1 - 0.05 / (2 * among))
+
+
+def test_what_is_kept_or_lost_by_less_than_its_error_cannot_be_told(ds, rows):
+    compared = intervention(ds, baseline=baseline())
+    result = redundancy(ds, baseline=baseline()).compute()
+    mean, error = (compared[f"ssim_{part}"].to_numpy() for part in ("mean", "se"))
+    low, high = mean - half_width(6) * error, mean + half_width(6) * error
+    expected = np.where(low >= 0.8, 1, np.where(high < 0.8, -1, 0))
+    np.testing.assert_array_equal(result["keeps"], expected)
+    assert {0, 1} <= set(expected)
+    for row in rows:
+        if row[1] == "jump" and row[2] == 5:  # four starts, from the last up
+            family = [k for k, other in enumerate(rows) if other[1:3] == row[1:3]]
+            family.sort(key=lambda k: rows[k][0])
+            of = result.sel(family="jump n=5")
+            for name, kept in (
+                ("safe_from_sure", low >= 0.8),
+                ("safe_from", mean >= 0.8),
+                ("safe_from_possible", mean + half_width(6, among=4) * error >= 0.8),
+            ):
+                first = [rows[k][0] for k in family if kept[[j for j in family if rows[j][0] <= rows[k][0]]].all()]
+                np.testing.assert_array_equal(of[name], max(first, default=np.nan))
+
+
+def test_intervals_of_edges_hold_the_edge_and_are_narrow_where_samples_agree(ds):
+    result = redundancy(ds, baseline=baseline()).compute()
+    for name, sign in (("safe_from", 1), ("longest_n", 1), ("shortest_r", -1)):
+        sure, edge, possible = (sign * result[f"{name}{by}"].fillna(-sign * 1e9) for by in ("_sure", "", "_possible"))
+        assert (sure <= edge).all()
+        assert (edge <= possible).all()
+    alike = redundancy(sweep_dataset([(at, *JUMP) for at in AT], [0.01] * 4), baseline=baseline()).compute()
+    assert alike["safe_from_sure"].item() == alike["safe_from_possible"].item() == 120
+
+
+def test_a_curve_that_keeps_ssim_is_rarely_lost_by_chance():
+    # true mean .8 at all of ten starts: the interval that holds for all of them at once excludes one in five per cent
+    rng, repetitions = np.random.default_rng(0), 400
+    cells = {"shape": (1,), "cell": (np.zeros(10, int),), "harm": np.arange(10), "among": np.ones(10, bool)}
+    lost = 0
+    for _ in range(repetitions):
+        ssim = 0.8 + 0.1 * rng.standard_normal((10, 16))
+        lost += np.nan_to_num(_edge(ssim, 0.8, "_possible", values=np.arange(10.0), **cells)[0], nan=-1) < 9
+    assert stats.binomtest(int(lost), repetitions, 0.05, "greater").pvalue > 0.01
+
+
+def test_only_an_edit_that_is_surely_beaten_is_off_the_possible_front(ds, rows):
+    compared = intervention(ds, baseline=baseline())["ssim"].to_numpy()
+    result = redundancy(ds, baseline=baseline()).compute()
+    removed = np.array([saved(*row)[2] for row in rows])
+    possible = []
+    for k in range(len(rows)):
+        difference = compared - compared[k]
+        sure = difference.mean(axis=1) - half_width(6, len(rows) - 1) * difference.std(axis=1, ddof=1) / np.sqrt(6)
+        beaten = ((removed >= removed[k]) & (sure > 0)) | ((removed > removed[k]) & (sure >= 0))
+        possible.append(not beaten.any())
+    np.testing.assert_array_equal(result["pareto_possible"], possible)
+    assert (result["pareto_possible"] | ~result["pareto"]).all()
+    assert not all(possible)
 
 
 @pytest.mark.parametrize(("share", "edge"), [(0.05, 190), (0.9, np.nan)])

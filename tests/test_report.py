@@ -105,7 +105,7 @@ def test_time_axis_of_a_rescaled_network_is_explained(html):
 
 
 def test_too_few_pixels_are_said_to_be_unreliable(html):
-    assert "Dashed: fewer than 20 pixel pairs per cell of the histogram (ddim50, ddim100)" in html
+    assert "Dashed: too few pixels for so many grey levels (ddim50, ddim100)" in html
 
 
 def test_enough_pixels_are_drawn_solid(place):
@@ -113,11 +113,13 @@ def test_enough_pixels_are_drawn_solid(place):
     solid = [
         [line.get_linestyle() for axis in figure.axes for line in axis.lines if len(line.get_xdata()) == T]
         for figure in (
-            entropy.stepwise_entropy({"a": result.assign(reliable=flag)}, {"a": "#000000"}, "progress")
+            entropy.stepwise_entropy(
+                {"a": result.assign(reliable=xr.full_like(result["reliable"], flag))}, {"a": "#000000"}, "progress"
+            )
             for flag in (True, False)
         )
     ]
-    assert solid == [["-"] * 4, ["--", "--", "-", "-"]]
+    assert solid == [["-"] * 4, ["-", "--", "-", "--", "-", "-"]]
 
 
 def test_process_runs_from_left_to_right(place):

@@ -91,7 +91,8 @@ def test_families_are_in_order_of_falling_start(sweep):
 def test_numbers_equal_what_was_put_in(written, sweep):
     numbers = json.loads((written / "metrics.json").read_text())["sweeps"]["ddim_edits"]
     assert numbers == json.loads((written / "metrics/ddim_edits.json").read_text())
-    assert [numbers[f"{edit}_safe_from"] for edit in ("jump", "skips", "blocks")] == [20, 30, 30]
+    for by in ("", "_sure", "_possible"):
+        assert [numbers[f"{edit}_safe_from{by}"] for edit in ("jump", "skips", "blocks")] == [20, 30, 30]
     plain = sweep.parent.store.x_0.to_numpy()[:SAMPLES, 0]
     worst = 0.1 * plain + 0.9 * IMAGES[100 : 100 + SAMPLES, 0]
     ssim = [
@@ -122,26 +123,33 @@ def test_curves_are_tidy_and_leave_out_what_changes_nothing(written, sweep):
 
 def test_findings_follow_from_the_data(sweep, copy):
     here = verdicts(findings.table(sweep.results["intervention"], sweep.results["phases"]))
-    assert [verdict for verdict, _ in here] == ["seen", "seen in some", "seen"]
-    assert "below 0.8 with jump n = 5;" in here[0][1]
-    assert "at 3 of 3 starts" in here[2][1]
+    assert [verdict for verdict, _ in here] == ["seen in some", "cannot tell", "seen"]
+    assert "jump n = 5: 0.4" in here[0][1]
+    assert "from t = 30, below; skips" in here[0][1]
+    assert "jump n = 5: phase 1 seen (t = 30 to 30), phase 2 cannot tell, phase 3 cannot tell; skips" in here[1][1]
+    assert (
+        "skips ns = 2, n = 5: phase 1 not seen, phase 2 seen (t = 30 to 20), phase 3 seen (t = 10 to 10)" in here[1][1]
+    )
+    assert "seen to be lower at 3 of 3" in here[2][1]
     run = copy / "trajectories/ddim.zarr"
     other = {SKIPS: SHARE[BLOCKS], BLOCKS: SHARE[SKIPS], ("blocks", 5, 0, 8, 2, -1): [0.9, 0.1, 0.0]}
     analyse_sweep(make_sweep(copy / "forks/other.zarr", run, other), run, copy / "results")
     results = collected(copy)["sweep", "other"].results
     swapped = verdicts(findings.table(results["intervention"], results["phases"]))
-    assert [swapped[row][0] for row in (0, 2, 3)] == ["seen", "not seen", "seen"]
-    assert "at 0 of 3 starts, by −" in swapped[2][1]
+    assert [swapped[row][0] for row in (0, 2, 3)] == ["seen in some", "not seen", "seen"]
+    assert "seen to be lower at 0 of 3, higher at 3" in swapped[2][1]
     mild = results["intervention"].isel(variant=np.flatnonzero(results["intervention"]["nb"] < 8))
     assert verdicts(findings.table(mild, None))[0][0] == "not seen"
 
 
-def test_only_starts_after_phase_1_are_compared():
-    compared = xr.Dataset(
+def made_up(ssim, psnr):
+    """Skips and blocks cut at 30, 20 and 10: SSIM and PSNR (variant, sample)."""
+    return xr.Dataset(
         {
-            "ssim_mean": ("variant", [0.5, 0.9, 0.9, 0.9, 0.9, 0.9]),
-            "psnr_mean": ("variant", [1.0, 20, 25, 50, 40, 30]),
-            "psnr_se": ("variant", [3.0] * 3 + [4.0] * 3),
+            "ssim": (("variant", "sample"), ssim),
+            "psnr": (("variant", "sample"), psnr),
+            "ssim_mean": ("variant", ssim.mean(axis=1)),
+            "psnr_mean": ("variant", psnr.mean(axis=1)),
         },
         {
             "at": ("variant", [30, 20, 10] * 2),
@@ -150,10 +158,34 @@ def test_only_starts_after_phase_1_are_compared():
             **{name: ("variant", [value] * 6) for name, value in (("n", 5), ("r", -1))},
         },
     )
+
+
+def test_only_starts_after_phase_1_are_compared():
+    ssim, psnr = np.array([0.5, 0.9, 0.9, 0.9, 0.9, 0.9]), np.array([1.0, 20, 25, 50, 40, 30])
+    compared = made_up(*(np.repeat(values[:, None], 3, axis=1) for values in (ssim, psnr)))
     ((skips, blocks, starts, difference),) = findings.late_pairs(compared)
     assert (skips.edit, blocks.edit) == ("skips", "blocks")
     assert starts.tolist() == [20, 10]
-    np.testing.assert_allclose(difference, [[20, 5], [5, 5]])
+    np.testing.assert_allclose(difference, [[20] * 3, [5] * 3])
+
+
+def test_edits_of_the_same_samples_are_compared_in_pairs():
+    # samples differ by 10 dB, and what is cut makes 1 dB in every one of them
+    rng = np.random.default_rng(0)
+    level, ssim = 30 + 10 * rng.standard_normal(12), np.full((6, 12), 0.9)
+    psnr = level + np.repeat([0.0, 1.0], 3)[:, None] + 0.1 * rng.standard_normal((6, 12))
+    assert verdicts(findings.table(made_up(ssim, psnr), None))[1][0] == "seen"
+    psnr += np.where(np.arange(6) < 3, 0, 10)[:, None] * rng.standard_normal(12)  # now it does not
+    assert verdicts(findings.table(made_up(ssim, psnr), None))[1][0] == "cannot tell"
+
+
+def test_a_mean_that_is_near_the_threshold_is_no_finding():
+    rng = np.random.default_rng(0)
+    noise = 0.1 * rng.standard_normal((6, 12))
+    about = 0.8 + noise - noise.mean(axis=1, keepdims=True)
+    table = verdicts(findings.table(made_up(about - 0.01, about), None))
+    assert table[0][0] == "cannot tell"
+    assert table[0][1].count("too near to tell") == 2
 
 
 def test_bands_are_one_sd_and_phases_lie_between_starts(sweep):
@@ -167,7 +199,7 @@ def test_bands_are_one_sd_and_phases_lie_between_starts(sweep):
     strip = figure.axes[2]
     assert strip.get_yticklabels()[0].get_text() == "jump n = 5"
     bars = [(round(patch.get_y() + 0.43), patch.get_x(), patch.get_width()) for patch in strip.patches]
-    # of the jumps the first changes what is seen, the last nothing at all, and a single one neither falls nor rises
+    # of the jumps the first changes what is seen, the last nothing at all, and a single one can neither fall nor rise
     assert bars[:3] == [(0, 30, -5), (1, 30, -15), (1, 15, -5)]
     assert [text.get_text() for text in strip.texts][:3] == ["1", "2", "3"]
     assert len(edits.similarity(compared, None).axes) == 2

@@ -1,6 +1,7 @@
 """Training: the images it learns from, and what a training run leaves on disk."""
 
 import csv
+import errno
 import json
 import math
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, UNet2DModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pipeline import models, train
@@ -240,3 +242,27 @@ def test_progress_bar_is_silent_without_a_terminal(tmp_path, capfd):
     captured = capfd.readouterr()
     assert captured.out == ""
     assert "train" not in captured.err
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(train, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        train.train("digits-classifier", tmp_path / "model", steps=1, progress=False)
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "model"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_trainings_of_one_model_at_once_leave_one_model_and_no_litter(tmp_path, monkeypatch):
+    original = train.fit
+
+    def fit_beside_another(*arguments, **options):
+        monkeypatch.setattr(train, "fit", original)
+        assert train.train("digits-classifier", tmp_path / "model", steps=1, progress=False)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(train, "fit", fit_beside_another)
+    assert not train.train("digits-classifier", tmp_path / "model", steps=1, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -1,11 +1,13 @@
 """What is written is what was put, whatever the block, the sample count and the number format."""
 
 import contextlib
+import json
 
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from numcodecs.bitround import BitRound
 
 import stores
 from stores import shards
@@ -173,8 +175,8 @@ def test_float16_saturates_and_counts(tmp_path):
     assert ds.x_0.dtype == np.float32
     assert ds.x_t.max() == 65504
     assert ds.pred_x0.min() == -65504
-    saturated = zarr.open_array(tmp_path / "run.zarr" / "saturated", mode="r")[:]
-    np.testing.assert_array_equal(saturated, [2 * 4 * 64, 2 * 2 * 64])
+    manifests = zarr.open_array(tmp_path / "run.zarr" / "manifest", mode="r")[:]
+    assert [json.loads(text)["saturated"] for text in manifests] == [2 * 4 * 64, 2 * 2 * 64]
     assert stores.verify(tmp_path / "run.zarr", deep=True) == []
 
 
@@ -184,6 +186,33 @@ def test_rounded_bits_stay_within_half_a_step_and_compress(tmp_path):
     assert float(abs((a - b) / a).max()) <= 2.0**-8
     assert stores.describe(rounded)["bytes"] < 0.8 * stores.describe(exact)["bytes"]
     np.testing.assert_array_equal(stores.open(exact).x_0, stores.open(rounded).x_0)
+
+
+@pytest.mark.parametrize("keepbits", [1, 7, 10, 22])
+def test_rounding_keeps_what_is_not_finite_and_makes_nothing_infinite(keepbits):
+    largest = np.finfo(np.float32).max
+    special = np.array([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7FC00000, 0x7F800000, 0xFF800000], np.uint32)
+    np.testing.assert_array_equal(shards.rounded(special.view(np.float32), keepbits).view(np.uint32), special)
+    ends = np.array([largest, -largest, np.nextafter(largest, np.float32(0)), 1e-45, 0.0, -0.0], np.float32)
+    kept = shards.rounded(ends, keepbits)
+    assert np.isfinite(kept).all()
+    np.testing.assert_allclose(kept[:3], ends[:3], rtol=2.0**-keepbits)
+    ordinary = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
+    np.testing.assert_array_equal(
+        shards.rounded(ordinary, keepbits), BitRound(keepbits).encode(ordinary).view(np.float32)
+    )
+
+
+def test_float16_keeps_infinities_and_counts_only_what_it_clips(tmp_path):
+    with runs.create(tmp_path / "run.zarr", 4, dtype="float16") as store:
+        for step in range(6):
+            x_t, pred_x0 = np.ones((2, 4, *runs.SHAPE), np.float32)
+            x_t[0, 0, 0, :3] = [np.inf, -np.inf, 1e9]
+            store.put(0, step, x_t, pred_x0)
+        store.finish(0, pred_x0)
+    ds = stores.open(tmp_path / "run.zarr").x_t.compute()
+    assert ds[0, 0, 0, 0, :3].values.tolist() == [np.inf, -np.inf, 65504]
+    assert stores.describe(tmp_path / "run.zarr")["saturated"] == 6
 
 
 def test_wrong_shapes_never_use_up_the_buffers(tmp_path):

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,31 +133,6 @@ def test_killed_during_set_aside_loses_nothing(tmp_path, monkeypatch, moment):
     assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr", seed=1))
 
 
-def test_killed_during_an_extension_can_be_extended_again(tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    original = Path.replace
-    runs.make(tmp_path / "base.zarr", 10)
-    expected = runs.digest(runs.make(tmp_path / "straight.zarr", 16))
-    for moment in range(0, 30, 4):
-        path = tmp_path / f"{moment}.zarr"
-        runs.make(path, 10)
-        calls = iter(range(1000))
-
-        def replace(self, target, calls=calls, moment=moment):
-            if next(calls) == moment:
-                raise Killed
-            return original(self, target)
-
-        monkeypatch.setattr(Path, "replace", replace)
-        with contextlib.suppress(Killed), runs.create(path, 16):
-            pass
-        monkeypatch.undo()
-        runs.make(path, 16)
-        assert runs.digest(path) == expected
-
-
 def test_a_failed_extension_leaves_a_complete_store_complete(tmp_path, monkeypatch):
     def full_disk(*arguments, **options):
         raise OSError(28, "No space left on device")
@@ -192,3 +169,113 @@ def test_two_spellings_of_a_path_are_one_store(tmp_path):
     (tmp_path / "x").mkdir()
     with runs.create(tmp_path / "run.zarr"), pytest.raises(stores.LockedStore, match="by this process"):
         runs.create(tmp_path / "x" / ".." / "run.zarr")
+
+
+def test_closing_twice_frees_nothing_of_another_writer(tmp_path):
+    first = runs.create(tmp_path / "run.zarr")
+    first.close()
+    with runs.create(tmp_path / "run.zarr") as second:
+        first.close()
+        other = subprocess.run(script(tmp_path / "run.zarr", 16), cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "LockedStore" in other.stderr
+        with pytest.raises(stores.LockedStore, match="by this process"):
+            runs.create(tmp_path / "run.zarr")
+        runs.fill(second)
+    assert stores.verify(tmp_path / "run.zarr") == []
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Kill an extension at one of its renames: nothing runs after it, neither a clean-up nor a rollback."""
+
+    class Killed(BaseException):
+        pass
+
+    def extend(path, samples, moment):
+        original, calls = Path.replace, iter(range(1000))
+
+        def replace(self, target):
+            if next(calls) == moment:
+                raise Killed
+            return original(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace)
+            patch.setattr("stores.claim._shorten", lambda target: None)
+            patch.setattr("stores.claim.shutil.rmtree", lambda *_, **__: None)
+            with contextlib.suppress(Killed):
+                runs.create(path, samples).close()
+                return False
+        return True
+
+    return extend
+
+
+def alarms(path):
+    return [line for line in stores.verify(path) if not re.fullmatch(r"block \d+ is not done", line)]
+
+
+def test_a_killed_extension_raises_no_alarm_and_the_old_command_goes_on(tmp_path, killed):
+    samples, base = 10, runs.make(tmp_path / "base.zarr", 10)
+    straight = runs.digest(runs.make(tmp_path / "straight.zarr", 16))
+    for moment in range(0, 100, 3):
+        path = tmp_path / f"{moment}.zarr"
+        shutil.copytree(base, path)
+        if not killed(path, 16, moment):
+            break
+        stored = stores.open(path, partial=True).sizes["sample"]
+        assert alarms(path) == []
+        assert stored > samples or stores.verify(path) == []
+        runs.make(path, samples)
+        assert alarms(path) == []
+        assert stored > samples or runs.digest(path).keys() == runs.digest(base).keys()
+        assert stores.open(path, partial=True).sizes["sample"] == stored
+        runs.make(path, 16)
+        assert runs.digest(path) == straight
+    assert moment > 10
+
+
+def test_verify_raises_no_alarm_while_a_store_is_extended(tmp_path, monkeypatch):
+    path, original, looks = runs.make(tmp_path / "run.zarr", 10), Path.replace, []
+
+    def replace(self, target):
+        looks.append(alarms(path))
+        original(self, target)
+        looks.append(alarms(path))
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with runs.create(path, 16) as store:
+        runs.fill(store)
+    assert len(looks) > 40
+    assert [look for look in looks if look] == []
+
+
+def test_every_folder_an_extension_renames_into_is_synced_before_the_root_metadata(tmp_path, monkeypatch):
+    path, original, unsynced = runs.make(tmp_path / "run.zarr", 10), Path.replace, set()
+    sync = stores.claim.sync
+
+    def replace(self, target):
+        if Path(target) == path / "zarr.json":
+            assert unsynced == set()
+        elif path in Path(target).parents:
+            unsynced.add(Path(target).parent)
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr("stores.claim.sync", lambda folder: (unsynced.discard(folder), sync(folder)))
+    runs.create(path, 16).close()
+
+
+def test_a_store_says_which_block_was_made_where(tmp_path):
+    path = tmp_path / "run.zarr"
+    for blocks, machine in (([0, 2], "a"), ([1], "b"), ([3], "a")):
+        with runs.create(path, environment={"torch": machine}, blocks=blocks) as store:
+            runs.fill(store)
+    assert stores.describe(path)["environments"] == [
+        {"environment": {"torch": "a"}, "blocks": [0, 2, 3]},
+        {"environment": {"torch": "b"}, "blocks": [1]},
+    ]
+    with runs.create(path, 20, environment={"torch": "c"}) as store:
+        runs.fill(store)
+    assert [made["blocks"] for made in stores.describe(path)["environments"]] == [[0, 2, 3], [1], [4]]
+    assert stores.verify(path) == []

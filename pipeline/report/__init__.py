@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from pipeline.report import metrics, page
 from pipeline.report.collected import KINDS, collect
 from pipeline.report.contents import Material, Run
 from pipeline.report.drawing import MARKERS, colours
+from pipeline.report.failures import Failed, attempt, warn
 from pipeline.report.sections import SECTIONS
+from stores.partials import write_file
+from stores.places import place, require_writable
 
 __all__ = ["report"]
 
@@ -24,38 +28,47 @@ def report(
     readouts: Path = FOLDERS["readout"],
     models: Path = Path("models"),
     parents: Path | None = None,
+    failed: Failed = warn,
 ) -> Path:
     """Write index.html, metrics.json, metrics/RUN.json and plots/*.csv into the folder out; return the page's path.
 
     Every run, fork store and sweep that is there or has results is shown with what it has; what is missing is said on
     the page. parents is a folder of further runs, which only forks and sweeps of them show. Same inputs, same bytes.
 
-    Raises FileNotFoundError where there is no result at all, and what `stores.open` raises for a damaged result.
+    What is damaged or cannot be drawn is left out, said on the page, and told to `failed`: the place, and the error.
+
+    Raises FileNotFoundError where there is no result at all.
     """
-    runs = collect(results, {"trajectories": trajectories, "fork": forks, "readout": readouts}, SECTIONS, parents)
-    numbers = {kind: {run.name: metrics.numbers(run, SECTIONS) for run in runs if run.kind == kind} for kind in KINDS}
+    require_writable(place(out, folder=True) / "index.html")
+    folders = {"trajectories": trajectories, "fork": forks, "readout": readouts}
+    runs = collect(results, folders, SECTIONS, parents, failed)
+    numbers = {
+        kind: {run.name: metrics.numbers(run, SECTIONS, failed) for run in runs if run.kind == kind} for kind in KINDS
+    }
+    remarks: list[str] = []
+    losses, training = metrics.losses(models, failed, remarks), metrics.training_metrics(models, failed, remarks)
     material = Material(
         runs=[run for run in runs if run.kind == "trajectories"],
         forks=[run for run in runs if run.kind == "fork"],
         sweeps=[run for run in runs if run.kind == "sweep"],
         numbers=numbers,
-        losses=metrics.losses(models),
+        losses=losses,
         colours=_colours(runs),
         markers=_markers(runs),
         sections=SECTIONS,
+        remarks=remarks,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    training = metrics.training_metrics(models)
     titles = {"trajectories": "runs", "fork": "forks", "sweep": "sweeps"}
     metrics.write_json(out / "metrics.json", {titles[kind]: numbers[kind] for kind in KINDS} | {"training": training})
     # One file per run: `dvc metrics show` makes a row of each.
-    (out / "metrics").mkdir(exist_ok=True)
     for run in runs:
         of_name = {key: value for kind in KINDS for key, value in numbers[kind].get(run.name, {}).items()}
-        metrics.write_json(out / "metrics" / f"{run.name}.json", of_name)
-    metrics.write_curves(out / "plots", runs, SECTIONS)
+        file = out / "metrics" / f"{run.name}.json"
+        attempt(partial(metrics.write_json, file, of_name), "numbers of the run", failed, run.remarks)
+    metrics.write_curves(out / "plots", runs, SECTIONS, failed)
     index = out / "index.html"
-    index.write_text(page.html(material), encoding="utf-8")
+    # names may be no UTF-8
+    write_file(index, page.html(material, failed).encode(errors="replace"))
     return index
 
 

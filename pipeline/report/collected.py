@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import analysis
 import stores
 from pipeline.analyze import identity, kind_of
 from pipeline.report.contents import Kind, Run, Section
+from pipeline.report.failures import Failed, attempt, printable, sentence, warn
 from stores.layout import read_root
 
 KINDS: tuple[Kind, ...] = ("trajectories", "fork", "sweep")
@@ -24,17 +26,24 @@ EDIT = ("edit", "at", "n", "ns", "nb", "r")
 SAVED = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
 """What a sweep says that its edits leave out."""
 
+PAIRED = {("sweep", "ssim"), ("sweep", "psnr")}
+"""Values of every sample that are compared with others of the same samples."""
+
 WORDS = {"trajectories": "trajectories", "fork": "forks", "readout": "logits"}
 
 
 def collect(
-    results: Path, folders: Mapping[str, Path], sections: Sequence[Section], parents: Path | None = None
+    results: Path,
+    folders: Mapping[str, Path],
+    sections: Sequence[Section],
+    parents: Path | None = None,
+    failed: Failed = warn,
 ) -> list[Run]:
     """Open every run and every fork store that is there or has results, in the order of their names.
 
     folders are those of the kinds trajectories, fork (sweeps are among the forks) and readout; numbers in names are
     read as numbers. Forks, sweeps and further readouts follow all runs. Those of runs in the folder parents find them,
-    which are not listed themselves.
+    which are not listed themselves. What is damaged is left out, said in the run's remarks, and told to `failed`.
 
     Raises FileNotFoundError where there is no result.
     """
@@ -50,22 +59,39 @@ def collect(
         for path in folders[kind].glob("*.zarr")
         if ".stale-" not in path.name and (kind == "trajectories" or _is_sweep(path) == (kind == "sweep"))
     }
+    damaged: dict[tuple[Kind, str], list[str]] = {}
     for file in files:
-        result = stores.open(file)
-        by_name.setdefault((_kind(result), file.parent.name), []).append((file, result))
+        remarks: list[str] = []
+        result = attempt(partial(_result, file), str(file), failed, remarks)
+        if result is None:
+            names = [key for key in by_name if key[1] == file.parent.name]
+            key = names[0] if names else ("trajectories", file.parent.name)
+            by_name.setdefault(key, [])
+            damaged.setdefault(key, []).extend(remarks)
+        else:
+            by_name.setdefault((_kind(result), file.parent.name), []).append((file, result))
     found: dict[str, Run] = {}
     for path in [] if parents is None else sorted(parents.glob("*.zarr")):
-        run = _open("trajectories", path.stem, [], {**folders, "trajectories": parents}, sections, {})
+        run = _open("trajectories", path.stem, [], {**folders, "trajectories": parents}, sections, {}, failed)
         if run.store is not None:
             found[run.described["fingerprint"]] = run
     runs = []
     # Runs before forks, and what has a store before what is but a readout: each finds its parent among those before.
     for kind, name in sorted(by_name, key=lambda key: _order(key, folders)):
-        run = _open(kind, name, by_name[kind, name], folders, sections, found)
+        run = _open(kind, name, by_name[kind, name], folders, sections, found, failed)
+        run.remarks.extend(damaged.get((kind, name), []))
         if run.described.get("fingerprint"):
             found.setdefault(run.described["fingerprint"], run)
         runs.append(run)
     return runs
+
+
+def _result(file: Path) -> xr.Dataset:
+    """Open a result. Raises NotAStore where it is none, besides what `stores.open` raises."""
+    result = stores.open(file)
+    if result.attrs["kind"] != "result":
+        raise stores.NotAStore(f"{file} is a store of kind {result.attrs['kind']}; expected a result of `traj analyze`")
+    return result
 
 
 def _kind(result: xr.Dataset) -> Kind:
@@ -77,7 +103,8 @@ def _kind(result: xr.Dataset) -> Kind:
 
 def _is_sweep(path: Path) -> bool:
     """Say whether the variants of a fork store are edits of the process."""
-    return "edit" in _config(path).get("store", {}).get("variant", {})
+    store = _config(path).get("store")
+    return isinstance(store, dict) and "edit" in store.get("variant", {})
 
 
 def _order(key: tuple[Kind, str], folders: Mapping[str, Path]) -> tuple[int, bool, list[tuple[int, str]]]:
@@ -104,25 +131,30 @@ def _open(
     folders: Mapping[str, Path],
     sections: Sequence[Section],
     found: Mapping[str, Run],
+    failed: Failed,
 ) -> Run:
     """Open one name of a kind: its store, if it is there and whole, its results, and what it was made from."""
     path, readout = (folders[of] / f"{name}.zarr" for of in (kind, "readout"))
     of_readout = found.get(_parent(readout) or "") if _is_readout((kind, name), folders) else None
-    store, described, remarks = None, {}, []
+    store, described = None, {}
+    remarks: list[str] = []
     if of_readout is None:
         try:
             described = stores.describe(path)
-            store = stores.open(path)
+            store = _with_pictures(path, kind)
         except (stores.NotAStore, stores.IncompleteStore) as error:
             remarks.append(f"no pictures: {error}")
+        except Exception as error:
+            failed(str(path), error)
+            remarks.append(f"no pictures: {sentence(error)}")
     drawn = {quantity for section in sections if section.kind == kind for quantity in section.quantities}
     results, others = {}, {}
     for file, result in files:
-        if file.stem in drawn and _has_places(result, kind):
-            results[file.stem] = _without_samples(result, kind).load()
-        else:
-            others[file.stem] = result
-        remarks += _out_of_step(file, result, folders)
+        fits = file.stem in drawn and _has_places(result, kind)
+        read = attempt((_without_samples(result, kind) if fits else result).load, str(file), failed, remarks)
+        if read is not None:
+            (results if fits else others)[file.stem] = read
+            remarks += _out_of_step(file, result, folders)
     if described and "label_variance" in results and _parent(readout) not in (None, described["fingerprint"]):
         remarks.append(f"{readout} was read from other images than {path} holds now; read them again")
     replicas = described.get("arrays", {}).get("x_0", {"dims": {}})["dims"].get("replica")
@@ -140,7 +172,26 @@ def _open(
             remarks.append(
                 f"{times} does not fit the results beside it; measure with `traj fork ... --sweep ... --times {times}`"
             )
-    return Run(name, kind, store, described, results, others, remarks, parent, time_removed)
+    return Run(printable(name), kind, store, described, results, others, remarks, parent, time_removed)
+
+
+def _with_pictures(path: Path, kind: Kind) -> xr.Dataset:
+    """Open a store of a kind whose images can be shown.
+
+    Raises NotAStore where it is of another kind, or where its forks start from, or its edits, are not what they are in
+    stores of `traj fork`, besides what `stores.open` raises.
+    """
+    store = stores.open(path)
+    expected = "trajectories" if kind == "trajectories" else "fork"
+    if store.attrs["kind"] != expected:
+        raise stores.NotAStore(f"{path} is a store of kind {store.attrs['kind']}; expected one of kind {expected} here")
+    if kind != "trajectories" and not np.isin(store["at"], store["timestep"]).all():
+        raise stores.NotAStore(
+            f"{path} has forks that start where it has no timestep; expected `at` among its timesteps"
+        )
+    if kind == "sweep" and (odd := [n for n in EDIT[1:] if n not in store.coords or store[n].dtype.kind != "i"]):
+        raise stores.NotAStore(f"{path} has edits without whole numbers {', '.join(odd)}; expected them on `variant`")
+    return store
 
 
 def _has_places(result: xr.Dataset, kind: Kind) -> bool:
@@ -153,12 +204,12 @@ def _has_places(result: xr.Dataset, kind: Kind) -> bool:
 
 
 def _without_samples(result: xr.Dataset, kind: Kind) -> xr.Dataset:
-    """Leave out values of every sample, but for when each commits itself to a label, and SSIM of sweeps."""
+    """Leave out values of every sample, but for when each commits itself to a label, and those that are PAIRED."""
     return result.drop_vars(
         [
             name
             for name, v in result.items()
-            if "sample" in v.dims and not str(name).startswith("commit_") and (kind, name) != ("sweep", "ssim")
+            if "sample" in v.dims and not str(name).startswith("commit_") and (kind, name) not in PAIRED
         ]
     )
 
@@ -172,21 +223,22 @@ def _time_removed(times: Path, result: xr.Dataset) -> np.ndarray | None:
         if [tuple(row[name] for name in EDIT) for row in rows] != edits:
             return None
         return np.array([float(row["time_removed"]) for row in rows])
-    except (FileNotFoundError, KeyError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError, csv.Error):
         return None
 
 
 def _parent(path: Path) -> str | None:
     """Read the fingerprint of what a store was made from, None where there is no store or it does not say."""
     parent = _config(path).get("parent")
-    return parent.get("fingerprint") if isinstance(parent, dict) else None
+    named = parent.get("fingerprint") if isinstance(parent, dict) else None
+    return named if isinstance(named, str) else None
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """Read the inputs a store was made from, empty where there is no store."""
+    """Read the inputs a store was made from, empty where there is no store or none that can be read."""
     try:
         config: dict[str, Any] = json.loads(read_root(path)["attributes"].get("config", "{}"))
-    except stores.NotAStore:
+    except (stores.StoreError, OSError):
         return {}
     return config
 
@@ -194,15 +246,16 @@ def _config(path: Path) -> dict[str, Any]:
 def _out_of_step(file: Path, result: xr.Dataset, folders: Mapping[str, Path]) -> list[str]:
     """Say where a result was computed from something else than its store is now."""
     config: dict[str, Any] = json.loads(result.attrs["config"])
-    if config.get("quantity") not in analysis.quantities():
-        return []
-    kind = kind_of({config["quantity"]: config})
+    quantity, made_of = config.get("quantity"), config.get("store")
+    if not isinstance(made_of, dict) or not isinstance(quantity, str) or quantity not in analysis.quantities():
+        return []  # not what `traj analyze` saves
+    kind = kind_of({quantity: config})
     path = folders[kind] / f"{file.parent.name}.zarr"
     try:
         there = identity(path)
-    except stores.NotAStore:
+    except (stores.StoreError, OSError):
         return []
-    if all(config["store"][key] == there[key] for key in there):
+    if all(made_of.get(key) == there[key] for key in there):
         return []
     return [f"{file} was computed from other {WORDS[kind]} than {path} holds now; analyse it again"]
 

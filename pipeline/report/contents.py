@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -52,8 +52,9 @@ class Run:
 
 
 class Series(NamedTuple):
-    """A curve for the csv files: its panel, and along it places, values and standard errors.
+    """A curve for the csv files: its panel, and along it places, values and errors.
 
+    Errors are standard errors, `in_band` of them in half a band, or the low and high ends of intervals (2, place).
     Values that reach the cap stand for infinity and are left out.
     """
 
@@ -63,13 +64,24 @@ class Series(NamedTuple):
     value: np.ndarray
     error: np.ndarray
     cap: float = np.inf
+    in_band: float = 2
+
+
+def errors_of(*parts: np.ndarray) -> np.ndarray:
+    """Take standard errors as they are, or put low and high ends together: (2, place)."""
+    return parts[0] if len(parts) == 1 else np.stack(parts)
+
+
+def band(value: np.ndarray, error: np.ndarray, in_band: float) -> np.ndarray:
+    """Give the low and high ends of what is drawn about a curve: `in_band` standard errors, or its intervals."""
+    return error if error.ndim == 2 else np.stack([value - in_band * error, value + in_band * error])
 
 
 @dataclass(frozen=True)
 class Material:
     """What a page is made of: all runs, all forks, all sweeps, their numbers by name, and training losses.
 
-    Every name has a colour, and a marker where it shares that with another.
+    Every name has a colour, and a marker where it shares that with another. remarks are those of no run.
     """
 
     runs: Sequence[Run]
@@ -80,6 +92,18 @@ class Material:
     colours: Mapping[str, str]
     markers: Mapping[str, str]
     sections: Sequence[Section]
+    remarks: Sequence[str] = ()
+
+    @property
+    def all(self) -> tuple[Run, ...]:
+        """Runs, forks and sweeps."""
+        return (*self.runs, *self.forks, *self.sweeps)
+
+    def only(self, kept: Sequence[Run]) -> Material:
+        """Leave out all other runs, forks and sweeps."""
+        groups = {"runs": self.runs, "forks": self.forks, "sweeps": self.sweeps}
+        few = {name: [run for run in group if any(run is one for one in kept)] for name, group in groups.items()}
+        return replace(self, **few)
 
     def results(self, quantity: str, kind: Kind = "trajectories") -> dict[str, xr.Dataset]:
         """Gather the results of a quantity by name."""

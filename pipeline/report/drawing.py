@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pipeline.report.contents import band
+
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart with any colour vision; the palette's yellow is left out, being too pale for lines."""
 
@@ -22,6 +25,7 @@ MARKERS = ("o", "s", "^", "D", "v")
 
 STYLE = {
     "svg.hashsalt": "traj",
+    "text.usetex": False,
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.spines.top": False,
@@ -37,6 +41,9 @@ WIDTH = 10.5
 POINTS, FEW_POINTS = 500, 60
 """Most points drawn of a line, and as many as get a dot each."""
 
+LONGEST = 60
+"""Most letters of a name in a figure."""
+
 CELL = 64
 """Pixels an image among others gets, about."""
 
@@ -44,9 +51,9 @@ LOG_SNR_LABEL = "log SNR of $x_t$   (denoising →)"
 
 
 class Curve(NamedTuple):
-    """One run's line in a panel: places, values, standard errors, and how it is drawn.
+    """One run's line in a panel: places, values, standard errors or ends of intervals (2, place), and how it is drawn.
 
-    Values that reach the cap stand for infinity and are not drawn.
+    Half the band is `in_band` errors wide. Values that reach the cap stand for infinity and are not drawn.
     """
 
     run: str
@@ -56,6 +63,7 @@ class Curve(NamedTuple):
     line: str = "-"
     marker: str = ""
     cap: float = np.inf
+    in_band: float = 2
 
 
 Panel = tuple[str, Sequence[Curve]]
@@ -71,7 +79,8 @@ def colours(runs: Sequence[str]) -> dict[str, str]:
 def data_uri(figure: Figure) -> str:
     """Turn a figure into an SVG image that a page can hold, the same bytes each time."""
     buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page itself has the name beside its colour
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
@@ -104,16 +113,25 @@ def panels(
 
 def legend(figure: Figure, markers: Mapping[str, str], colours: Mapping[str, Any]) -> None:
     """Name the runs above a figure, by colour and marker."""
-    handles = [Line2D([], [], color=colours[run], lw=2, marker=marker, label=run) for run, marker in markers.items()]
+    handles = [
+        Line2D([], [], color=colours[run], lw=2, marker=marker, label=legible(run)) for run, marker in markers.items()
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 7) or 1)
 
 
+def legible(name: str) -> str:
+    """Write a name that may hold anything as the text of a figure: no formula, not too long, left out by no legend."""
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}"
+    plain = short.replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
+
+
 def draw(axis: Axes, curve: Curve, colour: Any) -> None:
-    """Draw a curve with a band of two standard errors."""
+    """Draw a curve with its band."""
     kept = np.unique(np.linspace(0, len(curve.x) - 1, POINTS).round().astype(int))
-    x, value, error = curve.x[kept], curve.value[kept], np.nan_to_num(curve.error[kept])
-    value = np.where(value < curve.cap, value, np.nan)
-    axis.fill_between(x, value - 2 * error, value + 2 * error, color=colour, alpha=0.18, lw=0)
+    x, value = curve.x[kept], np.where(curve.value[kept] < curve.cap, curve.value[kept], np.nan)
+    ends = band(value, curve.error[..., kept], curve.in_band)
+    axis.fill_between(x, *np.where(np.isnan(ends), value, ends), color=colour, alpha=0.18, lw=0)
     few = len(x) <= FEW_POINTS
     marker, size = (curve.marker, 4.5) if curve.marker else ("." if few else "", 3.5)
     axis.plot(x, value, curve.line, color=colour, marker=marker, markersize=size, markevery=1 if few else 0.08)
@@ -145,13 +163,20 @@ def without_outset(axis: Axes, results: Mapping[str, xr.Dataset]) -> None:
 
 
 def left_edge(results: Mapping[str, xr.Dataset]) -> float:
-    """Find the lowest log SNR that is drawn."""
-    return min(float(np.quantile(result["log_snr"], 0.01)) for result in results.values())
+    """Find the lowest log SNR that is drawn, 0 where none is finite."""
+    among = [result["log_snr"].to_numpy() for result in results.values()]
+    return min((float(np.quantile(x[np.isfinite(x)], 0.01)) for x in among if np.isfinite(x).any()), default=0)
 
 
 def displayed(images: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Map images (row, column, channel, y, x) to colours (row, column, y, x, 3) from 0 to 1."""
-    unit = ((images - low) / (high - low)).clip(0, 1)
+    """Map images (row, column, channel, y, x) to colours (row, column, y, x, 3) from 0 to 1, white what is no number.
+
+    Where high is not above low, the images' own range takes their place.
+    """
+    if not low < high:
+        numbers = images[np.isfinite(images)]
+        low, high = (numbers.min(), numbers.max()) if numbers.size and np.ptp(numbers) else (-1, 1)
+    unit = np.nan_to_num((images - low) / (high - low), nan=1.0).clip(0, 1)
     rgb = unit if unit.shape[2] == 3 else unit[:, :, :1].repeat(3, axis=2)
     return np.moveaxis(rgb, 2, -1)
 

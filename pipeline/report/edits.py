@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.contents import Run
-from pipeline.report.drawing import STYLE, WIDTH, beside, colours, displayed, tiled
+from pipeline.report.drawing import STYLE, WIDTH, beside, colours, displayed, legible, tiled
 
 SAMPLES, STARTS, FAMILIES = 3, 8, 8
 """Most that is shown of each in a montage."""
@@ -131,7 +131,7 @@ def similarity(compared: xr.Dataset, phases: xr.Dataset | None) -> Figure:
                 at, mean, sd = (values[part].to_numpy() for part in ("at", f"{name}_mean", f"{name}_sd"))
                 mean = np.where((name == "psnr") & (mean >= compared.attrs["cap"]), np.nan, mean)
                 axis.fill_between(at, mean - sd, mean + sd, color=palette[family.name], alpha=0.15, lw=0)
-                axis.plot(at, mean, ".-", color=palette[family.name], label=family.name)
+                axis.plot(at, mean, ".-", color=palette[family.name], label=legible(family.name))
             axis.set_ylabel(label)
         axes[0].set_ylim(top=min(axes[0].get_ylim()[1], 1 + 0.02 * np.ptp(axes[0].get_ylim())))
         if phases is not None:
@@ -155,7 +155,7 @@ def _shade(axis: Axes, phases: xr.Dataset, among: Sequence[Family]) -> None:
             first, last = edges[there[0]], edges[there[-1] + 1]
             axis.barh(row, last - first, left=first, height=0.86, color=shade)
             axis.text((first + last) / 2, row, f"{number}", ha="center", va="center", fontsize=8)
-    axis.set_yticks(range(len(among)), [family.name for family in among], fontsize=8)
+    axis.set_yticks(range(len(among)), [legible(family.name) for family in among], fontsize=8)
     axis.set_ylim(len(among) - 0.5, -0.5)
     axis.set_title("phases", loc="left", fontsize=8.5)
     axis.grid(visible=False)
@@ -190,7 +190,7 @@ def montage(sweep: Run) -> Figure:
             axis.set_yticks([])
             axis.xaxis.tick_top()
             axis.tick_params(length=0)
-            axis.set_title(family.name, loc="left")
+            axis.set_title(legible(family.name), loc="left")
         for axis in axes.flat:
             axis.spines[:].set_visible(False)
             if not axis.images:
@@ -206,7 +206,7 @@ def thinned(count: int) -> np.ndarray:
 def ends(sweep: Run, few: xr.Dataset) -> np.ndarray | None:
     """Read where the run of a sweep ended, (sample, channel, y, x); None where that is not at hand."""
     run = None if sweep.parent is None else sweep.parent.store
-    if run is None or not np.isin(few["sample"], run["sample"]).all():
+    if run is None or run["x_0"].shape[1:] != few["x_0"].shape[-3:] or not np.isin(few["sample"], run["sample"]).all():
         return None
     return run["x_0"].sel(sample=few["sample"].to_numpy()).to_numpy()
 
@@ -227,7 +227,7 @@ def schedules(runs: dict[str, xr.Dataset], palette: dict[str, str]) -> Figure:
         figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
         axis = figure.add_subplot()
         for name, run in runs.items():
-            axis.plot(run["timestep"], betas(run), color=palette[name], label=name)
+            axis.plot(run["timestep"], betas(run), color=palette[name], label=legible(name))
         axis.set(xlabel="timestep t   (denoising →)", ylabel="β of the step")
         axis.xaxis.set_inverted(True)
         axis.legend()

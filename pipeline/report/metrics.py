@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from pipeline.report.contents import Numbers, Run, Section, Series
+from pipeline.report.contents import Numbers, Run, Section, Series, band, errors_of
+from pipeline.report.failures import Failed, attempt
+from stores.partials import write_file
 
 POINTS = 100
 
 
-def numbers(run: Run, sections: Sequence[Section]) -> Numbers:
+def numbers(run: Run, sections: Sequence[Section], failed: Failed) -> Numbers:
     """Sum up one run, or forks, in a few numbers. None stands for never; what no result says is left out."""
-    return {
-        key: value for section in sections if section.kind == run.kind for key, value in section.numbers(run).items()
-    }
+    found: Numbers = {}
+    for section in sections:
+        if section.kind == run.kind:
+            where = f"numbers for “{section.title}”"
+            found |= attempt(partial(section.numbers, run), where, failed, run.remarks) or {}
+    return found
 
 
 def curve(run: Run, quantity: str, variable: str, on: str = "pred_x0") -> xr.DataArray | None:
-    """Look up a curve over timesteps, None where it was not computed."""
+    """Look up a curve over timesteps, None where it was not computed or no value of it is a number."""
     if quantity not in run.results or on not in run.results[quantity]["on"]:
         return None
-    return run.results[quantity][variable].sel(on=on)
+    found = run.results[quantity][variable].sel(on=on)
+    return found if np.isfinite(found).any() else None
 
 
 def where_signal_equals_noise(values: xr.DataArray) -> float:
@@ -42,36 +50,47 @@ def rounded(value: xr.DataArray | float, digits: int = 3) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def training_metrics(models: Path) -> dict[str, dict[str, float]]:
+def training_metrics(models: Path, failed: Failed, remarks: list[str]) -> dict[str, dict[str, float]]:
     """Read the final losses that training left beside each model: means over the last tenth of the steps."""
-    found = {}
-    for path in sorted(models.glob("*/metrics.json")):
-        left = json.loads(path.read_text(encoding="utf-8"))
-        found[path.parent.name] = {key: float(f"{x:.4g}") for key, x in left.items() if key.startswith("final_")}
-    return found
+    files = sorted(models.glob("*/metrics.json"))
+    found = {path.parent.name: attempt(partial(_final_losses, path), str(path), failed, remarks) for path in files}
+    return {model: of_model for model, of_model in found.items() if of_model is not None}
 
 
-def losses(models: Path) -> dict[str, tuple[list[str], np.ndarray]]:
+def _final_losses(path: Path) -> dict[str, float]:
+    left = json.loads(path.read_text(encoding="utf-8"))
+    return {key: float(f"{x:.4g}") for key, x in left.items() if key.startswith("final_")}
+
+
+def losses(models: Path, failed: Failed, remarks: list[str]) -> dict[str, tuple[list[str], np.ndarray]]:
     """Read every model's loss.csv: column names, the first of them step, and rows of numbers."""
-    curves = {}
-    for path in sorted(models.glob("*/loss.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            columns, *rows = csv.reader(file)
-        if rows:
-            curves[path.parent.name] = (columns, np.array(rows, float))
-    return curves
+    files = sorted(models.glob("*/loss.csv"))
+    found = {path.parent.name: attempt(partial(_losses, path), str(path), failed, remarks) for path in files}
+    return {model: of_model for model, of_model in found.items() if of_model is not None and len(of_model[1])}
 
 
-def over_timesteps(result: xr.Dataset, values: str, errors: str) -> list[Series]:
-    """Take a curve of a result over its timesteps, one for each variable it was computed on."""
+def _losses(path: Path) -> tuple[list[str], np.ndarray]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    if not rows:
+        raise ValueError("the file is empty; expected a line of names and lines of numbers")
+    return rows[0], np.array(rows[1:], float)
+
+
+def over_timesteps(result: xr.Dataset, values: str, *errors: str, in_band: float = 2) -> list[Series]:
+    """Take a curve of a result over its timesteps, one for each variable it was computed on.
+
+    errors names the standard errors, or the low and the high ends of intervals.
+    """
     along = result["timestep"].to_numpy(), result["log_snr"].to_numpy()
     return [
         Series(
             str(on),
             *along,
             result[values].sel(on=on).to_numpy(),
-            result[errors].sel(on=on).to_numpy(),
+            errors_of(*(result[name].sel(on=on).to_numpy() for name in errors)),
             result.attrs.get("cap", np.inf),
+            in_band,
         )
         for on in result["on"].to_numpy()
     ]
@@ -80,13 +99,13 @@ def over_timesteps(result: xr.Dataset, values: str, errors: str) -> list[Series]
 def curve_rows(run: str, series: Sequence[Series]) -> list[list[str]]:
     """Thin each curve to at most 100 points: run, on, timestep, log_snr, value, low, high.
 
-    low and high lie two standard errors about the value.
+    low and high are the ends of its band.
     """
     rows = []
-    for on, *along, cap in series:
+    for on, *along, cap, in_band in series:
         kept = np.unique(np.linspace(0, len(along[0]) - 1, POINTS).round().astype(int))
-        timestep, log_snr, value, error = (values[kept] for values in along)
-        points = np.stack([log_snr, value, value - 2 * error, value + 2 * error], axis=1)
+        timestep, log_snr, value, error = (values[..., kept] for values in along)
+        points = np.stack([log_snr, value, *band(value, error, in_band)], axis=1)
         rows += [
             [run, on, str(t), *("" if np.isnan(x) else f"{x:.5g}" for x in row)]
             for t, row in zip(timestep, points, strict=True)
@@ -95,22 +114,29 @@ def curve_rows(run: str, series: Sequence[Series]) -> list[list[str]]:
     return rows
 
 
-def write_curves(folder: Path, runs: Sequence[Run], sections: Sequence[Section]) -> None:
+def write_curves(folder: Path, runs: Sequence[Run], sections: Sequence[Section], failed: Failed) -> None:
     """Write one csv file per curve, the runs one after the other; curves no run has are left out."""
     files: dict[str, list[list[str]]] = {}
     for run in runs:
         for section in sections:
             if section.kind == run.kind:
-                for name, series in section.curves(run).items():
-                    files.setdefault(name, []).extend(curve_rows(run.name, series))
+                where = f"curves for “{section.title}”"
+                of_run = attempt(partial(_rows, run, section), where, failed, run.remarks) or {}
+                for name, rows in of_run.items():
+                    files.setdefault(name, []).extend(rows)
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():
         if rows:
-            with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerows([["run", "on", "timestep", "log_snr", "value", "low", "high"], *rows])
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerows([["run", "on", "timestep", "log_snr", "value", "low", "high"], *rows])
+            write_file(folder / f"{name}.csv", text.getvalue().encode(errors="replace"))
+
+
+def _rows(run: Run, section: Section) -> dict[str, list[list[str]]]:
+    return {name: curve_rows(run.name, series) for name, series in section.curves(run).items()}
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write numbers for people and programs."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_file(path, json.dumps(value, indent=2) + "\n")

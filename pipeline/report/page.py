@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from pipeline.report.contents import Material
+from pipeline.report.failures import Failed, body
 
 CSS = """
 body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; color: #222; background: #fff;
@@ -28,7 +29,8 @@ figure { margin: 0.8rem 0 1.5rem; }
 figure img { width: 100%; height: auto; display: block; }
 figcaption { font-size: 0.9rem; color: #444; max-width: 56rem; margin-top: 0.4rem; }
 .swatch { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 2px; margin-right: 0.5em; }
-.run { white-space: nowrap; }
+.run { display: inline-block; max-width: 40rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
+  vertical-align: bottom; }
 .remarks { border-left: 3px solid #e69f00; padding: 0.2rem 0 0.2rem 1rem; font-size: 0.9rem; }
 code { font-size: 0.9em; }
 """
@@ -51,14 +53,14 @@ SOURCES = {
 }
 
 
-def html(material: Material) -> str:
+def html(material: Material, failed: Failed) -> str:
     """Write the page: its sections in their order, those with nothing to show left out."""
-    bodies = [(section, section.html(material)) for section in material.sections]
-    shown = [(section.anchor, section.title, body) for section, body in bodies if body]
+    bodies = [(section, body(section, material, failed)) for section in material.sections]
+    shown = [(section.anchor, section.title, text) for section, text in bodies if text]
     links = "".join(f'<a href="#{anchor}">{title}</a> ' for anchor, title, _ in shown)
     words = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in WORDS.items())
     sources = "".join(f"<dt>{number}</dt><dd>{escape(source)}</dd>" for number, source in SOURCES.items())
-    sections = "\n".join(f'<h2 id="{anchor}">{title}</h2>\n{body}' for anchor, title, body in shown)
+    sections = "\n".join(f'<h2 id="{anchor}">{title}</h2>\n{text}' for anchor, title, text in shown)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>

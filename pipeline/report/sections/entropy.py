@@ -15,7 +15,7 @@ from pipeline.report.contents import Material, Numbers, Run, Section, Series
 from pipeline.report.drawing import LOG_SNR_LABEL, Curve, on, panels, without_outset
 from pipeline.report.metrics import curve, over_timesteps, rounded
 
-POOLED = ("stepwise_entropy_miller_madow", "stepwise_entropy_se")
+POOLED = ("stepwise_entropy_debiased", "stepwise_entropy_half_width")
 ALONE = ("stepwise_entropy_per_sample_mean", "stepwise_entropy_per_sample_se")
 
 
@@ -26,23 +26,23 @@ def html(material: Material) -> str:
         return ""
     bins = markup.either(sorted({int(result.attrs["bins"]) for result in results.values()}))
     pixels = markup.either(sorted({int(r["pixel_pairs"]) // int(r.attrs["samples"]) for r in results.values()}))
-    unreliable = [run for run, result in results.items() if not bool(result["reliable"])]
+    unreliable = [run for run, result in results.items() if not result["reliable"].all()]
     caption = (
         f"Stepwise entropy H(x_0 | state): how many bits of a pixel of x_0 remain open to one who knows the state’s "
-        f"pixel at the same place, counted on {bins} grey levels. Above, one histogram over all samples (Miller-Madow "
-        f"corrected; band: two standard errors by the jackknife over eight groups of samples). The dotted lines are "
-        f"H(x_0), all that is open to someone who knows nothing; where a curve leaves its first level and falls, "
-        f"pixels settle. Beneath, each image’s own histogram (mean; band: two standard errors over samples), as in the "
-        f"source. One image has only {pixels} pixels, too few to fill a histogram, so its values lie below those above "
-        f"and are to be compared with one another only. How they begin depends on the network: a flat first prediction "
-        f"gives low values, so that features appearing show as a rise before the fall, a noisy one high values. "
-        f"{markup.samples(results)} After 000 Fig. 2, eq. 11."
+        f"pixel at the same place, counted on {bins} grey levels. Above, one histogram over all samples (corrected "
+        f"by the jackknife over eight groups of samples; band: 95 % interval, with the bias that may be left). The "
+        f"dotted lines are H(x_0), all that is open to someone who knows nothing; where a curve leaves its first "
+        f"level and falls, pixels settle. Beneath, each image’s own histogram (mean; band: two standard errors over "
+        f"samples), as in the source. One image has only {pixels} pixels, too few to fill a histogram, so its values"
+        f" lie below those above and are to be compared with one another only. How they begin depends on the "
+        f"network: a flat first prediction gives low values, so that features appearing show as a rise before the "
+        f"fall, a noisy one high values. {markup.samples(results)} After 000 Fig. 2, eq. 11."
     )
     if unreliable:
         caption += (
-            f" Dashed: fewer than 20 pixel pairs per cell of the histogram ({', '.join(map(escape, unreliable))}), so "
-            "that the pooled value leans on the correction more than on the data; take its course, not its height, or "
-            "use more samples or fewer bins."
+            f" Dashed: too few pixels for so many grey levels ({', '.join(map(escape, unreliable))}): three ways to "
+            "correct the value differ by more than its standard error, and the truth may lie outside the band; take "
+            "the line’s course, not its height, or use more samples or fewer bins."
         )
     over_log_snr = (
         "The same over log SNR, on which runs of different schedules and lengths can be compared. At most a hundredth "
@@ -58,25 +58,31 @@ def html(material: Material) -> str:
 def stepwise_entropy(results: Mapping[str, xr.Dataset], colours: Mapping[str, Any], over: str) -> Figure:
     """Draw stepwise entropy over the process in percent or over log SNR (000 Fig. 2).
 
-    The upper panels have the pooled, Miller-Madow corrected value, dashed where it is not reliable, the lower ones
-    the mean of each image's own; on x_t at the left, on pred_x0 at the right. Bands are two standard errors.
+    The upper panels have the pooled value with its 95 % interval, dashed where it is not reliable, the lower ones
+    the mean of each image's own with two standard errors; on x_t at the left, on pred_x0 at the right.
     """
 
-    def curves(name: str, variables: tuple[str, str]) -> list[Curve]:
+    def of_images(name: str) -> list[Curve]:
         return [
-            Curve(
-                run,
-                _along(result, over),
-                *on(result, name, *variables),
-                line="-" if variables != POOLED or bool(result["reliable"]) else "--",
-            )
+            Curve(run, _along(result, over), *on(result, name, *ALONE))
             for run, result in results.items()
             if name in result["on"]
         ]
 
+    def pooled(name: str) -> list[Curve]:
+        curves = []
+        for run, result in results.items():
+            if name in result["on"]:
+                value, half_width, reliable = on(result, name, *POOLED, "reliable")
+                x = _along(result, over)
+                curves.append(Curve(run, x, np.where(reliable, value, np.nan), half_width, in_band=1))
+                if not reliable.all():
+                    curves.append(Curve(run, x, value, half_width, line="--", in_band=1))
+        return curves
+
     rows = [
-        [(title.format(name), curves(name, variables)) for name in ("x_t", "pred_x0")]
-        for variables, title in ((POOLED, "pooled over samples, given {}"), (ALONE, "of each image alone, given {}"))
+        [(f"{title}, given {name}", curves(name)) for name in ("x_t", "pred_x0")]
+        for curves, title in ((pooled, "pooled over samples"), (of_images, "of each image alone"))
     ]
     label = "denoising process (%)" if over == "progress" else LOG_SNR_LABEL
     figure, axes = panels(rows, colours, label, ["stepwise entropy (bit per pixel)"] * 2)
@@ -111,9 +117,13 @@ def numbers(run: Run) -> Numbers:
 
 def curves(run: Run) -> dict[str, list[Series]]:
     """Give the pooled curves and those of images."""
-    files = {"stepwise_entropy": POOLED, "stepwise_entropy_per_image": ALONE}
     result = run.results.get("entropy")
-    return {} if result is None else {name: over_timesteps(result, *variables) for name, variables in files.items()}
+    if result is None:
+        return {}
+    return {
+        "stepwise_entropy": over_timesteps(result, *POOLED, in_band=1),
+        "stepwise_entropy_per_image": over_timesteps(result, *ALONE),
+    }
 
 
 SECTION = Section(

@@ -11,6 +11,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis import STUDENT
 from pipeline.report import markup
 from pipeline.report.contents import Material, Numbers, Run, Section, Series
 from pipeline.report.drawing import LOG_SNR_LABEL, Curve, Panel, panels
@@ -63,8 +64,8 @@ def html(material: Material) -> str:
             "The same in four more measures, over log SNR. The correlation over samples compares a pixel in one "
             "replica with the same pixel in another across all samples, so that what all images have in common does "
             "not count: it estimates the share of the variance of x_0 that x_t has settled, 1 − E Var(x_0 | x_t) / "
-            "Var(x_0), with errors by the jackknife. The cosine of two images and 1 − |a − b|² / (|a|² + |b|²) take "
-            "images as they are, with their brightness; PSNR is in decibels, higher is closer, and pairs of equal "
+            "Var(x_0); its 95 % bands are the jackknife’s. The cosine of two images and 1 − |a − b|² / (|a|² + |b|²) "
+            "take images as they are, with their brightness; PSNR is in decibels, higher is closer, and pairs of equal "
             "images count as 100 (starts from which all endings are equal are not drawn)."
         )
         drawn = similarity(alike, material.colours, material.markers)
@@ -170,19 +171,21 @@ def _curves(
         for name, line in lines.items():
             series = _series(starts, name, name)
             curves.append(
-                Curve(run, starts[over].to_numpy(), series.value, series.error, line, markers[run], series.cap)
+                Curve(run, starts[over].to_numpy(), series.value, series.error, line, markers[run], *series[5:])
             )
     return curves
 
 
 def _series(starts: xr.Dataset, name: str, on: str) -> Series:
     """Take a variable over where forks start; what pools all samples has no mean over them."""
-    value = name if f"{name}_mean" not in starts else f"{name}_mean"
+    pooled = f"{name}_mean" not in starts
+    value = name if pooled else f"{name}_mean"
     cap = starts.attrs["cap"] if name == "psnr" else np.inf
     return Series(
         on,
         *(starts[variable].to_numpy() for variable in ("at", "at_log_snr", value, f"{name}_se")),
         cap,
+        STUDENT if pooled else 2,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import product
 
 import numpy as np
 import xarray as xr
@@ -11,6 +12,9 @@ from pipeline.report import edits, findings, markup
 from pipeline.report.contents import Material, Numbers, Run, Section, Series
 from pipeline.report.edits import families, is_shortcut, over_starts
 from pipeline.report.metrics import rounded
+
+SURE = {"": "keeps", "_sure": "surely keeps", "_possible": "may keep"}
+"""By the mean, and by the ends of its interval."""
 
 EDITS = {"jump": "jump", "skips": "cut of skips", "blocks": "cut of blocks"}
 
@@ -84,8 +88,9 @@ def _comparison(sweep: Run, compared: xr.Dataset, phases: xr.Dataset | None) -> 
     )
     if phases is not None:
         caption += (
-            "The bars beneath are the phases found in each family: 1, until mean SSIM first reaches "
-            f"{phases.attrs['threshold']:g}; 2, from there to the lowest mean PSNR; 3, after it. "
+            "The bars beneath are the phases that are seen in each family: 1, until mean SSIM first reaches "
+            f"{phases.attrs['threshold']:g}; 2, from there to the lowest mean PSNR; 3, after it. A phase is drawn only "
+            "where the samples leave no doubt that SSIM begins below, that PSNR falls, and that it rises again. "
         )
     figure = edits.similarity(compared, phases)
     return markup.figure(figure, caption + "After 002 Figs 4, 7 and 8.", f"SSIM and PSNR of edits: {sweep.name}")
@@ -96,14 +101,18 @@ def _redundancy(sweep: Run, redundancy: xr.Dataset) -> str:
     threshold = f"{redundancy.attrs['threshold']:g}"
     rows = []
     curves = {family.name for family in over_starts(redundancy)}
-    for family, safe in zip(families(redundancy), redundancy["safe_from"].to_numpy(), strict=True):
+    edges = (redundancy[f"safe_from{by}"].to_numpy() for by in ("", "_sure", "_possible"))
+    for family, safe, sure, possible in zip(families(redundancy), *edges, strict=True):
         if family.name not in curves:
             continue
         members = redundancy.isel(variant=family.variants)
         rows.append(
             [
                 f'<span class="run">{escape(family.name)}</span>',
-                f"{safe:g}" if np.isfinite(safe) else "never",
+                _edge(safe),
+                _edge(sure)
+                if sure == possible or np.isnan([sure, possible]).all()
+                else f"{_edge(sure)} to {_edge(possible)}",
                 _steps_left(sweep, safe),
                 f"{family.variants.size}",
                 f"{float(members['ssim_mean'].min()):.3f}",
@@ -113,6 +122,7 @@ def _redundancy(sweep: Run, redundancy: xr.Dataset) -> str:
     head = (
         "edit",
         f"SSIM ≥ {threshold} from t",
+        "surely, to possibly",
         "steps left",
         "starts",
         "lowest SSIM",
@@ -121,9 +131,14 @@ def _redundancy(sweep: Run, redundancy: xr.Dataset) -> str:
     )
     return (
         f"<p>From where on down to the end of the process an edit can be made at any start that was tried, mean SSIM "
-        f"staying at {threshold} or above. 002 counts time by the steps left of its 100 and finds 70 for nb = 2, 60 "
-        "for nb = 8 (Figs 8, 9).</p>" + markup.table(head, rows, numbers=range(1, 7))
+        f"staying at {threshold} or above: by the means; and from where on it surely does, to where on it is not "
+        "ruled out, by intervals of 95 % over samples. 002 counts time by the steps left of its 100 and finds 70 for "
+        "nb = 2, 60 for nb = 8 (Figs 8, 9).</p>" + markup.table(head, rows, numbers=range(1, 8))
     )
+
+
+def _edge(at: float) -> str:
+    return f"{at:g}" if np.isfinite(at) else "never"
 
 
 def _steps_left(sweep: Run, at: float) -> str:
@@ -156,19 +171,19 @@ def numbers(run: Run) -> Numbers:
     """Say from where on edits do no harm, and how much the worst does."""
     found: Numbers = {}
     if (redundancy := run.results.get("redundancy")) is not None:
-        for edit in EDITS:
+        for edit, by in product(EDITS, SURE):
             starts = [
                 float(safe)
-                for family, safe in zip(families(redundancy), redundancy["safe_from"], strict=True)
+                for family, safe in zip(families(redundancy), redundancy[f"safe_from{by}"], strict=True)
                 if family.edit == edit
             ]
             if starts:
-                found[f"{edit}_safe_from"] = int(min(starts)) if np.isfinite(starts).all() else None
+                found[f"{edit}_safe_from{by}"] = int(min(starts)) if np.isfinite(starts).all() else None
     if (compared := run.results.get("intervention")) is not None and not is_shortcut(compared).all():
         compared = compared.isel(variant=~is_shortcut(compared))
         found["edits_lowest_ssim"] = rounded(compared["ssim_mean"].min())
         found["edits_lowest_psnr"] = rounded(compared["psnr_mean"].min(), 2)
-        late = [difference[:, 0] for _, _, starts, difference in findings.late_pairs(compared) if len(starts)]
+        late = [difference.ravel() for _, _, starts, difference in findings.late_pairs(compared) if len(starts)]
         if late:
             found["blocks_above_skips_psnr"] = rounded(np.concatenate(late).mean(), 2)
     return found
@@ -203,8 +218,9 @@ SECTION = Section(
     quantities=("intervention", "phases", "redundancy"),
     meanings={
         **{
-            f"{edit}_safe_from": f"timestep from which on every {words} keeps mean SSIM with the run (0.8 by default)"
+            f"{edit}_safe_from{by}": f"timestep from which on every {words} {keeps} mean SSIM (0.8 by default)"
             for edit, words in EDITS.items()
+            for by, keeps in SURE.items()
         },
         "edits_lowest_ssim": "lowest mean SSIM of an edit with the run",
         "edits_lowest_psnr": "lowest mean PSNR of an edit with the run (dB)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 import matplotlib as mpl
@@ -11,17 +12,18 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from pipeline.report import markup
-from pipeline.report.contents import Material, Numbers, Run, Section, Series
+from pipeline.report.contents import Material, Numbers, Run, Section, Series, errors_of
 from pipeline.report.drawing import STYLE, WIDTH, Curve, left_edge, legend, on, over_time_and_log_snr, panels
 from pipeline.report.metrics import curve, over_timesteps, rounded, where_signal_equals_noise
+from pipeline.report.sections.savings import percent
 
 BINS = 20
 
 VARIABLES = {
     "label_variance": ("label_variance_mean", "label_variance_se"),
-    "flip_fraction": ("flip_fraction", "flip_fraction_se"),
+    "flip_fraction": ("flip_fraction", "flip_fraction_low", "flip_fraction_high"),
 }
-"""Curves of this section: their values and standard errors."""
+"""Curves of this section: their values, and standard errors or ends of intervals."""
 
 
 def html(material: Material) -> str:
@@ -40,15 +42,14 @@ def html(material: Material) -> str:
     )
     flips = (
         "Share of samples that the classifier, shown the prediction or the state, gives another label (its most "
-        "probable class) than it gives the finished image; bands are two standard errors. Where the curve for pred_x0 "
-        "reaches 0, all further steps leave alone what the images show."
+        "probable class) than it gives the finished image; bands are intervals of 95 % (Wilson’s, which have a width "
+        f"at 0 and 1, too). {_last_flips(results)}"
     )
     commits = (
         "When a sample’s label is settled: the first step from which on the label of its pred_x0 is that of the "
         "finished image and stays so. Above, the share of samples that settle in each interval (what lies beyond the "
         "left edge counts in the first); beneath, the share settled so far. What "
-        f"is missing to 1 at the end is settled by the last step alone. Samples that settle with the first step end as "
-        f"what the classifier sees in the still flat prediction. {samples}"
+        f"is missing to 1 at the end is settled by the last step alone. {samples}"
     )
     shown = markup.figure(undecided(results, material.colours, material.markers), variance, "Label variance of states")
     shown += markup.figure(flipped(results, material.colours, material.markers), flips, "Labels that differ from x_0's")
@@ -57,6 +58,24 @@ def html(material: Material) -> str:
         drawn = commit_times(predicted, material.colours, material.markers)
         shown += markup.figure(drawn, commits, "When labels are settled")
     return shown
+
+
+def _last_flips(results: Mapping[str, xr.Dataset]) -> str:
+    """Say for each run where a pred_x0 last had another label, and how many of very many might have one after it."""
+    told = []
+    for run, result in results.items():
+        if "pred_x0" not in result["on"]:
+            continue
+        of_run = result.sel(on="pred_x0")
+        flips = np.flatnonzero(of_run["flip_fraction"].to_numpy() > 0)
+        after = flips[-1] + 1 if flips.size else 0
+        if after == of_run.sizes["timestep"]:
+            told.append(f"{escape(run)} to the last step")
+            continue
+        most = percent(float(of_run["flip_fraction_high"][after]))
+        last = f"last at timestep {int(of_run['timestep'][after - 1])}" if after else "never"
+        told.append(f"{escape(run)} {last}; after it, of {int(result.attrs['samples'])}, none, at most {most} of all")
+    return f"A pred_x0 has another label: {'; '.join(told)}." if told else ""
 
 
 def _undecided(results: Mapping[str, xr.Dataset]) -> str:
@@ -91,9 +110,10 @@ def _over_process(
 ) -> tuple[Figure, np.ndarray]:
     def curves(read: str, over: str) -> list[Curve]:
         return [
-            Curve(run, result[over].to_numpy(), *on(result, read, *VARIABLES[name]), marker=markers[run])
+            Curve(run, result[over].to_numpy(), value, errors_of(*errors), marker=markers[run])
             for run, result in results.items()
             if read in result["on"]
+            for value, *errors in [on(result, read, *VARIABLES[name])]
         ]
 
     rows = [
@@ -115,7 +135,8 @@ def commit_times(results: Mapping[str, xr.Dataset], colours: Mapping[str, Any], 
         axes = figure.subplots(2, 2, sharey="row")
         for column, over in zip(axes.T, ("model_time", "log_snr"), strict=True):
             places = {run: _in_order(_committed(result, over), over) for run, result in results.items()}
-            ends = [result[over].to_numpy()[[0, -1]] for result in results.values()]
+            ends = np.concatenate([result[over].to_numpy()[[0, -1]] for result in results.values()])
+            ends = ends[np.isfinite(ends)] if np.isfinite(ends).any() else np.array([0, 1])
             edges = np.linspace(np.min(ends), np.max(ends), BINS + 1)
             if over == "log_snr":
                 edges = np.linspace(left_edge(results), np.max(ends), BINS + 1)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from pipeline.report import findings, markup
 from pipeline.report.contents import Material, Run, Section
-from pipeline.report.drawing import STYLE, WIDTH, colours
+from pipeline.report.drawing import STYLE, WIDTH, colours, legible
 from pipeline.report.edits import FEWEST, START, Line, lines
 
 LINES = 8
@@ -52,7 +52,8 @@ def _of_sweep(sweep: Run) -> str:
         caption = (
             f"The largest n, of those tried, that keeps mean SSIM at {threshold} together with all smaller ones, over "
             "the start of the edit (002 Figs 9 and 18); and, where cuts were made twice, the fewest steps r between "
-            "them that keep it together with all longer pauses (002 Fig. 10). Where there is no dot, none does."
+            "them that keep it together with all longer pauses (002 Fig. 10). Dots are by the means; where there is no "
+            "dot, none does. Bars go from what is sure to what is not ruled out, by intervals of 95 % over samples."
         )
         shown += markup.figure(figure, caption, f"Longest edits and shortest pauses: {sweep.name}")
     return shown + (findings.of_lengths(compared) if compared is not None and shown else "")
@@ -75,7 +76,7 @@ def over_lengths(compared: xr.Dataset) -> Figure | None:
                 x, mean, sd = (of_line[name].to_numpy() for name in (along, "ssim_mean", "ssim_sd"))
                 colour = palette[line.name]
                 axis.fill_between(x, mean - 2 * sd, np.minimum(mean + 2 * sd, 1), color=colour, alpha=0.12, lw=0)
-                axis.plot(x, mean, ".-", color=colour, label=line.name)
+                axis.plot(x, mean, ".-", color=colour, label=legible(line.name))
             axis.set(xlabel=X[along], xticks=np.unique(compared[along].to_numpy()[_all(found)]))
             axis.legend(loc="lower left", fontsize=8)
         axes[0].set_ylabel("SSIM")
@@ -95,14 +96,15 @@ def longest(redundancy: xr.Dataset) -> Figure | None:
     ):
         found = _all(lines(redundancy, along))
         if _most_starts(redundancy.isel(variant=found)) >= FEWEST:
-            drawn.append((redundancy[name], dim, np.unique(redundancy[along].to_numpy()[found]), label))
+            edges = [redundancy[f"{name}{by}"].transpose(dim, "t_start") for by in ("", "_sure", "_possible")]
+            drawn.append((edges, np.unique(redundancy[along].to_numpy()[found]), label))
     if not drawn:
         return None
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
         axes = figure.subplots(1, len(drawn), squeeze=False)[0]
-        for axis, (values, dim, tried, label) in zip(axes, drawn, strict=True):
-            _over_starts(axis, values.transpose(dim, "t_start"), tried, label)
+        for axis, (edges, tried, label) in zip(axes, drawn, strict=True):
+            _over_starts(axis, edges, tried, label)
     return figure
 
 
@@ -114,12 +116,18 @@ def _most_starts(redundancy: xr.Dataset) -> int:
     return max(map(len, tried.values()), default=0)
 
 
-def _over_starts(axis: Axes, values: xr.DataArray, tried: np.ndarray, label: str) -> None:
+def _over_starts(axis: Axes, edges: list[xr.DataArray], tried: np.ndarray, label: str) -> None:
+    """Draw edges by the mean, and bars from the sure to the possible ones; none lies one beyond what was tried."""
+    values = edges[0]
     labels = [str(part) for part in values[values.dims[0]].to_numpy()]
     palette = colours(labels)
-    for part, line in zip(labels, values.to_numpy(), strict=True):
-        if np.isfinite(line).any():
-            axis.plot(values["t_start"], line, ".-", color=palette[part], label=part)
+    beyond = tried[0] - 1 if "longest" in label else tried[-1] + 1
+    for part, line, *ends in zip(labels, *(edge.to_numpy() for edge in edges), strict=True):
+        if np.isfinite(ends[1]).any():
+            there = np.isfinite(line) | np.isfinite(ends[1])
+            sure, possible = (np.where(np.isnan(end), beyond, end)[there] for end in ends)
+            axis.vlines(values["t_start"][there], sure, possible, color=palette[part], alpha=0.35, lw=5)
+            axis.plot(values["t_start"], line, ".-", color=palette[part], label=legible(part))
     axis.set(xlabel=START, ylabel=label, yticks=tried)
     axis.xaxis.set_inverted(True)
     if axis.lines:

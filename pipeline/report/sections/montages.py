@@ -18,8 +18,8 @@ CAPTION = (
     "the process from its first to its last, with t and, under it, log SNR. Above, the states x_t; beneath, what "
     "the network predicts from them; at the first steps a small error of the network is a large one of the "
     "prediction. Values outside the images’ range are shown as its ends. Look for the column "
-    "in which the prediction first shows what the finished image will show: it comes well before x_t does, and "
-    "what follows only refines. Runs of one seed start from the same noise. After 000 Fig. 1."
+    "in which the prediction first shows what the finished image will show, and for that in which x_t does. "
+    "Runs of one seed start from the same noise. After 000 Fig. 1."
 )
 
 

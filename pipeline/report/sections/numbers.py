@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+import numpy as np
+
 from pipeline.report import markup
 from pipeline.report.contents import Kind, Material, Numbers, Run, Section
 from pipeline.report.quality import digit_quality
@@ -45,7 +47,9 @@ def numbers(run: Run) -> Numbers:
     ds = run.store
     if ds is None or run.is_readout or not model_name(run.config).startswith("digits"):
         return {}
-    return digit_quality(ds["x_0"].to_numpy(), ds["label"].to_numpy()) if ds["x_0"].shape[1:] == (1, 8, 8) else {}
+    x_0 = ds["x_0"].to_numpy()
+    judged = x_0.shape[1:] == (1, 8, 8) and np.isfinite(x_0).all()
+    return digit_quality(x_0, ds["label"].to_numpy()) if judged else {}
 
 
 SECTION = Section(

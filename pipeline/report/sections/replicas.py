@@ -57,7 +57,9 @@ def montage(fork: Run) -> Figure:
 def _of_run(fork: Run, few: xr.Dataset) -> xr.Dataset | None:
     """Read the states that forks start from, and where their run ended; None where they are not at hand."""
     run = None if fork.parent is None else fork.parent.store
-    if run is None or not np.isin(few["at"], run["timestep"]).all() or not np.isin(few["sample"], run["sample"]).all():
+    if run is None or run["x_0"].shape[1:] != few["x_0"].shape[3:]:
+        return None
+    if not np.isin(few["at"], run["timestep"]).all() or not np.isin(few["sample"], run["sample"]).all():
         return None
     return run[["x_t", "x_0"]].sel(timestep=few["at"], sample=few["sample"]).compute()
 
@@ -72,7 +74,7 @@ def _framed(blocks: list[np.ndarray], few: xr.Dataset, titles: list[str], widths
     group = np.repeat(np.arange(len(widths)), widths)
     columns = (np.arange(sum(widths)) + 0.5 + 0.25 * group) * cell
     rows = [k * (height + len(gap)) + (i + 0.5) * line for k in range(len(blocks)) for i in range(lines)]
-    log_snr = few["log_snr"].sel(timestep=few["at"]).to_numpy()
+    log_snr = few["log_snr"].reindex(timestep=few["at"].to_numpy()).to_numpy()
     starts = [f"t = {at}, log SNR {signed(x)}" for at, x in zip(few["at"].to_numpy(), log_snr, strict=True)]
     full = cell * (REPLICAS + 2.5) / 0.9
     # Laid out by hand, since matplotlib's own layout does not foresee how wide images of equal sides get.

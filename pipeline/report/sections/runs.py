@@ -92,9 +92,9 @@ def model_name(config: Mapping[str, Any]) -> str:
 
 
 def sampler_name(config: Mapping[str, Any]) -> str:
-    """Say in words by which rule a run's plan goes down."""
+    """Say in words by which rule a run's plan goes down, a dash where the config has no plan of ours."""
     parts = []
-    for part in config.get("plan", {}).get("runs", []):
+    for part in _plan(config):
         if part["rule"] == "ddim":
             name = "DDIM" if part["variance"] == 0 else f"DDIM, eta {part['variance']:g}"
         else:
@@ -104,14 +104,27 @@ def sampler_name(config: Mapping[str, Any]) -> str:
 
 
 def plan_steps(config: Mapping[str, Any]) -> int:
-    """Count a plan's steps, 0 where a store has no plan."""
-    runs = config.get("plan", {}).get("runs", [])
-    return sum((part["first"] - part["last"]) // max(part["stride"], 1) + 1 for part in runs)
+    """Count a plan's steps, 0 where the config has no plan of ours."""
+    return sum((part["first"] - part["last"]) // max(part["stride"], 1) + 1 for part in _plan(config))
+
+
+def _plan(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read the runs of a plan as `traj generate` writes it, none where the config of a store says something else."""
+    plan = config.get("plan")
+    parts = plan.get("runs") if isinstance(plan, dict) else None
+    return parts if isinstance(parts, list) and all(map(_is_of_ours, parts)) else []
+
+
+def _is_of_ours(part: Any) -> bool:
+    if not isinstance(part, dict) or not {"rule", "variance", "noise"} <= set(part):
+        return False
+    whole = all(isinstance(part.get(name), int) for name in ("first", "last", "stride"))
+    return whole and (part["rule"] != "ddim" or isinstance(part["variance"], int | float))
 
 
 def _remarks(material: Material) -> str:
-    runs = (*material.runs, *material.forks, *material.sweeps)
-    items = [f"<li><b>{escape(run.name)}</b>: {escape(remark)}</li>" for run in runs for remark in run.remarks]
+    items = [f"<li><b>{escape(run.name)}</b>: {escape(remark)}</li>" for run in material.all for remark in run.remarks]
+    items += [f"<li>{escape(remark)}</li>" for remark in material.remarks]
     return f'<div class="remarks">Missing or out of step:<ul>{"".join(items)}</ul></div>' if items else ""
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pipeline.report import markup
 from pipeline.report.contents import Material, Run, Section
-from pipeline.report.drawing import STYLE, WIDTH, colours
+from pipeline.report.drawing import STYLE, WIDTH, colours, legible
 from pipeline.report.edits import families, is_shortcut
 
 ROWS = 14
@@ -84,7 +84,14 @@ def pareto(tried: xr.Dataset) -> Figure:
         for family in among:
             of_family, colour = family.variants, palette[family.name]
             axis.scatter(
-                removed[of_family], lost[of_family], s=16, color=colour, alpha=0.8, lw=0, label=family.name, zorder=2
+                removed[of_family],
+                lost[of_family],
+                s=16,
+                color=colour,
+                alpha=0.8,
+                lw=0,
+                label=legible(family.name),
+                zorder=2,
             )
             best = np.intersect1d(of_family, kept)
             axis.scatter(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from analysis._verdicts import CANNOT_TELL, NOT_SEEN, SEEN, WORDS, beside_published, means, most_of_all, student, wilson
 from pipeline.report import markup
 from pipeline.report.contents import Material, Numbers, Run, Section
 from pipeline.report.drawing import CELL, STYLE, WIDTH, displayed, tiled
@@ -22,9 +24,14 @@ STEPS = 100
 COLUMNS, BANDS = 16, 2
 """Most samples beside one another in a montage, and such lines of pairs."""
 
-SOURCE_SSIM, SOURCE_MAD, SOURCE_RANGE = 0.795, 0.044, (0.7, 0.9)
+SOURCE_SSIM, SOURCE_MAD, SOURCE_SAMPLES, SOURCE_RANGE = 0.795, 0.044, 100, (0.7, 0.9)
 SOURCE_TIME = (0.05, 0.22)
 """What 002 reports: SSIM, and time saved by the cuts and by the steps that are not made."""
+
+BESIDE = {SEEN: "higher", NOT_SEEN: "lower", CANNOT_TELL: "no difference seen"}
+
+USUAL = ("wang2004", "skimage")
+"""Windows of SSIM that the source, which names none, may have taken; values by others do not compare with its own."""
 
 HOW = (
     "<p>The source puts its findings together into one schedule of 100 steps, counted from 100 down to 1: cuts of "
@@ -81,7 +88,7 @@ def _of_sweep(sweep: Run) -> str:
         "step that is not made saves of it is one step’s share. After 002 Fig. 13."
     )
     shown += markup.figure(bars(shares), caption, f"What the shortcut saves: {sweep.name}")
-    return shown + _findings(ssim, shares)
+    return shown + _findings(ssim, shares, str(sweep.results["intervention"].attrs["preset"]))
 
 
 def of_samples(sweep: Run) -> np.ndarray:
@@ -168,23 +175,24 @@ def bars(shares: list[Saved]) -> Figure:
     return figure
 
 
-def _findings(ssim: np.ndarray, shares: list[Saved]) -> str:
+def _findings(ssim: np.ndarray, shares: list[Saved], preset: str) -> str:
     """Set what the source reports of its shortcut beside what is found here."""
     low, high = SOURCE_RANGE
-    mean = float(ssim.mean())
-    among, above = float(((ssim >= low) & (ssim <= high)).mean()), float((ssim > high).mean())
-    compared = "as there" if abs(mean - SOURCE_SSIM) <= SOURCE_MAD else "higher" if mean > SOURCE_SSIM else "lower"
+    mean, half = with_margin(ssim)
+    among, above = (ssim >= low) & (ssim <= high), ssim > high
+    usual = preset in USUAL
+    window = "" if usual else f"; SSIM by {preset}, another window than the source’s, whose values do not compare"
     rows = [
         [
-            f"Mean SSIM {SOURCE_SSIM}",
-            compared,
-            f"{mean:.3f}; {percent(float((ssim >= SIMILAR).mean()))} at 0.8 or above",
+            f"Mean SSIM {SOURCE_SSIM} (of {SOURCE_SAMPLES} samples)",
+            BESIDE[beside_published(ssim, SOURCE_SSIM, SOURCE_MAD, SOURCE_SAMPLES)] if usual else "cannot tell",
+            f"{mean:.3f} ± {half:.3f}; {_share(ssim >= SIMILAR)} at 0.8 or above{escape(window)}",
         ],
         [f"Mean absolute deviation of SSIM {SOURCE_MAD}", "", f"{deviation(ssim):.3f}"],
         [
             f"Most samples between {low} and {high}",
-            "seen" if among > 0.5 else "not seen",
-            f"{percent(among)} between, {percent(above)} above",
+            WORDS[most_of_all(int(among.sum()), ssim.size)] if usual else "cannot tell",
+            f"{_share(among)} between, {_share(above)} above",
         ],
     ]
     for name, cuts, steps in shares:
@@ -198,6 +206,17 @@ def _findings(ssim: np.ndarray, shares: list[Saved]) -> str:
             ]
         )
     return markup.table(("the source reports", "here", "in numbers"), rows, numbers=())
+
+
+def with_margin(ssim: np.ndarray) -> tuple[float, float]:
+    """Give a mean over samples, and half of its interval of 95 % (Student)."""
+    mean, error = means(ssim)
+    return float(mean), float(student(ssim.size) * error)
+
+
+def _share(which: np.ndarray) -> str:
+    low, high = (100 * end for end in wilson(float(which.mean()), which.size))
+    return f"{percent(float(which.mean()))} ({low:.0f} to {high:.0f})"
 
 
 def numbers(run: Run) -> Numbers:

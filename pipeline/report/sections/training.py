@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pipeline.report import markup
 from pipeline.report.contents import Material, Section
-from pipeline.report.drawing import STYLE, WIDTH
+from pipeline.report.drawing import STYLE, WIDTH, legible
 
 TERMS = (("#222222", "-"), ("#777777", "--"), ("#777777", ":"))
 """Lines of training losses, which are no run's."""
@@ -37,9 +37,9 @@ def training_losses(losses: Mapping[str, tuple[list[str], np.ndarray]]) -> Figur
         axes = figure.subplots(1, len(losses), squeeze=False)[0]
         for axis, (model, (columns, rows)) in zip(axes, losses.items(), strict=True):
             for term, values, (colour, line) in zip(columns[1:], rows[:, 1:].T, cycle(TERMS), strict=False):
-                axis.plot(rows[:, 0], values, line, label=term, color=colour)
+                axis.plot(rows[:, 0], values, line, label=legible(term), color=colour)
             axis.set(yscale="log", xlabel="training step", ylabel="loss")
-            axis.set_title(model, loc="left")
+            axis.set_title(legible(model), loc="left")
             axis.legend()
     return figure
 
