@@ -11,7 +11,7 @@ SHAPE = (1, 8, 8)
 TIMESTEPS = np.arange(6)[::-1] * 10
 
 
-def levels(alpha_bar):
+def preserving(alpha_bar):
     """Signal and noise of a process that preserves variance, as `stores.create` takes them."""
     return {"signal": np.sqrt(alpha_bar), "noise_scale": np.sqrt(1 - np.asarray(alpha_bar))}
 
@@ -23,11 +23,11 @@ def states(block, step, size=4, shape=SHAPE):
     return x_t, np.tanh(x_t)
 
 
-def create(path, samples=16, *, block=4, shape=SHAPE, timesteps=TIMESTEPS, seed=0, **options):
+def create(path, samples=16, *, block=4, shape=SHAPE, timesteps=TIMESTEPS, levels=None, seed=0, **options):
     return stores.create(
         path,
         timestep=timesteps,
-        **levels(np.linspace(0.01, 0.99, len(timesteps))),
+        **(levels or preserving(np.linspace(0.01, 0.99, len(timesteps)))),
         shape=shape,
         samples=samples,
         block=block,

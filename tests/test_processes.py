@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from diffusers import DDIMScheduler, DDPMPipeline
 
 import stores
@@ -15,6 +16,7 @@ from pipeline.noise import NoiseSource, Purpose
 from pipeline.plan import Plan, Step, ddim, ddpm, heun
 from pipeline.sampler import evaluations, noise_sd
 from pipeline.schedule import Schedule
+from tests import runs
 from tests.networks import random_unet
 from tests.sampling import LINEAR, network, run, start
 
@@ -311,3 +313,27 @@ def test_every_network_of_a_step_is_fed_the_tables_time():
     run(denoiser, ddim(table, 4), start())
     assert [float(time) for time in times] == [187.5, 125, 62.5, 0]
     assert {time.dtype for time in times} == {torch.float32}
+
+
+# --- what a store derives --------------------------------------------------------------------------------------
+
+
+def test_a_store_derives_noise_levels_from_signal_and_noise_scale(tmp_path):
+    preserving = runs.preserving(np.array([0.0, 0.3, 0.99]))
+    exploding = {"signal": [1, 1, 1], "noise_scale": [80.0, 3, 0.1]}
+    for name, given in (("a", preserving), ("b", exploding)):
+        runs.create(tmp_path / name, timesteps=[20, 10, 0], levels=given).close()
+        ds = xr.open_zarr(tmp_path / name, chunks=None, consolidated=True)
+        c, d = (np.asarray(given[column], float) for column in ("signal", "noise_scale"))
+        with np.errstate(divide="ignore"):
+            np.testing.assert_allclose(ds.log_snr, np.log(c**2 / d**2))
+            np.testing.assert_allclose(ds.sigma, d / c)
+        assert ("alpha_bar" in ds.coords) == (name == "a")
+    np.testing.assert_allclose(xr.open_zarr(tmp_path / "a", chunks=None).alpha_bar, [0, 0.3, 0.99], atol=1e-12)
+
+
+@pytest.mark.parametrize("levels", [([1, -1], [1, 1]), ([1, 1], [1, 0]), ([1, np.nan], [1, 1]), ([1, 1], [1, np.inf])])
+def test_levels_that_cannot_be_are_refused(tmp_path, levels):
+    given = dict(zip(("signal", "noise_scale"), levels, strict=True))
+    with pytest.raises(ValueError, match="signal must be 0 or more"):
+        runs.create(tmp_path / "a", timesteps=[10, 0], levels=given)

@@ -239,7 +239,7 @@ def test_parents_elsewhere_are_shown_by_their_sweeps_alone(copy):
 def test_betas_are_those_of_the_schedule():
     beta = np.linspace(0.02, 1e-4, 50)  # of falling timesteps
     alpha_bar = np.cumprod(1 - beta[::-1])[::-1]
-    run = xr.Dataset(coords={name: ("timestep", values) for name, values in runs.levels(alpha_bar).items()})
+    run = xr.Dataset(coords={name: ("timestep", values) for name, values in runs.preserving(alpha_bar).items()})
     np.testing.assert_allclose(edits.betas(run), beta, rtol=1e-10)
 
 
