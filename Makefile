@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro wide test lint bench install clean
+TESTS := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: repro wide test test-fast test-lowest lint bench install clean
 
 repro: install  ## train, generate, analyse, draw: report/index.html
 	dvc repro
@@ -12,7 +14,13 @@ wide: install  ## opt-in, another 20 minutes: wide/params.yaml into wide/report/
 	dvc repro wide/dvc.yaml
 
 test: install  ## the whole suite
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	python $(TESTS)
+
+test-fast: install  ## no whole training, page, benchmark or notebook, no DVC
+	python $(TESTS) -m "not slow"
+
+test-lowest: $(VENV)-lowest/.installed  ## test-fast with the lowest versions that pyproject.toml allows
+	PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" python $(TESTS) -m "not slow"
 
 lint: install  ## formatting, style, types
 	ruff format --check .
@@ -29,5 +37,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(VENV)-lowest/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
+	touch $@
+
 clean:  ## removes the environment, never data
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-lowest

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis import STUDENT
 from analysis._compiled import compiled
 
 Array = NDArray[Any]
@@ -20,7 +21,10 @@ Array = NDArray[Any]
 SMALL_COUNTS = 4096
 """Below this many, a cell's weight is looked up rather than computed."""
 
-COLUMNS = ("stepwise", "state", "x_0", "joint", "mutual", "miller_madow", "grassberger", "debiased", "jackknife")
+COLUMNS = (
+    *("stepwise", "state", "x_0", "joint", "mutual"),
+    *("miller_madow", "grassberger", "debiased", "error", "bias", "half_width", "reliable"),
+)
 """What is taken from pooled histograms; the kernel of single images writes the first five."""
 
 
@@ -238,8 +242,8 @@ def _leave_out(counts: Array, table: Array, scale: float, sums: Array, less: Arr
 def bits_of_sums(joint: Sums, state: Sums, x_0: Array, pairs: Array, table: Array, scale: float) -> Array:
     """Take pooled entropies (row, column of COLUMNS) from sums over joint and state histograms.
 
-    `x_0` are the counts of its codes, `pairs` the number of pixel pairs in each group. What the jackknife gives is
-    NaN where a group is empty, but for the debiased value, which is then Grassberger's.
+    `x_0` are the counts of its codes, `pairs` the number of pixel pairs in each group. Where a group is empty there is
+    no jackknife: the debiased value is then Grassberger's, its error, bias and interval are NaN.
     """
     whole = int(pairs.sum())
     units = whole * scale
@@ -256,10 +260,11 @@ def bits_of_sums(joint: Sums, state: Sums, x_0: Array, pairs: Array, table: Arra
         debiased = len(pairs) * stepwise - ((1 - pairs / whole) * without).sum(axis=1)
         scatter = (without - without.mean(axis=1, keepdims=True)) ** 2
         error = np.sqrt((len(pairs) - 1) * scatter.mean(axis=1))
-    return np.stack(
-        [*(np.broadcast_to(each, stepwise.shape) for each in plug_in), miller_madow, grassberger, debiased, error],
-        axis=1,
-    )
+    bias = np.maximum(abs(debiased - miller_madow), abs(debiased - grassberger))
+    bias[np.isnan(error)] = np.nan
+    half_width = STUDENT * error + bias
+    corrected = miller_madow, grassberger, debiased, error, bias, half_width, bias <= error
+    return np.stack([np.broadcast_to(each, stepwise.shape) for each in (*plug_in, *corrected)], axis=1)
 
 
 def pooled_bits_of_counts(counts: Array, bins: int) -> Array:

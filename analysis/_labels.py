@@ -84,8 +84,22 @@ def _agreement(labels: Array, classes: int) -> float:
 
 
 @compiled
+def _jackknife(p: Array, mean: Array) -> float:
+    """Estimate the entropy, in bits, of the distribution that rows of `p` average to; NaN for one row."""
+    count, classes = p.shape
+    if count == 1:
+        return np.nan
+    rest, total = np.empty(classes), 0.0
+    for r in range(count):
+        for k in range(classes):
+            rest[k] = max((count * mean[k] - p[r, k]) / (count - 1), 0.0)
+        total += _bits(rest)
+    return float(count * _bits(mean) - (count - 1) * total / count)
+
+
+@compiled
 def _grassberger(labels: Array, classes: int, g: Array) -> float:
-    """Estimate the entropy of labels, in bits, from their counts n: ln R - sum n G(n) / R; `g` holds G(0..R)."""
+    """Estimate the entropy of R labels, in bits, from their counts n: ln R - sum n G(n) / R; `g` holds G(0..R)."""
     counts = np.zeros(classes, np.int64)
     for label in labels:
         if label < 0:
@@ -97,7 +111,7 @@ def _grassberger(labels: Array, classes: int, g: Array) -> float:
     return float((np.log(labels.size) - total / labels.size) / np.log(2.0))
 
 
-REPLICAS = ("total", "within", "between", "pairwise", "entropy", "entropy_within", "agreement", "grassberger")
+REPLICAS = ("total", "within", "between", "pairwise", "entropy", "entropy_within", "agreement", "corrected")
 
 
 def of_replicas(logits: xr.DataArray, hard: bool) -> xr.DataArray:
@@ -108,7 +122,9 @@ def of_replicas(logits: xr.DataArray, hard: bool) -> xr.DataArray:
 def _replicas(logits: Array, hard: bool) -> Array:
     """Do `of_replicas` for a block (..., replica, class)."""
     cells = logits.reshape(-1, *logits.shape[-2:])
-    g = np.log(2) + special.digamma(np.arange(logits.shape[-2] + 1) // 2 + 0.5)  # Grassberger 2003, eq. 30
+    count = logits.shape[-2]
+    g = np.log(2) + special.digamma(np.arange(count + 1) // 2 + 0.5)  # Grassberger 2003
+    g[count] = np.nan if count == 1 else g[count]
     return _of_cells(cells, hard, g).reshape(*logits.shape[:-2], len(REPLICAS))
 
 
@@ -145,14 +161,14 @@ def _of_cells(logits: Array, hard: bool, g: Array) -> Array:
         values[i, 4] = _bits(mean)
         values[i, 5] = entropy_within / count
         values[i, 6] = agreement
-        values[i, 7] = _grassberger(labels, classes, g)
+        values[i, 7] = _grassberger(labels, classes, g) if hard else _jackknife(p, mean)
     return values
 
 
 def interval_of_share(variables: Mapping[str, xr.DataArray], name: str, samples: int) -> dict[str, xr.DataArray]:
     """Give the interval of the mean over samples of a share, by its mean and standard error among `variables`."""
-    limits = _verdicts.of_mean_share(variables[f"{name}_mean"], variables[f"{name}_se"], samples)
-    return _verdicts.interval(name, f"{variables[name].attrs['long_name']}, mean over samples", limits)
+    title = f"{variables[name].attrs['long_name']}, mean over samples"
+    return _verdicts.interval(name, title, samples, variables[f"{name}_mean"], variables[f"{name}_se"])
 
 
 STATES = ("variance", "entropy", "flip")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from analysis import STUDENT
 
@@ -24,10 +25,24 @@ def coordinates(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     return kept
 
 
-def draw(result: xr.Dataset, curves: Mapping[str, tuple[str, str]], ax: Axes | None) -> Axes:
-    """Draw curves (label -> names of value and standard error) over `at`, with 95 % bands.
+def curve(result: xr.Dataset, name: str) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Give a variable of forks as a curve, and the low and high ends of its band.
 
-    Two errors of a mean over samples, Student's quantile for those of a jackknife.
+    A share has its interval; what pools all samples, that of the jackknife's eight groups; a mean over samples has two
+    standard errors.
+    """
+    if f"{name}_mean" not in result:
+        value, error = result[name].to_numpy(), result[f"{name}_se"].to_numpy()
+        half = STUDENT * error
+        return value, value - half, value + half
+    mean, error = (result[f"{name}_{part}"].to_numpy() for part in ("mean", "se"))
+    if f"{name}_low" in result:
+        return mean, result[f"{name}_low"].to_numpy(), result[f"{name}_high"].to_numpy()
+    return mean, mean - 2 * error, mean + 2 * error
+
+
+def draw(result: xr.Dataset, curves: Mapping[str, str], ax: Axes | None) -> Axes:
+    """Draw curves (label -> name of the variable) over `at`, with their bands.
 
     Forks that differ in more than where they start get a line for each kind. Curves without a number are left out.
     """
@@ -35,16 +50,15 @@ def draw(result: xr.Dataset, curves: Mapping[str, tuple[str, str]], ax: Axes | N
 
     ax = plt.figure().add_subplot() if ax is None else ax
     kinds = _kinds(result)
-    for label, (value, error) in curves.items():
+    for label, name in curves.items():
         for kind, variants in kinds.items():
             part = result.isel(variant=variants).sortby("at", ascending=False)
-            in_band = 2 if value.endswith("_mean") else STUDENT
-            mean, band = part[value].to_numpy(), in_band * part[error].to_numpy()
+            mean, low, high = curve(part, name)
             if np.isnan(mean).all():
                 continue
             at = part["at"].to_numpy()
             (line,) = ax.plot(at, mean, marker=".", label=", ".join(filter(None, (label, kind))))
-            ax.fill_between(at, mean - band, mean + band, color=line.get_color(), alpha=0.2, lw=0)
+            ax.fill_between(at, low, high, color=line.get_color(), alpha=0.2, lw=0)
     ax.set(xlabel="timestep of the fork")
     ax.xaxis.set_inverted(True)
     ax.legend()

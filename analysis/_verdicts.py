@@ -98,23 +98,35 @@ def wilson(share: Any, samples: Any) -> tuple[Any, Any]:
     return middle - half, middle + half
 
 
-def of_mean_share(share: xr.DataArray, error: xr.DataArray, samples: int) -> tuple[xr.DataArray, xr.DataArray]:
-    """Give the interval of a mean of the shares of samples, and its standard error: Wilson's, wide at 0 and 1, too.
-
-    It is that of as many independent cases as would give this error (Korn and Graubard 1998), of one for each sample
-    where there is no error.
-    """
-    few = (stats.norm.ppf(1 - ERROR / 2) / student(samples)) ** 2
-    cases = share * (1 - share) / error.where(error > 0) ** 2 * few
-    return wilson(share, cases.fillna(samples))
-
-
-def interval(name: str, title: str, limits: tuple[xr.DataArray, xr.DataArray]) -> dict[str, xr.DataArray]:
-    """Name the limits of an interval of 95 % of a share."""
+def interval(name: str, title: str, samples: int, *share: xr.DataArray) -> dict[str, xr.DataArray]:
+    """Give the ends of the interval of a share of samples or, with its standard error, of a mean of shares."""
+    both = xr.apply_ufunc(
+        _ends,
+        *share,
+        kwargs={"samples": samples},
+        output_core_dims=[["end"]],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": {"end": 2}},
+    )
     return {
-        f"{name}_{end}": limit.clip(0, 1).assign_attrs(long_name=f"{title}, {end} end of its interval", units="1")
-        for end, limit in zip(("low", "high"), limits, strict=True)
+        f"{name}_{end}": both.isel(end=k).assign_attrs(long_name=f"{title}, {end} end of its interval", units="1")
+        for k, end in enumerate(("low", "high"))
     }
+
+
+def _ends(share: Array, error: Array | None = None, *, samples: int) -> Array:
+    """Give Wilson's interval (..., 2) of shares.
+
+    With errors of means of shares it is that of as many independent cases as would give the error (Korn and Graubard
+    1998), of one for each sample where there is no error.
+    """
+    cases: Any = samples
+    if error is not None:
+        few = (stats.norm.ppf(1 - ERROR / 2) / student(samples)) ** 2
+        alike = ~(error > 0)
+        cases = np.where(alike, samples, share * (1 - share) / np.where(alike, 1, error) ** 2 * few)
+    return np.stack(wilson(share, cases), axis=-1).clip(0, 1)
 
 
 def largest_t(values: Array) -> float:

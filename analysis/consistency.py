@@ -173,7 +173,7 @@ def _label_agreement(ds: xr.Dataset, path: str) -> xr.DataArray:
 
 
 def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Draw what equals 1 for equal replicas over where they fork, with 95 % bands.
+    """Draw what equals 1 for equal replicas over where they fork, with two standard errors or intervals of 95 %.
 
     Runs compared with each other have no such place: theirs are histograms over samples.
     """
@@ -181,9 +181,8 @@ def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
 
     names = [name for name in CURVES if name in result]
     if "at" in result.coords:
-        curves = {name: (f"{name}_mean", f"{name}_se") for name in names}
-        curves["replica_correlation"] = ("replica_correlation", "replica_correlation_se")
-        ax = _replicas.draw(result, {name.replace("_", " "): curve for name, curve in curves.items()}, ax)
+        curves = (*names, "replica_correlation")
+        ax = _replicas.draw(result, {name.replace("_", " "): name for name in curves}, ax)
         ax.set(ylabel="similarity of two replicas")
         return ax
     ax = plt.figure().add_subplot() if ax is None else ax

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import STUDENT, _blocks, _histograms, _kernels
+from analysis import _blocks, _histograms, _kernels
 from analysis._histograms import COLUMNS
 from analysis._pooled import ESTIMATORS, bytes_per_timestep, pooled
 from analysis._spread import GROUPS, dealt
@@ -192,24 +192,24 @@ def _class_curves(bits: da.Array, classes: dict[int, NDArray[Any]], pixels: int)
 
 def _corrected(bits: da.Array) -> dict[str, Any]:
     """Describe the corrected stepwise entropies (on, timestep, column), their error, and the bias they may have."""
-    miller_madow, grassberger, debiased, error = (
-        bits[..., COLUMNS.index(name)] for name in ("miller_madow", "grassberger", "debiased", "jackknife")
-    )
-    bias = da.maximum(abs(debiased - miller_madow), abs(debiased - grassberger)) + 0 * error  # NaN without a jackknife
-    curves = {
-        "miller_madow": (miller_madow, "stepwise entropy, pooled, Miller-Madow corrected"),
-        "grassberger": (grassberger, "stepwise entropy, pooled, by Grassberger's estimator"),
-        "debiased": (debiased, "stepwise entropy, pooled, corrected by the jackknife"),
-        "se": (error, f"standard error of the pooled stepwise entropy, jackknife over {GROUPS} groups of samples"),
-        "bias": (
-            bias,
-            "bias the debiased stepwise entropy may have left: its largest distance to the other corrections",
-        ),
-        "half_width": (STUDENT * error + bias, "half of the 95 % interval around the debiased stepwise entropy"),
+    meanings = {
+        "miller_madow": "stepwise entropy, pooled, Miller-Madow corrected",
+        "grassberger": "stepwise entropy, pooled, by Grassberger's estimator",
+        "debiased": "stepwise entropy, pooled, corrected by the jackknife",
+        "error": f"standard error of the pooled stepwise entropy, jackknife over {GROUPS} groups of samples",
+        "bias": "bias the debiased stepwise entropy may have left: its largest distance to the other corrections",
+        "half_width": "half of the 95 % interval around the debiased stepwise entropy",
     }
-    variables: dict[str, Any] = {f"stepwise_entropy_{name}": _curves(*curve) for name, curve in curves.items()}
+    variables: dict[str, Any] = {}
+    for column, meaning in meanings.items():
+        name = "se" if column == "error" else column
+        variables[f"stepwise_entropy_{name}"] = _curves(bits[..., COLUMNS.index(column)], meaning)
     reliable = "the debiased stepwise entropy has a bias below its standard error"
-    variables["reliable"] = (("on", "timestep"), bias <= error, {"units": "1", "long_name": reliable})
+    variables["reliable"] = (
+        ("on", "timestep"),
+        bits[..., COLUMNS.index("reliable")] > 0,
+        {"units": "1", "long_name": reliable},
+    )
     return variables
 
 
@@ -299,7 +299,7 @@ def _summaries(counts: NDArray[Any]) -> NDArray[Any]:
 def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Draw the debiased, pooled stepwise entropy over the denoising process with its 95 % interval (000 Fig. 2).
 
-    The line is dashed where it is not reliable.
+    The line is dashed where it is not reliable throughout.
     """
     import matplotlib.pyplot as plt
 
@@ -308,9 +308,9 @@ def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
     for name in result["on"].to_numpy():
         here = result.sel(on=name)
         value, half = here["stepwise_entropy_debiased"], here["stepwise_entropy_half_width"]
-        (line,) = ax.plot(progress, value.where(here["reliable"]), label=str(name))
-        ax.plot(progress, value, "--", color=line.get_color())
+        style = "-" if bool(here["reliable"].all()) else "--"
+        (line,) = ax.plot(progress, value, style, label=str(name))
         ax.fill_between(progress, value - half, value + half, color=line.get_color(), alpha=0.2, lw=0)
     ax.set(xlabel="denoising process (%)", ylabel="stepwise entropy (bit)", ylim=(0, None))
-    ax.legend(title=None if bool(result["reliable"].all()) else "dashed: too few pixels to rely on")
+    ax.legend(title=None if bool(result["reliable"].all()) else "dashed: too few pixels, at some steps at least")
     return ax

@@ -23,7 +23,7 @@ OF_FORKS = {
     "entropy": Named("label_entropy", "entropy of the replicas' mean label distribution", "bit"),
     "entropy_within": Named("label_entropy_within", "mean entropy of each replica's label distribution", "bit"),
     "agreement": Named("label_agreement", "share of pairs of replicas with equal labels"),
-    "grassberger": Named("label_entropy_grassberger", "entropy of labels, corrected for few replicas", "bit"),
+    "corrected": Named("label_entropy_corrected", "label entropy, corrected for few replicas", "bit"),
 }
 OF_STATES = {
     "variance": Named("label_variance", "label variance"),
@@ -49,10 +49,12 @@ def label_variance(ds: xr.Dataset, *, hard: bool = False) -> xr.Dataset:
 
     From few replicas the label variance comes out low, its part between them by 1/R of what very many would show, and
     so does `label_entropy`, by far: at most log2 R, and of ten equally likely labels 2.38 bit for 3.32 with R = 8.
-    `label_entropy_grassberger` is the estimate of Grassberger (2003) from the counts n_k of hard labels,
-    (ln R - sum_k n_k G(n_k) / R) / ln 2: 3.30 bit in that case, off by less than 0.1 bit where some labels are likelier
-    (of Miller-Madow, Chao-Shen, the jackknife and this the one that is off least at R = 8). It may be a little below 0
-    for one cell; means over samples are what it is for.
+    `label_entropy_corrected` is of the same distribution: with `hard` Grassberger's estimate (2003) from the counts n_k
+    of labels, (ln R - sum_k n_k G(n_k) / R) / ln 2, which is 3.30 bit in that case and off by less than 0.1 bit where
+    some labels are likelier (of Miller-Madow, Chao-Shen, the jackknife and this the one that is off least at R = 8);
+    of probabilities, which have no counts, the jackknife's over replicas, R H - (R - 1) mean_r H_without_r, which
+    leaves at most a sixth of the bias at R = 8. It may lie a little below 0 or above log2 K in one cell, is for means
+    over samples, and NaN for R = 1.
 
     A readout of trajectories has one image per state, so R = 1, nothing between, and the total is what is within. It
     gives `label_variance` and `label_entropy` (on, sample, timestep); `flips`, 1 where the label differs from that
@@ -118,7 +120,7 @@ def _of_states(ds: xr.Dataset, hard: bool) -> dict[str, xr.DataArray]:
     return {
         **variables,
         "flip_fraction": share.assign_attrs(long_name=title),
-        **_verdicts.interval("flip_fraction", title, _verdicts.wilson(share, ds.sizes["sample"])),
+        **_verdicts.interval("flip_fraction", title, ds.sizes["sample"], share),
         **_commitments(ds, variables["flips"]),
     }
 
@@ -138,25 +140,29 @@ def _commitments(ds: xr.Dataset, flips: xr.DataArray) -> dict[str, xr.DataArray]
     }
 
 
-def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
+def plot(result: xr.Dataset, ax: Axes | None = None, of: str = "variance") -> Axes:
     """Draw label variance, of forks over where they start and in its two parts, else of states over timesteps.
 
-    Bands are two standard errors.
+    With `of` entropy, draws that, of forks as counted and corrected for few replicas. Bands are two standard errors.
     """
     import matplotlib.pyplot as plt
 
+    name = f"label_{of}"
     if "variant" in result.dims:
-        names = {"total": "label_variance", "within": "label_variance_within", "between": "label_variance_between"}
-        ax = _replicas.draw(result, {label: (f"{name}_mean", f"{name}_se") for label, name in names.items()}, ax)
+        few = f"as counted, low with {result.attrs['replicas']} replicas"
+        parts = {"variance": {"total": "", "within": "_within", "between": "_between"}}
+        parts["entropy"] = {"corrected": "_corrected", few: ""}
+        ax = _replicas.draw(result, {label: f"{name}{part}" for label, part in parts[of].items()}, ax)
     else:
         ax = plt.figure().add_subplot() if ax is None else ax
         for on in result["on"].to_numpy():
-            mean, error = (result[f"label_variance_{part}"].sel(on=on) for part in ("mean", "se"))
+            mean, error = (result[f"{name}_{part}"].sel(on=on) for part in ("mean", "se"))
             (line,) = ax.plot(mean["timestep"], mean, label=str(on))
             band = mean - 2 * error, mean + 2 * error
             ax.fill_between(mean["timestep"], *band, color=line.get_color(), alpha=0.2, lw=0)
         ax.set(xlabel="timestep")
         ax.xaxis.set_inverted(True)
         ax.legend()
-    ax.set(ylabel="label variance")
+    units = result[f"{name}_mean"].attrs["units"]
+    ax.set(ylabel=f"label {of}" + ("" if units == "1" else f" ({units})"))
     return ax

@@ -137,13 +137,15 @@ def of_curve(ssim: Array, psnr: Array, threshold: float) -> tuple[Array, tuple[i
 
 def _change(psnr: Array, start: int, end: int, among: tuple[slice, slice], bound: float, sign: int) -> int:
     """Say whether PSNR rises (sign 1) or falls (-1) from one point of a curve to another, chosen `among` pairs."""
+    if np.isinf(bound):
+        return _verdicts.CANNOT_TELL
     change, error = _verdicts.paired(psnr[start], psnr[end])
     if sign * change > bound * error:
         return _verdicts.SEEN
     first, second = (np.arange(len(psnr))[part] for part in among)
     earlier, later = (index.ravel() for index in np.meshgrid(first, second, indexing="ij"))
     earlier, later = earlier[earlier < later], later[earlier < later]
-    if not earlier.size or np.isinf(bound):
+    if not earlier.size:
         return _verdicts.CANNOT_TELL
     changes, errors = _verdicts.paired(psnr[earlier], psnr[later])
     return _verdicts.NOT_SEEN if (sign * changes + bound * errors < SMALL).all() else _verdicts.CANNOT_TELL

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import analyzing, branches, generation, kernels, machine, memory, shortcut, small, writing
 from benchmarks.timing import table
+from stores.partials import write_file
 
 TOPICS = {
     "generation": generation,
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{time.perf_counter() - begun:.0f} s", file=sys.stderr)
     if options.write:
         above, _, _ = options.write.read_text().partition(NUMBERS)
-        options.write.write_text(f"{above}{NUMBERS}\n\n{text}")
+        write_file(options.write, f"{above}{NUMBERS}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -2,92 +2,30 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.carry_out import carry_out, say
+from pipeline.mishaps import INTERRUPTED, Traj
 from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, TF32, LocalName, LocalPath, timestep_list
 from pipeline.parsing import Number, Whole
 from pipeline.quantity_options import QuantityGroup
-from pipeline.threads import wait_briefly
 
 os.environ["DASK_ARRAY__QUERY_PLANNING"] = (
     "False"  # whatever the user's Dask is told: analyses lay out their own graphs
 )
 
-INTERRUPTED = 130
-ALL_SAMPLES = "ask for these with --samples to complete it"
-BUG = "; if `traj verify` finds nothing wrong with it, please report this as a bug of traj"
-OUT_OF_MEMORY = (
-    "the memory does not suffice{}; ask for fewer --samples, a smaller --block or --batch, or fewer --workers"
+os.environ["DASK_ARRAY__QUERY_PLANNING"] = (
+    "False"  # whatever the user's Dask is told: analyses lay out their own graphs
 )
-WAYS_OUT = {
-    errno.ENOSPC: "; free some space there, or choose a place on another disk, and run the same command again: what is "
-    "finished is kept",
-    errno.EROFS: "; choose a place that can be written",
-    errno.EACCES: "; choose a place that you may read and write, or change its permissions",
-}
 
-
-@contextmanager
-def notes_said() -> Iterator[None]:
-    """Say the notes of whatever goes wrong: a store that was set aside before it did, and where it went."""
-    try:
-        yield
-    except BaseException as error:
-        for note in getattr(error, "__notes__", ()):
-            say(note)
-        raise
-
-
-class Traj(click.Group):
-    """Turns what can go wrong into one message: exit 2 for what was asked, 1 for what failed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name the verbs in the order of use."""
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a verb."""
-        wait_briefly()
-        try:
-            with notes_said():
-                return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort, click.ClickException):
-            raise
-        except KeyboardInterrupt:
-            say("stopped; what is finished is kept, run the same command again to go on")
-            ctx.exit(INTERRUPTED)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-        except OSError as error:
-            if error.errno is None:
-                raise click.UsageError(str(error)) from None
-            place = f": {error.filename}" if error.filename else ""
-            raise click.ClickException(f"{error.strerror}{place}{WAYS_OUT.get(error.errno, '')}") from None
-        except ArithmeticError as error:
-            raise click.ClickException(str(error)) from None
-        except MemoryError as error:
-            raise click.ClickException(OUT_OF_MEMORY.format(f" ({error})" if str(error) else "")) from None
-        except RuntimeError as error:
-            from stores import NotAStore, StoreError
-
-            if "out of memory" in str(error) or "can't allocate memory" in str(error):  # torch's, on GPU and CPU
-                raise click.ClickException(OUT_OF_MEMORY.format("")) from None
-
-            if isinstance(error, NotAStore):
-                raise click.UsageError(str(error)) from None
-            if isinstance(error, StoreError):
-                raise click.ClickException(str(error)) from None
-            raise
+BUG = "; if `traj verify` finds nothing wrong with it, please report this as a bug of traj"
+ALL_SAMPLES = "ask for these with --samples to complete it"
 
 
 @click.group(cls=Traj, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -172,11 +110,14 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     "linspace.  [default: what the model's scheduler says]",
 )
 @click.option("--timesteps", callback=timestep_list, help="Timesteps by hand, instead of --steps: 999,850,700,0.")
-@click.option("--eta", type=Number(), help="Noise of ddim: 0 none, 1 as much as ddpm.  [default: 0]")
+@click.option(
+    "--eta", type=Number(), help="Noise of ddim: 0 none, 1 as much as ddpm, more where steps have room.  [default: 0]"
+)
 @click.option(
     "--variance",
     type=click.Choice(["large", "small"]),
-    help="Variance of ddpm.  [default: what the model's scheduler says]",
+    help="Variance of ddpm: beta, at the last steps more than the states hold, or beta tilde.  [default: what the "
+    "model's scheduler says]",
 )
 @click.option(
     "--clip/--no-clip",

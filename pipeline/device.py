@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from statistics import median
 from typing import Any
 
 import torch
@@ -67,22 +68,22 @@ def inference(tf32: bool = False) -> Iterator[None]:
 
 
 def call_seconds(denoiser: Denoiser, timestep: int, label: torch.Tensor, tf32: bool) -> float:
-    """Time a network call with a batch of this many labels: the fastest of a few, or the first if it takes long."""
+    """Time a network call with a batch of this many labels: the median of a few, or the first if it takes long."""
     with inference(tf32):
         seconds = timed_call(denoiser, timestep, label)
         # the first one also warms up
-        return seconds if seconds >= 1 else min(timed_call(denoiser, timestep, label) for _ in range(3))
+        return seconds if seconds >= 1 else median(timed_call(denoiser, timestep, label) for _ in range(3))
 
 
 def draw_seconds(source: NoiseSource, samples: Sequence[int]) -> float:
-    """Time drawing the noise of a step for these samples: the faster of two times."""
+    """Time drawing the noise of a step for these samples: the median of a few."""
 
     def timed_draw() -> float:
         begun = time.perf_counter()
         source(Purpose.STEP, samples, 0)
         return time.perf_counter() - begun
 
-    return min(timed_draw() for _ in range(2))
+    return median(timed_draw() for _ in range(3))
 
 
 def timed_call(denoiser: Denoiser, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> float:

@@ -15,7 +15,7 @@ MARGIN_BYTES = 128 << 20
 class Cost:
     """What finishing a run will take, known before it starts.
 
-    `seconds` goes by the fastest of a few trials, of the network and of drawing noise, `disk` is before compression,
+    `seconds` goes by the median of a few trials, of the network and of drawing noise, `disk` is before compression,
     `memory` the peak of the whole process.
     """
 

@@ -47,7 +47,8 @@ class Parent:
             )
         plan = Plan.from_json(config["plan"])
         timesteps = tuple(ds.timestep.values.tolist())
-        model = json.loads(attrs.get("environment", "{}")).get("model")
+        made_in = stores.describe(path)["environments"]
+        model = made_in[-1]["environment"].get("model") if made_in else None
         return cls(path, config, attrs["fingerprint"], model, plan, timesteps, ds.label.values)
 
     @property

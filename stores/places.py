@@ -34,9 +34,11 @@ def place(path: str | os.PathLike[str], *, folder: bool = False) -> Path:
 
     `folder` says that files are put into it, so that it must not be a store itself.
 
-    Raises NotAStore for a URL and for a place inside a store, OSError where nothing can be written.
+    Raises NotAStore for a URL, a path without a name and a place inside a store, OSError where nothing can be written.
     """
     target = local(path)
+    if not folder and target.name in ("", ".."):
+        raise NotAStore(f"{str(path)!r} is no name for what is to be made; expected a path such as data/NAME.zarr")
     if target.is_symlink():
         target = target.resolve()
     real = target.resolve()

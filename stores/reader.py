@@ -25,7 +25,7 @@ def open(path: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
     """Open a store lazily, one Dask chunk per shard.
 
     A store with unfinished blocks, or a finished block with a missing file, is refused unless `partial` is set; what
-    was never written then reads as NaN.
+    was never written then reads as NaN. A slice of timesteps selects the same whichever end is named first.
 
     Raises NotAStore, IncompleteStore, DamagedStore.
     """

@@ -208,8 +208,9 @@ class TrajectoryWriter:
             raise ValueError(f"{name} has shape {array.shape}, expected {self.layout.images}: a whole block of images")
         kept = self.layout.samples_in(self._block or 0)
         if name != "x_0" and self.layout.dtype == "float16":
-            beyond = (np.abs(array) > FLOAT16_MAX) & np.isfinite(array)
+            beyond = np.abs(array) > FLOAT16_MAX
             if beyond.any():
+                beyond &= np.isfinite(array)
                 inside = (slice(None),) * len(self.layout.lead) + (slice(kept),)
                 self._saturated += int(np.count_nonzero(beyond[inside]))
                 array = np.where(beyond, np.copysign(FLOAT16_MAX, array), array)

@@ -140,6 +140,7 @@ GLIDE = {
     "downsample_type": "resnet",
     "upsample_type": "resnet",
     "attention_head_dim": 64,
+    "attn_norm_num_groups": 32,
     "resnet_time_scale_shift": "scale_shift",
 }
 

@@ -4,7 +4,9 @@ import base64
 import csv
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -166,9 +168,12 @@ def fail(where, error):
     raise error
 
 
-def write(place, out, *, failed=fail, **options):
+def write(place, out, *, only=None, failed=fail, **options):
+    """Write a report, with the pictures of these sections only: a whole page takes seconds."""
     folders = ("results", "trajectories", "forks", "readouts", "models")
-    return report(out, **{**{name: place / name for name in folders}, **options}, failed=failed)
+    drawn = [one if only is None or one.anchor in only else replace(one, html=lambda material: "") for one in SECTIONS]
+    with patch("pipeline.report.SECTIONS", tuple(drawn)):
+        return report(out, **{**{name: place / name for name in folders}, **options}, failed=failed)
 
 
 def collected(place, trajectories=None):

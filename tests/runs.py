@@ -23,15 +23,28 @@ def states(block, step, size=4, shape=SHAPE):
     return x_t, np.tanh(x_t)
 
 
-def create(path, samples=16, *, block=4, shape=SHAPE, timesteps=TIMESTEPS, levels=None, seed=0, **options):
+def create(
+    path,
+    samples=16,
+    *,
+    block=4,
+    shape=SHAPE,
+    timesteps=TIMESTEPS,
+    alpha_bar=None,
+    levels=None,
+    seed=0,
+    config=None,
+    **options,
+):
+    alpha_bar = np.linspace(0.01, 0.99, len(timesteps)) if alpha_bar is None else alpha_bar
     return stores.create(
         path,
         timestep=timesteps,
-        **(levels or preserving(np.linspace(0.01, 0.99, len(timesteps)))),
+        **(levels or preserving(alpha_bar)),
         shape=shape,
         samples=samples,
         block=block,
-        config={"model": "made up", "seed": seed},
+        config={"model": "made up", "seed": seed, **(config or {})},
         **options,
     )
 

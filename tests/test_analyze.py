@@ -92,6 +92,7 @@ def environment(block):
     )
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_bytes_as_threads():
     runs.make("a.zarr")
     traj("analyze", ",".join(NAMES), "a.zarr", "-o", "threads", "--workers", 1)
@@ -99,6 +100,7 @@ def test_processes_give_the_same_bytes_as_threads():
     assert runs.digest("processes") == runs.digest("threads")
 
 
+@pytest.mark.slow
 def test_processes_compare_a_sweep_with_its_run_as_threads_do():
     Path("sweep.yaml").write_text("[{edit: jump, n: [2, 3], t_start: {every: 3}}]")
     run = "--model", "gaussian:0,1,1x8x8", "--sampler", "ddim", "--steps", 12, "--samples", 6, "--block", 2
@@ -111,12 +113,14 @@ def test_processes_compare_a_sweep_with_its_run_as_threads_do():
     assert runs.digest("processes") == runs.digest("threads")
 
 
+@pytest.mark.slow
 @EVERY
 def test_every_quantity_has_the_same_bits_in_other_processes(name, make, processes):
     result = lay_out(name, make(SAMPLES, STEPS).chunk({"sample": 4}))
     assert_bits_equal(processes.compute([result])[0], whole(name, make))
 
 
+@pytest.mark.slow
 def test_a_worker_killed_half_way_changes_nothing(processes, tmp_path):
     ds = stores.open(runs.make("a.zarr").absolute())
     flag = tmp_path / "killed"
@@ -125,6 +129,7 @@ def test_a_worker_killed_half_way_changes_nothing(processes, tmp_path):
     assert_all_equal(results, dask.compute(*lay_out_all(ds), scheduler="synchronous"))
 
 
+@pytest.mark.slow
 def test_workers_that_keep_dying_are_told(tmp_path):
     ds = changed(stores.open(runs.make("a.zarr").absolute()), die_once, str(tmp_path / "killed"))
     with (
@@ -236,6 +241,7 @@ def test_after_damage_nothing_goes_on_reading():
     assert zarr.core.sync.sync(still_reading()) == 0
 
 
+@pytest.mark.slow
 def test_a_running_cluster_is_used_and_left_running():
     runs.make("a.zarr")
     traj("analyze", "psnr", "a.zarr", "-o", "threads")

@@ -14,6 +14,8 @@ import pytest
 
 from tests import runs
 
+pytestmark = pytest.mark.slow
+
 TRAJ = Path(sys.executable).with_name("traj")
 
 
@@ -91,3 +93,25 @@ def test_ctrl_c_ends_every_process_and_cleans_up(scheduler, name, tmp_path):
     assert list(scratch.iterdir()) == []
     assert not Path("results").exists()
     assert time.monotonic() - pressed[0] < 30
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "1"])
+def test_that_kernels_are_compiled_is_said_once_and_only_when_it_is_so(tmp_path, scheduler):
+    runs.make("a.zarr")
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
+    said = []
+    for out in ("first", "second"):
+        command = [TRAJ, "analyze", "psnr", "a.zarr", "-o", out, "--scheduler", scheduler]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        said.append([line for line in done.stderr.splitlines() if "compiling" in line])
+    assert said == [["compiling, once: the next analysis finds the compiled code on disk"], []]
+
+
+def test_dasks_query_planning_is_switched_off_for_the_command_and_refused_in_python():
+    runs.make("a.zarr")
+    environment = os.environ | {"DASK_ARRAY__QUERY_PLANNING": "True"}
+    subprocess.run([TRAJ, "analyze", "psnr", "a.zarr"], capture_output=True, check=True, env=environment)
+    command = [sys.executable, "-c", "import analysis; analysis.load('psnr')"]
+    refused = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
+    assert refused.returncode == 1
+    assert "set DASK_ARRAY__QUERY_PLANNING=False before dask.array is imported" in refused.stderr.splitlines()[-1]

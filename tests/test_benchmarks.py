@@ -10,6 +10,8 @@ import pytest
 from benchmarks import __main__, kernels, timing
 from benchmarks.made_up import Trajectories
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", __main__.TOPICS)
 def test_every_topic_gives_rows_with_ratios(name):

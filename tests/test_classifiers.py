@@ -174,6 +174,7 @@ def test_a_missing_package_is_named(vit, monkeypatch):
         classifiers.load(str(vit))
 
 
+@pytest.mark.slow
 def test_a_hub_id_is_looked_up_in_the_cache_alone_when_offline(vit, tmp_path):
     cached = tmp_path / "hub" / "models--somebody--vit"
     (cached / "refs").mkdir(parents=True)

@@ -95,9 +95,11 @@ def test_asking_for_fewer_samples_does_not_pass_for_completing_the_run():
     assert "is complete" in traj("generate", "a.zarr", *model, "--samples", 16)
 
 
-def test_a_dry_run_counts_only_blocks_that_exist():
-    model = ("--model", "gaussian:0,1", "--samples", 8, "--block", 4, "--dry-run")
-    assert "2,000 network" in traj("generate", "a.zarr", *model, "--blocks", "0:1000")
+def test_a_dry_run_refuses_blocks_that_do_not_exist_as_the_run_does():
+    model = ("--model", "gaussian:0,1", "--samples", 8, "--block", 4)
+    assert "1,000 network" in traj("generate", "a.zarr", *model, "--dry-run", "--blocks", "1:2")
+    for dry_run in ([], ["--dry-run"]):
+        assert "0 to 1" in traj("generate", "a.zarr", *model, *dry_run, "--blocks", "0:1000", code=2)
 
 
 def test_clipped_float16_values_are_told():

@@ -51,6 +51,7 @@ def test_the_blocks_of_the_source_are_scaled_to_the_network():
 # --- multiply-adds ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nb", "percent", "with_text"),
     [(2, 5.20, 5.6), (4, 10.94, None), (6, 19.99, 20.7), (8, 32.77, 33.5), (10, 51.55, None), (12, 75.16, 75.8)],
@@ -105,6 +106,7 @@ def counted_by_hand(network, cut, *arguments, **text):
     return total
 
 
+@pytest.mark.slow
 @RANDOM
 @drawn(st.data())
 def test_multiply_adds_are_those_of_the_layers(data):

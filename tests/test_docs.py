@@ -40,6 +40,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_readmes_xarray_lines_run_in_a_bare_environment(folder):
     lines = BLOCKS[0].replace('"data/', f'"{folder}/data/')
     subprocess.run([sys.executable, "-W", "error", "-c", f"{lines}\nassert len(ds.x_t.dims) == 5"], check=True)
@@ -62,6 +63,7 @@ def test_the_readmes_sampling_loop_runs(tmp_path, monkeypatch):
     assert float(ds.x_0.max()) == 4
 
 
+@pytest.mark.slow
 def test_every_command_of_the_readme_exists():
     verbs = set(re.findall(r"^traj (\w+)", README, re.M))
     assert {"train", "generate", "analyze", "report"} <= verbs

@@ -16,6 +16,8 @@ from networkx import ancestors
 
 from tests.runs import digest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PARTS = ("stores", "analysis", "pipeline", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
 
@@ -77,7 +79,6 @@ def edit(folder, name, old, new):
     file.write_text(text.replace(old, new, 1))
 
 
-@pytest.mark.slow
 def test_everything_is_made_and_a_second_repro_does_nothing(project):
     assert (project / "report" / "index.html").is_file()
     begun = time.perf_counter()
@@ -86,7 +87,6 @@ def test_everything_is_made_and_a_second_repro_does_nothing(project):
     assert time.perf_counter() - begun < 10
 
 
-@pytest.mark.slow
 def test_the_wide_group_is_asked_for_by_name_only(project):
     assert not any((project / "wide" / made).exists() for made in ("data", "results", "report"))
     assert sorted(repro(project, "wide/dvc.yaml")) == ["wide/dvc.yaml:intervene@two", "wide/dvc.yaml:report"]
@@ -95,14 +95,12 @@ def test_the_wide_group_is_asked_for_by_name_only(project):
     assert repro(project) == []
 
 
-@pytest.mark.slow
 def test_metrics_and_plots_are_worth_reading(project):
     assert "confidence" in dvc(project, "metrics", "show")
     dvc(project, "plots", "show", "-o", "plots")
     assert "stepwise_entropy" in (project / "plots" / "index.html").read_text()
 
 
-@pytest.mark.slow
 def test_changing_one_run_reruns_only_it_and_what_depends_on_it(project):
     untouched = digest(project / "data" / "trajectories" / "ddim.zarr")
     edit(project, "params.yaml", "sampler: iddpm\n    steps: 5", "sampler: iddpm\n    steps: 4")
@@ -111,7 +109,6 @@ def test_changing_one_run_reruns_only_it_and_what_depends_on_it(project):
     assert len(list((project / "data" / "trajectories").glob("iddpm.stale-*.zarr"))) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC's own
 def test_what_is_made_of_a_run_depends_on_it(project, monkeypatch):
     monkeypatch.chdir(project)
@@ -131,7 +128,6 @@ def test_what_is_made_of_a_run_depends_on_it(project, monkeypatch):
     }
 
 
-@pytest.mark.slow
 def test_a_comment_in_the_code_regenerates_nothing(project):
     forks = project / "data" / "forks" / "ddim_forks.zarr"
     before, touched = digest(forks), [file.stat().st_mtime_ns for file in sorted(forks.rglob("*"))]

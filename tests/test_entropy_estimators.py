@@ -43,6 +43,7 @@ def test_grassbergers_estimate_is_his_formula_for_both_histograms(bins, samples)
         np.testing.assert_allclose(result[t], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [0.0, 0.6])
 def test_grassbergers_estimate_is_less_biased_than_the_plug_in(shared):
     # x_0 uniform over 16 codes, the state a copy with this chance and independent otherwise: H(x_0 | state) is known.

@@ -86,6 +86,7 @@ def forked(store, out, *, blocks=None, **options):
 # --- the parent again -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_with_the_runs_own_noise_a_fork_replays_it_to_the_bit(parents, name, tmp_path):
     store, model = parents[name]
@@ -133,6 +134,7 @@ def test_coordinates_say_where_a_fork_starts_and_what_was_edited(parents, tmp_pa
 # --- noise of their own ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_replicas_differ_where_noise_is_added_and_only_there(parents, tmp_path):
     for name, differ in (("ddpm", True), ("learned", True), ("ddim, eta 1", True), ("ddim", False)):
         store, model = parents[name]
@@ -166,6 +168,7 @@ def test_a_fork_does_not_depend_on_the_others_made_with_it(tmp_path):
         np.testing.assert_allclose(chosen, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_same_forks_have_the_same_bytes_in_one_run_or_grown(parents, tmp_path):
     store, model = parents["ddpm"]
     options = {"at": [700, 300], "model": model, "states": True}
@@ -220,6 +223,7 @@ def test_noise_off_on_the_first_part_keeps_replicas_together_there(edit, tmp_pat
 # --- runs that stop, change or cannot be ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     store = make(tmp_path / "p.zarr", 16, model="gaussian:0,0.25,1x16x16", steps=250)
     out, flag = tmp_path / "a.zarr", tmp_path / "a.zarr" / "done" / "c" / "1"

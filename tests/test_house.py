@@ -4,9 +4,12 @@ import ast
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {"stores": 0, "analysis": 1, "pipeline": 2}
@@ -33,6 +36,19 @@ def test_imports_go_one_way(file):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_a_file_is_one_room(file):
     assert len(file.read_text().splitlines()) <= 450
+
+
+def test_the_lowest_versions_tried_are_those_promised():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    promised = {}
+    for line in map(Requirement, (*project["dependencies"], *extras)):
+        lowest = next(Version(one.version) for one in line.specifier if one.operator == ">=")
+        assert promised.setdefault(line.name, lowest) == lowest, f"{line.name} has two lower bounds"
+    lines = [line for line in (ROOT / "constraints-lowest.txt").read_text().splitlines() if not line.startswith("#")]
+    tried = {name: Version(version) for name, version in (line.split("==") for line in lines)}
+    del promised["torch"], tried["torch"]  # constraints-lowest.txt says why
+    assert tried == promised
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["analyze", "--help"], ["verify", "--help"]])

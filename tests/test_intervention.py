@@ -230,6 +230,15 @@ def test_three_phases_are_found_in_images():
     mpl.pyplot.close("all")
 
 
+def test_a_dip_of_edits_that_never_change_what_is_seen_is_no_sequence_of_phases():
+    # mean SSIM never below .98, PSNR falls and rises again: phases 2 and 3 without a first
+    at, share = [40, 30, 20, 10, 0], [0.001, 0.01, 0.03, 0.01, 0.002]
+    result = phases(sweep_dataset([(t, *JUMP) for t in at], share, 20), baseline=baseline()).compute()
+    assert result["ssim_mean"].min() > 0.98
+    assert result["seen"].to_numpy().tolist() == [[-1, 1, 1]]
+    assert result["sequence"].to_numpy().tolist() == [-1]
+
+
 def test_without_ssim_there_are_no_phases():
     result = phases(sweeps(side=2), baseline=baseline(1, 2)).compute()
     assert np.isnan(result["phase"]).all()

@@ -199,7 +199,7 @@ def test_replicas_that_never_agree_vary_only_between_them():
 
 def test_one_replica_has_no_pairs():
     result = label_variance(fork_readout(4, replicas=1)).compute()
-    for name in ("label_agreement", "label_variance_pairwise"):
+    for name in ("label_agreement", "label_variance_pairwise", "label_entropy_corrected"):
         assert np.isnan(result[name]).all()
     assert np.isfinite(result["label_variance"]).all()
 
@@ -227,26 +227,38 @@ DISTRIBUTIONS = {
 }
 
 
+@pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("p", DISTRIBUTIONS.values(), ids=DISTRIBUTIONS)
-def test_the_corrected_entropy_of_few_replicas_is_off_by_a_tenth_of_a_bit_at_most(p):
+def test_the_corrected_entropy_of_few_replicas_is_off_by_little(p, hard):
     labels = np.random.default_rng(0).choice(len(p), size=(1, 8, 20000), p=p)
-    result = label_variance(fork_readout_dataset(one_hot(labels, len(p)))).compute()
+    result = label_variance(fork_readout_dataset(one_hot(labels, len(p))), hard=hard).compute()
     exact = scipy_entropy(p, base=2)
-    plain, corrected = (float(result[f"label_entropy{part}_mean"].item()) for part in ("", "_grassberger"))
-    assert abs(corrected - exact) < 0.1
+    plain, corrected = (float(result[f"label_entropy{part}_mean"].item()) for part in ("", "_corrected"))
     assert plain < exact - 0.05
-    assert abs(corrected - exact) < 0.35 * abs(plain - exact)
+    assert abs(corrected - exact) < (0.1 if hard else 0.17)
+    assert abs(corrected - exact) < 0.5 * abs(plain - exact)
 
 
-def test_the_corrected_entropy_is_grassbergers():
-    logits = fork_readout(6, 3, replicas=7, classes=4)
-    result = label_variance(logits).compute()
-    labels = logits["x_0_logits"].to_numpy().argmax(axis=-1)
-    counts = (labels[..., None] == np.arange(4)).sum(axis=1)
+def test_the_corrected_entropy_is_grassbergers_or_the_jackknifes():
+    ds = fork_readout(6, 3, replicas=7, classes=4)
+    logits = ds["x_0_logits"].to_numpy().astype(np.float64)
+    counts = (logits.argmax(axis=-1)[..., None] == np.arange(4)).sum(axis=1)
     n = counts.clip(1)
     g = digamma(n) + (-1.0) ** n / 2 * (digamma((n + 1) / 2) - digamma(n / 2))
     expected = (np.log(7) - (counts * g).sum(axis=-1) / 7) / np.log(2)
-    np.testing.assert_allclose(result["label_entropy_grassberger"], expected, rtol=0, atol=1e-12)
+    result = label_variance(ds, hard=True)["label_entropy_corrected"]
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-12)
+
+    p = softmax(logits, axis=-1)
+    without = [scipy_entropy(np.delete(p, r, axis=1).mean(axis=1), base=2, axis=-1) for r in range(7)]
+    expected = 7 * scipy_entropy(p.mean(axis=1), base=2, axis=-1) - 6 * np.mean(without, axis=0)
+    np.testing.assert_allclose(label_variance(ds)["label_entropy_corrected"], expected, rtol=0, atol=1e-12)
+
+
+def test_the_entropy_of_labels_is_drawn_with_its_correction():
+    ax = plot(label_variance(fork_readout(9, 4)).compute(), of="entropy")
+    assert [line.get_label() for line in ax.lines] == ["corrected", "as counted, low with 4 replicas"]
+    assert ax.get_ylabel() == "label entropy (bit)"
 
 
 @pytest.mark.parametrize("p", [0.7, 0.9, 0.98])

@@ -74,10 +74,10 @@ def test_what_cannot_be_generated_is_refused_at_once(options, says):
 @pytest.mark.parametrize("out", ["", ".", "/", "..", "a/.."])
 def test_a_store_or_a_model_needs_a_name(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "is no name for a store; expected a path such as data/NAME.zarr" in refused(
+    assert "is no name for what is to be made; expected a path such as data/NAME.zarr" in refused(
         "generate", out, "--sampler", "ddim", "--steps", 2, "--model", GAUSSIAN
     )
-    assert "is no name for the folder of a model" in refused("train", "digits", "-o", out, "--steps", 1)
+    assert "is no name for what is to be made" in refused("train", "digits", "-o", out, "--steps", 1)
     assert not any(tmp_path.iterdir())
 
 

@@ -119,6 +119,7 @@ def test_nothing_is_computed_before_it_is_asked_for(name, make):
     assert any(variable.chunks is not None for variable in result.data_vars.values())
 
 
+@pytest.mark.slow
 @EVERY
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(data=st.data())
@@ -147,6 +148,8 @@ def off(name, variable):
         return 1e-3
     if variable.endswith("_per_sample"):
         return 0.06
+    if variable.endswith(("_debiased", "_bias", "_half_width")):
+        return 0.04  # eight times a difference
     return 0.015 if variable.endswith("_grassberger") else 0.01  # its terms turn on whether a count is odd
 
 

@@ -250,3 +250,15 @@ def test_timesteps_of_a_store_align_with_those_of_any_dataset(tmp_path):
     assert xr.align(ds.isel(timestep=[0, 1]), plain.isel(timestep=[1, 2]), join="outer")[0].sizes["timestep"] == 3
     xr.testing.assert_identical(ds.x_0.compute(), plain.x_0.compute())
     xr.testing.assert_identical(ds.timestep, plain.timestep)
+
+
+def test_done_tells_a_reader_with_xarray_alone_which_blocks_are_there(tmp_path):
+    path = runs.make(tmp_path / "run.zarr", 10, environment={"torch": "a"})
+    with runs.create(path, 16, environment={"torch": "b"}) as store:
+        assert xr.open_zarr(path).done.values.tolist() == [1, 1, 0, 0]
+        runs.fill(store, [3])
+    ds = xr.open_zarr(path)
+    assert ds.done.values.tolist() == [1, 1, 0, 1]
+    assert np.isfinite(ds.x_t.isel(sample=slice(12, 16))).all()
+    texts = ds.manifest.values[ds.done.values == 1].tolist()
+    assert [json.loads(text)["environment"]["torch"] for text in texts] == ["a", "a", "b"]

@@ -9,7 +9,6 @@ import pytest
 
 import stores
 from pipeline.report.sections import forks, labels, replicas
-from tests import runs
 from tests.report_data import (
     AT,
     ENDINGS,
@@ -27,6 +26,8 @@ from tests.report_data import (
     unbalanced,
     write,
 )
+
+pytestmark = pytest.mark.slow
 
 SETTLED = np.array([39, 30, 25, 25, 20, 20, 15, 10, 5, 0, -1, -1])
 """From which timestep on a sample's pred_x0 has the label of its x_0; -1 never."""
@@ -158,6 +159,8 @@ def test_numbers_of_forks_equal_what_was_put_in(written, found):
     store = found["fork", "ddpm_forks"].store
     assert numbers["ddpm_forks"]["agreement_05_log_snr"] == round(float(store.log_snr.sel(timestep=10)), 2)
     assert numbers["ddpm_forks"]["replica_ssim_08_at"] == 10
+    # of two samples hardly anything is known: that all pairs agree is no proof that half of them do
+    assert [numbers["ddpm_forks"][f"agreement_05_at_{by}"] for by in ("sure", "possible")] == [None, 30]
 
 
 def test_labels_that_never_settle_are_never(copy):
@@ -165,7 +168,7 @@ def test_labels_that_never_settle_are_never(copy):
     shutil.rmtree(copy / "results/ddpm/label_variance.zarr")
     read_run(copy / "readouts/ddpm.zarr", copy / "trajectories/ddpm.zarr", np.full(12, -1))
     analyse(copy / "readouts/ddpm.zarr", copy / "results", ("label_variance",))
-    page = write(copy, copy / "report")
+    page = write(copy, copy / "report", only=["labels"])
     ours = json.loads((copy / "report/metrics/ddpm.json").read_text())
     assert ours["commit_timestep"] is None
     assert ours["commit_log_snr"] is None
@@ -216,7 +219,7 @@ def test_forks_without_their_run_are_shown_without_it(copy):
     assert orphan.parent is None
     labels = replicas.montage(orphan).axes[0].get_xticklabels()
     assert [label.get_text() for label in labels] == ["replica 1", "replica 2", "replica 3", "replica 4"]
-    page = write(copy, copy / "report").read_text(encoding="utf-8")
+    page = write(copy, copy / "report", only=["forks"]).read_text(encoding="utf-8")
     assert len(svgs(section(page, "forks"))) == 3
 
 
@@ -255,7 +258,7 @@ def test_a_second_readout_of_a_run_is_drawn_with_it_and_is_no_run(copy):
     second = collected(copy)["trajectories", "ddpm_b"]
     assert second.is_readout
     assert second.remarks == []
-    page = write(copy, copy / "report").read_text(encoding="utf-8")
+    page = write(copy, copy / "report", only=["runs", "numbers"]).read_text(encoding="utf-8")
     assert "ddpm_b" not in section(page, "runs")
     assert "ddpm_b" in section(page, "numbers")
     assert {row["run"] for row in rows(copy / "report/plots/label_variance.csv")} == {"ddpm", "ddpm_b"}
@@ -279,7 +282,7 @@ def test_a_run_and_its_forks_may_have_one_name(copy):
     found = collected(copy)
     assert "label_variance" in found["trajectories", "ddpm"].results
     assert "consistency" in found["fork", "ddpm"].results
-    write(copy, copy / "report")
+    write(copy, copy / "report", only=[])
     numbers = json.loads((copy / "report/metrics/ddpm.json").read_text())
     assert {"commit_timestep", "replica_ssim_08_at"} <= set(numbers)
 
@@ -292,5 +295,7 @@ def test_forks_that_start_twice_at_a_timestep_draw_themselves(copy):
     assert "consistency" not in fork.results
 
 
-def test_same_inputs_give_the_same_bytes(place, written, tmp_path):
-    assert runs.digest(write(place, tmp_path / "again").parent) == runs.digest(written)
+def test_same_inputs_give_the_same_bytes(place, html, tmp_path):
+    again = write(place, tmp_path / "again", only=["labels", "replicas", "forks"]).read_text(encoding="utf-8")
+    for name in ("labels", "replicas", "forks"):
+        assert section(again, name) == section(html, name)

@@ -35,6 +35,8 @@ from tests.report_data import (
     write_times,
 )
 
+pytestmark = pytest.mark.slow
+
 SHORT, MIXED = 0.3, 0.25
 """Of another image in the endings of the shortcut, alone and in a sweep of other edits."""
 
@@ -151,7 +153,7 @@ def test_times_that_fit_are_read_and_no_metric(found, written):
 def test_a_run_whose_edits_save_nothing_has_no_front(copy):
     run = make_run(copy / "trajectories/other.zarr", seed=1)
     analyse_sweep(make_sweep(copy / "forks/skips.zarr", run, {SKIPS: SHARE[SKIPS]}), run, copy / "results")
-    page = write(copy, copy / "report").read_text(encoding="utf-8")
+    page = write(copy, copy / "report", only=["interventions", "savings"]).read_text(encoding="utf-8")
     assert "skips</span></h3>" in section(page, "interventions")
     assert "ddim</span></h3>" in section(page, "savings")
     assert "other</span></h3>" not in section(page, "savings")
@@ -293,13 +295,14 @@ def test_findings_of_the_shortcut_follow_from_the_data(found, html):
     assert rows[2][1].endswith("above")
     same_window = verdicts(shortcut._findings(ssim, [], "wang2004"))
     assert same_window[0][0] == "higher"
-    assert same_window[2][0] == {0: "seen", 100: "not seen"}.get(above, "cannot tell")
+    low, high = stats.binomtest(int((ssim <= 0.9).sum()), SAMPLES).proportion_ci(method="wilson")
+    assert same_window[2][0] == ("seen" if low > 0.5 else "not seen" if high < 0.5 else "cannot tell")
     assert rows[4][1] == "network time 27.0 %: 10.0 % by the cuts, 17.0 % by the steps"
 
 
 def test_a_shortcut_without_its_run_has_no_montage(copy):
     shutil.rmtree(copy / "trajectories/ddim.zarr")
-    page = write(copy, copy / "report").read_text(encoding="utf-8")
+    page = write(copy, copy / "report", only=["shortcut"]).read_text(encoding="utf-8")
     assert len(svgs(part(page, "shortcut", "short"))) == 2
 
 
@@ -309,7 +312,7 @@ def test_a_shortcut_without_its_run_has_no_montage(copy):
 def test_the_mapping_of_blocks_is_printed(copy):
     run, share = copy / "trajectories/ddim.zarr", {BLOCKS: SHARE[BLOCKS], ("blocks", 5, 0, 8, 2, -1): [0.1] * 3}
     analyse_sweep(make_sweep(copy / "forks/cuts.zarr", run, share), run, copy / "results")
-    page = write(copy, copy / "report").read_text(encoding="utf-8")
+    page = write(copy, copy / "report", only=["interventions"]).read_text(encoding="utf-8")
     assert "Here nb = 2 is 1, nb = 8 is 2;" in part(page, "interventions", "cuts")
     assert "Here nb" not in part(page, "interventions", "jumps")
 

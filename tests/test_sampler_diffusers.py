@@ -47,6 +47,7 @@ def both(scheduler_class, config, steps, variance):
     return scheduler, schedule, ddpm(schedule, steps, variance=variance, clip=clip)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheduler_class", "config", "steps", "variance"), list(cases()))
 def test_whole_trajectory_equals_diffusers_with_our_tables(scheduler_class, config, steps, variance, monkeypatch):
     scheduler, schedule, plan = both(scheduler_class, config, steps, variance)

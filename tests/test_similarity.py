@@ -9,9 +9,10 @@ import xarray as xr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import stores
+from analysis.consistency import consistency
 from analysis.psnr import psnr
 from analysis.ssim import ssim
-from tests.analysis_data import dataset, trajectories
+from tests.analysis_data import dataset, fork_dataset, trajectories
 
 GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 UNIFORM = {"skimage": 7, "window:3": 3, "window:5": 5, "window:9": 9}
@@ -90,6 +91,24 @@ def test_psnr_never_exceeds_the_cap_and_a_constant_error_gives_its_closed_form()
     ds = dataset(x_t, x_t, x_0)
     expected = [-20 * np.log10(0.1 / 2), -20 * np.log10(0.01 / 2), 100.0]
     np.testing.assert_allclose(psnr(ds)["psnr"].sel(on="x_t")[0], expected, atol=1e-5)
+
+
+def test_opposite_images_have_a_psnr_of_zero_without_a_sign():
+    low, high = np.full((1, 1, 1, 4, 4), -1.0), np.full((1, 1, 4, 4), 1.0)
+    assert not np.signbit(psnr(dataset(low, low, high))["psnr"]).any()
+    replicas = np.stack([low[0], high])[None, :, None, 0]
+    assert not np.signbit(consistency(fork_dataset(replicas))["psnr"]).any()
+
+
+@pytest.mark.parametrize("side", [8, 32])
+@pytest.mark.parametrize("quantity", [psnr, ssim])
+@pytest.mark.parametrize("variable", ["x_t", "x_0"])
+def test_one_pixel_that_is_not_a_number_is_not_taken_for_a_value(quantity, variable, side):
+    ds = trajectories(2, 2, side=side)
+    ds[variable].values[0, ..., 3, 4] = np.nan
+    values = quantity(ds, on=("x_t",)).compute()[quantity.__name__].sel(on="x_t")
+    assert np.isnan(values[0]).all()
+    assert np.isfinite(values[1]).all()
 
 
 def test_the_valid_range_sets_the_scale_and_values_beyond_it_are_clipped():

@@ -45,6 +45,7 @@ def swept(run, folder, *families, **options):
 # --- what is the same -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_n_0_is_the_run_itself_to_the_bit(run, model, tmp_path):
     parent = stores.open(run).compute()
     edits = [{"edit": "jump", "n": [0, 1]}, {"edit": "skips", "ns": 2, "n": 0}, {"edit": "blocks", "nb": 6, "n": 0}]
@@ -67,6 +68,7 @@ EDITS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "edit"), EDITS)
 def test_a_variant_is_the_edited_plan_run_from_noise(family, edit, run, model, tmp_path):
     whole = generate.prepare(
@@ -185,6 +187,7 @@ def counted(forking, monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", [{"edit": "jump", "n": 5}, {"edit": "blocks", "nb": 6, "n": 5}])
 def test_a_sweep_over_all_starts_costs_about_half_of_rerunning(edit, run, model, tmp_path, monkeypatch):
     forking = prepare(run, table=table(tmp_path, {**edit, "t_start": {"every": 1}}), replicas=None, model=model)
@@ -219,6 +222,7 @@ def test_variants_of_a_block_go_through_the_network_together(run, model, tmp_pat
     assert len(calls) == expected
 
 
+@pytest.mark.slow
 def test_a_sweep_does_not_depend_on_how_it_is_batched(run, model, tmp_path):
     families = [
         {"edit": "jump", "n": [2, 5], "t_start": {"every": 5}},
@@ -231,6 +235,7 @@ def test_a_sweep_does_not_depend_on_how_it_is_batched(run, model, tmp_path):
     assert int((error > 1e-3).sum()) <= 0.02 * error.size
 
 
+@pytest.mark.slow
 def test_a_sweep_grown_has_the_same_bytes(run, model, tmp_path):
     path = table(tmp_path, {"edit": "skips", "ns": 1, "n": 2, "t_start": {"every": 5}})
     options = {"table": path, "replicas": None, "model": model, "states": True}

@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from pipeline import models, train
 from pipeline.models.digits import CLASSIFIERS, NULL_LABEL, RECIPES, DigitsClassifier, images, split
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):

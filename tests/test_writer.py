@@ -12,6 +12,7 @@ from numcodecs.bitround import BitRound
 import stores
 from stores import shards
 from tests import runs
+from tests.test_forks_and_readouts_on_disk import create_readout, logits, make_forks
 
 
 def test_what_is_read_is_what_was_put(tmp_path):
@@ -260,3 +261,37 @@ def test_a_folder_that_is_no_store_is_not_touched(tmp_path):
     with pytest.raises(stores.NotAStore, match="is not a store"):
         runs.create(tmp_path, stale="set-aside")
     assert (tmp_path / "holiday.jpg").read_bytes() == b"precious"
+
+
+def test_what_is_not_finite_is_counted_in_every_variable(tmp_path):
+    with runs.create(tmp_path / "run.zarr", 6, keepbits=7) as store:
+        for block in store.pending:
+            for step in range(6):
+                x_t, pred_x0 = runs.states(block, step)
+                x_t[0, 0, 0, : 2 * (step == 3)] = np.nan
+                pred_x0[3] = np.inf  # the short last block does not keep this sample
+                store.put(block, step, x_t, pred_x0)
+            x_0 = runs.states(block, 99)[1]
+            x_0[1, 0, 0, 0] = -np.inf
+            store.finish(block, x_0)
+    found = stores.describe(tmp_path / "run.zarr")
+    assert found["not_finite"] == {"x_t": 4, "pred_x0": 6 * 64, "x_0": 2}
+    assert stores.verify(tmp_path / "run.zarr") == []
+    assert stores.verify(tmp_path / "run.zarr", deep=True) == [
+        "pred_x0 (block 0): 384 value(s) not finite",
+        "x_0 (block 0): 1 value(s) not finite",
+        "x_t (block 0): 2 value(s) not finite",
+        "x_0 (block 1): 1 value(s) not finite",
+        "x_t (block 1): 2 value(s) not finite",
+    ]
+
+
+def test_states_that_were_never_made_are_not_counted(tmp_path):
+    forks = make_forks(tmp_path / "f.zarr", states=True)
+    assert stores.describe(forks)["not_finite"] == {}
+    assert stores.verify(forks, deep=True) == []
+    with create_readout(tmp_path / "r.zarr", 4) as store:
+        read = logits(0, 4)
+        read[0, 0, 0], read[0, 1, 0, 1] = np.nan, np.nan
+        store.write(0, {"logits": read, "x_0_logits": read[0, :, -1]})
+    assert stores.describe(tmp_path / "r.zarr")["not_finite"] == {"logits": 1}

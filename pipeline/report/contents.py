@@ -52,10 +52,10 @@ class Run:
 
 
 class Series(NamedTuple):
-    """A curve for the csv files: its panel, and along it places, values and errors.
+    """A curve for the csv files: its panel, and along it places, values and errors, `in_band` of them in half a band.
 
-    Errors are standard errors, `in_band` of them in half a band, or the low and high ends of intervals (2, place).
-    Values that reach the cap stand for infinity and are left out.
+    In the place of errors there may be the low and high ends of bands, (2, place). Values that reach the cap stand for
+    infinity and are left out.
     """
 
     on: str
@@ -68,12 +68,12 @@ class Series(NamedTuple):
 
 
 def errors_of(*parts: np.ndarray) -> np.ndarray:
-    """Take standard errors as they are, or put low and high ends together: (2, place)."""
+    """Take errors as they are, or put low and high ends together: (2, place)."""
     return parts[0] if len(parts) == 1 else np.stack(parts)
 
 
 def band(value: np.ndarray, error: np.ndarray, in_band: float) -> np.ndarray:
-    """Give the low and high ends of what is drawn about a curve: `in_band` standard errors, or its intervals."""
+    """Give the low and high ends of a band about a curve, from errors or as they are."""
     return error if error.ndim == 2 else np.stack([value - in_band * error, value + in_band * error])
 
 

@@ -51,9 +51,10 @@ LOG_SNR_LABEL = "log SNR of $x_t$   (denoising →)"
 
 
 class Curve(NamedTuple):
-    """One run's line in a panel: places, values, standard errors or ends of intervals (2, place), and how it is drawn.
+    """One run's line in a panel: places, values, standard errors, and how it is drawn.
 
-    Half the band is `in_band` errors wide. Values that reach the cap stand for infinity and are not drawn.
+    Half the band is `in_band` errors wide; in the place of errors there may be its low and high ends, (2, place).
+    Values that reach the cap stand for infinity and are not drawn.
     """
 
     run: str

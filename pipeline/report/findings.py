@@ -131,9 +131,9 @@ def _skips_and_blocks(compared: xr.Dataset) -> tuple[str, str] | None:
             whole = " (there is no phase 1: all starts count)" if len(starts) == len(skips.variants) else ""
             half = _verdicts.student(on_average.size) * error
             told.append(
-                f"{skips.name} against {blocks.name}{whole}: with the skips cut PSNR is lower by {mean:.1f} ± {half:.1f} "
-                f"dB on average over starts; of single starts, seen to be lower at {(each == SEEN).sum()} of "
-                f"{len(starts)}, higher at {(each == NOT_SEEN).sum()}".replace("-", "−")
+                f"{skips.name} against {blocks.name}{whole}: PSNR is lower with the skips cut, by {mean:.1f} ± "
+                f"{half:.1f} dB on average over starts; of single starts, seen to be lower at "
+                f"{(each == SEEN).sum()} of {len(starts)}, higher at {(each == NOT_SEEN).sum()}".replace("-", "−")
             )
     return (together(seen), "; ".join(told)) if told else None
 

@@ -80,7 +80,7 @@ def _losses(path: Path) -> tuple[list[str], np.ndarray]:
 def over_timesteps(result: xr.Dataset, values: str, *errors: str, in_band: float = 2) -> list[Series]:
     """Take a curve of a result over its timesteps, one for each variable it was computed on.
 
-    errors names the standard errors, or the low and the high ends of intervals.
+    errors names the errors, `in_band` of them in half a band, or the low and the high ends of bands.
     """
     along = result["timestep"].to_numpy(), result["log_snr"].to_numpy()
     return [

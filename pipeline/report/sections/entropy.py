@@ -75,9 +75,9 @@ def stepwise_entropy(results: Mapping[str, xr.Dataset], colours: Mapping[str, An
             if name in result["on"]:
                 value, half_width, reliable = on(result, name, *POOLED, "reliable")
                 x = _along(result, over)
-                curves.append(Curve(run, x, np.where(reliable, value, np.nan), half_width, in_band=1))
-                if not reliable.all():
-                    curves.append(Curve(run, x, value, half_width, line="--", in_band=1))
+                curves.append(Curve(run, x, value, half_width, line="-" if reliable.all() else "--", in_band=1))
+                if reliable.any() and not reliable.all():
+                    curves.append(Curve(run, x, np.where(reliable, value, np.nan), 0 * half_width))
         return curves
 
     rows = [

@@ -11,9 +11,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import STUDENT
+from analysis._replicas import curve
 from pipeline.report import markup
-from pipeline.report.contents import Material, Numbers, Run, Section, Series
+from pipeline.report.contents import Material, Numbers, Run, Section, Series, errors_of
 from pipeline.report.drawing import LOG_SNR_LABEL, Curve, Panel, panels
 from pipeline.report.metrics import rounded
 
@@ -24,6 +24,7 @@ LABELS = {
     "within": "label_variance_within",
     "between": "label_variance_between",
 }
+ENTROPY = {"label_entropy_corrected": "corrected", "label_entropy": "as it is"}
 ALIKE = {
     "pearson": "Pearson correlation",
     "ssim": "SSIM",
@@ -48,7 +49,11 @@ def html(material: Material) -> str:
             f"dotted line ({markup.either([f'{1 - 1 / k:g}' for k in _classes(labels)])}) replicas fall into all "
             "classes alike, at 0 all surely into one. Beneath, the share of pairs of replicas with equal labels; "
             f"dotted ({markup.either([f'{1 / k:g}' for k in _classes(labels)])}) what equally frequent classes would "
-            f"give by chance. {_shared(labels)} After 000’s section on label variance, which has no figure."
+            "give by chance. At the bottom, the entropy of the replicas’ labels: solid, corrected for how few they are "
+            "(of probabilities by the jackknife, of hard labels by Grassberger’s estimate); dashed, of their mean as "
+            "it is, which from few replicas is far too low where they part: R sure ones show at most log₂ R bits, here"
+            f" {_at_most(labels)}. {_shared(labels)} Of the share the bands are Wilson’s intervals of 95 %, "
+            "which have a width at 0 and 1, too. After 000’s section on label variance, which has no figure."
         )
         shown += markup.figure(
             labels_of_replicas(labels, material.colours, material.markers), caption, "Labels of replicas"
@@ -57,16 +62,17 @@ def html(material: Material) -> str:
         caption = (
             "How alike two endings of one state are, pixel by pixel (Pearson’s correlation, above) and in their "
             f"structure (SSIM, beneath, preset {_presets(alike)}): means over all pairs of replicas; 1 means that the "
-            "rest of the noise makes no difference, and what is left at the noisiest starts is what any two images of "
-            f"the set have in common. {_shared(alike)} After 000’s section on sample consistency, which has no figure."
+            f"rest of the noise makes no difference. {_shared(alike)} After 000’s section on sample consistency, which "
+            "has no figure."
         )
         more = (
             "The same in four more measures, over log SNR. The correlation over samples compares a pixel in one "
             "replica with the same pixel in another across all samples, so that what all images have in common does "
             "not count: it estimates the share of the variance of x_0 that x_t has settled, 1 − E Var(x_0 | x_t) / "
-            "Var(x_0); its 95 % bands are the jackknife’s. The cosine of two images and 1 − |a − b|² / (|a|² + |b|²) "
-            "take images as they are, with their brightness; PSNR is in decibels, higher is closer, and pairs of equal "
-            "images count as 100 (starts from which all endings are equal are not drawn)."
+            "Var(x_0); its band is an interval of 95 %, by the jackknife over eight groups of samples. The cosine of "
+            "two images and 1 − |a − b|² / (|a|² + |b|²) take images as they are, with their brightness; PSNR is in "
+            "decibels, higher is closer, and pairs of equal images count as 100 (starts from which all endings are "
+            "equal are not drawn)."
         )
         drawn = similarity(alike, material.colours, material.markers)
         shown += markup.figure(drawn, caption, "Likeness of replicas")
@@ -89,6 +95,10 @@ def _shared(results: Mapping[str, xr.Dataset]) -> str:
     )
 
 
+def _at_most(results: Mapping[str, xr.Dataset]) -> str:
+    return markup.either([f"{np.log2(r):.3g}" for r in sorted({int(x.attrs["replicas"]) for x in results.values()})])
+
+
 def _classes(results: Mapping[str, xr.Dataset]) -> list[int]:
     return sorted({int(result.attrs["classes"]) for result in results.values()})
 
@@ -100,24 +110,25 @@ def _presets(results: Mapping[str, xr.Dataset]) -> str:
 def labels_of_replicas(
     results: Mapping[str, xr.Dataset], colours: Mapping[str, Any], markers: Mapping[str, str]
 ) -> Figure:
-    """Draw label variance, total and between replicas, and label agreement, over where forks start."""
-    parts = {"label_variance": "-", "label_variance_between": "--"}
-    figure, axes = _over_starts(
-        results,
-        [("label variance", parts), ("share of pairs with equal labels", {"label_agreement": "-"})],
-        colours,
-        markers,
-    )
-    for row, level in zip(axes, (lambda k: 1 - 1 / k, lambda k: 1 / k), strict=True):
-        for axis in row:
-            axis.set_ylim(-0.02, 1.02)
+    """Draw label variance, total and between replicas, label agreement, and entropy, over where forks start."""
+    rows = [
+        ("label variance", {"label_variance": "-", "label_variance_between": "--"}),
+        ("share of pairs with equal labels", {"label_agreement": "-"}),
+        ("entropy of labels (bit)", {"label_entropy_corrected": "-", "label_entropy": "--"}),
+    ]
+    figure, axes = _over_starts(results, rows, colours, markers)
+    for number, level in enumerate((lambda k: 1 - 1 / k, lambda k: 1 / k, np.log2)):
+        for axis in axes[number]:
+            axis.set_ylim(-0.02, 1.02 if number < 2 else None)
             for classes in _classes(results):
                 axis.axhline(level(classes), color="#777777", lw=0.9, ls=":")
-    handles = [
-        Line2D([], [], color="#555555", ls=line, label=part)
-        for part, line in (("in all", "-"), ("between replicas", "--"))
-    ]
-    axes[0, 0].legend(handles=handles, loc="lower left")
+    for axis, parts in (
+        (axes[0, 0], ("in all", "between replicas")),
+        (axes[2, 0], ("corrected", "as it is, too low")),
+    ):
+        handles = [Line2D([], [], color="#555555", ls=line, label=part) for part, line in zip(parts, "-:", strict=True)]
+        handles[1].set_linestyle("--")
+        axis.legend(handles=handles, loc="lower left")
     return figure
 
 
@@ -177,16 +188,10 @@ def _curves(
 
 
 def _series(starts: xr.Dataset, name: str, on: str) -> Series:
-    """Take a variable over where forks start; what pools all samples has no mean over them."""
-    pooled = f"{name}_mean" not in starts
-    value = name if pooled else f"{name}_mean"
-    cap = starts.attrs["cap"] if name == "psnr" else np.inf
-    return Series(
-        on,
-        *(starts[variable].to_numpy() for variable in ("at", "at_log_snr", value, f"{name}_se")),
-        cap,
-        STUDENT if pooled else 2,
-    )
+    """Take a variable over where forks start, with the band it has."""
+    at, log_snr = (starts[variable].to_numpy() for variable in ("at", "at_log_snr"))
+    value, low, high = curve(starts, name)
+    return Series(on, at, log_snr, value, errors_of(low, high), starts.attrs["cap"] if name == "psnr" else np.inf)
 
 
 def numbers(run: Run) -> Numbers:
@@ -202,6 +207,10 @@ def numbers(run: Run) -> Numbers:
             first = starts.isel(variant=above[0]) if above.size else None
             found[f"{key}_at"] = None if first is None else int(first["at"])
             found[f"{key}_log_snr"] = None if first is None else rounded(first["at_log_snr"], 2)
+            _, low, high = curve(starts, name)
+            for by, ends in (("sure", low), ("possible", high)):
+                there = np.flatnonzero(ends > threshold)
+                found[f"{key}_at_{by}"] = int(starts["at"][there[0]]) if there.size else None
     return found
 
 
@@ -211,6 +220,7 @@ def curves(run: Run) -> dict[str, list[Series]]:
     if (labels := run.results.get("label_variance")) is not None:
         starts = labels.sortby("at", ascending=False)
         found["fork_label_variance"] = [_series(starts, name, part) for part, name in LABELS.items()]
+        found["fork_label_entropy"] = [_series(starts, name, said) for name, said in ENTROPY.items()]
         found["fork_label_agreement"] = [_series(starts, "label_agreement", "x_0 of replicas")]
     if (alike := run.results.get("consistency")) is not None:
         starts = alike.sortby("at", ascending=False)
@@ -227,8 +237,12 @@ SECTION = Section(
     meanings={
         "agreement_05_at": f"first start whose replicas mostly agree in label (above {AGREED} of pairs): timestep",
         "agreement_05_log_snr": "… and its log SNR",
+        "agreement_05_at_sure": "… by the low ends of the bands: timestep",
+        "agreement_05_at_possible": "… by the high ends of the bands: timestep",
         "replica_ssim_08_at": f"first start whose replicas look alike (SSIM above {SIMILAR}): timestep",
         "replica_ssim_08_log_snr": "… and its log SNR",
+        "replica_ssim_08_at_sure": "… by the low ends of the bands: timestep",
+        "replica_ssim_08_at_possible": "… by the high ends of the bands: timestep",
     },
     numbers=numbers,
     curves=curves,

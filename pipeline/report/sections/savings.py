@@ -53,17 +53,30 @@ def _of_run(name: str, sweeps: Sequence[Run], material: Material) -> str:
     caption = (
         f"Multiply-adds left out against mean SSIM lost by all edits of {among}: a dot for every edit, the more it "
         "leaves out the further to the right, the closer the image to the unedited one the lower; above the lowest "
-        f"mark the scale is logarithmic. Rings and the line mark the front. {markup.samples({name: tried})}"
+        f"mark the scale is logarithmic. Rings and the line mark the front, by the means; {_beside(tried)} "
+        f"{markup.samples({name: tried})}"
     )
     figure = markup.figure(pareto(tried), caption, f"Multiply-adds removed against SSIM lost: {name}")
     return f"<h3>{markup.named(name, material.colours)}</h3>{figure}{_table(tried)}"
+
+
+def _beside(tried: xr.Dataset) -> str:
+    """Count what may be on the front as well."""
+    saves = tried["multiply_adds_removed"].to_numpy() > 0
+    possible = int((tried["pareto_possible"].to_numpy() & saves).sum())
+    return (
+        f"of {int(saves.sum())} edits that save something, {possible} are not seen to be beaten by another of their "
+        "sweep (differences of the same samples, by intervals of 95 % that hold together)."
+    )
 
 
 def pooled(sweeps: Sequence[Run]) -> xr.Dataset:
     """Put what several sweeps of one run tried one after the other, with the time it saves, NaN where unknown."""
     parts = []
     for sweep in sweeps:
-        part = sweep.results["redundancy"][["ssim_mean", "pareto"]].drop_vars("variant", errors="ignore")
+        part = sweep.results["redundancy"][["ssim_mean", "pareto", "pareto_possible"]].drop_vars(
+            "variant", errors="ignore"
+        )
         unknown = np.full(part.sizes["variant"], np.nan)
         time = unknown if sweep.time_removed is None else sweep.time_removed
         parts.append(part.assign_coords(time_removed=("variant", time)))
