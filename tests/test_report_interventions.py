@@ -11,6 +11,7 @@ from skimage.metrics import structural_similarity
 
 from pipeline.report import edits, findings
 from pipeline.report.sections import interventions
+from tests import runs
 from tests.report_data import (
     AT,
     BLOCKS,
