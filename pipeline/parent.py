@@ -100,7 +100,7 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
             str(device),
             parent.config["autocast"],
             schedule=tables.name_of(schedule) if analytic.is_exact(parent.config["model"]) else None,
-            steps=schedule["T"] if "grid" in schedule else None,
+            steps=schedule["T"],
         )
     except (ValueError, FileNotFoundError) as error:
         if model is not None:
