@@ -19,6 +19,7 @@ from pipeline.guidance import guided
 from pipeline.models import analytic
 from pipeline.plan import Plan
 from stores.layout import read_root
+from stores.manifest import read_manifest
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ class Parent:
             )
         plan = Plan.from_json(config["plan"])
         timesteps = tuple(ds.timestep.values.tolist())
-        made_in = stores.describe(path)["environments"]
-        model = made_in[-1]["environment"].get("model") if made_in else None
+        model = read_manifest(path, 0).environment.get("model")
         return cls(path, config, attrs["fingerprint"], model, plan, timesteps, ds.label.values)
 
     @property

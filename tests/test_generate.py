@@ -243,6 +243,7 @@ for _ in range(1500):
 """
 
 
+@pytest.mark.slow
 def test_an_interrupted_host_copy_never_waits_for_good():
     """With queue.Queue, an interrupt within put now and then left its reader waiting, and everybody for the reader."""
     subprocess.run([sys.executable, "-c", STOPPED_AT_ANY_MOMENT], check=True, timeout=60)

@@ -39,6 +39,7 @@ def one_hot(labels, classes):
     return np.where(np.arange(classes) == labels[..., None], 1000.0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hard", [False, True])
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(logits=LOGITS)
@@ -297,6 +298,7 @@ def test_labels_commit_where_their_last_agreement_with_x_0_begins():
     assert result["commit_log_snr"].to_numpy().tolist() == [log_snr[2], log_snr[0], np.inf, log_snr[3]]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(labels=arrays(int, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.integers(0, 2)))
 def test_commitments_equal_a_plain_loop(labels):

@@ -84,6 +84,7 @@ def test_rederived_eps_is_what_diffusers_makes_of_a_clipped_prediction(eta):
         assert relative(x_s, theirs.prev_sample) < 2e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scheduler_class", "config", "steps", "variance"), list(cases()))
 def test_each_step_equals_stock_diffusers(scheduler_class, config, steps, variance, monkeypatch):
     scheduler, schedule, plan = both(scheduler_class, config, steps, variance)
