@@ -151,7 +151,7 @@ def test_labels_are_a_function_of_the_sample_number():
     [
         ({"model": "nothing"}, "unknown"),
         ({"model": "digits"}, "traj train digits"),
-        ({"sampler_name": "euler"}, "expected ddpm, ddim or iddpm"),
+        ({"sampler_name": "euler"}, "expected ddpm, ddim, iddpm or heun"),
         ({"steps": 0}, "1 to 1000"),
         ({"steps": 1001}, "1 to 1000"),
         ({"eta": 0.5}, "only ddim"),
