@@ -16,7 +16,6 @@ import stores
 from pipeline import models, tables
 from pipeline.denoiser import Denoiser
 from pipeline.guidance import guided
-from pipeline.models import analytic
 from pipeline.plan import Plan
 from stores.layout import read_root
 from stores.manifest import read_manifest
@@ -99,7 +98,7 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
             name,
             str(device),
             parent.config["autocast"],
-            schedule=tables.name_of(schedule) if analytic.is_exact(parent.config["model"]) else None,
+            schedule=tables.name_of(schedule) if models.is_exact(name) else None,
             steps=schedule["T"],
         )
     except (ValueError, FileNotFoundError) as error:

@@ -62,7 +62,8 @@ def reverse(
             predictions = evaluate([i for i, _ in group], timestep, cut)
             seen: dict[tuple[int, int], Seen] = {}
             for (i, k), prediction in zip(group, predictions, strict=True):
-                seen[i, k] = states[i], prediction
+                if plans[i].steps[k].evaluations == 2:
+                    seen[i, k] = states[i], prediction
                 log_variance = learned_log_variance(schedule, plans[i], k, prediction)
                 keep(i, k, states[i], prediction.pred_x0, log_variance)
                 states[i] = advance(schedule, plans[i], k, states[i], prediction, log_variance, partial(noise, i))

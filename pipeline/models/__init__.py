@@ -43,12 +43,11 @@ def load(
     """
     if not name.strip():
         raise ValueError(f"an empty model name was given; {_KNOWN}")
-    is_own = own.is_own(name)
-    if not is_own and ":" in name and not Path(name).exists():
+    if is_exact(name):
         return analytic.load(name, device, tables.named(schedule or "linear", steps))
     if schedule is not None:
         raise ValueError(f"schedule {schedule} was given, but model {name} has its own; leave it out")
-    if is_own:
+    if own.is_own(name):
         return own.load(name, device, autocast, steps)
     from pipeline.models import pretrained  # brings in diffusers, which takes seconds
 
@@ -64,3 +63,8 @@ def load(
     if "/" in name or os.sep in name:
         raise FileNotFoundError(f"model {name!r}: no such folder; {_KNOWN}")
     raise ValueError(f"model {name!r} is unknown; {_KNOWN}")
+
+
+def is_exact(name: str) -> bool:
+    """Whether a name is spelled like an exact denoiser's, which takes any schedule."""
+    return ":" in name and not own.is_own(name) and not Path(name).exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,11 +42,6 @@ def load(name: str, device: str = "cpu", schedule: Schedule | None = None) -> Ga
     except ValueError as error:
         raise ValueError(f"model {name!r}: {error}; expected one of {', '.join(FORMS)}") from None
     raise ValueError(f"model {name!r}; expected one of {', '.join(FORMS)}")
-
-
-def is_exact(identity: Mapping[str, Any]) -> bool:
-    """Whether an identity is that of an exact denoiser."""
-    return not {"variance", "points", "data"}.isdisjoint(identity)
 
 
 class GaussianDenoiser:
