@@ -341,7 +341,7 @@ def test_a_damaged_state_is_named(tmp_path):
         (["p.zarr", "--replicas", "0"], 2, "replicas 0 was given, expected at least 1"),
         (["p.zarr", "--batch", "0"], 2, "at least 1"),
         (["p.zarr", "--block", "0"], 2, "at least 1"),
-        (["p.zarr", "--blocks", "3:4"], 2, "blocks 0 to 0"),
+        (["p.zarr", "--blocks", "3:4"], 2, "have 0 to 0"),
         (["p.zarr", "--noise", "loud"], 2, "'loud'; expected one of"),
         (["p.zarr", "--noise", "zero:2000-1500"], 2, "no step at timesteps 2000 to 1500"),
         (["p.zarr", "--noise", "zero:950-600"], 2, "the plan visits 500, 450, 400, ..., 0"),

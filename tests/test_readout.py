@@ -351,7 +351,7 @@ def test_bad_input_gets_one_message(digits, tmp_path, monkeypatch):
         (["f.zarr", "--model", digits, "--on", "x_t"], 2, "made without --states"),
         (["a.zarr", "--model", digits, "--batch", 0], 2, "batch 0 was given, expected at least 1"),
         (["a.zarr", "--model", digits, "--device", "tpu"], 2, "auto, cpu, cuda"),
-        (["a.zarr", "--model", digits, "--blocks", "3:5"], 2, "blocks 0 to 0"),
+        (["a.zarr", "--model", digits, "--blocks", "3:5"], 2, "have 0 to 0"),
     ):
         assert message in traj(arguments[0], "out.zarr", *arguments[1:], code=code)
         assert not Path("out.zarr").exists()
