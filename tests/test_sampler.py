@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.cuts import Cut
 from pipeline.denoiser import Prediction
 from pipeline.models import analytic
-from pipeline.plan import WHOLE, Plan, ddim, ddpm, iddpm
+from pipeline.plan import WHOLE, Plan, ddim, ddpm, heun, iddpm
 from pipeline.sampler import ddim_mean, learned_log_variance, noise_sd, posterior_mean, reverse
 from pipeline.schedule import Schedule
 from tests.sampling import (
@@ -285,3 +286,40 @@ def test_kept_states_are_never_written_to_again():
         keep=keep,
     )
     assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
+
+
+# --- heun -----------------------------------------------------------------------------------------------------
+
+
+def test_both_evaluations_of_a_heun_step_are_under_its_cut():
+    plan, asked = heun(LINEAR, 4), []
+    cut = Cut(skips=1)
+    first, second = plan.timesteps[:2]
+
+    class Recorded(FixedFraction):
+        def __call__(self, x_t, timestep, condition, cut=WHOLE):
+            asked.append((timestep, cut))
+            return super().__call__(x_t, timestep, condition, cut)
+
+    run(Recorded(None), plan.with_cut(cut, first, 1), start())
+    assert asked[:3] == [(first, cut), (second, cut), (second, WHOLE)]
+    assert len(asked) == plan.evaluations
+
+
+def test_branches_of_heun_that_land_apart_are_each_corrected_where_they_land():
+    denoiser, x_t = network(LINEAR), start()
+    plans = [heun(LINEAR, [900, 600, 300]), heun(LINEAR, [900, 400]), heun(LINEAR, [900, 600])]
+    together = reverse(
+        denoiser, plans, NO_LABEL, start=lambda _: x_t, noise=lambda *_: None, keep=lambda *_: None, together=3
+    )
+    for plan, x_0 in zip(plans, together, strict=True):
+        torch.testing.assert_close(x_0, run(denoiser, plan, x_t)[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_clip_that_never_bites_changes_no_heun_step():
+    denoiser, x_t = analytic.GaussianDenoiser(0.0, 0.25, (1, 8, 8)), start(dtype=torch.float64)
+    plain = run(denoiser, heun(LINEAR, 12), x_t)[-1]
+    for eps in ("kept", "rederived"):
+        torch.testing.assert_close(run(denoiser, heun(LINEAR, 12, clip=9.0, eps=eps), x_t)[-1], plain)
+    clipped = run(denoiser, heun(LINEAR, 12, clip=0.1, eps="rederived"), x_t)[-1]
+    assert float(clipped.abs().max()) <= 0.1 + 1e-12
