@@ -45,7 +45,8 @@ def create(path: Path, like: Trajectories, blocks: int) -> stores.TrajectoryWrit
     return stores.create(
         path,
         timestep=like.timestep,
-        alpha_bar=like.alpha_bar,
+        signal=np.sqrt(like.alpha_bar),
+        noise_scale=np.sqrt(1 - like.alpha_bar),
         shape=like.shape,
         samples=blocks * like.block,
         block=like.block,

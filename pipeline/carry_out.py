@@ -36,10 +36,13 @@ def carry_out(
     from stores.reader import require_complete
 
     place(out)
-    count = job.layout.blocks
-    wanted = range(count) if blocks is None else blocks
-    if wanted[-1] >= count:
-        raise click.UsageError(f"--blocks {wanted.start}:{wanted.stop} was given, there are blocks 0 to {count - 1}")
+    layout = job.layout
+    wanted = range(layout.blocks) if blocks is None else blocks
+    if wanted[-1] >= layout.blocks:
+        raise click.UsageError(
+            f"block {max(wanted[0], layout.blocks)} was asked for; {layout.samples} samples in blocks of "
+            f"{layout.block} have 0 to {layout.blocks - 1}"
+        )
     # before there is a store: a network that fails, or does not fit into memory, leaves none behind
     cost = job.cost(out, len(wanted))
     if dry_run:

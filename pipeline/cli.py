@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pipeline.carry_out import carry_out, say
+from pipeline.mishaps import INTERRUPTED, Traj
 from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, TF32, LocalName, LocalPath, timestep_list
 from pipeline.parsing import Number, Whole
 from pipeline.quantity_options import QuantityGroup
-from pipeline.threads import wait_briefly
 
 os.environ["DASK_ARRAY__QUERY_PLANNING"] = (
     "False"  # whatever the user's Dask is told: analyses lay out their own graphs
@@ -27,71 +24,8 @@ os.environ["DASK_ARRAY__QUERY_PLANNING"] = (
     "False"  # whatever the user's Dask is told: analyses lay out their own graphs
 )
 
-INTERRUPTED = 130
-ALL_SAMPLES = "ask for these with --samples to complete it"
 BUG = "; if `traj verify` finds nothing wrong with it, please report this as a bug of traj"
-OUT_OF_MEMORY = (
-    "the memory does not suffice{}; ask for fewer --samples, a smaller --block or --batch, or fewer --workers"
-)
-WAYS_OUT = {
-    errno.ENOSPC: "; free some space there, or choose a place on another disk, and run the same command again: what is "
-    "finished is kept",
-    errno.EROFS: "; choose a place that can be written",
-    errno.EACCES: "; choose a place that you may read and write, or change its permissions",
-}
-
-
-@contextmanager
-def notes_said() -> Iterator[None]:
-    """Say the notes of whatever goes wrong: a store that was set aside before it did, and where it went."""
-    try:
-        yield
-    except BaseException as error:
-        for note in getattr(error, "__notes__", ()):
-            say(note)
-        raise
-
-
-class Traj(click.Group):
-    """Turns what can go wrong into one message: exit 2 for what was asked, 1 for what failed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name the verbs in the order of use."""
-        return list(self.commands)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a verb."""
-        wait_briefly()
-        try:
-            with notes_said():
-                return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort, click.ClickException):
-            raise
-        except KeyboardInterrupt:
-            say("stopped; what is finished is kept, run the same command again to go on")
-            ctx.exit(INTERRUPTED)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-        except OSError as error:
-            if error.errno is None:
-                raise click.UsageError(str(error)) from None
-            place = f": {error.filename}" if error.filename else ""
-            raise click.ClickException(f"{error.strerror}{place}{WAYS_OUT.get(error.errno, '')}") from None
-        except ArithmeticError as error:
-            raise click.ClickException(str(error)) from None
-        except MemoryError as error:
-            raise click.ClickException(OUT_OF_MEMORY.format(f" ({error})" if str(error) else "")) from None
-        except RuntimeError as error:
-            from stores import NotAStore, StoreError
-
-            if "out of memory" in str(error) or "can't allocate memory" in str(error):  # torch's, on GPU and CPU
-                raise click.ClickException(OUT_OF_MEMORY.format("")) from None
-
-            if isinstance(error, NotAStore):
-                raise click.UsageError(str(error)) from None
-            if isinstance(error, StoreError):
-                raise click.ClickException(str(error)) from None
-            raise
+ALL_SAMPLES = "ask for these with --samples to complete it"
 
 
 @click.group(cls=Traj, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -147,10 +81,14 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     "--model",
     type=LocalName(),
     required=True,
-    help="digits, digits-iddpm, a diffusers folder or hub id, gaussian:MEAN,VAR[,CxHxW], mixture:A,B,... or "
-    "dataset:digits.",
+    help="digits, digits-iddpm, a diffusers folder or hub id, gaussian:MEAN,VAR[,CxHxW], mixture:A,B,..., "
+    "dataset:digits, or your own FILE.py:NAME.",
 )
-@click.option("--sampler", default="ddpm", show_default=True, help="ddpm, ddim or iddpm.")
+@click.option(
+    "--schedule",
+    help="Of an exact model: linear, cosine, edm[:MIN,MAX,RHO] or flow[:SHIFT].  [default: linear]",
+)
+@click.option("--sampler", default="ddpm", show_default=True, help="ddpm, ddim, iddpm or heun.")
 @click.option(
     "--plan",
     "plan_name",
@@ -159,13 +97,19 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     show_default=True,
     help="shortcut: 83 of 100 steps, blocks of the U-Net left out in some; with --steps 100.",
 )
-@click.option("--steps", type=Whole(), help="Network evaluations.  [default: all timesteps of the training schedule]")
+@click.option(
+    "--steps",
+    type=Whole(),
+    help="Steps, one network evaluation each but two in heun; the size of the grid of edm and flow.  [default: all "
+    "timesteps of the training schedule]",
+)
 @click.option(
     "--spacing",
     type=click.Choice(["leading", "linspace", "trailing", "openai"]),
     help="Which timesteps fewer --steps visit: diffusers' three ways, or improved-diffusion's rounding of "
     "linspace.  [default: what the model's scheduler says]",
 )
+@click.option("--timesteps", callback=timestep_list, help="Timesteps by hand, instead of --steps: 999,850,700,0.")
 @click.option(
     "--eta", type=Number(), help="Noise of ddim: 0 none, 1 as much as ddpm, more where steps have room.  [default: 0]"
 )
@@ -184,8 +128,8 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 @click.option(
     "--eps",
     type=click.Choice(["kept", "rederived"]),
-    help="With ddim and --clip: eps kept as the network says, like diffusers, or rederived from the clipped pred_x0, "
-    "like improved-diffusion, guided-diffusion and GLIDE; then ddim of eta 1 is ddpm.  [default: kept]",
+    help="With ddim or heun, and --clip: eps kept as the network says, like diffusers, or rederived from the clipped "
+    "pred_x0, like improved-diffusion, guided-diffusion and GLIDE; then ddim of eta 1 is ddpm.  [default: kept]",
 )
 @click.option("--samples", type=Whole(), default=64, show_default=True, help="More than a finished run has extends it.")
 @click.option(
@@ -193,6 +137,13 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 )
 @click.option("--seed", type=SEED, default=0, show_default=True)
 @click.option("--labels", default="none", show_default=True, help="none, cycle through the classes, or one class.")
+@click.option(
+    "--guidance",
+    type=Number(),
+    default=1.0,
+    show_default=True,
+    help="How far towards the label: 0 not at all, 1 as the model does, above 1 further, with two predictions a step.",
+)
 @click.option("--every", type=Whole(), default=1, show_default=True, help="Store every k-th state, and the last.")
 @click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
 @click.option("--round-bits", type=Whole(), help="Round float32 to this many mantissa bits: smaller, 10 are plenty.")
@@ -212,6 +163,8 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
     traj generate data/trajectories/ddim.zarr --model digits --sampler ddim --steps 50 --samples 256
     traj generate data/trajectories/cifar.zarr --model google/ddpm-cifar10-32 --device cuda --block 512
     traj generate data/trajectories/short.zarr --model digits --sampler ddim --steps 100 --eta 1 --plan shortcut
+    traj generate data/trajectories/edm.zarr --model dataset:digits --schedule edm --steps 18 --sampler heun
+    traj generate data/trajectories/mine.zarr --model mine.py:flow --sampler ddim --steps 28
     """
     from pipeline.generate import prepare
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 
@@ -30,6 +29,14 @@ class Prediction:
     variance_fraction: torch.Tensor | None = None
 
 
+class Condition(Protocol):
+    """What a denoiser is to know of some samples, a class or a text: the sampling loop only repeats it."""
+
+    def repeat(self, times: int, /) -> Self:
+        """Give the condition of the same samples so many times in a row."""
+        ...
+
+
 class Denoiser(Protocol):
     """Whatever predicts x_0 from x_t: a network or a closed form.
 
@@ -47,10 +54,11 @@ class Denoiser(Protocol):
     valid_range: tuple[float, float]
     identity: dict[str, Any]
 
-    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
-        """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional.
+    def __call__(self, x_t: torch.Tensor, timestep: int, condition: Any, cut: Cut = WHOLE) -> Prediction:
+        """Predict from states (sample, channel, y, x) of one timestep.
 
-        ``cut`` says what of the U-Net is left out; ValueError where there is no such part.
+        The condition of every model here is a label (sample,), -1 for none. ``cut`` says what of the U-Net is left
+        out; ValueError where there is no such part.
         """
         ...
 
@@ -105,33 +113,20 @@ class NetworkDenoiser:
         self.num_classes = embeddings if null_label is None else embeddings - 1
         self.unconditional = self.num_classes == 0 or null_label is not None
 
-    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
-        """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional.
+    def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
+        """Predict from states (sample, channel, y, x) of one timestep; condition is a label (sample,), -1 for none.
 
         ``cut`` says what of the U-Net is left out; ValueError where there is no such part.
         """
         with torch.autocast(x_t.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            time, classes = self._time(timestep, x_t.device), self._class_labels(label)
+            time, classes = model_time(self.schedule, timestep, x_t.device), self._class_labels(condition)
             output = cuts.forward(self.network, cut, x_t, time, classes)
         output = output.to(x_t.dtype)
         fraction = None
         if self.schedule.learned_range:
             output, v = output.chunk(2, dim=1)
             fraction = (v + 1) / 2
-        signal, noise = signal_and_noise(self.schedule, timestep)
-        match self.schedule.prediction_type:
-            case "epsilon":
-                return Prediction((x_t - noise * output) / signal, output, fraction)
-            case "sample":
-                return Prediction(output, (x_t - signal * output) / noise, fraction)
-            case _:  # v = signal * eps - noise * x_0
-                return Prediction(signal * x_t - noise * output, signal * output + noise * x_t, fraction)
-
-    def _time(self, timestep: int, device: torch.device) -> torch.Tensor:
-        """Return the model time; a whole timestep stays an integer, as the network was trained."""
-        if self.schedule.time_scale == 1:
-            return torch.full((), timestep, dtype=torch.int64, device=device)
-        return torch.full((), timestep * self.schedule.time_scale, dtype=torch.float32, device=device)
+        return predicted(self.schedule, timestep, x_t, output, fraction)
 
     def _class_labels(self, label: torch.Tensor) -> torch.Tensor | None:
         """Return the class embeddings to look up, checked once per label tensor (a check waits for the device)."""
@@ -168,10 +163,31 @@ def check_label(label: torch.Tensor, num_classes: int, unconditional: bool = Tru
         )
 
 
-def signal_and_noise(schedule: Schedule, timestep: int) -> tuple[float, float]:
-    """Factors of x_0 and of the noise in x_t: the square roots of alpha_bar and 1 - alpha_bar."""
-    alpha_bar = float(schedule.alpha_bar[timestep])
-    return math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+def predicted(
+    schedule: Schedule,
+    timestep: int,
+    x_t: torch.Tensor,
+    output: torch.Tensor,
+    variance_fraction: torch.Tensor | None = None,
+) -> Prediction:
+    """Read pred_x0 and eps off what a network answers, by the schedule's prediction type: x_t = c x_0 + d eps."""
+    c, d = schedule.at(timestep)
+    match schedule.prediction_type:
+        case "epsilon":
+            return Prediction((x_t - d * output) / c, output, variance_fraction)
+        case "sample":
+            return Prediction(output, (x_t - c * output) / d, variance_fraction)
+        case "v_prediction":  # v = c eps - d x_0, with c^2 + d^2 = 1
+            return Prediction(c * x_t - d * output, c * output + d * x_t, variance_fraction)
+        case _:  # u = eps - x_0
+            return Prediction((x_t - d * output) / (c + d), (x_t + c * output) / (c + d), variance_fraction)
+
+
+def model_time(schedule: Schedule, timestep: int, device: torch.device) -> torch.Tensor:
+    """Return what a network is fed as time, a scalar: an integer where the table holds whole numbers only."""
+    whole = bool((schedule.model_time % 1 == 0).all())
+    dtype = torch.int64 if whole else torch.float32
+    return torch.full((), schedule.model_time[timestep].item(), dtype=dtype, device=device)
 
 
 def _shape(network: UNet2DModel) -> tuple[int, int, int]:

@@ -130,9 +130,10 @@ class Fork:
             derived=sweep.SAVED,
             replicas=self.replicas,
             timestep=timestep,
-            alpha_bar=schedule.alpha_bar[timestep],
+            signal=schedule.signal[timestep],
+            noise_scale=schedule.noise_scale[timestep],
             step=[self.parent.plan.timesteps.index(visited) for visited in self.timesteps],
-            model_time=timestep * schedule.time_scale,
+            model_time=schedule.model_time[timestep],
             label=self.parent.label[: self.samples],
             shape=self.denoiser.shape,
             samples=self.samples,
@@ -149,7 +150,7 @@ class Fork:
         """Estimate what a number of blocks will take (all of them by default), after a few trials."""
         blocks = self.layout.blocks if blocks is None else blocks
         drawing = draw_seconds(NoiseSource(self.parent.config["seed"], self.denoiser.shape), range(self.block))
-        evaluations = blocks * sum(-(-len(due) // self.together) for _, _, due in sampler.visits(self.plans))
+        evaluations = blocks * sampler.evaluations(self.plans, self.together)
         images = int(np.prod(self.layout.images)) * np.dtype("float32").itemsize
         at_once = 4 + (2 * 2 * SLOTS if self.states else 0)  # each branch's state, x_0 twice, the states to start from
         return Cost(
@@ -179,9 +180,10 @@ class Fork:
 
     def saving(self) -> str:
         """Compare the images that go through the network with those of re-running every variant from noise."""
-        before = [self.parent.plan.timesteps.index(at) for at in self.at]
+        whole_plan = self.parent.plan
+        before = [sum(step.evaluations for step in whole_plan.steps if step.timestep > at) for at in self.at]
         images = self.layout.blocks * self.block * self.replicas
-        made = images * sum(len(plan.steps) for plan in self.variants)
+        made = images * sum(plan.evaluations for plan in self.variants)
         whole = made + images * sum(before)
         return (
             f"{len(self.variants)} variants: {made:,} images go through the network, {made / whole:.3f} of the "

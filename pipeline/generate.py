@@ -19,6 +19,7 @@ from pipeline.blocks import make_blocks
 from pipeline.denoiser import Denoiser, network_of
 from pipeline.device import call_seconds, choose_device, draw_seconds, environment
 from pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
+from pipeline.guidance import guided
 from pipeline.hostcopy import SLOTS, HostCopy
 from pipeline.noise import NoiseAhead, NoiseSource, Purpose
 from pipeline.parsing import check_count, is_whole
@@ -46,6 +47,7 @@ class Generation:
     dtype: Literal["float32", "float16"]
     round_bits: int | None
     autocast: bool
+    guidance: float = 1.0
     tf32: bool = False
 
     @property
@@ -66,6 +68,7 @@ class Generation:
             "labels": self.labels,
             "every": self.every,
             "autocast": self.autocast,
+            **({} if self.guidance == 1 else {"guidance": self.guidance}),
             **({"tf32": True} if self.tf32 else {}),
         }
 
@@ -111,9 +114,10 @@ class Generation:
         return stores.create(
             out,
             timestep=timestep,
-            alpha_bar=schedule.alpha_bar[timestep],
+            signal=schedule.signal[timestep],
+            noise_scale=schedule.noise_scale[timestep],
             step=self.kept,
-            model_time=timestep * schedule.time_scale,
+            model_time=schedule.model_time[timestep],
             noise_sd=sampler.noise_sd(schedule, self.plan)[self.kept],
             label=self.label(range(self.layout.samples)),
             shape=self.denoiser.shape,
@@ -138,8 +142,8 @@ class Generation:
         images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
         in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
         return Cost(
-            evaluations=blocks * len(self.plan.steps),
-            seconds=blocks * (len(self.plan.steps) * seconds + (1 + len(self.noisy)) * drawing),
+            evaluations=blocks * self.plan.evaluations,
+            seconds=blocks * (self.plan.evaluations * seconds + (1 + len(self.noisy)) * drawing),
             disk=images * int(np.prod(self.denoiser.shape)),
             disk_free=disk_free(out),
             memory=peak_memory() + memory_bytes(self.layout, variables) + in_flight + MARGIN_BYTES,
@@ -166,7 +170,8 @@ class Generation:
     def _block(self, block: int, host: HostCopy, pool: ThreadPoolExecutor, progress: tqdm) -> torch.Tensor:
         ids = range(block * self.block, (block + 1) * self.block)
         source = NoiseSource(self.seed, self.denoiser.shape)
-        x_T = torch.from_numpy(source(Purpose.START, ids, 0)).to(self.device)
+        start_sd = self.denoiser.schedule.start_sd(self.plan.timesteps[0])
+        x_T = start_sd * torch.from_numpy(source(Purpose.START, ids, 0)).to(self.device)
         ahead = NoiseAhead(
             source, ids, [(timestep, 0) for timestep in self.noisy], pool
         )  # from here on the source is that thread's alone
@@ -188,9 +193,12 @@ class Generation:
 def prepare(
     *,
     model: str,
+    schedule: str | None = None,
+    guidance: float = 1.0,
     sampler_name: str = "ddpm",
     plan_name: Literal["baseline", "shortcut"] = "baseline",
     steps: int | None = None,
+    timesteps: Sequence[int] = (),
     eta: float | None = None,
     variance: str | None = None,
     clip: bool | None = None,
@@ -209,6 +217,9 @@ def prepare(
 ) -> Generation:
     """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
 
+    ``schedule`` is that of an exact denoiser, by name. Where the schedule is a grid, ``steps`` is its size, and
+    ``timesteps`` choose some of it.
+
     Raises ValueError or FileNotFoundError for what cannot be.
     """
     for name, count in (("samples", samples), ("block", block), ("every", every)):
@@ -216,8 +227,14 @@ def prepare(
     if round_bits is not None and (dtype != "float32" or not 1 <= round_bits <= 22):
         raise ValueError(f"--round-bits {round_bits} was given with --dtype {dtype}; expected 1 to 22, with float32")
     where = choose_device(device)
-    denoiser = models.load(model, str(where), autocast)
-    chosen = choose_plan(denoiser, sampler_name, steps, eta, variance, clip, eps, spacing)
+    denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps)
+    if guidance != 1:
+        if labels == "none":
+            raise ValueError(f"guidance {guidance:g} was given without labels; use --labels cycle, or one class")
+        denoiser = guided(denoiser, guidance)
+    if timesteps and steps is not None and not denoiser.schedule.is_grid:
+        raise ValueError(f"steps {steps} and timesteps by hand were given, expected one of them")
+    chosen = choose_plan(denoiser, sampler_name, timesteps or steps, eta, variance, clip, eps, spacing)
     if plan_name == "shortcut":
         chosen = shortcut(chosen, network_of(denoiser))
     return Generation(
@@ -232,6 +249,7 @@ def prepare(
         dtype=dtype,
         round_bits=round_bits,
         autocast=autocast,
+        guidance=guidance,
         tf32=tf32 and where.type == "cuda",
     )
 
@@ -239,7 +257,7 @@ def prepare(
 def choose_plan(
     denoiser: Denoiser,
     name: str,
-    steps: int | None,
+    steps: int | Sequence[int] | None,
     eta: float | None,
     variance: str | None,
     clip: bool | None,
@@ -248,8 +266,9 @@ def choose_plan(
 ) -> Plan:
     """Build the plan of a sampler's name.
 
-    clip True or False overrides what is usual: ddpm and iddpm clip as the scheduler's config says, ddim does not.
-    True clips at the model's valid range, and eps says what becomes of eps then. spacing None is the schedule's.
+    steps is a number of them, or a list of timesteps. clip True or False overrides what is usual: ddpm and iddpm clip
+    as the scheduler's config says, ddim and heun do not. True clips at the model's valid range, and eps says what
+    becomes of eps then. spacing None is the schedule's.
 
     Raises ValueError for an unknown sampler, steps out of range, an option of another sampler, or a range to clip at
     that is not the same on both sides of 0.
@@ -259,10 +278,12 @@ def choose_plan(
         raise ValueError(f"eta {eta} was given with sampler {name}; only ddim has an eta")
     if variance is not None and name != "ddpm":
         raise ValueError(f"variance {variance} was given with sampler {name}; only ddpm has a choice of it")
-    if eps is not None and not (name == "ddim" and clip):
+    if eps is not None and not (name in ("ddim", "heun") and clip):
         raise ValueError(
-            f"eps {eps} was given; expected it with sampler ddim and clip only, which leave a choice of it"
+            f"eps {eps} was given; expected it with sampler ddim or heun and clip only, which leave a choice of it"
         )
+    if spacing is not None and isinstance(steps, Sequence):
+        raise ValueError(f"spacing {spacing} and timesteps by hand were given, expected one of them")
     ranges = {} if clip is None else {"clip": _clip_at(denoiser) if clip else None}
     match name:
         case "ddpm":
@@ -272,7 +293,9 @@ def choose_plan(
             return plan.ddim(schedule, steps, eta or 0.0, spacing=spacing, eps=eps or "kept", **ranges)
         case "iddpm":
             return plan.iddpm(schedule, steps, spacing=spacing, **ranges)
-    raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim or iddpm")
+        case "heun":
+            return plan.heun(schedule, steps, spacing=spacing, eps=eps or "kept", **ranges)
+    raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim, iddpm or heun")
 
 
 def _clip_at(denoiser: Denoiser) -> float:

@@ -77,7 +77,7 @@ BLOCKS = click.option(
 
 
 def timestep_list(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
-    """Read T,T,..."""
+    """Read T,T,..., nothing where it is not given."""
     texts = [] if value is None else [text.strip() for text in value.split(",")]
     if not all(is_whole(text) for text in texts):
         raise click.BadParameter(f"{value!r} was given, expected timesteps, for example 900,800,700")

@@ -13,8 +13,9 @@ import torch
 import xarray as xr
 
 import stores
-from pipeline import models
+from pipeline import models, tables
 from pipeline.denoiser import Denoiser
+from pipeline.guidance import guided
 from pipeline.plan import Plan
 from stores.layout import read_root
 from stores.manifest import read_manifest
@@ -92,7 +93,14 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
     if name is None:
         raise ValueError(f"{parent.path} does not say which model made it; give it with --model")
     try:
-        denoiser = models.load(name, str(device), parent.config["autocast"])
+        schedule = parent.config["schedule"]
+        denoiser = models.load(
+            name,
+            str(device),
+            parent.config["autocast"],
+            schedule=tables.name_of(schedule) if models.is_exact(name) else None,
+            steps=schedule["T"],
+        )
     except (ValueError, FileNotFoundError) as error:
         if model is not None:
             raise
@@ -109,4 +117,4 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
             f"model {name} is not the one {parent.path} was made with: {', '.join(different)} differ; "
             "give that one with --model"
         )
-    return denoiser
+    return guided(denoiser, parent.config.get("guidance", 1))

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate, repeat
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from pipeline.cuts import Cut
 from pipeline.schedule import Schedule
+from pipeline.spacing import shown, spaced_timesteps
 from pipeline.variance import refuse_overfull
 
 VARIANCES = ("large", "small", "learned")
 NOISES = ("shared", "independent", "zero")
 ENDS = ("x_0", "pred_x0")
 EPS = ("kept", "rederived")
-SPACINGS = ("leading", "linspace", "trailing", "openai")
 WHOLE = Cut()  # nothing is left out
 
 
@@ -47,7 +44,8 @@ class Step:
     """One evaluation of the network at ``timestep``, after which the state is the one of ``lands_on``.
 
     ``lands_on`` -1 is x_0. ``rule`` "posterior" goes with the variance "large" (beta), "small" (beta tilde)
-    or "learned"; ``rule`` "ddim" with a number eta. ``noise`` is "shared" (the run's own addressed noise),
+    or "learned"; ``rule`` "ddim" with a number eta; ``rule`` "heun", which evaluates the network once more at
+    ``lands_on``, with 0. ``noise`` is "shared" (the run's own addressed noise),
     "independent" (another replica's) or "zero". ``cut`` says what of the U-Net is left out. ``planned`` is where a
     step that jumps would have landed: its sigma stays the one of that step (002 eq. 4).
     """
@@ -73,8 +71,12 @@ class Step:
             if isinstance(self.variance, str) or not 0 <= self.variance < float("inf"):
                 raise ValueError(f"variance {self.variance!r} of a ddim step; expected a number eta, 0 or more")
             object.__setattr__(self, "variance", float(self.variance))
+        elif self.rule == "heun":
+            if self.variance != 0:
+                raise ValueError(f"variance {self.variance!r} of a heun step; expected 0, it adds no noise")
+            object.__setattr__(self, "variance", 0.0)
         else:
-            raise ValueError(f"rule {self.rule!r}; expected posterior or ddim")
+            raise ValueError(f"rule {self.rule!r}; expected posterior, ddim or heun")
         if self.noise not in NOISES:
             raise ValueError(f"noise {self.noise!r}; expected one of {NOISES}")
         if self.planned is not None and not (self.rule == "ddim" and self.lands_on < self.planned < self.timestep):
@@ -82,6 +84,11 @@ class Step:
                 f"a {self.rule} step from timestep {self.timestep} to {self.lands_on} was planned to land on "
                 f"{self.planned}; expected a ddim step, planned to land between"
             )
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated: heun does it twice, but on the way to x_0."""
+        return 2 if self.rule == "heun" and self.lands_on != -1 else 1
 
     @property
     def treatment(self) -> Treatment:
@@ -95,9 +102,9 @@ class Plan:
 
     ``clip`` is the range pred_x0 is clipped to inside the update, None for no clipping. ``came_from`` is the timestep
     of the step that led to the first state, None where the plan starts from noise. ``end`` is what comes out: "x_0",
-    or "pred_x0" for the last prediction, clipped as in the update. ``eps`` of a ddim step is "kept" as it was predicted
-    where pred_x0 is clipped, as in diffusers, or "rederived" from the clipped pred_x0, as in improved-diffusion,
-    guided-diffusion and GLIDE.
+    or "pred_x0" for the last prediction, clipped as in the update. ``eps`` of a ddim or heun step is "kept" as it was
+    predicted where pred_x0 is clipped, as in diffusers, or "rederived" from the clipped pred_x0, as in
+    improved-diffusion, guided-diffusion and GLIDE.
     """
 
     steps: tuple[Step, ...]
@@ -132,8 +139,13 @@ class Plan:
 
     @property
     def timesteps(self) -> list[int]:
-        """Timesteps at which the network is evaluated, from high to low."""
+        """Timesteps of the states the steps start from, from high to low."""
         return [step.timestep for step in self.steps]
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is evaluated for a sample."""
+        return sum(step.evaluations for step in self.steps)
 
     def valid_range(self, model: tuple[float, float]) -> tuple[float, float]:
         """Range of x_0: what the plan clips at, or else the model's."""
@@ -282,7 +294,7 @@ class Plan:
             raise ValueError(f"timesteps {first} to {last}; expected from high to low")
         there = [first >= timestep >= last for timestep in self.timesteps]
         if not any(there):
-            raise ValueError(f"no step at timesteps {first} to {last}; the plan visits {_shown(self.timesteps)}")
+            raise ValueError(f"no step at timesteps {first} to {last}; the plan visits {shown(self.timesteps)}")
         steps = zip(self.steps, there, strict=True)
         return replace(self, steps=tuple(replace(step, **changes) if here else step for step, here in steps))
 
@@ -295,22 +307,22 @@ class Plan:
 
     def _position(self, timestep: int) -> int:
         if timestep not in self.timesteps:
-            raise ValueError(f"the plan does not visit timestep {timestep}; it visits {_shown(self.timesteps)}")
+            raise ValueError(f"the plan does not visit timestep {timestep}; it visits {shown(self.timesteps)}")
         return self.timesteps.index(timestep)
 
 
 def ddpm(
     schedule: Schedule,
-    steps: int | None = None,
+    steps: int | Sequence[int] | None = None,
     variance: str = "large",
     clip: float | str | None = "schedule",
     spacing: str | None = None,
 ) -> Plan:
     """Ancestral sampling (DDPM algorithm 2): posterior mean, variance beta ("large") or beta tilde ("small").
 
-    "large" is as published, though at the last steps it is more than the states they land on hold. All training
-    timesteps unless a number of steps is given. pred_x0 is clipped as the schedule says, or to ``clip``, None for no
-    clipping. ``spacing`` as in ``spaced_timesteps``.
+    "large" is as published, though at the last steps it is more than the states they land on hold. All timesteps of the
+    schedule unless a number of steps is given, or a list of timesteps. pred_x0 is clipped as the schedule says, or to
+    ``clip``, None for no clipping. ``spacing`` as in ``spaced_timesteps``.
 
     Raises
     ------
@@ -328,7 +340,7 @@ def ddpm(
 
 def ddim(
     schedule: Schedule,
-    steps: int | None,
+    steps: int | Sequence[int] | None,
     eta: float = 0.0,
     clip: float | None = None,
     spacing: str | None = None,
@@ -353,7 +365,7 @@ def ddim(
 
 def iddpm(
     schedule: Schedule,
-    steps: int | None = None,
+    steps: int | Sequence[int] | None = None,
     clip: float | str | None = "schedule",
     spacing: str | None = None,
 ) -> Plan:
@@ -367,42 +379,24 @@ def iddpm(
     return ddpm(schedule, steps, "learned", clip, spacing)
 
 
-def spaced_timesteps(schedule: Schedule, steps: int | None, spacing: str | None = None) -> list[int]:
-    """Timesteps of a number of steps, from high to low, spaced as the schedule says unless ``spacing`` does.
+def heun(
+    schedule: Schedule,
+    steps: int | Sequence[int] | None = None,
+    clip: float | None = None,
+    spacing: str | None = None,
+    eps: str = "kept",
+) -> Plan:
+    """Heun's method on the probability-flow ODE, two evaluations a step but the last (Karras et al. 2022, algorithm 1).
 
-    "leading", "linspace" and "trailing" mean what they do in diffusers, "openai" in improved-diffusion and its kin:
-    linspace with their rounding. None or T steps are all timesteps.
-    A step lands on the next timestep of this list, also where diffusers' DDIM steps a fixed T // steps down.
+    pred_x0 is not clipped unless ``clip`` is given. ``spacing`` as in ``spaced_timesteps``, ``eps`` as in ``Plan``.
 
     Raises
     ------
     ValueError
-        When steps is below 1 or above T, there is no such spacing, or the schedule's offset leads past T-1.
+        When steps is 0 or above T, or eps is rederived without a clip.
     """
-    T, spacing = schedule.T, schedule.spacing if spacing is None else spacing
-    if spacing not in SPACINGS:
-        raise ValueError(f"spacing {spacing!r}; expected one of {SPACINGS}")
-    if steps is None or steps == T:
-        return list(range(T - 1, -1, -1))
-    if not 1 <= steps <= T:
-        raise ValueError(f"{steps} steps; expected 1 to {T}, the number of training timesteps")
-    if spacing == "leading":
-        ascending = np.arange(steps) * (T // steps) + schedule.steps_offset
-    elif spacing == "linspace":
-        ascending = np.linspace(0, T - 1, steps).round()
-    elif spacing == "openai":
-        # summed step by step, as theirs, since the sums' last bits decide what is rounded up
-        strides = repeat((T - 1) / max(steps - 1, 1), steps - 1)
-        ascending = np.array([round(place) for place in accumulate(strides, initial=0.0)])
-    else:
-        # arange in floats may run one element too far
-        ascending = np.arange(T, 0, -T / steps)[:steps][::-1].round() - 1
-    if ascending[-1] >= T:
-        raise ValueError(
-            f"{steps} steps with steps_offset {schedule.steps_offset} start at {int(ascending[-1])}, "
-            f"beyond {T - 1}; ask for fewer steps"
-        )
-    return [int(t) for t in ascending[::-1]]
+    treatment = Treatment("heun", 0.0)
+    return replace(_chain([(t, treatment) for t in spaced_timesteps(schedule, steps, spacing)], clip), eps=eps)
 
 
 def _chain(visits: Iterable[tuple[int, Treatment]], clip: float | None) -> Plan:
@@ -430,9 +424,3 @@ def _run_to_json(run: list[Step]) -> dict[str, Any]:
         "stride": stride,
         **run[0].treatment.to_json(),
     }
-
-
-def _shown(timesteps: list[int]) -> str:
-    if len(timesteps) <= 6:
-        return ", ".join(map(str, timesteps))
-    return f"{timesteps[0]}, {timesteps[1]}, {timesteps[2]}, ..., {timesteps[-1]}"

@@ -102,7 +102,9 @@ def variants(families: Sequence[Family], plan: Plan, denoiser: Denoiser) -> tupl
 
 def removed(plan: Plan, edited: Plan, cost: Mapping[Cut, float]) -> float:
     """Give the share of a whole plan's cost that an edited one does not have; ``cost`` is an evaluation's, by cut."""
-    whole, left = (sum(cost[step.cut] for step in steps) for steps in (plan.steps, _from_noise(plan, edited)))
+    whole, left = (
+        sum(cost[step.cut] * step.evaluations for step in steps) for steps in (plan.steps, _from_noise(plan, edited))
+    )
     return (whole - left) / whole
 
 
@@ -115,8 +117,8 @@ def _saved(plan: Plan, plans: Sequence[Plan], network: Any) -> dict[str, list[An
     """Count what each edited plan saves of the whole one."""
     multiply_adds = _multiply_adds([plan, *plans], network)
     processes = [_from_noise(plan, edited) for edited in plans]
-    saved = [len(plan.steps) - len(steps) for steps in processes]
-    cut = [sum(step.cut != WHOLE for step in steps) for steps in processes]
+    saved = [plan.evaluations - sum(step.evaluations for step in steps) for steps in processes]
+    cut = [sum(step.evaluations for step in steps if step.cut != WHOLE) for steps in processes]
     shares = [removed(plan, edited, multiply_adds) for edited in plans]
     return dict(zip(SAVED, (saved, cut, shares), strict=True))
 

@@ -244,11 +244,12 @@ class VarianceTables:
     @classmethod
     def of(cls, schedule: Schedule) -> VarianceTables:
         """Compute the tables of a schedule (DDPM eq. 7 and 11; IDDPM eq. 15)."""
-        betas, alpha_bar = schedule.betas, schedule.alpha_bar
-        previous = np.append(1.0, alpha_bar[:-1])
-        small = betas * (1 - previous) / (1 - alpha_bar)
+        signal, noise = schedule.signal, schedule.noise_scale
+        ratio, before = signal / np.append(1.0, signal[:-1]), np.append(0.0, noise[:-1])
+        betas = noise**2 - (ratio * before) ** 2
+        small = betas * (before / noise) ** 2
         small[0] = small[1]
-        return cls(np.log(betas), np.log(small), betas / np.sqrt((1 - betas) * (1 - alpha_bar)))
+        return cls(np.log(betas), np.log(small), betas / (ratio * noise))
 
 
 class Objective:
@@ -265,8 +266,9 @@ class Objective:
             return torch.as_tensor(values, dtype=torch.float32, device=device)
 
         self.schedule = schedule
-        self.signal = table(np.sqrt(schedule.alpha_bar))
-        self.noise = table(np.sqrt(1 - schedule.alpha_bar))
+        self.signal = table(schedule.signal)
+        self.noise = table(schedule.noise_scale)
+        self.model_time = table(schedule.model_time)
         tables = VarianceTables.of(schedule)
         self.log_large = table(tables.log_large)
         self.log_small = table(tables.log_small)
@@ -277,7 +279,7 @@ class Objective:
     ) -> dict[str, Tensor]:
         """Average the loss and its parts over a batch."""
         x_t = _at(self.signal, timestep) * x_0 + _at(self.noise, timestep) * eps
-        output = network(x_t, timestep * self.schedule.time_scale, label).sample
+        output = network(x_t, self.model_time[timestep], label).sample
         if not self.schedule.learned_range:
             return {"loss": (output - eps).square().mean()}
         eps_hat, v = output.chunk(2, dim=1)

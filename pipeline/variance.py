@@ -15,44 +15,47 @@ if TYPE_CHECKING:  # plans are refused by what is here
 # the variance a step to x_0 would have is 0; its logarithm is taken all the same (as in diffusers)
 _MIN_VARIANCE = 1e-20
 
+Level = tuple[float, float]
+"""signal and noise_scale of a state."""
 
-def alpha_bars(schedule: Schedule, step: Step) -> tuple[float, float]:
-    """Return alpha_bar of the state a step starts from and of the one it lands on."""
-    abar_t = float(schedule.alpha_bar[step.timestep])
+
+def ends(schedule: Schedule, step: Step) -> tuple[Level, Level]:
+    """Return signal and noise_scale of the state a step starts from, x_t, and of the one it lands on, x_s."""
     if step.lands_on >= 0:
-        return abar_t, float(schedule.alpha_bar[step.lands_on])
-    return abar_t, 1.0 if step.rule == "posterior" else schedule.final_alpha_bar
+        return schedule.at(step.timestep), schedule.at(step.lands_on)
+    return schedule.at(step.timestep), (1.0, 0.0) if step.rule == "posterior" else schedule.final
 
 
-def large(abar_t: float, abar_s: float) -> float:
-    """Variance beta of a step."""
-    return 1 - abar_t / abar_s
+def large(at_t: Level, at_s: Level) -> float:
+    """Variance of x_t given x_s: beta (DDPM eq. 2) where s is the timestep after t."""
+    (c_t, d_t), (c_s, d_s) = at_t, at_s
+    return max(d_t**2 - (c_t / c_s * d_s) ** 2, 0.0)
 
 
-def small(abar_t: float, abar_s: float) -> float:
-    """Variance beta tilde of the posterior (DDPM eq. 7)."""
-    return max((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s), _MIN_VARIANCE)
+def small(at_t: Level, at_s: Level) -> float:
+    """Variance beta tilde of x_s given x_t and x_0 (DDPM eq. 7)."""
+    return max(large(at_t, at_s) * at_s[1] ** 2 / at_t[1] ** 2, _MIN_VARIANCE)
 
 
 def fixed_sd(schedule: Schedule, step: Step) -> float:
     """Sd of the noise of a step whose variance does not depend on the network."""
-    if step.rule == "ddim":
+    if step.rule != "posterior":
         return ddim_sd(schedule, step)
-    return math.sqrt({"large": large, "small": small}[str(step.variance)](*alpha_bars(schedule, step)))
+    return math.sqrt({"large": large, "small": small}[str(step.variance)](*ends(schedule, step)))
 
 
 def ddim_sd(schedule: Schedule, step: Step) -> float:
     """Return the sd sigma of a DDIM step (DDIM eq. 16), of a jump that of the step as it was planned (002 eq. 4)."""
     if step.planned is not None:
         return 0.0 if step.lands_on == -1 else ddim_sd(schedule, _as_planned(step))
-    abar_t, abar_s = alpha_bars(schedule, step)
-    return float(step.variance) * math.sqrt((1 - abar_s) / (1 - abar_t) * (1 - abar_t / abar_s))
+    at_t, at_s = ends(schedule, step)
+    return float(step.variance) * math.sqrt(large(at_t, at_s) * at_s[1] ** 2 / at_t[1] ** 2)
 
 
 def refuse_overfull(schedule: Schedule, steps: Iterable[Step]) -> None:
     """Refuse an eta whose noise is more than the states hold: they would have more than their timestep says.
 
-    sigma^2 may be 1 - alpha_bar of the state a ddim step lands on, which leaves no direction to eps, and no more. Any
+    sigma^2 may be noise_scale^2 of the state a ddim step lands on, which leaves no direction to eps, and no more. Any
     eta up to 1 fits everywhere. A jump is judged as the step it was planned to be; whether its sigma fits where it
     lands, ``overfull`` says. Posterior steps are taken as published, though "large" is more than the last states hold.
 
@@ -64,10 +67,10 @@ def refuse_overfull(schedule: Schedule, steps: Iterable[Step]) -> None:
     planned = [_as_planned(step) for step in steps if step.rule == "ddim"]
     if full := [step for step in planned if _is_overfull(schedule, step)]:
         least = min(full, key=lambda step: _largest_eta(schedule, step))
-        _, abar_s = alpha_bars(schedule, least)
+        _, (_, d_s) = ends(schedule, least)
         raise ValueError(
             f"eta {least.variance:g} adds noise of variance {ddim_sd(schedule, least) ** 2:.3g} at timestep "
-            f"{least.timestep}, more than the {1 - abar_s:.3g} in the state at {least.lands_on}; expected an eta of at "
+            f"{least.timestep}, more than the {d_s**2:.3g} in the state at {least.lands_on}; expected an eta of at "
             f"most {math.floor(1e4 * _largest_eta(schedule, least)) / 1e4:g} there"
         )
 
@@ -83,9 +86,9 @@ def _as_planned(step: Step) -> Step:
 
 def _is_overfull(schedule: Schedule, step: Step) -> bool:
     # at the largest eta the two are equal but for rounding
-    return ddim_sd(schedule, step) ** 2 > (1 - alpha_bars(schedule, step)[1]) * (1 + 1e-9)
+    return ddim_sd(schedule, step) ** 2 > ends(schedule, step)[1][1] ** 2 * (1 + 1e-9)
 
 
 def _largest_eta(schedule: Schedule, step: Step) -> float:
-    abar_t, abar_s = alpha_bars(schedule, step)
-    return math.sqrt((1 - abar_t) / (1 - abar_t / abar_s))
+    at_t, at_s = ends(schedule, step)
+    return at_t[1] / math.sqrt(large(at_t, at_s))

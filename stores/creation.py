@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stores import levels
 from stores.blocks import BlockWriter, Variable, build_readout
 from stores.claim import claim
 from stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
@@ -27,7 +28,8 @@ def create(
     path: str | os.PathLike[str],
     *,
     timestep: ArrayLike,
-    alpha_bar: ArrayLike,
+    signal: ArrayLike,
+    noise_scale: ArrayLike,
     shape: tuple[int, int, int],
     samples: int,
     block: int,
@@ -46,10 +48,11 @@ def create(
 ) -> TrajectoryWriter:
     """Open a trajectory store for writing: make it, resume it, or extend it.
 
-    timestep is the descending list of stored timesteps; alpha_bar, step, model_time and noise_sd go along it, label
-    along the samples (-1 for none). shape is (channel, y, x). config names every input the numbers depend on: a store
-    with another config is refused, or set aside. keepbits rounds float32 mantissas to that many bits. blocks limits
-    this writer to some blocks, so that several processes can share a run.
+    timestep is the descending list of stored timesteps; signal and noise_scale (x_t = signal x_0 + noise_scale eps),
+    step, model_time and noise_sd go along it, label along the samples (-1 for none). shape is (channel, y, x). config
+    names every input the numbers depend on: a store with another config is refused, or set aside. keepbits rounds
+    float32 mantissas to that many bits. blocks limits this writer to some blocks, so that several processes can share
+    a run.
 
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
     """
@@ -58,7 +61,7 @@ def create(
     if keepbits is not None and (dtype != "float32" or not 1 <= keepbits <= 22):
         raise ValueError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
     _at_least_one(samples=samples, block=block)
-    along_timestep = _along_timestep(timestep, alpha_bar, step, model_time, noise_sd)
+    along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, noise_sd)
     states = ("x_t", "pred_x0", *(["log_variance"] if log_variance else []))
     return _open_states(
         place(path),
@@ -91,7 +94,8 @@ def create_forks(
     variant: Mapping[str, ArrayLike],
     replicas: int,
     timestep: ArrayLike,
-    alpha_bar: ArrayLike,
+    signal: ArrayLike,
+    noise_scale: ArrayLike,
     shape: tuple[int, int, int],
     samples: int,
     block: int,
@@ -123,7 +127,7 @@ def create_forks(
     if not count or any(values.shape != (count,) for values in along_variant.values()):
         shapes = ", ".join(f"{name} {values.shape}" for name, values in along_variant.items())
         raise ValueError(f"variant has coordinates of shapes {shapes}; expected one value for every fork")
-    along_timestep = _along_timestep(timestep, alpha_bar, step, model_time, None)
+    along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, None)
     del along_timestep["noise_sd"]
     forks = {
         "variant": Coord.known("variant", "variant", np.arange(count)),
@@ -251,7 +255,9 @@ def _open_states(
         "shape": list(layout.shape),
         "dtype": layout.dtype,
         "valid_range": list(valid_range),
-        "coordinates": fingerprint({n: list(map(_steady, values.tolist())) for n, values in along_timestep.items()}),
+        "coordinates": fingerprint(
+            {n: list(map(_steady, values.tolist())) for n, values in along_timestep.items() if n not in levels.DERIVED}
+        ),
         **choices,
     }
     if along_lead:
@@ -324,8 +330,11 @@ def _attrs(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _steady(value: Any) -> str:
-    """Write a coordinate to 12 digits: the last bits of a cosine or a logarithm differ between machines."""
-    return value if isinstance(value, str) else f"{value:.12g}"
+    """Write a coordinate to 9 digits: the last bits of a cosine or a logarithm differ between machines.
+
+    What is left of a signal near 1, noise_scale^2 = 1 - signal^2, has fewer of them than a cosine.
+    """
+    return value if isinstance(value, str) else f"{value:.9g}"
 
 
 def _at_least_one(**counts: int) -> None:
@@ -336,7 +345,8 @@ def _at_least_one(**counts: int) -> None:
 
 def _along_timestep(
     timestep: ArrayLike,
-    alpha_bar: ArrayLike,
+    signal: ArrayLike,
+    noise_scale: ArrayLike,
     step: ArrayLike | None,
     model_time: ArrayLike | None,
     noise_sd: ArrayLike | None,
@@ -346,17 +356,19 @@ def _along_timestep(
     if times.ndim != 1 or not len(times) or np.any(np.diff(times) >= 0):
         raise ValueError("timestep must be a list of unique integers in descending order (high noise first)")
     floats = times.astype(np.float64)
-    signal = _like(floats, alpha_bar, None, "alpha_bar")
-    with np.errstate(divide="ignore"):
-        sigma = np.sqrt((1 - signal) / signal)
-        log_snr = np.log(signal) - np.log1p(-signal)
+    c, d = _like(floats, signal, None, "signal"), _like(floats, noise_scale, None, "noise_scale")
+    if not (np.isfinite(c).all() and np.isfinite(d).all() and (c >= 0).all() and (d > 0).all()):
+        raise ValueError("signal must be 0 or more and noise_scale above 0, all of them finite")
+    alpha_bar = levels.alpha_bar(c, d)
     return {
         "timestep": times,
         "step": _like(times, step, np.arange(len(times)), "step"),
         "model_time": _like(floats, model_time, times, "model_time"),
-        "alpha_bar": signal,
-        "sigma": sigma,
-        "log_snr": log_snr,
+        "signal": c,
+        "noise_scale": d,
+        **({} if alpha_bar is None else {"alpha_bar": alpha_bar}),
+        "sigma": levels.sigma(c, d),
+        "log_snr": levels.log_snr(c, d),
         "noise_sd": _like(floats, noise_sd, np.full(len(times), np.nan), "noise_sd"),
     }
 

@@ -18,6 +18,7 @@ from pipeline.report import report
 from pipeline.report.collected import EDIT, collect
 from pipeline.report.sections import SECTIONS
 from pipeline.schedulers import threads
+from tests import runs
 
 T = 40
 DIGITS = load_digits()
@@ -60,7 +61,7 @@ def make_run(path, *, samples=12, config=CONFIG, time_scale=1.0, seed=0):
     with stores.create(
         path,
         timestep=timestep,
-        alpha_bar=alpha_bar,
+        **runs.preserving(alpha_bar),
         model_time=timestep * time_scale,
         label=label,
         shape=(1, 8, 8),
@@ -84,7 +85,7 @@ def make_forks(path, of, *, at=AT, count=4, samples=2, config=None):
         variant={"at": at, "noise": ["independent"] * len(at)},
         replicas=count,
         timestep=ds.timestep.values,
-        alpha_bar=ds.alpha_bar.values,
+        **runs.preserving(ds.alpha_bar.values),
         shape=(1, 8, 8),
         samples=samples,
         block=samples,
@@ -115,7 +116,7 @@ def make_sweep(path, of, share=SHARE, *, at=AT, shortcut=None, eta="1"):
         variant=dict(zip((*names, "multiply_adds_removed"), columns, strict=True)) | {"eta": [eta] * len(table)},
         replicas=1,
         timestep=steps.timestep.values,
-        alpha_bar=steps.alpha_bar.values,
+        **runs.preserving(steps.alpha_bar.values),
         step=steps.step.values,
         shape=(1, 8, 8),
         samples=SAMPLES,

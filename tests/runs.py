@@ -11,6 +11,11 @@ SHAPE = (1, 8, 8)
 TIMESTEPS = np.arange(6)[::-1] * 10
 
 
+def preserving(alpha_bar):
+    """Signal and noise of a process that preserves variance, as `stores.create` takes them."""
+    return {"signal": np.sqrt(alpha_bar), "noise_scale": np.sqrt(1 - np.asarray(alpha_bar))}
+
+
 def states(block, step, size=4, shape=SHAPE):
     """The states of one step: a pure function of the samples' absolute numbers."""
     ids = range(block * size, (block + 1) * size)
@@ -19,12 +24,23 @@ def states(block, step, size=4, shape=SHAPE):
 
 
 def create(
-    path, samples=16, *, block=4, shape=SHAPE, timesteps=TIMESTEPS, alpha_bar=None, seed=0, config=None, **options
+    path,
+    samples=16,
+    *,
+    block=4,
+    shape=SHAPE,
+    timesteps=TIMESTEPS,
+    alpha_bar=None,
+    levels=None,
+    seed=0,
+    config=None,
+    **options,
 ):
+    alpha_bar = np.linspace(0.01, 0.99, len(timesteps)) if alpha_bar is None else alpha_bar
     return stores.create(
         path,
         timestep=timesteps,
-        alpha_bar=np.linspace(0.01, 0.99, len(timesteps)) if alpha_bar is None else alpha_bar,
+        **(levels or preserving(alpha_bar)),
         shape=shape,
         samples=samples,
         block=block,

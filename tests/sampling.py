@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 from pipeline.denoiser import NetworkDenoiser
@@ -20,6 +21,12 @@ PLANS = [ddpm(LINEAR, 12), ddim(LINEAR, 12), ddim(LINEAR, 12, eta=1.0, clip=1.0)
 def network(schedule):
     unet = random_unet(out_channels=2 if schedule.learned_range else 1)
     return NetworkDenoiser(unet, schedule, identity={"name": "random"})
+
+
+def betas(schedule):
+    """Variance that each timestep adds to the one before it."""
+    alpha_bar = schedule.alpha_bar
+    return 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
 
 
 def noise_for(shape, dtype=torch.float32, seed=1):

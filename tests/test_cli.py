@@ -62,7 +62,7 @@ def test_a_changed_seed_is_refused_or_set_aside(tmp_path):
     [
         (["generate", "a.zarr", "--model", "nothing"], 2, "unknown"),
         (["generate", "a.zarr", "--model", "digits"], 2, "traj train digits"),
-        (["generate", "a.zarr", "--model", "gaussian:0,1", "--sampler", "euler"], 2, "expected ddpm, ddim or iddpm"),
+        (["generate", "a.zarr", "--model", "gaussian:0,1", "--sampler", "euler"], 2, "expected ddpm, ddim, iddpm"),
         (["generate", "a.zarr", "--model", "gaussian:0,1", "--steps", "0"], 2, "1 to 1000"),
         (["generate", "a.zarr", "--model", "gaussian:0,1", "--steps", "2000"], 2, "1 to 1000"),
         (["generate", "a.zarr", "--model", "gaussian:0,1", "--blocks", "3"], 2, "FIRST:END"),

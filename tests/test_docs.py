@@ -50,7 +50,8 @@ def test_the_readmes_sampling_loop_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {
         "timesteps": [30, 20, 10, 0],
-        "alpha_bar": [0.1, 0.4, 0.7, 0.9],
+        "signal": [0.1, 0.4, 0.7, 0.9],
+        "noise_scale": [0.9, 0.6, 0.3, 0.1],
         "start": lambda block: np.zeros((32, 3, 32, 32), np.float32),
         "predict": lambda x_t, t: x_t + t,
         "update": lambda x_t, pred_x0, t: x_t + 1,

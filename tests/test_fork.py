@@ -125,7 +125,7 @@ def test_coordinates_say_where_a_fork_starts_and_what_was_edited(parents, tmp_pa
     assert ds.eta.values.tolist() == ["1:700-150 0.5:100-0", "0.5"]
     assert ds.replica.values.tolist() == [1, 2]
     assert ds.timestep.values.tolist() == list(range(700, -1, -50))
-    for name in ("step", "model_time", "alpha_bar", "sigma", "log_snr"):
+    for name in ("step", "model_time", "signal", "noise_scale", "alpha_bar", "sigma", "log_snr"):
         np.testing.assert_array_equal(ds[name], parent[name].sel(timestep=ds.timestep))
     np.testing.assert_array_equal(ds.label, parent.label)
     np.testing.assert_array_equal(ds.log_snr.sel(timestep=ds["at"]).values, parent.log_snr.sel(timestep=[700, 100]))

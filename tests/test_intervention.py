@@ -298,7 +298,7 @@ def stored(tmp_path, monkeypatch):
         variant={"at": [50, 20, 50, 20], "noise": ["shared"] * 4, **edits},
         replicas=1,
         timestep=[50, 20],
-        alpha_bar=[0.1, 0.6],
+        **runs.preserving([0.1, 0.6]),
         shape=runs.SHAPE,
         samples=8,
         block=4,

@@ -62,7 +62,7 @@ def test_a_jump_beyond_the_end_lands_on_x_0_without_noise(config):
     denoiser = analytic.GaussianDenoiser(0.0, 0.25)
     denoiser.schedule = schedule
     states, _, _, x_0 = run(denoiser, jumped, start((4, 1, 1, 1), torch.float64))
-    expected = states[-1] * gain(schedule.alpha_bar[100], schedule.final_alpha_bar, 0.25)
+    expected = states[-1] * gain(schedule.alpha_bar[100], schedule.final[0] ** 2, 0.25)
     np.testing.assert_allclose(x_0, expected, rtol=1e-12)
 
 

@@ -49,7 +49,7 @@ def forks(path, samples=6, *, states=False, block=4):
         variant={"at": AT, "noise": ["independent", "zero"]},
         replicas=3,
         timestep=runs.TIMESTEPS,
-        alpha_bar=np.linspace(0.01, 0.99, len(runs.TIMESTEPS)),
+        **runs.preserving(np.linspace(0.01, 0.99, len(runs.TIMESTEPS))),
         shape=runs.SHAPE,
         samples=samples,
         block=block,

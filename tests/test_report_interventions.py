@@ -11,6 +11,7 @@ from skimage.metrics import structural_similarity
 
 from pipeline.report import edits, findings
 from pipeline.report.sections import interventions
+from tests import runs
 from tests.report_data import (
     AT,
     BLOCKS,
@@ -240,7 +241,8 @@ def test_parents_elsewhere_are_shown_by_their_sweeps_alone(copy):
 
 def test_betas_are_those_of_the_schedule():
     beta = np.linspace(0.02, 1e-4, 50)  # of falling timesteps
-    run = xr.Dataset(coords={"alpha_bar": ("timestep", np.cumprod(1 - beta[::-1])[::-1])})
+    alpha_bar = np.cumprod(1 - beta[::-1])[::-1]
+    run = xr.Dataset(coords={name: ("timestep", values) for name, values in runs.preserving(alpha_bar).items()})
     np.testing.assert_allclose(edits.betas(run), beta, rtol=1e-10)
 
 

@@ -6,12 +6,27 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.cuts import Cut
 from pipeline.denoiser import Prediction
 from pipeline.models import analytic
-from pipeline.plan import WHOLE, Plan, ddim, ddpm, iddpm
+from pipeline.plan import WHOLE, Plan, ddim, ddpm, heun, iddpm
 from pipeline.sampler import ddim_mean, learned_log_variance, noise_sd, posterior_mean, reverse
 from pipeline.schedule import Schedule
-from tests.sampling import LEARNED, LINEAR, NO_LABEL, PLANS, asked, bits, gain, network, noise_for, relative, run, start
+from tests.sampling import (
+    LEARNED,
+    LINEAR,
+    NO_LABEL,
+    PLANS,
+    asked,
+    betas,
+    bits,
+    gain,
+    network,
+    noise_for,
+    relative,
+    run,
+    start,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +117,7 @@ def test_a_deterministic_jump_has_the_closed_form_gain(n):
 def test_the_two_forms_of_the_ddpm_mean_agree():
     x_t, eps = start(dtype=torch.float64), start(dtype=torch.float64).flip(0)
     for step in ddpm(LINEAR).steps:
-        abar, beta = LINEAR.alpha_bar[step.timestep], LINEAR.betas[step.timestep]
+        abar, beta = LINEAR.alpha_bar[step.timestep], betas(LINEAR)[step.timestep]
         x_0 = (x_t - math.sqrt(1 - abar) * eps) / math.sqrt(abar)
         from_eps = (x_t - beta / math.sqrt(1 - abar) * eps) / math.sqrt(1 - beta)
         np.testing.assert_allclose(posterior_mean(LINEAR, step, x_0, x_t), from_eps, rtol=1e-8, atol=1e-9)
@@ -138,7 +153,7 @@ def test_where_eps_is_rederived_ddim_with_eta_1_is_ddpm_with_a_clip_too(steps):
 def test_a_radicand_below_zero_counts_as_zero():
     jump = ddim(LINEAR, 1000, eta=1.0).jump(30, 29).steps[-3]
     x_0, eps = torch.ones(1), torch.full((1,), torch.nan)
-    assert ddim_mean(LINEAR, jump, x_0, torch.ones(1)) == math.sqrt(LINEAR.alpha_bar[1])
+    assert ddim_mean(LINEAR, jump, x_0, torch.ones(1)) == LINEAR.signal[1]
     assert torch.isnan(ddim_mean(LINEAR, ddim(LINEAR, 1000).steps[-2], x_0, eps))
 
 
@@ -196,7 +211,7 @@ def test_noise_is_asked_for_only_where_it_is_added():
 
 def test_noise_sd_says_what_the_loop_adds():
     plan = ddpm(LINEAR, variance="large").with_noise("zero", 10, 5)
-    expected = np.sqrt(LINEAR.betas[::-1])
+    expected = np.sqrt(betas(LINEAR)[::-1])
     expected[-11:-5] = 0
     expected[-1] = 0
     np.testing.assert_allclose(noise_sd(LINEAR, plan), expected, rtol=1e-9)
@@ -271,3 +286,40 @@ def test_kept_states_are_never_written_to_again():
         keep=keep,
     )
     assert all(torch.equal(a, b) for a, b in zip(kept, copies, strict=True))
+
+
+# --- heun -----------------------------------------------------------------------------------------------------
+
+
+def test_both_evaluations_of_a_heun_step_are_under_its_cut():
+    plan, asked = heun(LINEAR, 4), []
+    cut = Cut(skips=1)
+    first, second = plan.timesteps[:2]
+
+    class Recorded(FixedFraction):
+        def __call__(self, x_t, timestep, condition, cut=WHOLE):
+            asked.append((timestep, cut))
+            return super().__call__(x_t, timestep, condition, cut)
+
+    run(Recorded(None), plan.with_cut(cut, first, 1), start())
+    assert asked[:3] == [(first, cut), (second, cut), (second, WHOLE)]
+    assert len(asked) == plan.evaluations
+
+
+def test_branches_of_heun_that_land_apart_are_each_corrected_where_they_land():
+    denoiser, x_t = network(LINEAR), start()
+    plans = [heun(LINEAR, [900, 600, 300]), heun(LINEAR, [900, 400]), heun(LINEAR, [900, 600])]
+    together = reverse(
+        denoiser, plans, NO_LABEL, start=lambda _: x_t, noise=lambda *_: None, keep=lambda *_: None, together=3
+    )
+    for plan, x_0 in zip(plans, together, strict=True):
+        torch.testing.assert_close(x_0, run(denoiser, plan, x_t)[-1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_clip_that_never_bites_changes_no_heun_step():
+    denoiser, x_t = analytic.GaussianDenoiser(0.0, 0.25, (1, 8, 8)), start(dtype=torch.float64)
+    plain = run(denoiser, heun(LINEAR, 12), x_t)[-1]
+    for eps in ("kept", "rederived"):
+        torch.testing.assert_close(run(denoiser, heun(LINEAR, 12, clip=9.0, eps=eps), x_t)[-1], plain)
+    clipped = run(denoiser, heun(LINEAR, 12, clip=0.1, eps="rederived"), x_t)[-1]
+    assert float(clipped.abs().max()) <= 0.1 + 1e-12

@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 
 from pipeline.plan import ddim, ddpm
 from pipeline.schedule import Schedule
-from tests.sampling import network, noise_for, relative, run, start
+from tests.sampling import betas, network, noise_for, relative, run, start
 
 DDPM_CASES = [("fixed_large", "large"), ("fixed_small", "small"), ("learned_range", "learned")]
 
@@ -51,11 +51,11 @@ def both(scheduler_class, config, steps, variance):
 @pytest.mark.parametrize(("scheduler_class", "config", "steps", "variance"), list(cases()))
 def test_whole_trajectory_equals_diffusers_with_our_tables(scheduler_class, config, steps, variance, monkeypatch):
     scheduler, schedule, plan = both(scheduler_class, config, steps, variance)
-    scheduler.betas = torch.from_numpy(schedule.betas)
+    scheduler.betas = torch.from_numpy(betas(schedule))
     scheduler.alphas = 1 - scheduler.betas
     scheduler.alphas_cumprod = torch.from_numpy(schedule.alpha_bar)
     if scheduler_class is DDIMScheduler:
-        scheduler.final_alpha_cumprod = torch.tensor(schedule.final_alpha_bar, dtype=torch.float64)
+        scheduler.final_alpha_cumprod = torch.tensor(schedule.final[0] ** 2, dtype=torch.float64)
     denoiser, noise = network(schedule), noise_for((4, 1, 8, 8))
     states, _, _, x_0 = run(denoiser, plan, start())
 

@@ -12,7 +12,7 @@ from pipeline.models.analytic import GaussianDenoiser
 from pipeline.plan import ddim, ddpm
 from pipeline.sampler import noise_sd
 from pipeline.schedule import Schedule
-from pipeline.variance import alpha_bars, fixed_sd, overfull
+from pipeline.variance import ends, fixed_sd, overfull
 from tests.sampling import LINEAR, run, start
 
 COSINE = Schedule.from_config({"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 200})
@@ -21,7 +21,7 @@ LEFT = Schedule.from_config({"set_alpha_to_one": False, "steps_offset": 3})
 
 def room(schedule, plan):
     """What every step has left of the variance that the state it lands on holds."""
-    holds = [1 - alpha_bars(schedule, step)[1] for step in plan.steps]
+    holds = [ends(schedule, step)[1][1] ** 2 for step in plan.steps]
     return [held - sd**2 for held, sd in zip(holds, noise_sd(schedule, plan), strict=True)]
 
 

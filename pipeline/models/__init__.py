@@ -6,35 +6,49 @@ import os
 import re
 from pathlib import Path
 
+from pipeline import tables
 from pipeline.denoiser import Denoiser
-from pipeline.models import analytic
+from pipeline.models import analytic, own
 
 TRAINED = ("digits", "digits-iddpm")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _KNOWN = (
     f"expected one of {', '.join((*TRAINED, *analytic.FORMS))}, a diffusers pipeline folder, "
-    "or a hub id like google/ddpm-cifar10-32"
+    "a hub id like google/ddpm-cifar10-32, or your own FILE.py:NAME"
 )
 
 
-def load(name: str, device: str = "cpu", autocast: bool = False) -> Denoiser:
+def load(
+    name: str,
+    device: str = "cpu",
+    autocast: bool = False,
+    *,
+    schedule: str | None = None,
+    steps: int | None = None,
+) -> Denoiser:
     """Load the denoiser of a name.
 
     A name is digits or digits-iddpm (folders under ``models``, or under the folder TRAJ_MODELS names), a
-    diffusers pipeline folder, a hub id, or an exact denoiser: gaussian:MEAN,VAR[,CxHxW], mixture:A,B,... or
-    dataset:digits. ``autocast`` runs networks in bfloat16; exact denoisers have no use for it.
+    diffusers pipeline folder, a hub id, an exact denoiser: gaussian:MEAN,VAR[,CxHxW], mixture:A,B,... or
+    dataset:digits, or a function that returns one: FILE.py:NAME, or registered by a package. ``autocast`` runs networks
+    in bfloat16; exact denoisers have no use for it. ``schedule`` names that of an exact denoiser, and ``steps`` is the
+    number of timesteps of a grid.
 
     Raises
     ------
     FileNotFoundError
         When the model is not there: not trained yet, no such folder, or not to be had from the hub.
     ValueError
-        When the name means nothing, or the model is of a kind that is not supported.
+        When the name means nothing, the model is of a kind that is not supported, or brings a schedule of its own.
     """
     if not name.strip():
         raise ValueError(f"an empty model name was given; {_KNOWN}")
-    if ":" in name and not Path(name).exists():
-        return analytic.load(name, device)
+    if is_exact(name):
+        return analytic.load(name, device, tables.named(schedule or "linear", steps))
+    if schedule is not None:
+        raise ValueError(f"schedule {schedule} was given, but model {name} has its own; leave it out")
+    if own.is_own(name):
+        return own.load(name, device, autocast, steps)
     from pipeline.models import pretrained  # brings in diffusers, which takes seconds
 
     if name in TRAINED:
@@ -49,3 +63,8 @@ def load(name: str, device: str = "cpu", autocast: bool = False) -> Denoiser:
     if "/" in name or os.sep in name:
         raise FileNotFoundError(f"model {name!r}: no such folder; {_KNOWN}")
     raise ValueError(f"model {name!r} is unknown; {_KNOWN}")
+
+
+def is_exact(name: str) -> bool:
+    """Whether a name is spelled like an exact denoiser's, which takes any schedule."""
+    return ":" in name and not own.is_own(name) and not Path(name).exists()

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import cuts
+from pipeline import cuts, tables
 from pipeline.cuts import Cut
-from pipeline.denoiser import Prediction, check_label, signal_and_noise
+from pipeline.denoiser import Prediction, check_label
 from pipeline.parsing import number, whole
 from pipeline.plan import WHOLE
 from pipeline.schedule import Schedule
@@ -20,8 +20,8 @@ MOST_VALUES = 1 << 26
 FORMS = ("gaussian:MEAN,VAR[,CxHxW]", "mixture:A,B,...", "dataset:digits")
 
 
-def load(name: str, device: str = "cpu") -> GaussianDenoiser | PointsDenoiser:
-    """Build the exact denoiser a name like ``gaussian:0,0.25`` describes; schedule linear, 1000 timesteps.
+def load(name: str, device: str = "cpu", schedule: Schedule | None = None) -> GaussianDenoiser | PointsDenoiser:
+    """Build the exact denoiser a name like ``gaussian:0,0.25`` describes, for any schedule; linear unless given.
 
     Raises
     ------
@@ -34,11 +34,11 @@ def load(name: str, device: str = "cpu") -> GaussianDenoiser | PointsDenoiser:
         match kind:
             case "gaussian" if len(fields) in (2, 3):
                 shape = tuple(map(whole, fields[2].split("x"))) if len(fields) == 3 else (1, 1, 1)
-                return GaussianDenoiser(number(fields[0]), number(fields[1]), shape)
+                return GaussianDenoiser(number(fields[0]), number(fields[1]), shape, schedule)
             case "mixture":
-                return mixture([number(field) for field in fields], device)
+                return mixture([number(field) for field in fields], device, schedule)
             case "dataset" if numbers == "digits":
-                return digits_dataset(device)
+                return digits_dataset(device, schedule)
     except ValueError as error:
         raise ValueError(f"model {name!r}: {error}; expected one of {', '.join(FORMS)}") from None
     raise ValueError(f"model {name!r}; expected one of {', '.join(FORMS)}")
@@ -50,23 +50,25 @@ class GaussianDenoiser:
     num_classes = 0
     unconditional = True
 
-    def __init__(self, mean: float, variance: float, shape: tuple[int, ...] = (1, 1, 1)) -> None:
+    def __init__(
+        self, mean: float, variance: float, shape: tuple[int, ...] = (1, 1, 1), schedule: Schedule | None = None
+    ) -> None:
         if not (variance > 0 and math.isfinite(mean) and math.isfinite(variance)):
             raise ValueError(f"mean {mean} and variance {variance}; expected numbers, the variance above 0")
         if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MOST_VALUES:
             raise ValueError(f"shape {shape}; expected channels, height and width, {MOST_VALUES:,} values at most")
         self.mean, self.variance, self.shape = mean, variance, shape
-        self.schedule = _linear_1000()
+        self.schedule = schedule or tables.named("linear")
         reach = 4 * math.sqrt(variance)
         self.valid_range = (mean - reach, mean + reach)
         self.name = f"gaussian:{mean!r},{variance!r},{'x'.join(map(str, shape))}"
         self.identity = {"name": "gaussian", "mean": mean, "variance": variance, "shape": list(shape)}
 
-    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
-        """Predict from states (sample, channel, y, x) of one timestep; label (sample,) must be -1, and nothing cut."""
+    def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
+        """Predict from states (sample, channel, y, x) of one timestep; the label (sample,) must be -1, nothing cut."""
         cuts.check(self, cut)
-        check_label(label, self.num_classes)
-        signal, noise = signal_and_noise(self.schedule, timestep)
+        check_label(condition, self.num_classes)
+        signal, noise = self.schedule.at(timestep)
         v = signal**2 * self.variance + noise**2
         centred = x_t - signal * self.mean
         return Prediction(self.mean + signal * self.variance / v * centred, noise / v * centred)
@@ -90,28 +92,29 @@ class PointsDenoiser:
         identity: dict[str, Any],
         valid_range: tuple[float, float],
         device: str = "cpu",
+        schedule: Schedule | None = None,
     ) -> None:
         self.shape = tuple(points.shape[1:])
         self.points = torch.as_tensor(points, dtype=torch.float64, device=device).flatten(1)
         self.classes = torch.as_tensor(classes, dtype=torch.int64, device=device)
         self.num_classes = int(self.classes.max()) + 1
-        self.schedule = _linear_1000()
+        self.schedule = schedule or tables.named("linear")
         self.valid_range = valid_range
         self.identity = identity
         self.name = name
 
-    def __call__(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
+    def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
         """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional; uncut."""
         cuts.check(self, cut)
-        weights = self.log_weights(x_t, timestep, label).exp()
+        weights = self.log_weights(x_t, timestep, condition).exp()
         pred_x0 = (weights @ self.points).reshape(x_t.shape).to(x_t.dtype)
-        signal, noise = signal_and_noise(self.schedule, timestep)
+        signal, noise = self.schedule.at(timestep)
         return Prediction(pred_x0, (x_t - signal * pred_x0) / noise)
 
     def log_weights(self, x_t: torch.Tensor, timestep: int, label: torch.Tensor) -> torch.Tensor:
         """Log posterior of each point given the states (001); shape (sample, point), float64, natural log."""
         check_label(label, self.num_classes)
-        c, d = signal_and_noise(self.schedule, timestep)
+        c, d = self.schedule.at(timestep)
         states = x_t.to(self.points).flatten(1)
         # |x_t|^2 is the same for every point and left out of |x_t - c x_i|^2
         squared_distance = c**2 * self.points.square().sum(1) - 2 * c * states @ self.points.T
@@ -119,7 +122,7 @@ class PointsDenoiser:
         return (-squared_distance / (2 * d**2)).masked_fill(excluded, -math.inf).log_softmax(dim=1)
 
 
-def mixture(points: list[float], device: str = "cpu") -> PointsDenoiser:
+def mixture(points: list[float], device: str = "cpu", schedule: Schedule | None = None) -> PointsDenoiser:
     """Point classes of equal weight in one pixel (003, the 1-D experiment): class k is the k-th number."""
     if len(set(points)) < 2 or not all(map(math.isfinite, points)):
         raise ValueError(f"points {points}; expected at least two different numbers")
@@ -130,10 +133,11 @@ def mixture(points: list[float], device: str = "cpu") -> PointsDenoiser:
         identity={"name": "mixture", "points": points},
         valid_range=(min(points), max(points)),
         device=device,
+        schedule=schedule,
     )
 
 
-def digits_dataset(device: str = "cpu") -> PointsDenoiser:
+def digits_dataset(device: str = "cpu", schedule: Schedule | None = None) -> PointsDenoiser:
     """scikit-learn's 1797 digits as the whole data distribution."""
     from pipeline.models.digits import images
 
@@ -146,8 +150,5 @@ def digits_dataset(device: str = "cpu") -> PointsDenoiser:
         identity={"name": "dataset:digits", "data": f"sha256:{digest}"},
         valid_range=(-1.0, 1.0),
         device=device,
+        schedule=schedule,
     )
-
-
-def _linear_1000() -> Schedule:
-    return Schedule.from_config({"clip_sample": False})

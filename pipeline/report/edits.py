@@ -212,8 +212,12 @@ def ends(sweep: Run, few: xr.Dataset) -> np.ndarray | None:
 
 
 def betas(run: xr.Dataset) -> np.ndarray:
-    """Give the beta of every step between stored timesteps, 1 - alpha_bar / alpha_bar after the step."""
-    alpha_bar = run["alpha_bar"].to_numpy()
+    """Give the beta of every step between stored timesteps, 1 - alpha_bar / alpha_bar after the step.
+
+    Where a process does not preserve variance, alpha_bar is that of its states scaled to do so.
+    """
+    signal, noise = run["signal"].to_numpy() ** 2, run["noise_scale"].to_numpy() ** 2
+    alpha_bar = signal / (signal + noise)
     return 1 - alpha_bar / np.append(alpha_bar[1:], 1)
 
 

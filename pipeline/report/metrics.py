@@ -40,6 +40,7 @@ def curve(run: Run, quantity: str, variable: str, on: str = "pred_x0") -> xr.Dat
 
 def where_signal_equals_noise(values: xr.DataArray) -> float:
     """Read a curve at log SNR 0, between two timesteps; NaN where the run does not get there."""
+    values = values.isel(timestep=np.isfinite(values["log_snr"].to_numpy()))  # nothing lies between -inf and a number
     return float(np.interp(0, values["log_snr"], values, left=np.nan, right=np.nan))
 
 

@@ -1,0 +1,208 @@
+"""Your own network: a function in a file of yours, or of an installed package, that returns a denoiser."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline import cuts
+from pipeline.cuts import Cut
+from pipeline.denoiser import Denoiser, Prediction, check_label, predicted
+from pipeline.plan import WHOLE
+from pipeline.schedule import Schedule
+
+ENTRY_POINTS = "traj.models"
+_DENOISER = ("schedule", "shape", "num_classes", "unconditional", "valid_range", "identity")  # and its name, added here
+
+
+class OwnDenoiser:
+    """A callable as a denoiser; `wrap` makes one."""
+
+    def __init__(
+        self,
+        network: Callable[..., torch.Tensor],
+        schedule: Schedule,
+        *,
+        shape: Sequence[int],
+        whole_times: bool,
+        num_classes: int,
+        null_label: int | None,
+        valid_range: tuple[float, float],
+        identity: dict[str, Any],
+    ) -> None:
+        self.network, self.schedule, self.shape = network, schedule, tuple(shape)
+        self.num_classes, self.null_label = num_classes, null_label
+        self.unconditional = num_classes == 0 or null_label is not None
+        self.name, self.valid_range, self.identity = "own", valid_range, identity
+        self.autocast = False
+        self._times = torch.int64 if whole_times else torch.float32
+
+    def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
+        """Predict from states (sample, channel, y, x) of one timestep; condition is a label (sample,), -1 for none.
+
+        ValueError where parts of a U-Net are cut, a label is unknown, or the network answers in another shape.
+        """
+        cuts.check(self, cut)
+        check_label(condition, self.num_classes, self.unconditional)
+        time = torch.full((len(x_t),), self.schedule.model_time[timestep].item(), dtype=self._times, device=x_t.device)
+        labels = [condition.where(condition >= 0, self.null_label or 0)] if self.num_classes else []
+        with torch.autocast(x_t.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            output = self.network(x_t, time, *labels)
+        if output.shape != x_t.shape:
+            raise ValueError(f"the network answers in shape {tuple(output.shape)} to states of {tuple(x_t.shape)}")
+        return predicted(self.schedule, timestep, x_t, output.to(x_t.dtype))
+
+
+def wrap(
+    network: Callable[..., torch.Tensor],
+    schedule: Schedule,
+    *,
+    shape: Sequence[int],
+    predicts: Literal["epsilon", "sample", "v_prediction", "flow_prediction"],
+    time: Literal["model_time", "index", "sigma"] = "model_time",
+    num_classes: int = 0,
+    null_label: int | None = None,
+    valid_range: tuple[float, float] = (-1.0, 1.0),
+    weights: Iterable[str | os.PathLike[str]] = (),
+) -> OwnDenoiser:
+    """Make a denoiser of any callable network(x_t, time) or, with classes, network(x_t, time, label).
+
+    x_t is float32 (sample, *shape), time (sample,): the schedule's model time (sigma on EDM's grid, t from 1 to 0 on
+    that of a flow), the timestep's index, or sigma = noise_scale / signal. label is int64 (sample,), null_label for
+    none. ``predicts`` says what the answer is, of the shape of x_t: eps ("epsilon"), x_0 ("sample", also EDM's
+    D(x; sigma)), v, or the flow's velocity eps - x_0. ``weights`` are the files whose content the fingerprint covers.
+
+    Raises
+    ------
+    ValueError
+        When the schedule does not go with what is predicted, or null_label is one of the classes.
+    FileNotFoundError
+        When a file of weights is not there.
+    """
+    if null_label is not None and 0 <= null_label < num_classes:
+        raise ValueError(f"null_label {null_label} is one of the {num_classes} classes; expected a number of its own")
+    times = {"model_time": schedule.model_time, "index": np.arange(schedule.T), "sigma": schedule.sigma}
+    if time not in times:
+        raise ValueError(f"time {time!r}; expected one of {', '.join(times)}")
+    if not np.isfinite(times[time]).all():
+        raise ValueError(
+            f"time sigma is infinite at timestep {schedule.T - 1}, where no signal is left; expected model_time or "
+            "index"
+        )
+    if isinstance(network, nn.Module):
+        network.eval().requires_grad_(False)
+    return OwnDenoiser(
+        network,
+        replace(schedule, prediction_type=predicts, model_time=times[time]),
+        shape=shape,
+        whole_times=time == "index",
+        num_classes=num_classes,
+        null_label=null_label,
+        valid_range=valid_range,
+        identity={"time": time, "null_label": null_label, "weights": [_sha256(Path(file)) for file in weights]},
+    )
+
+
+def preconditioned(network: Callable[..., torch.Tensor], sigma_data: float = 0.5) -> Callable[..., torch.Tensor]:
+    """Turn EDM's raw network F(c_in x, c_noise) into its D(x; sigma), the predicted x_0 (Karras et al. 2022, eq. 7)."""
+
+    def D(x: torch.Tensor, sigma: torch.Tensor, *label: torch.Tensor) -> torch.Tensor:
+        s = sigma.reshape(-1, *[1] * (x.ndim - 1))
+        scale = (s**2 + sigma_data**2).sqrt()
+        output = network(x / scale, sigma.log() / 4, *label)
+        return (sigma_data / scale) ** 2 * x + s * sigma_data / scale * output
+
+    return D
+
+
+def is_own(name: str) -> bool:
+    """Whether a name means a function: FILE.py:NAME, or one that a package registers."""
+    return name.rpartition(":")[0].endswith(".py") or _registered(name) is not None
+
+
+def load(name: str, device: str = "cpu", autocast: bool = False, steps: int | None = None) -> Denoiser:
+    """Call the function of a name, FILE.py:NAME or a registered one, for its denoiser.
+
+    It is given ``steps`` and ``device`` where it has parameters of these names. The denoiser's identity gets the
+    function's name and the hash of its file.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    ValueError
+        When the file has no such function, it needs a number of steps, or returns no denoiser.
+    """
+    file, _, function = name.rpartition(":")
+    entry = _registered(name)
+    build = _imported(Path(file), function) if entry is None else entry.load()
+    denoiser = build(**_arguments(name, build, {"steps": steps, "device": device}))
+    missing = [part for part in _DENOISER if not hasattr(denoiser, part)]
+    if missing or not callable(denoiser):
+        raise ValueError(f"model {name} returns {type(denoiser).__name__} without {', '.join(missing)}; see wrap()")
+    if autocast and not hasattr(denoiser, "autocast"):
+        raise ValueError(f"model {name} has no autocast; leave --autocast out")
+    if autocast:
+        denoiser.autocast = True
+    if isinstance(getattr(denoiser, "network", None), nn.Module):
+        denoiser.network.to(device)
+    code = {"function": build.__name__, "code": _sha256(Path(inspect.getsourcefile(build)))}
+    denoiser.name, denoiser.identity = name, {**denoiser.identity, **code}
+    return denoiser
+
+
+def _registered(name: str) -> EntryPoint | None:
+    return next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)
+
+
+def _imported(file: Path, name: str) -> Callable[..., Denoiser]:
+    """Import a file, its folder among those that modules are looked for in, and find a function in it."""
+    if not file.is_file():
+        raise FileNotFoundError(f"model {file}:{name}: there is no file {file}")
+    folder = str(file.resolve().parent)
+    spec = importlib.util.spec_from_file_location(f"traj_model_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, folder)
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(folder)
+    found = getattr(module, name, None)
+    if not inspect.isfunction(found):
+        known = ", ".join(key for key, value in vars(module).items() if inspect.isfunction(value))
+        raise ValueError(f"{file} has no function {name}; it has {known or 'none'}")
+    return found
+
+
+def _arguments(name: str, build: Callable[..., Denoiser], given: dict[str, Any]) -> dict[str, Any]:
+    """Choose what a function is called with."""
+    parameters = inspect.signature(build).parameters
+    unknown = [key for key, p in parameters.items() if key not in given and p.default is p.empty]
+    if unknown:
+        raise ValueError(f"model {name} needs {', '.join(unknown)}; expected no parameters but steps and device")
+    if given["steps"] is None and "steps" in parameters:
+        if parameters["steps"].default is inspect.Parameter.empty:
+            raise ValueError(
+                f"model {name} is sampled on a grid of as many timesteps as steps: say how many, --steps 40"
+            )
+        del given["steps"]
+    return {key: value for key, value in given.items() if key in parameters}
+
+
+def _sha256(file: Path) -> str:
+    try:
+        return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    except OSError:
+        raise FileNotFoundError(f"weights {file}: no such file") from None

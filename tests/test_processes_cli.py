@@ -1,0 +1,70 @@
+"""Processes of signal and noise on the command line, and what analyses and pages make of them."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stores
+from pipeline.noise import NoiseSource, Purpose
+from tests.test_cli import traj
+
+SMALL = ("--samples", 4, "--block", 4, "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "sampler", "steps", "evaluations", "final"),
+    [("edm", "heun", 18, 35, 0.52762), ("edm", "ddim", 40, 40, 0.46485), ("flow:3", "ddim", 28, 28, 0.45027)],
+)
+def test_a_gaussian_gain_comes_out_of_the_command_line(schedule, sampler, steps, evaluations, final):
+    command = ("generate", "a.zarr", "--model", "gaussian:0,0.25", "--schedule", schedule, "--sampler", sampler)
+    text = traj(*command, "--steps", steps, *SMALL)
+    assert f"{evaluations} network evaluations" in text
+    start = NoiseSource(0, (1, 1, 1))(Purpose.START, range(4), 0)
+    np.testing.assert_allclose(stores.open("a.zarr").x_0 / start, final, atol=6e-6)
+    assert traj("verify", "a.zarr", "--deep") == "a.zarr is whole\n"
+
+
+def test_timesteps_and_guidance_are_options():
+    command = ("generate", "a.zarr", "--model", "mixture:-1,1", "--labels", "cycle", "--sampler", "ddim", *SMALL)
+    traj(*command, "--timesteps", "999,700,400,100", "--guidance", 1.5)
+    ds = stores.open("a.zarr")
+    assert ds.timestep.values.tolist() == [999, 700, 400, 100]
+    assert json.loads(ds.attrs["config"])["guidance"] == 1.5
+    assert "expected one of them" in traj(*command, "--timesteps", "9,5", "--steps", 2, code=2)
+    assert "expected one of them" in traj(*command, "--timesteps", "9,5", "--spacing", "trailing", code=2)
+    assert "say how many: --steps" in traj(
+        "generate", "b.zarr", "--model", "mixture:-1,1", "--schedule", "flow", code=2
+    )
+
+
+@pytest.mark.slow
+def test_a_start_without_signal_survives_every_analysis_and_the_report():
+    runs = ("data/trajectories/flow.zarr", "data/trajectories/eta.zarr")
+    for run, options in zip(runs, (("--sampler", "ddpm"), ("--sampler", "ddim", "--eta", 0.5)), strict=True):
+        model = ("--model", "dataset:digits", "--labels", "cycle", "--schedule", "flow", "--steps", 12)
+        traj("generate", run, *model, *options, "--samples", 32, "--block", 16, "--device", "cpu")
+        assert stores.open(run).log_snr[0] == -np.inf
+        traj("analyze", "entropy,ssim,psnr", run, "--set", "entropy.bins=16")
+    forks, sweep = "data/forks/flow_forks.zarr", "data/forks/jumps.zarr"
+    traj("fork", runs[0], forks, "--at", "11,8,4", "--replicas", 3, "--samples", 16, "--device", "cpu")
+    Path("edits.yaml").write_text("- {edit: jump, n: 3, t_start: [11, 6]}\n")
+    traj("fork", runs[1], sweep, "--sweep", "edits.yaml", "--device", "cpu")
+    traj("analyze", "consistency", forks)
+    traj("analyze", "intervention,phases,redundancy", sweep, "--baseline", runs[1])
+    traj("train", "digits-classifier", "--steps", 2, "--device", "cpu")
+    for store, name in ((runs[0], "flow"), (forks, "flow_forks")):
+        read = f"data/readouts/{name}.zarr"
+        traj("readout", "classifier", store, read, "--model", "digits-classifier", "--device", "cpu")
+        traj("analyze", "label_variance", read)
+    assert traj("report").splitlines()[-1] == "wrote report/index.html"
+    remarks = re.findall('class="remarks".{0,300}', Path("report/index.html").read_text())
+    assert remarks == []
+    assert {"flow", "eta"} <= json.loads(Path("report/metrics.json").read_text())["runs"].keys()

@@ -1,0 +1,160 @@
+"""The same steps as diffusers' samplers of EDM, flows and zero terminal SNR take, from the same states and networks."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    EDMEulerScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
+)
+
+from pipeline import tables
+from pipeline.models.own import preconditioned, wrap
+from pipeline.plan import ddim, ddpm, heun
+from pipeline.schedule import Schedule
+from tests.networks import random_unet
+from tests.sampling import network, noise_for, relative, run, start
+
+TOLERANCE = 2e-4
+SHAPE = (1, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def trajectory(denoiser, plan):
+    """Every state of a plan in x_0 / noise units of the schedule, the last among them, and the signal of each."""
+    schedule = denoiser.schedule
+    x_T = start() * schedule.start_sd(plan.timesteps[0])
+    states, _, _, x_0 = run(denoiser, plan, x_T)
+    return [*states, x_0], [*schedule.signal[plan.timesteps], 1.0]
+
+
+def same(ours, theirs):
+    assert relative(ours, theirs) < TOLERANCE
+
+
+TABLES = [
+    {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": "trailing"},
+    {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "leading"},
+]
+
+
+@pytest.mark.parametrize("config", TABLES)
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_ddim_is_their_euler_on_states_over_signal(config, prediction_type):
+    scheduler = EulerDiscreteScheduler(prediction_type=prediction_type, **config)
+    scheduler.set_timesteps(20)
+    denoiser = network(Schedule.from_config({"clip_sample": False, "prediction_type": prediction_type, **config}))
+    plan = ddim(denoiser.schedule, 20)
+    assert plan.timesteps == scheduler.timesteps.tolist()
+    states, signal = trajectory(denoiser, plan)
+    for k, t in enumerate(scheduler.timesteps):
+        y = states[k] / signal[k]
+        output = denoiser.network(scheduler.scale_model_input(y, t), t).sample
+        same(states[k + 1] / signal[k + 1], scheduler.step(output, t, y).prev_sample)
+
+
+@pytest.mark.parametrize("config", TABLES)
+def test_posterior_is_their_ancestral_euler_on_states_over_signal(config, monkeypatch):
+    scheduler = EulerAncestralDiscreteScheduler(**config)
+    scheduler.set_timesteps(20)
+    denoiser, noise = network(Schedule.from_config({"clip_sample": False, **config})), noise_for((4, *SHAPE))
+    plan = ddpm(denoiser.schedule, 20, "small", clip=None)
+    states, signal = trajectory(denoiser, plan)
+    for k, (t, step) in enumerate(zip(scheduler.timesteps, plan.steps, strict=True)):
+        drawn = noise(step)
+        monkeypatch.setattr(
+            "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor", lambda *_, n=drawn, **__: n
+        )
+        y = states[k] / signal[k]
+        output = denoiser.network(scheduler.scale_model_input(y, t), t).sample
+        same(states[k + 1] / signal[k + 1], scheduler.step(output, t, y).prev_sample)
+
+
+@pytest.mark.parametrize("config", TABLES)
+def test_heun_is_theirs_on_states_over_signal(config):
+    scheduler = HeunDiscreteScheduler(**config)
+    scheduler.set_timesteps(20)
+    denoiser = network(Schedule.from_config({"clip_sample": False, **config}))
+    states, signal = trajectory(denoiser, heun(denoiser.schedule, 20))
+    times = iter(scheduler.timesteps)
+    for k in range(20):
+        y = states[k] / signal[k]
+        for _ in range(1 if k == 19 else 2):
+            t = next(times)
+            output = denoiser.network(scheduler.scale_model_input(y, t), t).sample
+            y = scheduler.step(output, t, y).prev_sample
+        same(states[k + 1] / signal[k + 1], y)
+
+
+def flow_network():
+    unet = random_unet().eval()
+    return unet, lambda x_t, t: unet(x_t, 1000 * t).sample
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_ddim_on_a_flow_is_their_flow_matching_euler(shift):
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 20, 20))
+    unet, velocity = flow_network()
+    denoiser = wrap(velocity, tables.flow(20, shift), shape=SHAPE, predicts="flow_prediction")
+    states, _ = trajectory(denoiser, ddim(denoiser.schedule, 20))
+    for k, t in enumerate(scheduler.timesteps):
+        same(states[k + 1], scheduler.step(unet(states[k], t).sample, t, states[k]).prev_sample)
+
+
+def test_heun_on_a_flow_is_their_flow_matching_heun():
+    unet, velocity = flow_network()
+    scheduler = FlowMatchHeunDiscreteScheduler()
+    scheduler.set_timesteps(20)
+    # their times go down to one thousandth, not to an equal last step
+    t = np.array(sorted(set((scheduler.timesteps / 1000).tolist())))
+    denoiser = wrap(velocity, tables.table(1 - t, t, t), shape=SHAPE, predicts="flow_prediction")
+    states, _ = trajectory(denoiser, heun(denoiser.schedule))
+    times = iter(scheduler.timesteps)
+    for k in range(20):
+        x_t = states[k]
+        for _ in range(1 if k == 19 else 2):
+            time = next(times)
+            x_t = scheduler.step(unet(x_t, time).sample, time, x_t).prev_sample
+        same(states[k + 1], x_t)
+
+
+def test_ddim_on_edms_grid_is_their_edm_euler():
+    scheduler = EDMEulerScheduler()
+    scheduler.set_timesteps(20)
+    unet = random_unet().eval()
+    denoiser = wrap(preconditioned(lambda x, c: unet(x, c).sample), tables.edm(20), shape=SHAPE, predicts="sample")
+    np.testing.assert_allclose(denoiser.schedule.sigma[::-1], scheduler.sigmas[:-1], rtol=1e-5)
+    states, _ = trajectory(denoiser, ddim(denoiser.schedule, 20))
+    for k, t in enumerate(scheduler.timesteps):
+        output = unet(scheduler.scale_model_input(states[k], t), t).sample
+        scheduler.is_scale_input_called = True
+        same(states[k + 1], scheduler.step(output, t, states[k]).prev_sample)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "sample"])
+def test_zero_terminal_snr_is_their_ddim(prediction_type, eta):
+    scheduler = DDIMScheduler(
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False, prediction_type=prediction_type
+    )
+    scheduler.set_timesteps(20)
+    denoiser, noise = network(Schedule.from_config(scheduler.config)), noise_for((4, *SHAPE))
+    np.testing.assert_allclose(denoiser.schedule.alpha_bar, scheduler.alphas_cumprod, atol=1e-6)
+    plan = ddim(denoiser.schedule, 20, eta)
+    assert plan.timesteps == scheduler.timesteps.tolist()
+    states, _ = trajectory(denoiser, plan)
+    for k, (t, step) in enumerate(zip(scheduler.timesteps, plan.steps, strict=True)):
+        output = denoiser.network(states[k], t).sample
+        drawn = noise(step) if eta else None
+        same(states[k + 1], scheduler.step(output, t, states[k], eta=eta, variance_noise=drawn).prev_sample)
