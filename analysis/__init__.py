@@ -42,7 +42,7 @@ def load(name: str) -> Callable[..., xr.Dataset]:
     Raises ValueError for an unknown name.
     """
     _require(name)
-    quantity: Callable[..., xr.Dataset] = getattr(import_module(f"analysis.{name}"), name)
+    quantity: Callable[..., xr.Dataset] = getattr(import_module(f"traj.analysis.{name}"), name)
     return quantity
 
 

@@ -10,8 +10,8 @@ import xarray as xr
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from analysis import _pairs
-from analysis._spread import GROUPS, dealt
+from traj.analysis import _pairs
+from traj.analysis._spread import GROUPS, dealt
 
 Array = NDArray[Any]
 Moments = tuple[Array, Array]

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _blocks
-from analysis._compiled import compiled
+from traj.analysis import _chunks
+from traj.analysis._compiled import compiled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ def require_sweep(ds: xr.Dataset) -> None:
 
     Raises ValueError saying what is there.
     """
-    dims = ("variant", "replica", "sample", *_blocks.IMAGE)
+    dims = ("variant", "replica", "sample", *_chunks.IMAGE)
     if "x_0" not in ds or ds["x_0"].dims != dims:
         here = ", ".join(map(str, ds["x_0"].dims)) if "x_0" in ds else "missing"
         raise ValueError(
@@ -71,7 +71,7 @@ def parent_of(ds: xr.Dataset, baseline: str | None) -> xr.Dataset:
 
     Raises ValueError where none is given, or the store is another's or has not all of the samples.
     """
-    from stores import open as open_store
+    from traj.stores import open as open_store
 
     if baseline is None:
         raise ValueError(
@@ -85,7 +85,7 @@ def parent_of(ds: xr.Dataset, baseline: str | None) -> xr.Dataset:
             f"{baseline} is not the run these forks started from: its fingerprint is {run.attrs.get('fingerprint')}, "
             f"theirs {recorded}; give that run as baseline"
         )
-    _blocks.require(run, ("x_0",))
+    _chunks.require(run, ("x_0",))
     if (missing := np.setdiff1d(ds["sample"], run["sample"])).size:
         raise ValueError(
             f"{baseline} lacks {missing.size} of the forks' samples, the first is {missing[0]}; extend it with the "

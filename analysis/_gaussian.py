@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis._compiled import compiled, compiled_freely
-from analysis._kernels import similarity
+from traj.analysis._compiled import compiled, compiled_freely
+from traj.analysis._kernels import similarity
 
 Array = NDArray[Any]
 U = np.uint64

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import STUDENT
-from analysis._compiled import compiled
+from traj.analysis import STUDENT
+from traj.analysis._compiled import compiled
 
 Array = NDArray[Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis._compiled import compiled, compiled_freely
+from traj.analysis._compiled import compiled, compiled_freely
 
 Array = NDArray[Any]
 

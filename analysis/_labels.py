@@ -10,8 +10,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import special
 
-from analysis import _blocks, _verdicts
-from analysis._compiled import compiled
+from traj.analysis import _chunks, _verdicts
+from traj.analysis._compiled import compiled
 
 Array = NDArray[Any]
 
@@ -116,7 +116,7 @@ REPLICAS = ("total", "within", "between", "pairwise", "entropy", "entropy_within
 
 def of_replicas(logits: xr.DataArray, hard: bool) -> xr.DataArray:
     """Take the columns of REPLICAS (..., column) from logits with dims replica, class and others. METHODS 1.4."""
-    return _blocks.per_cell(_replicas, logits, within=[["replica", "class"]], width=len(REPLICAS), hard=hard)
+    return _chunks.per_cell(_replicas, logits, within=[["replica", "class"]], width=len(REPLICAS), hard=hard)
 
 
 def _replicas(logits: Array, hard: bool) -> Array:
@@ -178,7 +178,7 @@ def of_states(logits: xr.DataArray, x_0_logits: xr.DataArray, hard: bool) -> xr.
     """Take the columns of STATES (on, sample, timestep, column) from logits of states and of their final samples."""
     by_state = logits.transpose("on", "sample", "timestep", "class")
     of_x_0 = x_0_logits.transpose("sample", "class")
-    return _blocks.per_cell(_states, by_state, of_x_0, within=[["class"]] * 2, width=len(STATES), hard=hard)
+    return _chunks.per_cell(_states, by_state, of_x_0, within=[["class"]] * 2, width=len(STATES), hard=hard)
 
 
 @compiled

@@ -21,9 +21,9 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.typing import Key
 from numpy.typing import NDArray
 
-from analysis import _histograms, _sorted
-from analysis._histograms import COLUMNS
-from analysis._spread import GROUPS, dealt
+from traj.analysis import _histograms, _sorted
+from traj.analysis._histograms import COLUMNS
+from traj.analysis._spread import GROUPS, dealt
 
 BLOCKS_AT_ONCE = 4
 PARTS = 4

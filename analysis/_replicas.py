@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import STUDENT
+from traj.analysis import STUDENT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _blocks
-from analysis._spread import Named, with_spread
+from traj.analysis import _chunks
+from traj.analysis._spread import Named, with_spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,23 +35,23 @@ def compare(
 
     Raises ValueError where a variable is missing or the other store holds other samples or image sizes.
     """
-    low, high = _blocks.value_range(ds)
+    low, high = _chunks.value_range(ds)
     to_unit: dict[str, Any] = {"low": low, "scale": 1 / (high - low)}
     if against is None:
-        _blocks.require(ds, (*on, "x_0"))
-        x_0 = _blocks.images(ds["x_0"])
+        _chunks.require(ds, (*on, "x_0"))
+        x_0 = _chunks.images(ds["x_0"])
         each = {}
         for variable in on:
-            states = _blocks.images(ds[variable])
-            each[variable] = _blocks.per_image(
-                kernel, states, _blocks.aligned(states, x_0), dtype=np.float64, **to_unit
+            states = _chunks.images(ds[variable])
+            each[variable] = _chunks.per_image(
+                kernel, states, _chunks.aligned(states, x_0), dtype=np.float64, **to_unit
             )
         dims: tuple[str, ...] = ("sample", "timestep")
     else:
-        _blocks.require(ds, ("x_0",))
-        states = _blocks.images(ds["x_0"])[:, None]
-        other = _blocks.aligned(states, _blocks.images(counterpart(ds, against)["x_0"]))
-        each = {"x_0": _blocks.per_image(kernel, states, other, dtype=np.float64, **to_unit)}
+        _chunks.require(ds, ("x_0",))
+        states = _chunks.images(ds["x_0"])[:, None]
+        other = _chunks.aligned(states, _chunks.images(counterpart(ds, against)["x_0"]))
+        each = {"x_0": _chunks.per_image(kernel, states, other, dtype=np.float64, **to_unit)}
         dims = ("sample",)
     values = xr.DataArray(da.stack(list(each.values())), dims=("on", "sample", "timestep"))
     if "timestep" not in dims:
@@ -68,10 +68,10 @@ def counterpart(ds: xr.Dataset, path: str) -> xr.Dataset:
 
     Raises ValueError where its x_0 holds other samples, image sizes or a range of values.
     """
-    from stores import open as open_store
+    from traj.stores import open as open_store
 
     other = open_store(path)
-    _blocks.require(other, ("x_0",))
+    _chunks.require(other, ("x_0",))
     ours, theirs = ds["sample"].to_numpy(), other["sample"].to_numpy()
     unmatched = np.setxor1d(ours, theirs)
     if unmatched.size:
@@ -81,9 +81,9 @@ def counterpart(ds: xr.Dataset, path: str) -> xr.Dataset:
         )
     if other["x_0"].shape[1:] != ds["x_0"].shape[1:]:
         raise ValueError(f"images of {path} have shape {other['x_0'].shape[1:]}, here {ds['x_0'].shape[1:]}")
-    if _blocks.value_range(other) != _blocks.value_range(ds):
+    if _chunks.value_range(other) != _chunks.value_range(ds):
         raise ValueError(
-            f"values of {path} lie in {_blocks.value_range(other)}, here in {_blocks.value_range(ds)}; "
+            f"values of {path} lie in {_chunks.value_range(other)}, here in {_chunks.value_range(ds)}; "
             "only images on one scale can be compared"
         )
     return other if np.array_equal(ours, theirs) else other.sel(sample=ours)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis._compiled import compiled
-from analysis._histograms import SMALL_COUNTS, Sums, bits_of_sums, increments, leave_out, scale_of, weights
+from traj.analysis._compiled import compiled
+from traj.analysis._histograms import SMALL_COUNTS, Sums, bits_of_sums, increments, leave_out, scale_of, weights
 
 Array = NDArray[Any]
 

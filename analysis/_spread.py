@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _blocks, _kernels
+from traj.analysis import _chunks, _kernels
 
 SPREAD = {"mean": "mean over samples", "sd": "standard deviation over samples", "se": "standard error of the mean"}
 
@@ -29,7 +29,7 @@ def with_spread(values: xr.DataArray, columns: Sequence[Named]) -> dict[str, xr.
     """Name the columns of lazy values (sample, column and other dims), and their mean, sd and standard error."""
     by_sample = values.transpose("sample", ..., "column")
     dims = by_sample.dims[1:-1]
-    spread = _blocks.over_samples(by_sample.data, _kernels.spread, len(SPREAD))
+    spread = _chunks.over_samples(by_sample.data, _kernels.spread, len(SPREAD))
     variables = {}
     for column, (name, title, units) in enumerate(columns):
         variables[name] = values.isel(column=column).assign_attrs(units=units, long_name=title)

@@ -10,11 +10,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _blocks, _gaussian, _kernels, _labels, _pairs, _replicas, _similarity
-from analysis._correlation import bytes_held, replica_correlation
-from analysis._spread import Named, with_spread
-from analysis._windows import half_gaussian, window_of
-from analysis.psnr import CAP
+from traj.analysis import _chunks, _gaussian, _kernels, _labels, _pairs, _replicas, _similarity
+from traj.analysis._correlation import bytes_held, replica_correlation
+from traj.analysis._spread import Named, with_spread
+from traj.analysis._windows import half_gaussian, window_of
+from traj.analysis.psnr import CAP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,11 +82,11 @@ def consistency(
     fits = preset != "auto" or side >= SMALLEST_WINDOW
     preset, window = window_of(preset, side) if fits else ("none", 0)
 
-    low, high = _blocks.value_range(ds)
+    low, high = _chunks.value_range(ds)
     to_unit = {"low": low, "scale": 1 / (high - low)}
-    images = _blocks.images(replicas)
+    images = _chunks.images(replicas)
     columns = [*(PAIRS[column] for column in _pairs.PAIRS), SSIM]
-    values = _blocks.per_image(
+    values = _chunks.per_image(
         _similarities, images, dtype=np.float64, width=len(columns), preset=preset, window=window, **to_unit
     )
     variables = with_spread(xr.DataArray(values, dims=("variant", "sample", "column")), columns)
@@ -107,12 +107,12 @@ def consistency(
 
 def working_bytes(ds: xr.Dataset, **_: Any) -> int:
     """Bound the memory of the sums that go from block to block."""
-    return bytes_held(ds.sizes.get("variant", 1), math.prod(ds.sizes[dim] for dim in _blocks.IMAGE))
+    return bytes_held(ds.sizes.get("variant", 1), math.prod(ds.sizes[dim] for dim in _chunks.IMAGE))
 
 
 def _forks(ds: xr.Dataset) -> xr.DataArray:
     """Check that there are replicas, and give their x_0."""
-    dims = ("variant", "replica", "sample", *_blocks.IMAGE)
+    dims = ("variant", "replica", "sample", *_chunks.IMAGE)
     if "x_0" not in ds or ds["x_0"].dims != dims:
         here = ", ".join(map(str, ds["x_0"].dims)) if "x_0" in ds else "missing"
         raise ValueError(
@@ -129,13 +129,13 @@ def _forks(ds: xr.Dataset) -> xr.DataArray:
 
 def _runs(ds: xr.Dataset, against: tuple[str, ...]) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
     """Take the x_0 of several runs as replicas of one variant, and say how far apart they started."""
-    _blocks.require(ds, ("x_t", "x_0"))
+    _chunks.require(ds, ("x_t", "x_0"))
     others = [_similarity.counterpart(ds, path) for path in against]
     for other in others:
-        _blocks.require(other, ("x_t",))
+        _chunks.require(other, ("x_t",))
     runs = [run.drop_vars(list(run.coords)) for run in (ds, *others)]
     starts = xr.concat([run["x_t"].isel(timestep=0) for run in runs], "replica")
-    difference = abs(starts - starts.isel(replica=0)).max(("replica", *_blocks.IMAGE))
+    difference = abs(starts - starts.isel(replica=0)).max(("replica", *_chunks.IMAGE))
     attrs = {"long_name": "largest difference of the runs' first stored x_t from this run's", "units": "1"}
     x_0 = xr.concat([run["x_0"] for run in runs], "replica").expand_dims("variant")
     return x_0, {"start_difference": difference.assign_attrs(attrs)}
@@ -155,7 +155,7 @@ def _similarities(images: NDArray[Any], low: float, scale: float, preset: str, w
 
 def _label_agreement(ds: xr.Dataset, path: str) -> xr.DataArray:
     """Read the share of equal labels off a readout of these forks."""
-    from stores import open as open_store
+    from traj.stores import open as open_store
 
     readout = open_store(path)
     if "x_0_logits" not in readout or "replica" not in readout["x_0_logits"].dims:

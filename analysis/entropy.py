@@ -9,10 +9,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _blocks, _histograms, _kernels
-from analysis._histograms import COLUMNS
-from analysis._pooled import ESTIMATORS, bytes_per_timestep, pooled
-from analysis._spread import GROUPS, dealt
+from traj.analysis import _chunks, _histograms, _kernels
+from traj.analysis._histograms import COLUMNS
+from traj.analysis._pooled import ESTIMATORS, bytes_per_timestep, pooled
+from traj.analysis._spread import GROUPS, dealt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def entropy(
         A missing variable; other than one or three channels; bins that are no power of two; a timestep that
         is not in the store; when computed, images that are NaN.
     """
-    _blocks.require(ds, (*on, "x_0"))
+    _chunks.require(ds, (*on, "x_0"))
     if bins not in (2, 4, 8, 16, 32, 64, 128, 256):
         raise ValueError(f"bins is {bins}; expected a power of two from 2 to 256, so that all bins are equal")
     channels = ds.sizes["channel"]
@@ -103,14 +103,14 @@ def entropy(
     single, whole = [], []
     for name in on:
         states = _codes(ds, name, bins)
-        firsts = _blocks.aligned(states, x_0)
+        firsts = _chunks.aligned(states, x_0)
         single.append(
-            _blocks.per_image(_histograms.image_bits, states, firsts, dtype=np.float64, width=len(NAMES), bins=bins)
+            _chunks.per_image(_histograms.image_bits, states, firsts, dtype=np.float64, width=len(NAMES), bins=bins)
         )
         whole.append(pooled(states, firsts, bins, chosen, list(classes.values())))
     pairs = ds.sizes["sample"] * ds.sizes["y"] * ds.sizes["x"]
     pooled_bits, image_bits = da.stack([each.bits for each in whole]), da.stack(single)
-    spread = da.stack([_blocks.over_samples(bits[:, :, 0], _kernels.spread, 3) for bits in single])
+    spread = da.stack([_chunks.over_samples(bits[:, :, 0], _kernels.spread, 3) for bits in single])
     variables: dict[str, Any] = {}
     for column, (name, meaning) in enumerate(NAMES.items()):
         variables[name] = _curves(pooled_bits[..., column], f"{meaning}, pooled over samples")
@@ -153,7 +153,7 @@ def entropy(
         "quantity": "entropy",
         "bins": bins,
         "samples": ds.sizes["sample"],
-        "valid_range": list(_blocks.value_range(ds)),
+        "valid_range": list(_chunks.value_range(ds)),
     }
     return xr.Dataset(variables, coords | kept, attrs)
 
@@ -215,14 +215,14 @@ def _corrected(bits: da.Array) -> dict[str, Any]:
 
 def _codes(ds: xr.Dataset, name: str, bins: int) -> da.Array:
     """Turn a variable into grey codes (sample[, timestep], pixel), one byte each."""
-    low, high = _blocks.value_range(ds)
+    low, high = _chunks.value_range(ds)
     options = {
         "low": np.float32(low),
         "scale": np.float32(255 / (high - low)),
         "shift": 8 - (bins.bit_length() - 1),
     }
     pixels = ds.sizes["y"] * ds.sizes["x"]
-    return _blocks.per_image(_grey, _blocks.images(ds[name]), dtype=np.uint8, width=pixels, **options)
+    return _chunks.per_image(_grey, _chunks.images(ds[name]), dtype=np.uint8, width=pixels, **options)
 
 
 def _grey(images: NDArray[Any], low: np.float32, scale: np.float32, shift: int) -> NDArray[Any]:

@@ -8,11 +8,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _blocks, _edits, _gaussian, _kernels, _replicas
-from analysis._spread import Named, with_spread
-from analysis._windows import half_gaussian, window_of
-from analysis.consistency import SMALLEST_WINDOW
-from analysis.psnr import CAP
+from traj.analysis import _chunks, _edits, _gaussian, _kernels, _replicas
+from traj.analysis._spread import Named, with_spread
+from traj.analysis._windows import half_gaussian, window_of
+from traj.analysis.consistency import SMALLEST_WINDOW
+from traj.analysis.psnr import CAP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,10 +52,10 @@ def intervention(ds: xr.Dataset, *, baseline: str | None = None, preset: str = "
     fits = preset != "auto" or side >= SMALLEST_WINDOW
     preset, window = window_of(preset, side) if fits else ("none", 0)
     run = _edits.parent_of(ds, baseline)
-    low, high = _blocks.value_range(ds)
-    images = _blocks.images(ds["x_0"])
-    x_0 = _blocks.images(run["x_0"]).rechunk({0: images.chunks[2]})
-    values = _blocks.per_image(
+    low, high = _chunks.value_range(ds)
+    images = _chunks.images(ds["x_0"])
+    x_0 = _chunks.images(run["x_0"]).rechunk({0: images.chunks[2]})
+    values = _chunks.per_image(
         _similarities,
         images,
         x_0,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from analysis import _blocks, _labels, _replicas, _verdicts
-from analysis._spread import Named, with_spread
+from traj.analysis import _chunks, _labels, _replicas, _verdicts
+from traj.analysis._spread import Named, with_spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,7 +130,7 @@ def _commitments(ds: xr.Dataset, flips: xr.DataArray) -> dict[str, xr.DataArray]
     there = {name: ds[name].to_numpy() for name in ("timestep", "step", "log_snr") if name in ds.coords}
     at_x_0 = {"timestep": -1, "step": there["step"][-1] + 1 if "step" in there else -1, "log_snr": np.inf}
     places = np.stack([np.append(values, at_x_0[name]) for name, values in there.items()], axis=-1)
-    commits = _blocks.per_cell(_labels.commitment, flips, within=[["timestep"]], width=len(there), places=places)
+    commits = _chunks.per_cell(_labels.commitment, flips, within=[["timestep"]], width=len(there), places=places)
     return {
         f"commit_{name}": commits.isel(column=column).assign_attrs(
             long_name=f"{ds[name].attrs.get('long_name', name)}, where the label last becomes that of x_0",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _kernels, _similarity
+from traj.analysis import _kernels, _similarity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _edits, _verdicts
-from analysis.intervention import intervention
+from traj.analysis import _edits, _verdicts
+from traj.analysis.intervention import intervention
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis import _gaussian, _kernels, _similarity
-from analysis._windows import half_gaussian, window_of
+from traj.analysis import _gaussian, _kernels, _similarity
+from traj.analysis._windows import half_gaussian, window_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

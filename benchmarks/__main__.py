@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import analyzing, branches, generation, kernels, machine, memory, shortcut, small, writing
 from benchmarks.timing import table
-from stores.partials import write_file
+from traj.stores.partials import write_file
 
 TOPICS = {
     "generation": generation,

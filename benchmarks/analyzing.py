@@ -19,17 +19,16 @@ import xarray as xr
 from numcodecs import blosc
 from zarr.core.sync import cleanup_resources
 
-import analysis
-import stores
 from benchmarks.made_up import make_store
 from benchmarks.memory import estimate_and_peak
 from benchmarks.timing import Arm, Row, Target, interleave, per_round, rate_text
-from pipeline import cluster, schedulers
-from pipeline.estimate import size
-from pipeline.schedulers import Engine
-from stores.layout import read_root
-from stores.reader import arrays_of
-from stores.shards import MISSING, read_index
+from traj import analysis, stores
+from traj.pipeline.computing import cluster, engines
+from traj.pipeline.computing.engines import Engine
+from traj.pipeline.estimate import size
+from traj.stores.layout import read_root
+from traj.stores.reader import arrays_of
+from traj.stores.shards import MISSING, read_index
 
 TITLE = "Analysing x_t and pred_x0 out of core, from the page cache, against reading each byte once"
 
@@ -50,24 +49,24 @@ def measure(*, blocks: int, block: int, timesteps: int, rounds: int) -> list[Row
     """Measure each quantity, all in one pass, other engines, other numbers of workers, memory and tasks."""
     with tempfile.TemporaryDirectory(prefix="traj-bench-") as folder, ExitStack() as running:
         path = make_store(Path(folder) / "run.zarr", block=block, blocks=blocks, shape=(3, 32, 32), timesteps=timesteps)
-        engines = {
-            "threads": schedulers.threads(WORKERS),
-            "one thread": schedulers.threads(1),
+        ways = {
+            "threads": engines.threads(WORKERS),
+            "one thread": engines.threads(1),
             "processes": running.enter_context(cluster.local(WORKERS)),
             "one process": running.enter_context(cluster.local(1)),
         }
-        for engine in engines.values():
+        for engine in ways.values():
             _warm_up(path, engine)
         quantities = {
-            "reading": _reading(path, engines["threads"]),
-            **{name: _analysing(path, engines["threads"], [name]) for name in QUANTITIES},
-            "all": _analysing(path, engines["threads"], QUANTITIES),
-            "all in processes": _analysing(path, engines["processes"], QUANTITIES),
+            "reading": _reading(path, ways["threads"]),
+            **{name: _analysing(path, ways["threads"], [name]) for name in QUANTITIES},
+            "all": _analysing(path, ways["threads"], QUANTITIES),
+            "all in processes": _analysing(path, ways["processes"], QUANTITIES),
         }
         seconds = interleave(quantities, rounds)
         cleanup_resources()  # Zarr keeps its threads for the process's life, and one engine has fewer
         alone = interleave(
-            {name: _analysing(path, engines[name], QUANTITIES) for name in ("one thread", "one process")}, rounds
+            {name: _analysing(path, ways[name], QUANTITIES) for name in ("one thread", "one process")}, rounds
         )
         scaling = [decode_scaling(path) for _ in range(rounds)]
         tasks, shards = count_tasks(path)

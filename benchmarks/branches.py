@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-import analysis
-import stores
 from benchmarks.analyzing import WORKERS, touched
 from benchmarks.made_up import ALPHA_BAR, Trajectories
 from benchmarks.timing import Row, interleave, per_round, rate_text
-from pipeline import schedulers
-from pipeline.schedulers import Engine
+from traj import analysis, stores
+from traj.pipeline.computing import engines
+from traj.pipeline.computing.engines import Engine
 
 TITLE = "Analysing ends of forks and logits of states out of core, from the page cache, against reading each byte once"
 
@@ -39,7 +38,7 @@ def rows(tiny: bool) -> list[Row]:
 
 def measure(what: str, name: str, variable: str, path: Path, rounds: int) -> Row:
     """Time a quantity and the reading of what it reads, both from opening the store."""
-    engine, compute = schedulers.threads(WORKERS), analysis.load(name)
+    engine, compute = engines.threads(WORKERS), analysis.load(name)
     engine.compute([compute(stores.open(path).isel(sample=slice(0, 2)))])  # compiles
     seconds = interleave(
         {

@@ -11,14 +11,14 @@ import torch
 from diffusers import UNet2DModel
 
 from benchmarks.timing import Row, Target, interleave, per_round, seconds_text
-from pipeline import plan, sampler
-from pipeline.denoiser import NetworkDenoiser
-from pipeline.device import inference
-from pipeline.generate import Generation
-from pipeline.models.digits import RECIPES
-from pipeline.noise import NoiseAhead, NoiseSource, Purpose
-from pipeline.plan import Step
-from pipeline.schedule import Schedule
+from traj.pipeline.making.generate import Generation
+from traj.pipeline.models.digits import RECIPES
+from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.process import plan, sampler
+from traj.pipeline.process.device import inference
+from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
+from traj.pipeline.process.plan import Step
+from traj.pipeline.process.schedule import Schedule
 
 TITLE = "Generation: storing every x_t and pred_x0 against storing nothing"
 

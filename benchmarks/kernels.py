@@ -12,9 +12,9 @@ import xarray as xr
 from scipy.stats import pearsonr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-import analysis
 from benchmarks.made_up import Trajectories
 from benchmarks.timing import Arm, Row, Target, interleave, per_round, rate_text
+from traj import analysis
 
 TITLE = "Kernels in memory, 3x32x32 images, one core: times faster than the loop a user would write"
 

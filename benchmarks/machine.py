@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.estimate import size
+from traj.pipeline.estimate import size
 
 PACKAGES = ("numpy", "numba", "dask", "xarray", "zarr", "numcodecs", "torch", "diffusers", "scikit-image")
 

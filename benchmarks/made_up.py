@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-import stores
+from traj import stores
 
 KNOTS = 5
 NOISES = 16

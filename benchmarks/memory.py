@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.timing import Row, Target
-from pipeline.estimate import size
+from traj.pipeline.estimate import size
 
 TITLE = "Peak memory of a whole process against the estimate it prints"
 

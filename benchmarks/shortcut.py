@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
-import stores
-from analysis.ssim import ssim
 from benchmarks.generation import SCHEDULER
 from benchmarks.timing import Row, Target, interleave, per_round, seconds_text
-from pipeline import cuts, generate, plan, sampler
-from pipeline.denoiser import NetworkDenoiser
-from pipeline.device import inference
-from pipeline.plan import Plan
-from pipeline.schedule import Schedule
-from pipeline.shortcut import shortcut
+from traj import stores
+from traj.analysis.ssim import ssim
+from traj.pipeline.making import generate
+from traj.pipeline.making.shortcut import shortcut
+from traj.pipeline.models import surgery
+from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.process import plan, sampler
+from traj.pipeline.process.device import inference
+from traj.pipeline.process.plan import Plan
+from traj.pipeline.process.schedule import Schedule
 
 TITLE = "Shortcut inference (002 Figs 11 to 13) against all 100 steps; below 1 is less"
 
@@ -82,7 +84,7 @@ def _costs(name: str, denoiser: Any, images: int, rounds: int) -> list[Row]:
 
 def _multiply_adds(denoiser: Any, steps: Plan) -> int:
     """Count those of one image, from first to last step."""
-    each = {cut: cuts.multiply_adds(denoiser.network, cut) for cut in {step.cut for step in steps.steps}}
+    each = {cut: surgery.multiply_adds(denoiser.network, cut) for cut in {step.cut for step in steps.steps}}
     return sum(each[step.cut] for step in steps.steps)
 
 

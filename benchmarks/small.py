@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from benchmarks.timing import Row, Target, interleave, per_round, seconds_text
-from pipeline.noise import NoiseSource, Purpose
+from traj.pipeline.process.noise import NoiseSource, Purpose
 
 TITLE = "Small costs"
 

@@ -12,9 +12,9 @@ import zarr
 
 from benchmarks.made_up import Trajectories, create
 from benchmarks.timing import Row, Target, interleave, per_round, rate_text
-from stores.layout import Layout
-from stores.shards import Column, encode
-from stores.writer import ENCODERS
+from traj.stores.layout import Layout
+from traj.stores.shards import Column, encode
+from traj.stores.writer import ENCODERS
 
 TITLE = "Writing float32 trajectories, every arm on disk with fsync, MB of images before encoding"
 

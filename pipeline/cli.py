@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
-from pipeline.carry_out import carry_out, say
-from pipeline.mishaps import INTERRUPTED, Traj
-from pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, TF32, LocalName, LocalPath, timestep_list
-from pipeline.parsing import Number, Whole
-from pipeline.quantity_options import QuantityGroup
+from traj.pipeline.making.carry_out import carry_out, say
+from traj.pipeline.mishaps import INTERRUPTED, Traj
+from traj.pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, TF32, LocalName, LocalPath, timestep_list
+from traj.pipeline.parsing import Number, Whole
+from traj.pipeline.quantity_options import QuantityGroup
 
 os.environ["DASK_ARRAY__QUERY_PLANNING"] = (
     "False"  # whatever the user's Dask is told: analyses lay out their own graphs
@@ -56,7 +56,7 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     traj train digits-iddpm
     traj train digits-classifier                               for traj readout classifier
     """
-    from pipeline.train import train as train_model
+    from traj.pipeline.models.train import train as train_model
 
     folder = out or Path(os.environ.get("TRAJ_MODELS", "models")) / name
     try:
@@ -166,7 +166,7 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
     traj generate data/trajectories/edm.zarr --model dataset:digits --schedule edm --steps 18 --sampler heun
     traj generate data/trajectories/mine.zarr --model mine.py:flow --sampler ddim --steps 28
     """
-    from pipeline.generate import prepare
+    from traj.pipeline.making.generate import prepare
 
     carry_out(
         prepare(sampler_name=sampler, **options),
@@ -239,8 +239,8 @@ def fork(
     swept = options["table"] is not None
     if times and not swept:
         raise click.UsageError(f"--times {times} is what the edits of a sweep save; expected it with --sweep only")
-    from pipeline.fork import prepare
-    from stores.places import place, require_writable
+    from traj.pipeline.making.fork import prepare
+    from traj.stores.places import place, require_writable
 
     if times:
         require_writable(place(times))
@@ -260,7 +260,7 @@ def fork(
         following=f"traj analyze intervention --baseline {store}" if swept else "traj analyze consistency",
     )
     if times and not dry_run:
-        from pipeline.times import write_times
+        from traj.pipeline.making.times import write_times
 
         write_times(forks, times)
         say(f"wrote {times}")
@@ -304,7 +304,7 @@ def classifier(
     traj readout classifier data/forks/ddpm_forks.zarr data/readouts/ddpm_forks.zarr --model digits-classifier
     traj readout classifier data/trajectories/cat.zarr data/readouts/cat.zarr --model microsoft/resnet-18 --batch 256
     """
-    from pipeline.readout import prepare
+    from traj.pipeline.making.readout import prepare
 
     reading = prepare(store=store, on=None if on is None else on.split(","), **options)
     if reading.prepared != reading.shape:
@@ -351,8 +351,8 @@ def report(out: Path, parents: Path | None) -> None:
     \b
     traj report
     """
-    from pipeline.report import report as write_report
-    from pipeline.report.failures import is_known, sentence
+    from traj.pipeline.report import report as write_report
+    from traj.pipeline.report.failures import is_known, sentence
 
     failures: list[tuple[str, Exception]] = []
     page = write_report(out, parents=parents, failed=lambda where, error: failures.append((where, error)))
@@ -374,7 +374,7 @@ def info(what: str) -> None:
     traj info data/trajectories/ddpm.zarr
     traj info google/ddpm-cifar10-32
     """
-    from pipeline.info import describe_model, describe_store
+    from traj.pipeline.info import describe_model, describe_store
 
     is_store = what.endswith(".zarr") or (Path(what) / "zarr.json").exists()
     click.echo(describe_store(Path(what)) if is_store else describe_model(what))
@@ -389,8 +389,8 @@ def verify(store: Path, deep: bool) -> None:
     \b
     traj verify data/trajectories/ddpm.zarr --deep
     """
-    from stores import verify as verify_store
-    from stores.verify import way_out
+    from traj.stores import verify as verify_store
+    from traj.stores.verify import way_out
 
     problems = verify_store(store, deep=deep)
     for problem in problems:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import stores
-from pipeline.estimate import size
-from stores.claim import ranges
+from traj import stores
+from traj.pipeline.estimate import size
+from traj.stores.claim import ranges
 
 if TYPE_CHECKING:
-    from pipeline.cuts import Block
+    from traj.pipeline.models.surgery import Block
 
 
 def describe_store(path: Path) -> str:
@@ -45,7 +45,7 @@ def describe_model(name: str) -> str:
 
     Raises ValueError or FileNotFoundError for a name that means nothing.
     """
-    from pipeline import models
+    from traj.pipeline import models
 
     denoiser = models.load(name)
     channels, height, width = denoiser.shape
@@ -62,10 +62,10 @@ def describe_model(name: str) -> str:
 
 
 def _describe_blocks(network: Any) -> list[str]:
-    from pipeline import cuts
+    from traj.pipeline.models import surgery
 
     try:
-        blocks, total = cuts.blocks(network), cuts.multiply_adds(network)
+        blocks, total = surgery.blocks(network), surgery.multiply_adds(network)
     except ValueError as error:
         return [f"no cuts: {error}"]
     count = blocks[-1].number
@@ -103,7 +103,8 @@ def _row(block: Block, total: int, saved: int | None) -> tuple[str, ...]:
 
 def _saved(blocks: list[Block], block: Block, count: int) -> int | None:
     """Multiply-adds that a cut up to an output block saves."""
-    from pipeline.cuts import Cut, left_out
+    from traj.pipeline.models.surgery import left_out
+    from traj.pipeline.process.cut import Cut
 
     if block.part != "output":
         return None

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from pipeline.carry_out import say
-from pipeline.threads import wait_briefly
+from traj.pipeline.making.carry_out import say
+from traj.pipeline.threads import wait_briefly
 
 INTERRUPTED = 130
 OUT_OF_MEMORY = (
@@ -65,7 +65,7 @@ class Traj(click.Group):
         except MemoryError as error:
             raise click.ClickException(OUT_OF_MEMORY.format(f" ({error})" if str(error) else "")) from None
         except RuntimeError as error:
-            from stores import NotAStore, StoreError
+            from traj.stores import NotAStore, StoreError
 
             if "out of memory" in str(error) or "can't allocate memory" in str(error):  # torch's, on GPU and CPU
                 raise click.ClickException(OUT_OF_MEMORY.format("")) from None

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipeline.parsing import Whole, is_whole
+from traj.pipeline.parsing import Whole, is_whole
 
 
 class LocalPath(click.Path):
@@ -33,7 +33,7 @@ class LocalName(click.ParamType):
 
 def refuse_url(value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
     """Give back what is no URL."""
-    from stores.places import is_url
+    from traj.stores.places import is_url
 
     if is_url(value):
         raise click.BadParameter(

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from pipeline.configs import shown
+from traj.pipeline.configs import shown
 
 MOST_SAMPLES = 2**32
 """Samples are numbered in 32 bits of the address of their noise."""

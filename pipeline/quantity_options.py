@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import click
 
-from pipeline.options import LocalPath
-from pipeline.parsing import Whole, most_workers, number, whole
+from traj.pipeline.options import LocalPath
+from traj.pipeline.parsing import Whole, most_workers, number, whole
 
 
 class QuantityGroup(click.Group):
@@ -21,20 +21,20 @@ class QuantityGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the quantities."""
-        import analysis
+        from traj import analysis
 
         return analysis.quantities()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Show each quantity with the first line of its file."""
-        import analysis
+        from traj import analysis
 
         with formatter.section("Quantities"):
             formatter.write_dl([(name, analysis.summary(name)) for name in self.list_commands(ctx)])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Build the command of NAME or NAME,NAME."""
-        import analysis
+        from traj import analysis
 
         names = cmd_name.split(",")
         if unknown := [name for name in names if name not in analysis.quantities()]:
@@ -46,8 +46,8 @@ class QuantityGroup(click.Group):
 
 def quantity_command(names: Sequence[str]) -> click.Command:
     """Build the command that computes these quantities in one pass."""
-    import analysis
-    from pipeline.analyze import FOLDERS, kind_of
+    from traj import analysis
+    from traj.pipeline.computing.analyze import FOLDERS, kind_of
 
     folder = FOLDERS[kind_of({name: {} for name in names})]
     functions = {name: analysis.load(name) for name in names}
@@ -62,7 +62,7 @@ def quantity_command(names: Sequence[str]) -> click.Command:
         sets: tuple[str, ...],
         **given: Any,
     ) -> None:
-        from pipeline import analyze, schedulers
+        from traj.pipeline.computing import analyze, engines
 
         def say(message: str) -> None:
             click.echo(message, err=True)
@@ -71,7 +71,7 @@ def quantity_command(names: Sequence[str]) -> click.Command:
         jobs = analyze.plan_jobs(paths or analyze.default_stores(kind_of(chosen)), chosen, out)
         if not (wanted := analyze.unfinished(jobs, say)):
             return
-        with schedulers.start(scheduler, workers) as engine:
+        with engines.start(scheduler, workers) as engine:
             for path in dict.fromkeys(job.store for job in wanted):
                 analyze.run(path, [job for job in wanted if job.store == path], engine=engine, say=say)
 

@@ -1,13 +1,13 @@
 """Bytes: what a store looks like on disk, how it is written, read and verified."""
 
-from stores.blocks import BlockWriter
-from stores.creation import create, create_forks, create_readout
-from stores.errors import DamagedStore, IncompleteStore, LockedStore, NotAStore, StaleStore, StoreError
-from stores.layout import canonical_json, fingerprint
-from stores.reader import describe, open
-from stores.result import Kept, save, would_keep
-from stores.verify import verify
-from stores.writer import TrajectoryWriter
+from traj.stores.blocks import BlockWriter
+from traj.stores.creation import create, create_forks, create_readout
+from traj.stores.errors import DamagedStore, IncompleteStore, LockedStore, NotAStore, StaleStore, StoreError
+from traj.stores.layout import canonical_json, fingerprint
+from traj.stores.reader import describe, identity, open
+from traj.stores.result import Kept, save, would_keep
+from traj.stores.verify import verify
+from traj.stores.writer import TrajectoryWriter
 
 __all__ = [
     "BlockWriter",
@@ -25,6 +25,7 @@ __all__ = [
     "create_readout",
     "describe",
     "fingerprint",
+    "identity",
     "open",
     "save",
     "verify",

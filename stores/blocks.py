@@ -13,22 +13,13 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
-from stores.binding import Seal, seal_of
-from stores.claim import ranges
-from stores.errors import naming
-from stores.layout import (
-    FLAT_KEYS,
-    SHARD_BYTES,
-    Coord,
-    Layout,
-    bitshuffle_lz4,
-    build_store,
-    replace_file,
-    sync,
-)
-from stores.locks import BlockLocks
-from stores.manifest import Manifest, finish_block, pending_blocks
-from stores.shards import encode, not_finite
+from traj.stores.binding import Seal, seal_of
+from traj.stores.claim import ranges
+from traj.stores.errors import naming
+from traj.stores.layout import FLAT_KEYS, SHARD_BYTES, Coord, Layout, bitshuffle_lz4, build_store, replace_file, sync
+from traj.stores.locks import BlockLocks
+from traj.stores.manifest import Manifest, finish_block, pending_blocks
+from traj.stores.shards import encode, not_finite
 
 NOT_OF_AN_EVENT = {"on", "variant", "replica", "sample", "timestep"}
 """Dims along which a readout has one event each: an image that was read, and what was read off it."""

@@ -14,11 +14,20 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from stores.errors import LockedStore, NotAStore, StaleStore, StoreError, naming
-from stores.layout import Layout, canonical_json, fingerprint, metadata_text, read_root, replace_file, sealed_text, sync
-from stores.locks import BlockLocks
-from stores.manifest import digests_of, flag_file, is_finished
-from stores.reader import arrays_of, require_metadata
+from traj.stores.errors import LockedStore, NotAStore, StaleStore, StoreError, naming
+from traj.stores.layout import (
+    Layout,
+    canonical_json,
+    fingerprint,
+    metadata_text,
+    read_root,
+    replace_file,
+    sealed_text,
+    sync,
+)
+from traj.stores.locks import BlockLocks
+from traj.stores.manifest import digests_of, flag_file, is_finished
+from traj.stores.reader import arrays_of, require_metadata
 
 LOCK_PATIENCE_S = 20.0
 VERBS = {"absent": "make it", "short": "extend it", "stale": "set it aside", "fits": "go on with it", "torn": "mend it"}

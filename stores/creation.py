@@ -10,13 +10,13 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stores import levels
-from stores.blocks import BlockWriter, Variable, build_readout
-from stores.claim import claim
-from stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
-from stores.locks import BlockLocks
-from stores.places import place
-from stores.writer import TrajectoryWriter
+from traj.stores import levels
+from traj.stores.blocks import BlockWriter, Variable, build_readout
+from traj.stores.claim import claim
+from traj.stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
+from traj.stores.locks import BlockLocks
+from traj.stores.places import place
+from traj.stores.writer import TrajectoryWriter
 
 UNITS = {"log_snr": "nat"}
 

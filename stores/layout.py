@@ -19,9 +19,9 @@ from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from stores.binding import digest, seal_of
-from stores.errors import DamagedStore, NotAStore
-from stores.places import local
+from traj.stores.binding import digest, seal_of
+from traj.stores.errors import DamagedStore, NotAStore
+from traj.stores.places import local
 
 FORMAT = 2
 SHARD_BYTES = 128 << 20

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from stores.errors import LockedStore
+from traj.stores.errors import LockedStore
 
 # fcntl locks belong to the process, so a second writer in this process would not be held off by them.
 _open_here: set[Path] = set()

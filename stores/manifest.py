@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stores.binding import Seal
-from stores.layout import Layout, canonical_json, crc_holds, one_flag, replace_file, sync, with_crc
+from traj.stores.binding import Seal
+from traj.stores.layout import Layout, canonical_json, crc_holds, one_flag, replace_file, sync, with_crc
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stores.errors import naming
+from traj.stores.errors import naming
 
 _MARK = re.compile(r"\.\d+-[0-9a-f]{8}\.partial")
 

@@ -8,7 +8,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from stores.errors import NotAStore
+from traj.stores.errors import NotAStore
 
 _URL = re.compile(r"[A-Za-z][\w+.-]+(?:::.*|:/.*)", re.DOTALL)
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray")

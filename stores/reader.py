@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from stores.binding import digest
-from stores.errors import DamagedStore, IncompleteStore
-from stores.layout import canonical_json, metadata_text, read_root
-from stores.manifest import Manifest, digests_of, flag_file, manifests, misplaced, seals_of
-from stores.places import local
-from stores.timesteps import with_timestep_index
+from traj.stores.binding import digest
+from traj.stores.errors import DamagedStore, IncompleteStore
+from traj.stores.layout import canonical_json, metadata_text, read_root
+from traj.stores.manifest import Manifest, digests_of, flag_file, manifests, misplaced, seals_of
+from traj.stores.places import local
+from traj.stores.timesteps import with_timestep_index
 
 
 def open(path: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
@@ -210,3 +210,14 @@ def _environments(done: Sequence[Manifest]) -> list[dict[str, Any]]:
     for manifest in done:
         made.setdefault(canonical_json(dict(manifest.environment)), []).append(manifest.block)
     return [{"environment": json.loads(text), "blocks": blocks} for text, blocks in made.items()]
+
+
+def identity(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Tell a store's contents apart from any other's: a run may have been extended since.
+
+    Raises NotAStore, DamagedStore.
+    """
+    root = read_root(local(path))
+    arrays = arrays_of(root)
+    samples = arrays["sample"]["shape"][0] if "sample" in arrays else None
+    return {"fingerprint": root["attributes"]["fingerprint"], "samples": samples}

@@ -12,10 +12,10 @@ from typing import Any
 import xarray as xr
 from zarr.codecs import Crc32cCodec
 
-from stores.errors import NotAStore, StaleStore
-from stores.layout import FLAT_KEYS, FORMAT, bitshuffle_lz4, canonical_json, fingerprint, read_root, seal, sync
-from stores.partials import making
-from stores.places import place, require_writable
+from traj.stores.errors import NotAStore, StaleStore
+from traj.stores.layout import FLAT_KEYS, FORMAT, bitshuffle_lz4, canonical_json, fingerprint, read_root, seal, sync
+from traj.stores.partials import making
+from traj.stores.places import place, require_writable
 
 CHUNK_BYTES_MAX = 256 << 20
 """Of a result's variable; Blosc takes no more than 2 GiB at once."""

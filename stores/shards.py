@@ -14,8 +14,8 @@ import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from stores.binding import Seal, chunks_seal
-from stores.layout import LZ4_LEVEL, Layout, crc_holds, crc_of, with_crc
+from traj.stores.binding import Seal, chunks_seal
+from traj.stores.layout import LZ4_LEVEL, Layout, crc_holds, crc_of, with_crc
 
 MISSING = 2**64 - 1
 MANTISSA_BITS = 23

@@ -13,9 +13,9 @@ import zarr
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from stores.binding import Seal, digest, seal_of
-from stores.errors import DamagedStore, NotAStore, StoreError
-from stores.layout import (
+from traj.stores.binding import Seal, digest, seal_of
+from traj.stores.errors import DamagedStore, NotAStore, StoreError
+from traj.stores.layout import (
     FORK_DIMS,
     IMAGE_DIMS,
     canonical_json,
@@ -25,10 +25,10 @@ from stores.layout import (
     metadata_text,
     read_root,
 )
-from stores.manifest import Manifest, digests_of, finished, seals_of
-from stores.places import local
-from stores.reader import arrays_of, block_length, block_of, chunk_files, verb
-from stores.shards import MISSING, not_finite, read_index
+from traj.stores.manifest import Manifest, digests_of, finished, seals_of
+from traj.stores.places import local
+from traj.stores.reader import arrays_of, block_length, block_of, chunk_files, verb
+from traj.stores.shards import MISSING, not_finite, read_index
 
 LOOKS = 5
 MISPLACED = "not what was written there"

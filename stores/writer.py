@@ -13,13 +13,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stores.binding import Seal
-from stores.claim import ranges
-from stores.errors import StoreError
-from stores.layout import IMAGE_DIMS, Layout, sync
-from stores.locks import BlockLocks
-from stores.manifest import Manifest, finish_block, pending_blocks
-from stores.shards import Column, ShardFile, encode, keep_freed_memory, not_finite
+from traj.stores.binding import Seal
+from traj.stores.claim import ranges
+from traj.stores.errors import StoreError
+from traj.stores.layout import IMAGE_DIMS, Layout, sync
+from traj.stores.locks import BlockLocks
+from traj.stores.manifest import Manifest, finish_block, pending_blocks
+from traj.stores.shards import Column, ShardFile, encode, keep_freed_memory, not_finite
 
 FLOAT16_MAX = 65504.0
 ENCODERS = 2

@@ -13,8 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stores.layout import read_root
 from tests import runs
+from traj.stores.layout import read_root
 
 STATE = ("sample", "timestep", "channel", "y", "x")
 

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from pipeline.threads import wait_briefly
+from traj.pipeline.threads import wait_briefly
 
 os.environ["OMP_NUM_THREADS"] = "1"
 wait_briefly()  # for tests and their subprocesses that ask for more

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-import stores
-from pipeline import generate
-from pipeline.models.analytic import GaussianDenoiser
-from pipeline.schedule import Schedule
+from traj import stores
+from traj.pipeline.making import generate
+from traj.pipeline.models.analytic import GaussianDenoiser
+from traj.pipeline.process.schedule import Schedule
 
 FILE = Path(__file__).with_name("goldens.json")
 GAUSSIAN, MIXTURE, DIGITS = "gaussian:0.5,0.25,1x4x4", "mixture:-8,-4,6,8", "dataset:digits"

@@ -6,8 +6,8 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from hypothesis import strategies as st
 
-from pipeline.cuts import Cut
-from pipeline.models.digits import RECIPES
+from traj.pipeline.models.digits import RECIPES
+from traj.pipeline.process.cut import Cut
 
 TEXT_WIDTH = 12
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-import stores
-from pipeline import analyze
-from pipeline.report import report
-from pipeline.report.collected import EDIT, collect
-from pipeline.report.sections import SECTIONS
-from pipeline.schedulers import threads
 from tests import runs
+from traj import stores
+from traj.pipeline.computing import analyze
+from traj.pipeline.computing.engines import threads
+from traj.pipeline.report import report
+from traj.pipeline.report.collected import EDIT, collect
+from traj.pipeline.report.sections import SECTIONS
 
 T = 40
 DIGITS = load_digits()
@@ -172,7 +172,7 @@ def write(place, out, *, only=None, failed=fail, **options):
     """Write a report, with the pictures of these sections only: a whole page takes seconds."""
     folders = ("results", "trajectories", "forks", "readouts", "models")
     drawn = [one if only is None or one.anchor in only else replace(one, html=lambda material: "") for one in SECTIONS]
-    with patch("pipeline.report.SECTIONS", tuple(drawn)):
+    with patch("traj.pipeline.report.SECTIONS", tuple(drawn)):
         return report(out, **{**{name: place / name for name in folders}, **options}, failed=failed)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-import stores
+from traj import stores
 
 SHAPE = (1, 8, 8)
 TIMESTEPS = np.arange(6)[::-1] * 10

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import torch
 
-from pipeline.denoiser import NetworkDenoiser
-from pipeline.models import analytic
-from pipeline.plan import ddim, ddpm, iddpm
-from pipeline.sampler import reverse
-from pipeline.schedule import Schedule
 from tests.networks import random_unet
+from traj.pipeline.models import analytic
+from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.process.plan import ddim, ddpm, iddpm
+from traj.pipeline.process.sampler import reverse
+from traj.pipeline.process.schedule import Schedule
 
 LINEAR = Schedule.from_config({"clip_sample": False})
 LEARNED = Schedule.from_config({"variance_type": "learned_range", "clip_sample": False})

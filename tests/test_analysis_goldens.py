@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import analysis
 from tests.test_quantities_contract import CASES, largest, lay_out
+from traj import analysis
 
 GOLDENS = Path(__file__).with_name("analysis_goldens.json")
 SAMPLES, STEPS, SMALL = 8, 3, {"side": 4}

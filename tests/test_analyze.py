@@ -19,13 +19,12 @@ from cloudpickle import dumps
 from distributed import LocalCluster
 from zarr.storage import LocalStore
 
-import analysis
-import stores
-from pipeline import analyze, cluster, schedulers
-from pipeline.cli import main
-from stores.layout import read_root
 from tests import runs
 from tests.test_quantities_contract import EVERY, SAMPLES, STEPS, assert_bits_equal, lay_out, whole
+from traj import analysis, stores
+from traj.pipeline.cli import main
+from traj.pipeline.computing import analyze, cluster, engines
+from traj.stores.layout import read_root
 
 NAMES = ("entropy", "ssim", "psnr")
 TASKS_PER_SHARD = 32
@@ -46,7 +45,7 @@ def processes():
 
 @pytest.fixture(params=["threads", "processes"])
 def engine(request):
-    return schedulers.threads(2) if request.param == "threads" else request.getfixturevalue("processes")
+    return engines.threads(2) if request.param == "threads" else request.getfixturevalue("processes")
 
 
 def traj(*arguments, code=0):
@@ -167,7 +166,7 @@ def test_a_list_of_quantities_reads_each_byte_range_once(monkeypatch):
         return await get(self, key, prototype, byte_range)
 
     monkeypatch.setattr(LocalStore, "get", counted)
-    schedulers.threads(2).compute(lay_out_all(ds))
+    engines.threads(2).compute(lay_out_all(ds))
     chunks = [request for request in asked if "/c." in request[0]]
     assert len(chunks) == len(set(chunks))
     assert {key for key, _ in chunks} == {
@@ -210,7 +209,7 @@ def test_processes_are_pinned_and_get_the_configuration(processes):
 
 def test_threads_decode_on_as_many_threads_as_there_are_workers():
     ds = stores.open(runs.make("a.zarr").absolute())
-    schedulers.threads(3).compute(lay_out_all(ds, ["psnr"]))
+    engines.threads(3).compute(lay_out_all(ds, ["psnr"]))
     assert zarr.config.get("threading.max_workers") == 3
 
 
@@ -237,7 +236,7 @@ def test_after_damage_nothing_goes_on_reading():
     path = runs.make("a.zarr", 8, shape=(3, 32, 32), timesteps=np.arange(400)[::-1])
     damage(path)
     with pytest.raises(ValueError, match="checksum"):
-        schedulers.threads(2).compute(lay_out_all(stores.open(path.absolute()), ["psnr"]))
+        engines.threads(2).compute(lay_out_all(stores.open(path.absolute()), ["psnr"]))
     assert zarr.core.sync.sync(still_reading()) == 0
 
 
@@ -275,8 +274,8 @@ def test_a_scheduler_that_cannot_be_used_gets_one_message(scheduler, message, mo
 
 def test_without_distributed_the_way_out_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    monkeypatch.delitem(sys.modules, "pipeline.cluster")
-    monkeypatch.delattr("pipeline.cluster")
+    monkeypatch.delitem(sys.modules, "traj.pipeline.computing.cluster")
+    monkeypatch.delattr("traj.pipeline.computing.cluster")
     runs.make("a.zarr")
     assert "pip install 'traj[distributed]'" in traj("analyze", "psnr", "a.zarr", "--scheduler", 2, code=2)
     traj("analyze", "psnr", "a.zarr")
@@ -285,7 +284,7 @@ def test_without_distributed_the_way_out_is_said(monkeypatch):
 def test_nothing_is_started_when_nothing_is_to_do(monkeypatch):
     runs.make("a.zarr")
     traj("analyze", "psnr", "a.zarr")
-    monkeypatch.setattr(schedulers, "start", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(engines, "start", lambda *_: pytest.fail("started"))
     assert "nothing to do" in traj("analyze", "psnr", "a.zarr", "--scheduler", 2)
 
 
@@ -320,7 +319,7 @@ def test_other_stores_are_known_by_what_they_hold_not_by_their_path():
     runs.make("b.zarr", seed=1)
     traj("analyze", "psnr", "a.zarr", "--against", "b.zarr", "-o", "p.zarr")
     config = json.loads(read_root(Path("p.zarr"))["attributes"]["config"])
-    assert config["against"] == analyze.identity(Path("b.zarr"))
+    assert config["against"] == stores.identity(Path("b.zarr"))
     assert config["options"]["against"] is None
     assert "b.zarr" not in json.dumps(config)
     Path("b.zarr").rename("c.zarr")
@@ -332,11 +331,11 @@ def test_several_other_stores_are_known_in_their_order(monkeypatch):
     def several(ds: xr.Dataset, *, against: tuple[str, ...] = ()) -> xr.Dataset: ...
 
     monkeypatch.setattr(sys.modules[analysis.load("psnr").__module__], "psnr", several)
-    several.__module__ = "analysis.psnr"
+    several.__module__ = "traj.analysis.psnr"
     runs.make("a.zarr")
     runs.make("b.zarr", 8)
     (job,) = analyze.plan_jobs([Path("a.zarr")], {"psnr": {"against": ("b.zarr", "a.zarr")}}, None)
-    assert job.config["against"] == [analyze.identity(Path("b.zarr")), analyze.identity(Path("a.zarr"))]
+    assert job.config["against"] == [stores.identity(Path("b.zarr")), stores.identity(Path("a.zarr"))]
     assert job.options["against"] == (str(Path("b.zarr").absolute()), str(Path("a.zarr").absolute()))
     (job,) = analyze.plan_jobs([Path("a.zarr")], {"psnr": {}}, None)
     assert "against" not in job.config

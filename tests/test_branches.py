@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models import analytic
-from pipeline.plan import WHOLE, ddpm
-from pipeline.sampler import reverse
 from tests.sampling import LEARNED, LINEAR, NO_LABEL, PLANS, bits, network, noise_for, run, start
+from traj.pipeline.models import analytic
+from traj.pipeline.process.cut import WHOLE
+from traj.pipeline.process.plan import ddpm
+from traj.pipeline.process.sampler import reverse
 
 
 @pytest.fixture(autouse=True)

@@ -20,10 +20,10 @@ from transformers import (
     ViTModel,
 )
 
-import stores
-from pipeline import classifiers
-from pipeline.cli import main
 from tests import runs
+from traj import stores
+from traj.pipeline.cli import main
+from traj.pipeline.models import classifiers
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_a_hub_id_is_looked_up_in_the_cache_alone_when_offline(vit, tmp_path):
     (cached / "refs" / "main").write_text("0" * 40)
     shutil.copytree(vit, cached / "snapshots" / ("0" * 40))
     code = """
-from pipeline import classifiers
+from traj.pipeline.models import classifiers
 print(classifiers.load("somebody/vit").name)
 classifiers.load("nobody/nothing")
 """

@@ -6,10 +6,10 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 
-import stores
-from pipeline.cli import main
-from pipeline.quantity_options import parameter_texts, read_value
 from tests import runs
+from traj import stores
+from traj.pipeline.cli import main
+from traj.pipeline.quantity_options import parameter_texts, read_value
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_clipped_float16_values_are_told():
 
 
 def test_a_store_changed_during_its_analysis_is_noticed(monkeypatch):
-    from pipeline import analyze
+    from traj.pipeline.computing import analyze
 
     runs.make("a.zarr", 8)
     original = analyze.stores.open
@@ -128,7 +128,7 @@ def test_out_of_memory_is_said_in_words(monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("pipeline.generate.Generation.run", fail)
+    monkeypatch.setattr("traj.pipeline.making.generate.Generation.run", fail)
     assert "smaller --block" in traj("generate", "a.zarr", "--model", "gaussian:0,1", code=1)
 
 

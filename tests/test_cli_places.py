@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import stores
-from pipeline.cli import main
 from tests import runs
+from traj import stores
+from traj.pipeline.cli import main
 
 MODEL = ("--model", "gaussian:0,1,1x8x8", "--samples", 4, "--block", 4, "--sampler", "ddim", "--steps", 4)
 URL = "s3://bucket/x.zarr"
@@ -105,14 +105,14 @@ def test_a_result_in_the_place_of_a_run_is_refused_without_advice_to_delete_it()
 def test_a_place_that_cannot_be_written_is_found_before_work_begins(arguments, monkeypatch):
     runs.make("a.zarr", 4)
     Path("file").write_text("")
-    for work in ("pipeline.analyze.run", "pipeline.report.collect", "pipeline.fork.prepare"):
-        monkeypatch.setattr(work, lambda *given, **options: pytest.fail("work began"))
+    for work in ("computing.analyze.run", "report.collect", "making.fork.prepare"):
+        monkeypatch.setattr(f"traj.pipeline.{work}", lambda *given, **options: pytest.fail("work began"))
     assert arguments[-1] in traj(*arguments, code=1)
 
 
 def test_a_full_disk_is_said_with_the_place_and_the_way_out(monkeypatch):
     runs.make("a.zarr", 4)
-    monkeypatch.setattr("stores.layout.os.fsync", full)
+    monkeypatch.setattr("traj.stores.layout.os.fsync", full)
     text = traj("analyze", "psnr", "a.zarr", "-o", "psnr.zarr", code=1)
     assert "No space left on device: psnr.zarr; free some space there" in text
     assert "run the same command again" in text
@@ -126,7 +126,7 @@ def test_a_report_that_fails_leaves_the_page_before(monkeypatch):
     page = Path("report/index.html").read_bytes()
     runs.make("data/trajectories/b.zarr", 4)
     with monkeypatch.context() as broken:
-        broken.setattr("stores.partials.os.fsync", full)
+        broken.setattr("traj.stores.partials.os.fsync", full)
         assert "No space left on device: report/" in traj("report", code=1)
     assert Path("report/index.html").read_bytes() == page
     assert not list(Path("report").rglob("*.partial"))
@@ -136,7 +136,7 @@ def test_a_store_set_aside_before_a_failure_is_named(monkeypatch):
     traj("generate", "a.zarr", *MODEL)
     original = Path.rename
     monkeypatch.setattr(
-        "stores.claim.Path.rename", lambda self, to: full() if self.suffix == ".partial" else original(self, to)
+        "traj.stores.claim.Path.rename", lambda self, to: full() if self.suffix == ".partial" else original(self, to)
     )
     text = traj("generate", "a.zarr", *MODEL, "--seed", 1, "--stale", "set-aside", code=1)
     (aside,) = Path().glob("a.stale-*.zarr")
@@ -179,7 +179,7 @@ def test_too_many_samples_are_not_blamed_on_the_block(monkeypatch):
     def many(*arguments, **options):
         raise MemoryError("Unable to allocate 7.28 TiB for an array")
 
-    monkeypatch.setattr("pipeline.generate.Generation.open", many)
+    monkeypatch.setattr("traj.pipeline.making.generate.Generation.open", many)
     text = traj("generate", "a.zarr", *MODEL, code=1)
     assert "(Unable to allocate 7.28 TiB for an array); ask for fewer --samples" in text
 
@@ -190,7 +190,7 @@ def test_blocks_that_are_not_there_are_named_in_a_few_words():
 
 
 def test_a_lock_held_too_long_is_told_in_english(monkeypatch):
-    from stores import claim
+    from traj.stores import claim
 
     runs.make("a.zarr", 4)
     monkeypatch.setattr(claim, "LOCK_PATIENCE_S", 0)
@@ -220,7 +220,7 @@ def test_verify_names_the_verb_that_made_the_store():
 
 
 def test_another_store_changed_during_an_analysis_is_noticed(monkeypatch):
-    from pipeline import analyze
+    from traj.pipeline.computing import analyze
 
     runs.make("a.zarr", 4)
     runs.make("b.zarr", 4, seed=1)
@@ -238,7 +238,7 @@ def test_another_store_changed_during_an_analysis_is_noticed(monkeypatch):
 
 
 def test_a_result_that_another_process_wrote_meanwhile_is_said_to_be_there(monkeypatch):
-    from pipeline import analyze
+    from traj.pipeline.computing import analyze
 
     runs.make("a.zarr", 4)
     original = analyze.Job.require_unchanged

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from analysis import _compiled, _edits, _gaussian, _histograms, _kernels, _labels, _pairs, _sorted
+from traj.analysis import _compiled, _edits, _gaussian, _histograms, _kernels, _labels, _pairs, _sorted
 
 ROOT = Path(__file__).parents[1]
 
 INNER = """
-from analysis._compiled import compiled
+from traj.analysis._compiled import compiled
 FACTOR = 2.0
 
 @compiled
@@ -24,8 +24,8 @@ def inner(x):
 """
 
 OUTER = """
-from analysis._compiled import compiled
-from analysis._inner import inner
+from traj.analysis._compiled import compiled
+from traj.analysis._inner import inner
 
 @compiled
 def outer(x):
@@ -33,7 +33,7 @@ def outer(x):
 """
 
 CALL = """
-from analysis._outer import outer
+from traj.analysis._outer import outer
 print(outer(3.0), sum(outer.stats.cache_misses.values()))
 """
 

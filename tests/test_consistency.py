@@ -11,9 +11,6 @@ import xarray as xr
 from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-import stores
-from analysis._spread import dealt
-from analysis.consistency import consistency, plot, working_bytes
 from benchmarks import kernels
 from tests.analysis_data import (
     ALPHA_BAR,
@@ -27,6 +24,9 @@ from tests.analysis_data import (
     state_readout,
     trajectories,
 )
+from traj import stores
+from traj.analysis._spread import dealt
+from traj.analysis.consistency import consistency, plot, working_bytes
 
 SIMILARITIES = ("pearson", "cosine", "one_minus_nmse", "ssim", "psnr")
 GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}

@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from pipeline.cuts import Cut, blocks, check, forward, multiply_adds, scaled_blocks
-from pipeline.models.analytic import GaussianDenoiser
-from pipeline.models.digits import RECIPES
 from tests.networks import built, conditional, digits, meta, output_layers, skipping, some_cut, unconditional
+from traj.pipeline.models.analytic import GaussianDenoiser
+from traj.pipeline.models.digits import RECIPES
+from traj.pipeline.models.surgery import blocks, check, forward, multiply_adds, scaled_blocks
+from traj.pipeline.process.cut import Cut
 
 RANDOM = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 

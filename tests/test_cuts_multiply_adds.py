@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 
-from pipeline.cuts import TEXT_TOKENS, Cut, blocks, forward, left_out, multiply_adds, scaled_blocks
 from tests.networks import built, conditional, digits, glide, some_cut, unconditional
+from traj.pipeline.models.surgery import TEXT_TOKENS, blocks, forward, left_out, multiply_adds, scaled_blocks
+from traj.pipeline.process.cut import Cut
 
 RANDOM = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-import stores
-from pipeline import fork, train
 from tests.test_generate import make
 from tests.test_readout import make as read
+from traj import stores
+from traj.pipeline.making import fork
+from traj.pipeline.models import train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

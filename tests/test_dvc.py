@@ -19,7 +19,7 @@ from tests.runs import digest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("stores", "analysis", "pipeline", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", "pyproject.toml")
+PARTS = ("traj", "stores", "analysis", "pipeline", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def project(tmp_path_factory):
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
-            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / part)
     (folder / "wide").mkdir()
@@ -131,7 +131,7 @@ def test_what_is_made_of_a_run_depends_on_it(project, monkeypatch):
 def test_a_comment_in_the_code_regenerates_nothing(project):
     forks = project / "data" / "forks" / "ddim_forks.zarr"
     before, touched = digest(forks), [file.stat().st_mtime_ns for file in sorted(forks.rglob("*"))]
-    with (project / "pipeline" / "fork.py").open("a") as file:
+    with (project / "pipeline" / "making" / "fork.py").open("a") as file:
         file.write("# a comment\n")
     ran = set(repro(project))
     assert {"fork@ddim_forks", "intervene@ddim_edits"} <= ran <= {"fork@ddim_forks", "intervene@ddim_edits", "report"}

@@ -8,10 +8,10 @@ import xarray as xr
 from PIL import Image
 from scipy import stats
 
-from analysis import _histograms, _pooled
-from analysis._spread import dealt
-from analysis.entropy import entropy
 from tests.analysis_data import dataset, trajectories
+from traj.analysis import _histograms, _pooled
+from traj.analysis._spread import dealt
+from traj.analysis.entropy import entropy
 
 
 def codes(images, bins=256, low=-1.0, high=1.0):

@@ -7,11 +7,11 @@ import pytest
 import xarray as xr
 from scipy import special
 
-from analysis import _histograms
-from analysis._spread import dealt
-from analysis.entropy import entropy, working_bytes
 from tests.analysis_data import dataset, trajectories
 from tests.test_entropy import BOTH_WAYS, codes, joint
+from traj.analysis import _histograms
+from traj.analysis._spread import dealt
+from traj.analysis.entropy import entropy, working_bytes
 
 
 def grassbergers_g(n):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis import STUDENT
-from analysis._spread import dealt
-from analysis.entropy import entropy
 from tests.analysis_data import dataset
 from tests.test_entropy import gaussian_pixels, of_gaussian_pixels
+from traj.analysis import STUDENT
+from traj.analysis._spread import dealt
+from traj.analysis.entropy import entropy
 
 BINS, RUNS = 16, 32
 ALPHA_BAR, VARIANCE = 0.5, 0.25

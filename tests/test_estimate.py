@@ -4,8 +4,9 @@ import time
 
 import pytest
 
-from pipeline import device, fork, generate
 from tests.test_generate import make
+from traj.pipeline.making import fork, generate
+from traj.pipeline.process import device
 
 MIXTURE = "mixture:-8,-4,6,8"
 

@@ -14,13 +14,13 @@ import torch
 from click.testing import CliRunner
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-import stores
-from pipeline import fork
-from pipeline.cli import main
-from pipeline.noise import NoiseSource, Purpose
 from tests import runs
 from tests.runs import digest
 from tests.test_generate import make
+from traj import stores
+from traj.pipeline.cli import main
+from traj.pipeline.making import fork
+from traj.pipeline.process.noise import NoiseSource, Purpose
 
 TRAJ = Path(sys.executable).with_name("traj")
 GAUSSIAN = "gaussian:0,1,1x4x4"

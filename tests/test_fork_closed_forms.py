@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-import stores
-from analysis.consistency import consistency
-from analysis.label_variance import label_variance
-from pipeline import generate
-from pipeline.models.analytic import mixture
 from tests.test_fork import forked
+from traj import stores
+from traj.analysis.consistency import consistency
+from traj.analysis.label_variance import label_variance
+from traj.pipeline.making import generate
+from traj.pipeline.models.analytic import mixture
 
 
 def exact_run(path, model, x_0, seed=0):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import stores
 from tests import runs
+from traj import stores
 
 AT = [40, 20, 0]
 TIMESTEPS = np.arange(6)[::-1] * 10

@@ -13,10 +13,10 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-import stores
-from pipeline import generate, hostcopy
-from pipeline.noise import NoiseSource, Purpose
 from tests.runs import digest
+from traj import stores
+from traj.pipeline.making import generate, hostcopy
+from traj.pipeline.process.noise import NoiseSource, Purpose
 
 TRAJ = Path(sys.executable).with_name("traj")
 
@@ -184,7 +184,7 @@ def test_numbers_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
 
 
 def broken_prediction(self, x_t, *_):
-    from pipeline.denoiser import Prediction
+    from traj.pipeline.process.denoiser import Prediction
 
     return Prediction(x_t * float("nan"), x_t)
 
@@ -196,7 +196,7 @@ def test_an_error_of_the_store_reaches_the_generating_thread(tmp_path, monkeypat
         raise OSError(28, "No space left")
 
     with generation.open(tmp_path / "a.zarr") as store:
-        monkeypatch.setattr("stores.shards.ShardFile.append", full_disk)
+        monkeypatch.setattr("traj.stores.shards.ShardFile.append", full_disk)
         with pytest.raises(stores.StoreError, match="No space"):
             generation.run(store, bar=False)
         monkeypatch.undo()
@@ -221,7 +221,7 @@ def test_the_host_copy_keeps_order_and_waits_when_the_store_is_behind(monkeypatc
 
 STOPPED_AT_ANY_MOMENT = """
 import random, signal, torch
-from pipeline.hostcopy import HostCopy
+from traj.pipeline.making.hostcopy import HostCopy
 
 class Store:
     def put(self, block, step, *arrays):

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from pipeline import generate
-from pipeline.noise import NoiseSource, Purpose
 from tests.goldens import FILE, RUNS, numbers
+from traj.pipeline.making import generate
+from traj.pipeline.process.noise import NoiseSource, Purpose
 
 GOLDENS = json.loads(FILE.read_text())
 EXACT = pytest.mark.parametrize("golden", GOLDENS["exact"], ids=lambda golden: f"{golden['model']} {golden['options']}")

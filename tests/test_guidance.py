@@ -7,12 +7,13 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 
-import stores
-from pipeline import fork, generate, models
-from pipeline.denoiser import NetworkDenoiser
-from pipeline.guidance import guided
-from pipeline.schedule import Schedule
 from tests.networks import random_unet
+from traj import stores
+from traj.pipeline import models
+from traj.pipeline.making import fork, generate
+from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.process.guidance import guided
+from traj.pipeline.process.schedule import Schedule
 
 LABELS = torch.tensor([0, 3, 7])
 

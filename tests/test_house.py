@@ -12,25 +12,55 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-ROOMS = {"stores": 0, "analysis": 1, "pipeline": 2}
+ROOMS = {"stores": (), "analysis": ("stores",), "pipeline": ("stores", "analysis")}
+"""Each room, and which others it may import."""
+
+BASE = {"configs", "parsing", "threads", "estimate"}
+"""Files of the pipeline that know of no wing."""
+
+WINGS = {
+    "process": (),
+    "models": ("process",),
+    "making": ("process", "models"),
+    "computing": (),
+    "report": ("computing", "models"),
+}
+"""Each wing of the pipeline, and which others it may import; its other files are the command line, on top of all."""
+
 FORBIDDEN = {"stores": {"torch", "diffusers", "click", "dask"}, "analysis": {"torch", "diffusers", "click"}}
 FILES = sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))
 
 
-def imports(file):
+def modules(file):
+    """Every module that a file imports, at the top or within."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module.split(".")[0]
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def wing(parts):
+    """The wing of a module of the pipeline, None for the command line and `base` for what every wing may import."""
+    return parts[0] if parts and parts[0] in WINGS else "base" if parts and parts[0] in BASE else None
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_imports_go_one_way(file):
-    room = file.relative_to(ROOT).parts[0]
-    for name in imports(file):
-        assert ROOMS.get(name, -1) <= ROOMS[room], f"{room} imports {name}"
-        assert name not in FORBIDDEN.get(room, set()), f"{room} imports {name}"
+    room, *within = file.relative_to(ROOT).with_suffix("").parts
+    here = wing(within)
+    for name in modules(file):
+        top, *parts = name.split(".")
+        assert top not in ROOMS, f"{name}: expected traj.{name}"
+        assert top not in FORBIDDEN.get(room, set()), f"{room} imports {name}"
+        if top != "traj" or not parts or parts[0] not in ROOMS:
+            continue
+        assert parts[0] in (room, *ROOMS[room]), f"{room} imports {name}"
+        if parts[0] == room == "pipeline" and here and len(parts) > 1:
+            there = wing(parts[1:])
+            allowed = ("base",) if here == "base" else (here, "base", *WINGS[here])
+            assert there in allowed, f"{here} imports {name}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -57,7 +87,7 @@ def test_help_imports_nothing_heavy(arguments):
 import sys
 sys.argv = ["traj", *{arguments!r}]
 try:
-    from pipeline.cli import main
+    from traj.pipeline.cli import main
     main()
 except SystemExit:
     pass

@@ -5,9 +5,10 @@ import json
 import pytest
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from pipeline.cuts import Cut, multiply_adds
-from pipeline.info import describe_model
 from tests.networks import digits, skipping
+from traj.pipeline.info import describe_model
+from traj.pipeline.models.surgery import multiply_adds
+from traj.pipeline.process.cut import Cut
 
 
 def save(folder, network):

@@ -10,10 +10,6 @@ import pytest
 from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-import stores
-from analysis.intervention import intervention, plot
-from analysis.phases import of_curve, phases
-from analysis.phases import plot as draw_phases
 from tests import runs
 from tests.analysis_data import (
     CUT,
@@ -27,6 +23,10 @@ from tests.analysis_data import (
     trajectories,
 )
 from tests.test_cli import traj
+from traj import stores
+from traj.analysis.intervention import intervention, plot
+from traj.analysis.phases import of_curve, phases
+from traj.analysis.phases import plot as draw_phases
 
 mpl.use("agg")
 

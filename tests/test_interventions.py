@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import cuts
-from pipeline.cuts import Cut
-from pipeline.denoiser import Prediction
-from pipeline.models import analytic
-from pipeline.plan import ddim, ddpm
-from pipeline.sampler import advance, fixed_sd, noise_sd, reverse
-from pipeline.schedule import Schedule
 from tests.sampling import LEARNED, LINEAR, NO_LABEL, PLANS, asked, gain, network, noise_for, run, start
+from traj.pipeline.models import analytic, surgery
+from traj.pipeline.process.cut import Cut
+from traj.pipeline.process.denoiser import Prediction
+from traj.pipeline.process.plan import ddim, ddpm
+from traj.pipeline.process.sampler import advance, fixed_sd, noise_sd, reverse
+from traj.pipeline.process.schedule import Schedule
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +96,7 @@ def test_nothing_changes_before_a_cut():
 def test_a_cut_of_a_network_is_that_of_the_surgery():
     denoiser = network(LINEAR)
     eps = denoiser(start(), 500, NO_LABEL, Cut(skips=1, blocks=2)).eps
-    assert torch.equal(eps, cuts.forward(denoiser.network, Cut(skips=1, blocks=2), start(), 500))
+    assert torch.equal(eps, surgery.forward(denoiser.network, Cut(skips=1, blocks=2), start(), 500))
 
 
 @pytest.mark.parametrize("name", ["gaussian:0,1,1x8x8", "dataset:digits"])

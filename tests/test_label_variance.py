@@ -12,7 +12,6 @@ from scipy import stats
 from scipy.special import digamma, softmax
 from scipy.stats import entropy as scipy_entropy
 
-from analysis.label_variance import label_variance, plot
 from tests.analysis_data import (
     ALPHA_BAR,
     MIXTURE,
@@ -26,6 +25,7 @@ from tests.analysis_data import (
     state_readout_dataset,
 )
 from tests.fork_states import fork_state_readout, fork_state_readout_dataset
+from traj.analysis.label_variance import label_variance, plot
 
 LOGITS = arrays(
     np.float32,

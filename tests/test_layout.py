@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.carry_out import carry_out
-from pipeline.generate import prepare
-from stores.layout import CHUNK_BYTES_MAX, SHARD_BYTES, Layout, _largest_divisor, canonical_json, fingerprint
 from tests import runs
+from traj.pipeline.making.carry_out import carry_out
+from traj.pipeline.making.generate import prepare
+from traj.stores.layout import CHUNK_BYTES_MAX, SHARD_BYTES, Layout, _largest_divisor, canonical_json, fingerprint
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import zarr
 
-import stores
-from stores.layout import read_root, sealed_text, with_crc
 from tests import runs
 from tests.test_forks_and_readouts_on_disk import make_forks, make_readout
 from tests.test_reader import result
+from traj import stores
+from traj.stores.layout import read_root, sealed_text, with_crc
 
 TIMESTEPS = np.arange(300)[::-1]
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 
-from pipeline.denoiser import NetworkDenoiser
-from pipeline.models import load
-from pipeline.schedule import Schedule
 from tests.networks import random_unet
+from traj.pipeline.models import load
+from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.process.schedule import Schedule
 
 NONE = torch.full((3,), -1)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models import load
-from pipeline.plan import ddim, ddpm
-from pipeline.sampler import reverse
-from pipeline.schedule import Schedule
+from traj.pipeline.models import load
+from traj.pipeline.process.plan import ddim, ddpm
+from traj.pipeline.process.sampler import reverse
+from traj.pipeline.process.schedule import Schedule
 
 NONE = torch.full((3,), -1)
 

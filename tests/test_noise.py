@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.noise import NoiseAhead, NoiseSource, Purpose
+from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
 
 GOLDEN = np.array(
     [[3213007447, 1065082134, 1039194870, 1059379459], [3196110118, 3208678587, 1070698391, 1027360630]], np.uint32

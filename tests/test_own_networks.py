@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-import stores
-from pipeline import fork, generate, models, tables
-from pipeline.models import own
-from pipeline.models.analytic import GaussianDenoiser
-from pipeline.models.own import preconditioned, wrap
 from tests.test_docs import BLOCKS
+from traj import stores
+from traj.pipeline import models
+from traj.pipeline.making import fork, generate
+from traj.pipeline.models import own
+from traj.pipeline.models.analytic import GaussianDenoiser
+from traj.pipeline.models.own import preconditioned, wrap
+from traj.pipeline.process import tables
 
 TRAJ = Path(sys.executable).with_name("traj")
 SHAPE = (1, 8, 8)

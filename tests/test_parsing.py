@@ -6,11 +6,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
-import stores
-from pipeline import generate, schedulers
-from pipeline.cli import main
-from pipeline.parsing import Number, Whole, most_workers, number, whole
 from tests.test_models import save
+from traj import stores
+from traj.pipeline.cli import main
+from traj.pipeline.computing import engines
+from traj.pipeline.making import generate
+from traj.pipeline.parsing import Number, Whole, most_workers, number, whole
 
 GAUSSIAN = "gaussian:0,0.25"
 MIXTURE = ("generate", "a.zarr", "--dry-run", "--sampler", "ddim", "--steps", 2, "--model", "mixture:-1,1")
@@ -90,7 +91,7 @@ def test_training_on_a_device_that_is_not_there_is_refused_before_a_folder_is_ma
 @pytest.mark.parametrize("scheduler", ["1" + "0" * 20, "100000", "0", "٣", "", "-1"])
 def test_a_number_of_processes_that_no_machine_runs_is_refused(scheduler):
     with pytest.raises(ValueError, match=f"a number of local processes from 1 to {most_workers()}"):
-        schedulers.start(scheduler, 1)
+        engines.start(scheduler, 1)
 
 
 def test_a_million_million_threads_are_refused():

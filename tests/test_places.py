@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import stores
-from stores import claim, layout, result
-from stores.layout import read_root
-from stores.partials import making, write_file
-from stores.places import is_url, place, require_writable
-from stores.reader import arrays_of
 from tests import runs
 from tests.test_reader import result as small
+from traj import stores
+from traj.stores import claim, layout, result
+from traj.stores.layout import read_root
+from traj.stores.partials import making, write_file
+from traj.stores.places import is_url, place, require_writable
+from traj.stores.reader import arrays_of
 
 
 def full(*arguments, **options):
@@ -208,7 +208,7 @@ def test_nothing_is_set_aside_where_the_new_store_cannot_be_made(tmp_path, monke
 def test_what_a_killed_process_left_is_cleared_and_what_a_living_one_makes_is_not(tmp_path):
     code = textwrap.dedent(f"""
         from pathlib import Path
-        from stores.partials import making
+        from traj.stores.partials import making
         with making(Path({str(tmp_path / "a.zarr")!r}), folder=True) as partial:
             (partial / "x").touch()
             print(partial, flush=True)
@@ -289,7 +289,7 @@ def test_a_small_variable_of_a_result_is_one_file(tmp_path):
 
 
 def test_no_chunk_of_a_readout_exceeds_a_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr("stores.blocks.SHARD_BYTES", 200)
+    monkeypatch.setattr("traj.stores.blocks.SHARD_BYTES", 200)
     values = np.random.default_rng(0).random((3, 5, 4, 2)).astype("f4")
     coords = {name: (name, np.arange(n), "1", name) for name, n in (("variant", 3), ("replica", 5), ("class", 2))}
     with stores.create_readout(

@@ -7,11 +7,11 @@ from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cuts import Cut
-from pipeline.plan import ENDS, EPS, NOISES, VARIANCES, Plan, Step, ddim, ddpm, iddpm, spaced_timesteps
-from pipeline.schedule import Schedule
-from pipeline.shortcut import shortcut
 from tests.networks import random_unet
+from traj.pipeline.making.shortcut import shortcut
+from traj.pipeline.process.cut import Cut
+from traj.pipeline.process.plan import ENDS, EPS, NOISES, VARIANCES, Plan, Step, ddim, ddpm, iddpm, spaced_timesteps
+from traj.pipeline.process.schedule import Schedule
 
 LINEAR = Schedule.from_config({})
 LEARNED = Schedule.from_config({"variance_type": "learned_range"})

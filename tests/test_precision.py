@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline import device, fork, generate
-from pipeline.models.analytic import GaussianDenoiser
+from traj.pipeline.making import fork, generate
+from traj.pipeline.models.analytic import GaussianDenoiser
+from traj.pipeline.process import device
 
 FLAGS = ((torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "allow_tf32"))
 

@@ -9,16 +9,17 @@ import torch
 import xarray as xr
 from diffusers import DDIMScheduler, DDPMPipeline
 
-import stores
-from pipeline import fork, generate, tables
-from pipeline.models.analytic import GaussianDenoiser
-from pipeline.noise import NoiseSource, Purpose
-from pipeline.plan import Plan, Step, ddim, ddpm, heun
-from pipeline.sampler import evaluations, noise_sd
-from pipeline.schedule import Schedule
 from tests import runs
 from tests.networks import random_unet
 from tests.sampling import LINEAR, network, run, start
+from traj import stores
+from traj.pipeline.making import fork, generate
+from traj.pipeline.models.analytic import GaussianDenoiser
+from traj.pipeline.process import tables
+from traj.pipeline.process.noise import NoiseSource, Purpose
+from traj.pipeline.process.plan import Plan, Step, ddim, ddpm, heun
+from traj.pipeline.process.sampler import evaluations, noise_sd
+from traj.pipeline.process.schedule import Schedule
 
 
 def stored(path, **options):

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import stores
-from pipeline.noise import NoiseSource, Purpose
 from tests.test_cli import traj
+from traj import stores
+from traj.pipeline.process.noise import NoiseSource, Purpose
 
 SMALL = ("--samples", 4, "--block", 4, "--device", "cpu")
 

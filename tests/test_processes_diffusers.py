@@ -13,12 +13,12 @@ from diffusers import (
     HeunDiscreteScheduler,
 )
 
-from pipeline import tables
-from pipeline.models.own import preconditioned, wrap
-from pipeline.plan import ddim, ddpm, heun
-from pipeline.schedule import Schedule
 from tests.networks import random_unet
 from tests.sampling import network, noise_for, relative, run, start
+from traj.pipeline.models.own import preconditioned, wrap
+from traj.pipeline.process import tables
+from traj.pipeline.process.plan import ddim, ddpm, heun
+from traj.pipeline.process.schedule import Schedule
 
 TOLERANCE = 2e-4
 SHAPE = (1, 8, 8)

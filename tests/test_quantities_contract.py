@@ -16,9 +16,9 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import analysis
 from tests import analysis_data
 from tests.fork_states import fork_state_readout
+from traj import analysis
 
 mpl.use("agg")
 

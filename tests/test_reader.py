@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import stores
 from tests import runs
+from traj import stores
 
 
 def test_a_bare_environment_opens_a_store_without_a_warning(tmp_path):
@@ -172,7 +172,7 @@ def test_no_changed_byte_of_an_arrays_metadata_is_read_as_something_else(tmp_pat
 def test_metadata_that_is_damaged_and_still_json_is_named_by_every_verb(tmp_path, place):
     from click.testing import CliRunner
 
-    from pipeline.cli import main
+    from traj.pipeline.cli import main
 
     path = runs.make(tmp_path / "run.zarr", 8)
     (path / place).write_text((path / place).read_text().replace('"attributes"', '"attributer"', 1))
@@ -202,7 +202,7 @@ def test_a_folder_in_the_place_of_a_shard_is_refused(tmp_path):
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_an_extension_between_the_check_and_the_reading_is_seen(tmp_path, monkeypatch, finished):
-    from stores import reader
+    from traj.stores import reader
 
     path = runs.make(tmp_path / "run.zarr", 8)
     check = reader.require_complete

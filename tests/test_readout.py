@@ -14,12 +14,13 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-import stores
-from pipeline import classifiers, readout, train
-from pipeline.cli import main
-from pipeline.models.digits import CLASSIFIERS, DigitsClassifier
 from tests import runs
 from tests.runs import digest
+from traj import stores
+from traj.pipeline.cli import main
+from traj.pipeline.making import readout
+from traj.pipeline.models import classifiers, train
+from traj.pipeline.models.digits import CLASSIFIERS, DigitsClassifier
 
 TRAJ = Path(sys.executable).with_name("traj")
 AT = [50, 20]
@@ -191,8 +192,8 @@ def test_a_shard_nobody_visited_is_all_nan(digits, tmp_path):
 def test_one_shard_is_in_memory_at_a_time(digits, tmp_path, monkeypatch):
     whole = runs.make(tmp_path / "whole.zarr", 8, timesteps=np.arange(24)[::-1])
     expected = stores.open(make(tmp_path / "whole.r.zarr", whole, digits, batch=4096)).compute()
-    monkeypatch.setattr("stores.layout.SHARD_BYTES", 1)
-    monkeypatch.setattr("stores.layout.CHUNK_BYTES", 1)
+    monkeypatch.setattr("traj.stores.layout.SHARD_BYTES", 1)
+    monkeypatch.setattr("traj.stores.layout.CHUNK_BYTES", 1)
     store = runs.make(tmp_path / "a.zarr", 8, timesteps=np.arange(24)[::-1])
     lengths = stores.open(store).x_t.chunks[1]
     assert len(lengths) > 2

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import _edits
-from analysis.intervention import intervention
-from analysis.redundancy import _edge, redundancy
 from tests.analysis_data import JUMP, SHORTCUT, baseline, saved, sweep_dataset, sweeps
+from traj.analysis import _edits
+from traj.analysis.intervention import intervention
+from traj.analysis.redundancy import _edge, redundancy
 
 ONCE = -1
 AT = (120, 80, 40, 0)

@@ -9,14 +9,14 @@ import pytest
 import xarray as xr
 from sklearn.model_selection import train_test_split
 
-import stores
-from pipeline import analyze
-from pipeline.report import drawing, metrics, quality, sections
-from pipeline.report.sections import SECTIONS, entropy, maps, montages, similarity
-from pipeline.report.sections.runs import plan_steps, sampler_name
-from pipeline.schedulers import threads
 from tests import runs
 from tests.report_data import CONFIG, DIGITS, IMAGES, T, analyse, collected, fixtures, make_run, svgs, unbalanced, write
+from traj import stores
+from traj.pipeline.computing import analyze
+from traj.pipeline.computing.engines import threads
+from traj.pipeline.report import drawing, metrics, quality, sections
+from traj.pipeline.report.sections import SECTIONS, entropy, maps, montages, similarity
+from traj.pipeline.report.sections.runs import plan_steps, sampler_name
 
 pytestmark = pytest.mark.slow
 

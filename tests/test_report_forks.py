@@ -7,8 +7,6 @@ import shutil
 import numpy as np
 import pytest
 
-import stores
-from pipeline.report.sections import forks, labels, replicas
 from tests.report_data import (
     AT,
     ENDINGS,
@@ -26,6 +24,8 @@ from tests.report_data import (
     unbalanced,
     write,
 )
+from traj import stores
+from traj.pipeline.report.sections import forks, labels, replicas
 
 pytestmark = pytest.mark.slow
 

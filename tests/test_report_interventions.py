@@ -9,8 +9,6 @@ import pytest
 import xarray as xr
 from skimage.metrics import structural_similarity
 
-from pipeline.report import edits, findings
-from pipeline.report.sections import interventions
 from tests import runs
 from tests.report_data import (
     AT,
@@ -33,6 +31,8 @@ from tests.report_data import (
     verdicts,
     write,
 )
+from traj.pipeline.report import edits, findings
+from traj.pipeline.report.sections import interventions
 
 pytestmark = pytest.mark.slow
 

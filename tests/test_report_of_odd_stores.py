@@ -9,12 +9,6 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 
-import stores
-from pipeline.cli import main
-from pipeline.report import metrics
-from pipeline.report.drawing import displayed, legible
-from pipeline.report.sections import SECTIONS
-from pipeline.report.sections.runs import plan_steps, sampler_name
 from tests import runs
 from tests.report_data import (
     analyse,
@@ -28,6 +22,12 @@ from tests.report_data import (
     unbalanced,
     write,
 )
+from traj import stores
+from traj.pipeline.cli import main
+from traj.pipeline.report import metrics
+from traj.pipeline.report.drawing import displayed, legible
+from traj.pipeline.report.sections import SECTIONS
+from traj.pipeline.report.sections.runs import plan_steps, sampler_name
 
 NAMES = ("$x^$ <b>a_b%\x07", "_half\udcff日本語", "x" * 200)
 ODD_PLANS = (
@@ -190,7 +190,7 @@ def test_a_failing_section_fails_a_test_and_costs_a_person_that_section_only(cop
         raise RuntimeError("a fault of ours")
 
     changed = tuple(replace(one, html=bad) if one.anchor == "similarity" else one for one in SECTIONS)
-    monkeypatch.setattr("pipeline.report.SECTIONS", changed)
+    monkeypatch.setattr("traj.pipeline.report.SECTIONS", changed)
     monkeypatch.setattr("tests.report_data.SECTIONS", changed)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         write(copy, copy / "out")

@@ -10,9 +10,6 @@ import xarray as xr
 from scipy import stats
 from skimage.metrics import structural_similarity
 
-from pipeline.report import edits, findings
-from pipeline.report.collected import EDIT
-from pipeline.report.sections import interventions, lengths, savings, shortcut
 from tests.report_data import (
     AT,
     BLOCKS,
@@ -34,6 +31,9 @@ from tests.report_data import (
     write,
     write_times,
 )
+from traj.pipeline.report import edits, findings
+from traj.pipeline.report.collected import EDIT
+from traj.pipeline.report.sections import interventions, lengths, savings, shortcut
 
 pytestmark = pytest.mark.slow
 

@@ -6,12 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cuts import Cut
-from pipeline.denoiser import Prediction
-from pipeline.models import analytic
-from pipeline.plan import WHOLE, Plan, ddim, ddpm, heun, iddpm
-from pipeline.sampler import ddim_mean, learned_log_variance, noise_sd, posterior_mean, reverse
-from pipeline.schedule import Schedule
 from tests.sampling import (
     LEARNED,
     LINEAR,
@@ -27,6 +21,12 @@ from tests.sampling import (
     run,
     start,
 )
+from traj.pipeline.models import analytic
+from traj.pipeline.process.cut import WHOLE, Cut
+from traj.pipeline.process.denoiser import Prediction
+from traj.pipeline.process.plan import Plan, ddim, ddpm, heun, iddpm
+from traj.pipeline.process.sampler import ddim_mean, learned_log_variance, noise_sd, posterior_mean, reverse
+from traj.pipeline.process.schedule import Schedule
 
 
 @pytest.fixture(autouse=True)

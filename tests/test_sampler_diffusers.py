@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from pipeline.plan import ddim, ddpm
-from pipeline.schedule import Schedule
 from tests.sampling import betas, network, noise_for, relative, run, start
+from traj.pipeline.process.plan import ddim, ddpm
+from traj.pipeline.process.schedule import Schedule
 
 DDPM_CASES = [("fixed_large", "large"), ("fixed_small", "small"), ("learned_range", "learned")]
 

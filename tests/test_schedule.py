@@ -15,8 +15,8 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from pipeline.schedule import Schedule, scheduler_keys
 from tests.sampling import betas
+from traj.pipeline.process.schedule import Schedule, scheduler_keys
 
 COSINE_4000 = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 4000}
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import yaml
 
-import stores
-from pipeline import cuts
-from pipeline.cuts import Cut
-from pipeline.plan import Plan
 from tests.test_fork import GAUSSIAN, forked, prepare, save_network, traj
 from tests.test_generate import make
+from traj import stores
+from traj.pipeline.models import surgery
+from traj.pipeline.process.cut import Cut
+from traj.pipeline.process.plan import Plan
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_the_shortcut_saves_17_evaluations_and_cuts_21(run, model, table, tmp_pa
     row = {"at": 990, "edit": "shortcut", "n": 0, "ns": 0, "nb": 0, "blocks": 0, "r": -1, "noise": "shared", "eta": "1"}
     assert {name: ds[name].item() for name in row} == row
     assert (ds.evaluations_saved, ds.evaluations_cut) == (17, 21)
-    whole, cut = (cuts.multiply_adds(forking.denoiser.network, cut) for cut in (Cut(), Cut(blocks=2)))
+    whole, cut = (surgery.multiply_adds(forking.denoiser.network, cut) for cut in (Cut(), Cut(blocks=2)))
     assert ds.multiply_adds_removed.item() == pytest.approx((17 + 21 * (1 - cut / whole)) / 100, rel=1e-12)
 
 

@@ -8,11 +8,11 @@ import pytest
 import xarray as xr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-import stores
-from analysis.consistency import consistency
-from analysis.psnr import psnr
-from analysis.ssim import ssim
 from tests.analysis_data import dataset, fork_dataset, trajectories
+from traj import stores
+from traj.analysis.consistency import consistency
+from traj.analysis.psnr import psnr
+from traj.analysis.ssim import ssim
 
 GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 UNIFORM = {"skimage": 7, "window:3": 3, "window:5": 5, "window:9": 9}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import yaml
 
-import stores
-from pipeline import generate
-from pipeline.cuts import Cut
-from pipeline.noise import NoiseSource, Purpose
 from tests.runs import digest
 from tests.test_fork import GAUSSIAN, forked, prepare, save_network, traj
 from tests.test_generate import make
+from traj import stores
+from traj.pipeline.making import generate
+from traj.pipeline.process.cut import Cut
+from traj.pipeline.process.noise import NoiseSource, Purpose
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,12 @@ import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline import cuts, generate
-from pipeline.cuts import Cut
 from tests.test_fork import GAUSSIAN, prepare, save_network
 from tests.test_generate import make
 from tests.test_sweep import EDITS, swept, table
+from traj.pipeline.making import generate
+from traj.pipeline.models import surgery
+from traj.pipeline.process.cut import Cut
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ SAVED = [
 def test_what_a_variant_saves_is_counted_along_its_plan(run, model, tmp_path):
     ds = swept(run, tmp_path, *({**edit, "t_start": t_start} for edit, t_start, *_ in SAVED), model=model, samples=4)
     network = prepare(run, at=[700], model=model).denoiser.network
-    share = 1 - cuts.multiply_adds(network, TWO) / cuts.multiply_adds(network, WHOLE)
+    share = 1 - surgery.multiply_adds(network, TWO) / surgery.multiply_adds(network, WHOLE)
     assert 0.2 < share < 0.9
     for variant, (edit, t_start, saved, cut) in enumerate(SAVED):
         found = ds.isel(variant=variant)
@@ -78,8 +79,8 @@ def test_the_multiply_adds_removed_are_those_the_networks_calls_lack(family, edi
 
 
 def test_each_cut_is_counted_once_and_a_model_without_a_network_never(run, model, tmp_path, monkeypatch):
-    counted, original = [], cuts.multiply_adds
-    monkeypatch.setattr(cuts, "multiply_adds", lambda network, cut: counted.append(cut) or original(network, cut))
+    counted, original = [], surgery.multiply_adds
+    monkeypatch.setattr(surgery, "multiply_adds", lambda network, cut: counted.append(cut) or original(network, cut))
     families = [
         {"edit": "blocks", "nb": [6, 12], "n": [2, 5], "t_start": {"every": 5}},
         {"edit": "blocks", "nb": 6, "n": 2, "r": [1, 2], "t_start": 700},

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pipeline.threads import WAITING
+from traj.pipeline.threads import WAITING
 
 # asks, when torch is about to be imported, what OpenMP is going to read
 WATCH = """

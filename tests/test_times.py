@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
-from pipeline import times
-from pipeline.cuts import Cut
 from tests.test_fork import GAUSSIAN, prepare, save_network, traj
 from tests.test_generate import make
+from traj.pipeline.making import times
+from traj.pipeline.process.cut import Cut
 
 HEAD = ["variant", "edit", "at", "n", "ns", "nb", "r", "time_removed"]
 

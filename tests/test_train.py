@@ -12,8 +12,9 @@ from diffusers import DDPMPipeline, UNet2DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline import models, train
-from pipeline.models.digits import CLASSIFIERS, NULL_LABEL, RECIPES, DigitsClassifier, images, split
+from traj.pipeline import models
+from traj.pipeline.models import train
+from traj.pipeline.models.digits import CLASSIFIERS, NULL_LABEL, RECIPES, DigitsClassifier, images, split
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from pipeline import train
-from pipeline.models.digits import RECIPES
-from pipeline.schedule import Schedule
 from tests import sampling
+from traj.pipeline.models import train
+from traj.pipeline.models.digits import RECIPES
+from traj.pipeline.process.schedule import Schedule
 
 IDDPM = RECIPES["digits-iddpm"]
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 
-import stores
-from analysis.psnr import psnr
-from pipeline import fork, generate, plan
 from tests.networks import random_unet
+from traj import stores
+from traj.analysis.psnr import psnr
+from traj.pipeline.making import fork, generate
+from traj.pipeline.process import plan
 
 
 @pytest.fixture(scope="module")

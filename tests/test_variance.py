@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import fork, generate
-from pipeline.models.analytic import GaussianDenoiser
-from pipeline.plan import ddim, ddpm
-from pipeline.sampler import noise_sd
-from pipeline.schedule import Schedule
-from pipeline.variance import ends, fixed_sd, overfull
 from tests.sampling import LINEAR, run, start
+from traj.pipeline.making import fork, generate
+from traj.pipeline.models.analytic import GaussianDenoiser
+from traj.pipeline.process.plan import ddim, ddpm
+from traj.pipeline.process.sampler import noise_sd
+from traj.pipeline.process.schedule import Schedule
+from traj.pipeline.process.variance import ends, fixed_sd, overfull
 
 COSINE = Schedule.from_config({"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 200})
 LEFT = Schedule.from_config({"set_alpha_to_one": False, "steps_offset": 3})

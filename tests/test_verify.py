@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-import stores
 from tests import runs
+from traj import stores
 
 
 def test_a_whole_store_has_no_problems(tmp_path):
@@ -70,7 +70,7 @@ def test_deep_finds_values_that_are_not_finite(tmp_path):
 def test_a_changed_configuration_breaks_the_fingerprint(tmp_path):
     import json
 
-    from stores.layout import metadata_checksum, metadata_text
+    from traj.stores.layout import metadata_checksum, metadata_text
 
     path = runs.make(tmp_path / "run.zarr")
     root = json.loads((path / "zarr.json").read_text())

@@ -11,11 +11,10 @@ import torch
 from diffusers import UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from pipeline import classifiers
-from pipeline.models import load, unet
-from pipeline.models.digits import DigitsClassifier
 from tests.networks import random_unet
 from tests.test_models import edit, save
+from traj.pipeline.models import classifiers, load, unet
+from traj.pipeline.models.digits import DigitsClassifier
 
 NONE = torch.full((2,), -1)
 STEM = "diffusion_pytorch_model"

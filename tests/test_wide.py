@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import sweep
-from pipeline.shortcut import STEPS
+from traj.pipeline.making import sweep
+from traj.pipeline.making.shortcut import STEPS
 
 ROOT = Path(__file__).parents[1]
 RUNS = yaml.safe_load((ROOT / "params.yaml").read_text())["runs"]

@@ -9,10 +9,10 @@ import xarray as xr
 import zarr
 from numcodecs.bitround import BitRound
 
-import stores
-from stores import shards
 from tests import runs
 from tests.test_forks_and_readouts_on_disk import create_readout, logits, make_forks
+from traj import stores
+from traj.stores import shards
 
 
 def test_what_is_read_is_what_was_put(tmp_path):
@@ -50,7 +50,7 @@ def test_our_shards_are_byte_for_byte_those_of_zarr_python(tmp_path):
 def test_each_shard_is_written_once(tmp_path, monkeypatch):
     written = []
     original = shards.ShardFile
-    monkeypatch.setattr("stores.writer.ShardFile", lambda path, *a: written.append(path) or original(path, *a))
+    monkeypatch.setattr("traj.stores.writer.ShardFile", lambda path, *a: written.append(path) or original(path, *a))
     path = runs.make(tmp_path / "run.zarr", 10)
     on_disk = sorted(file for name in ("x_t", "pred_x0", "x_0") for file in (path / name).glob("c.*"))
     assert sorted(written) == on_disk

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import stores
 from tests import runs
+from traj import stores
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,7 +90,7 @@ def test_a_second_writer_of_the_same_blocks_is_refused(tmp_path):
 
 
 def test_a_store_is_not_moved_while_another_process_writes_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("stores.claim.LOCK_PATIENCE_S", 0.3)
+    monkeypatch.setattr("traj.stores.claim.LOCK_PATIENCE_S", 0.3)
     first = subprocess.Popen(
         script(tmp_path / "run.zarr", 16, blocks="range(0, 2)", pause=0.5), cwd=ROOT, stdout=subprocess.PIPE
     )
@@ -138,7 +138,7 @@ def test_a_failed_extension_leaves_a_complete_store_complete(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     before = runs.digest(runs.make(tmp_path / "run.zarr", 10))
-    monkeypatch.setattr("stores.creation.build_trajectories", full_disk)
+    monkeypatch.setattr("traj.stores.creation.build_trajectories", full_disk)
     with pytest.raises(OSError, match="No space"):
         runs.create(tmp_path / "run.zarr", 16)
     assert runs.digest(tmp_path / "run.zarr") == before
@@ -154,7 +154,7 @@ def test_a_store_extended_between_look_and_lock_is_looked_at_again(tmp_path, mon
         subprocess.run(script(tmp_path / "run.zarr", 16, blocks="[3]"), cwd=ROOT, check=True, capture_output=True)
         return original(self, blocks)
 
-    monkeypatch.setattr("stores.locks.BlockLocks.take", extended_meanwhile)
+    monkeypatch.setattr("traj.stores.locks.BlockLocks.take", extended_meanwhile)
     runs.make(tmp_path / "run.zarr", 10)
     assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr", 16))
 
@@ -201,8 +201,8 @@ def killed(monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", replace)
-            patch.setattr("stores.claim._shorten", lambda target: None)
-            patch.setattr("stores.claim.shutil.rmtree", lambda *_, **__: None)
+            patch.setattr("traj.stores.claim._shorten", lambda target: None)
+            patch.setattr("traj.stores.claim.shutil.rmtree", lambda *_, **__: None)
             with contextlib.suppress(Killed):
                 runs.create(path, samples).close()
                 return False
@@ -263,7 +263,7 @@ def test_every_folder_an_extension_renames_into_is_synced_before_the_root_metada
         return original(self, target)
 
     monkeypatch.setattr(Path, "replace", replace)
-    monkeypatch.setattr("stores.claim.sync", lambda folder: (unsynced.discard(folder), sync(folder)))
+    monkeypatch.setattr("traj.stores.claim.sync", lambda folder: (unsynced.discard(folder), sync(folder)))
     runs.create(path, 16).close()
 
 

@@ -6,9 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from pipeline import tables
-from pipeline.denoiser import Denoiser
-from pipeline.models import analytic, own
+from traj.pipeline.models import analytic, own
+from traj.pipeline.process import tables
+from traj.pipeline.process.denoiser import Denoiser
 
 TRAINED = ("digits", "digits-iddpm")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -49,7 +49,7 @@ def load(
         raise ValueError(f"schedule {schedule} was given, but model {name} has its own; leave it out")
     if own.is_own(name):
         return own.load(name, device, autocast, steps)
-    from pipeline.models import pretrained  # brings in diffusers, which takes seconds
+    from traj.pipeline.models import pretrained  # brings in diffusers, which takes seconds
 
     if name in TRAINED:
         folder = Path(os.environ.get("TRAJ_MODELS", "models")) / name

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import cuts, tables
-from pipeline.cuts import Cut
-from pipeline.denoiser import Prediction, check_label
-from pipeline.parsing import number, whole
-from pipeline.plan import WHOLE
-from pipeline.schedule import Schedule
+from traj.pipeline.models import surgery
+from traj.pipeline.parsing import number, whole
+from traj.pipeline.process import tables
+from traj.pipeline.process.cut import WHOLE, Cut
+from traj.pipeline.process.denoiser import Prediction, check_label
+from traj.pipeline.process.schedule import Schedule
 
 MOST_VALUES = 1 << 26
 FORMS = ("gaussian:MEAN,VAR[,CxHxW]", "mixture:A,B,...", "dataset:digits")
@@ -66,7 +66,7 @@ class GaussianDenoiser:
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
         """Predict from states (sample, channel, y, x) of one timestep; the label (sample,) must be -1, nothing cut."""
-        cuts.check(self, cut)
+        surgery.check(self, cut)
         check_label(condition, self.num_classes)
         signal, noise = self.schedule.at(timestep)
         v = signal**2 * self.variance + noise**2
@@ -105,7 +105,7 @@ class PointsDenoiser:
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
         """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional; uncut."""
-        cuts.check(self, cut)
+        surgery.check(self, cut)
         weights = self.log_weights(x_t, timestep, condition).exp()
         pred_x0 = (weights @ self.points).reshape(x_t.shape).to(x_t.dtype)
         signal, noise = self.schedule.at(timestep)
@@ -139,7 +139,7 @@ def mixture(points: list[float], device: str = "cpu", schedule: Schedule | None 
 
 def digits_dataset(device: str = "cpu", schedule: Schedule | None = None) -> PointsDenoiser:
     """scikit-learn's 1797 digits as the whole data distribution."""
-    from pipeline.models.digits import images
+    from traj.pipeline.models.digits import images
 
     points, classes = images()
     digest = hashlib.sha256(points.tobytes() + np.asarray(classes, dtype=np.int64).tobytes()).hexdigest()

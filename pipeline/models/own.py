@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline import cuts
-from pipeline.cuts import Cut
-from pipeline.denoiser import Denoiser, Prediction, check_label, predicted
-from pipeline.plan import WHOLE
-from pipeline.schedule import Schedule
+from traj.pipeline.models import surgery
+from traj.pipeline.process.cut import WHOLE, Cut
+from traj.pipeline.process.denoiser import Denoiser, Prediction, check_label, predicted
+from traj.pipeline.process.schedule import Schedule
 
 ENTRY_POINTS = "traj.models"
 _DENOISER = ("schedule", "shape", "num_classes", "unconditional", "valid_range", "identity")  # and its name, added here
@@ -54,7 +53,7 @@ class OwnDenoiser:
 
         ValueError where parts of a U-Net are cut, a label is unknown, or the network answers in another shape.
         """
-        cuts.check(self, cut)
+        surgery.check(self, cut)
         check_label(condition, self.num_classes, self.unconditional)
         time = torch.full((len(x_t),), self.schedule.model_time[timestep].item(), dtype=self._times, device=x_t.device)
         labels = [condition.where(condition >= 0, self.null_label or 0)] if self.num_classes else []

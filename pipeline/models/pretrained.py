@@ -15,12 +15,12 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
 
-from pipeline.configs import Key, Keys, number, optional, shown, whole
-from pipeline.denoiser import NetworkDenoiser
-from pipeline.models import unet, weights
-from pipeline.models.folder import json_object
-from pipeline.models.weights import Weights
-from pipeline.schedule import Schedule
+from traj.pipeline.configs import Key, Keys, number, optional, shown, whole
+from traj.pipeline.models import unet, weights
+from traj.pipeline.models.folder import json_object
+from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.models.weights import Weights
+from traj.pipeline.process.schedule import Schedule
 
 STEM = "diffusion_pytorch_model"
 OWN = Keys({"time_scale": Key(1.0, number(above=0)), "null_label": Key(None, optional(whole(0, 10_000_000)))})

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.configs import Key, Keys, Unfit, flag, number, one_of, optional, several, text, whole
+from traj.pipeline.configs import Key, Keys, Unfit, flag, number, one_of, optional, several, text, whole
 
 _WIDTH = whole(1, 1 << 16)
 

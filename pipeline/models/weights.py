@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.configs import shown
-from pipeline.models.folder import json_object
+from traj.pipeline.configs import shown
+from traj.pipeline.models.folder import json_object
 
 SAFE, PICKLED = ".safetensors", ".bin"
 _FOREIGN = ("*.safetensors*", "*.bin*", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.onnx")

@@ -6,15 +6,15 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 
-from pipeline.analyze import FOLDERS, RESULTS
-from pipeline.report import metrics, page
-from pipeline.report.collected import KINDS, collect
-from pipeline.report.contents import Material, Run
-from pipeline.report.drawing import MARKERS, colours
-from pipeline.report.failures import Failed, attempt, warn
-from pipeline.report.sections import SECTIONS
-from stores.partials import write_file
-from stores.places import place, require_writable
+from traj.pipeline.computing.analyze import FOLDERS, RESULTS
+from traj.pipeline.report import metrics, page
+from traj.pipeline.report.collected import KINDS, collect
+from traj.pipeline.report.contents import Material, Run
+from traj.pipeline.report.drawing import MARKERS, colours
+from traj.pipeline.report.failures import Failed, attempt, warn
+from traj.pipeline.report.sections import SECTIONS
+from traj.stores.partials import write_file
+from traj.stores.places import place, require_writable
 
 __all__ = ["report"]
 

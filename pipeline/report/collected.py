@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-import analysis
-import stores
-from pipeline.analyze import identity, kind_of
-from pipeline.report.contents import Kind, Run, Section
-from pipeline.report.failures import Failed, attempt, printable, sentence, warn
-from stores.layout import read_root
+from traj import analysis, stores
+from traj.pipeline.computing.analyze import kind_of
+from traj.pipeline.report.contents import Kind, Run, Section
+from traj.pipeline.report.failures import Failed, attempt, printable, sentence, warn
+from traj.stores.layout import read_root
 
 KINDS: tuple[Kind, ...] = ("trajectories", "fork", "sweep")
 EDIT = ("edit", "at", "n", "ns", "nb", "r")
@@ -252,7 +251,7 @@ def _out_of_step(file: Path, result: xr.Dataset, folders: Mapping[str, Path]) ->
     kind = kind_of({quantity: config})
     path = folders[kind] / f"{file.parent.name}.zarr"
     try:
-        there = identity(path)
+        there = stores.identity(path)
     except (stores.StoreError, OSError):
         return []
     if all(made_of.get(key) == there[key] for key in there):

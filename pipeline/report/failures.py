@@ -7,8 +7,8 @@ from collections.abc import Callable
 from html import escape
 from typing import TypeVar
 
-from pipeline.report.contents import Material, Run, Section
-from stores import DamagedStore, StoreError
+from traj.pipeline.report.contents import Material, Run, Section
+from traj.stores import DamagedStore, StoreError
 
 Failed = Callable[[str, Exception], None]
 """Is told where something went wrong, and what. The report goes on without it."""

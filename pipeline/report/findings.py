@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from analysis import _edits, _verdicts
-from analysis._verdicts import CANNOT_TELL, NOT_SEEN, SEEN, WORDS, together
-from pipeline.report import markup
-from pipeline.report.edits import Family, families, is_shortcut, lines, over_starts
+from traj.analysis import _edits, _verdicts
+from traj.analysis._verdicts import CANNOT_TELL, NOT_SEEN, SEEN, WORDS, together
+from traj.pipeline.report import markup
+from traj.pipeline.report.edits import Family, families, is_shortcut, lines, over_starts
 
 SIMILAR = _verdicts.SIMILAR
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from pipeline.report.contents import Numbers, Run, Section, Series, band, errors_of
-from pipeline.report.failures import Failed, attempt
-from stores.partials import write_file
+from traj.pipeline.report.contents import Numbers, Run, Section, Series, band, errors_of
+from traj.pipeline.report.failures import Failed, attempt
+from traj.stores.partials import write_file
 
 POINTS = 100
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from pipeline.report.contents import Material
-from pipeline.report.failures import Failed, body
+from traj.pipeline.report.contents import Material
+from traj.pipeline.report.failures import Failed, body
 
 CSS = """
 body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; color: #222; background: #fff;

@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import SVC
 
-from pipeline.report.contents import Numbers
-from pipeline.report.metrics import rounded
+from traj.pipeline.report.contents import Numbers
+from traj.pipeline.report.metrics import rounded
 
 
 def digit_quality(x_0: np.ndarray, label: np.ndarray) -> Numbers:

@@ -1,7 +1,7 @@
 """The sections of the page, one file each, in their order. A new one is a new file and a line in this list."""
 
-from pipeline.report.contents import Section
-from pipeline.report.sections import (
+from traj.pipeline.report.contents import Section
+from traj.pipeline.report.sections import (
     entropy,
     forks,
     interventions,

@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from pipeline.report import markup
-from pipeline.report.contents import Material, Numbers, Run, Section, Series
-from pipeline.report.drawing import LOG_SNR_LABEL, Curve, on, panels, without_outset
-from pipeline.report.metrics import curve, over_timesteps, rounded
+from traj.pipeline.report import markup
+from traj.pipeline.report.contents import Material, Numbers, Run, Section, Series
+from traj.pipeline.report.drawing import LOG_SNR_LABEL, Curve, on, panels, without_outset
+from traj.pipeline.report.metrics import curve, over_timesteps, rounded
 
 POOLED = ("stepwise_entropy_debiased", "stepwise_entropy_half_width")
 ALONE = ("stepwise_entropy_per_sample_mean", "stepwise_entropy_per_sample_se")

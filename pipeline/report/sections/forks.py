@@ -11,11 +11,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis._replicas import curve
-from pipeline.report import markup
-from pipeline.report.contents import Material, Numbers, Run, Section, Series, errors_of
-from pipeline.report.drawing import LOG_SNR_LABEL, Curve, Panel, panels
-from pipeline.report.metrics import rounded
+from traj.analysis._replicas import curve
+from traj.pipeline.report import markup
+from traj.pipeline.report.contents import Material, Numbers, Run, Section, Series, errors_of
+from traj.pipeline.report.drawing import LOG_SNR_LABEL, Curve, Panel, panels
+from traj.pipeline.report.metrics import rounded
 
 SIMILAR, AGREED = 0.8, 0.5
 

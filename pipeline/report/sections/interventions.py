@@ -8,10 +8,10 @@ from itertools import product
 import numpy as np
 import xarray as xr
 
-from pipeline.report import edits, findings, markup
-from pipeline.report.contents import Material, Numbers, Run, Section, Series
-from pipeline.report.edits import families, is_shortcut, over_starts
-from pipeline.report.metrics import rounded
+from traj.pipeline.report import edits, findings, markup
+from traj.pipeline.report.contents import Material, Numbers, Run, Section, Series
+from traj.pipeline.report.edits import families, is_shortcut, over_starts
+from traj.pipeline.report.metrics import rounded
 
 SURE = {"": "keeps", "_sure": "surely keeps", "_possible": "may keep"}
 """By the mean, and by the ends of its interval."""

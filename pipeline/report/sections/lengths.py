@@ -8,10 +8,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report import findings, markup
-from pipeline.report.contents import Material, Run, Section
-from pipeline.report.drawing import STYLE, WIDTH, colours, legible
-from pipeline.report.edits import FEWEST, START, Line, lines
+from traj.pipeline.report import findings, markup
+from traj.pipeline.report.contents import Material, Run, Section
+from traj.pipeline.report.drawing import STYLE, WIDTH, colours, legible
+from traj.pipeline.report.edits import FEWEST, START, Line, lines
 
 LINES = 8
 """Most lines in a panel."""

@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from pipeline.report import markup
-from pipeline.report.contents import Material, Section
-from pipeline.report.drawing import CELL, STYLE, WIDTH, beside, displayed, signed, tiled
+from traj.pipeline.report import markup
+from traj.pipeline.report.contents import Material, Section
+from traj.pipeline.report.drawing import CELL, STYLE, WIDTH, beside, displayed, signed, tiled
 
 COLUMNS, SAMPLES = 10, 4
 

@@ -6,10 +6,10 @@ from html import escape
 
 import numpy as np
 
-from pipeline.report import markup
-from pipeline.report.contents import Kind, Material, Numbers, Run, Section
-from pipeline.report.quality import digit_quality
-from pipeline.report.sections.runs import model_name
+from traj.pipeline.report import markup
+from traj.pipeline.report.contents import Kind, Material, Numbers, Run, Section
+from traj.pipeline.report.quality import digit_quality
+from traj.pipeline.report.sections.runs import model_name
 
 CLASSIFIER = (
     "<p>The classifier has seen real digits only; confidence is the probability it gives to the most probable "

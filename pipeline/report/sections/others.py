@@ -9,10 +9,10 @@ import matplotlib as mpl
 import xarray as xr
 from matplotlib.figure import Figure
 
-import analysis
-from pipeline.report import markup
-from pipeline.report.contents import Material, Section
-from pipeline.report.drawing import STYLE, WIDTH
+from traj import analysis
+from traj.pipeline.report import markup
+from traj.pipeline.report.contents import Material, Section
+from traj.pipeline.report.drawing import STYLE, WIDTH
 
 
 def html(material: Material) -> str:
@@ -31,7 +31,7 @@ def own_plot(result: xr.Dataset, quantity: str) -> Figure | None:
     """Draw a result as its quantity draws itself; None where it doesn't."""
     plot = None
     if quantity in analysis.quantities():
-        plot = getattr(import_module(f"analysis.{quantity}"), "plot", None)
+        plot = getattr(import_module(f"traj.analysis.{quantity}"), "plot", None)
     if plot is None:
         return None
     with mpl.rc_context(STYLE):

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from pipeline.estimate import size
-from pipeline.report import markup
-from pipeline.report.contents import Material, Run, Section
+from traj.pipeline.estimate import size
+from traj.pipeline.report import markup
+from traj.pipeline.report.contents import Material, Run, Section
 
 RUNS = (
     "<p>Labels are the classes asked for: none, all in turn (cycle), or one. Evaluations are those of the network, "

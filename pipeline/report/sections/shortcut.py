@@ -9,14 +9,24 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis._verdicts import CANNOT_TELL, NOT_SEEN, SEEN, WORDS, beside_published, means, most_of_all, student, wilson
-from pipeline.report import markup
-from pipeline.report.contents import Material, Numbers, Run, Section
-from pipeline.report.drawing import CELL, STYLE, WIDTH, displayed, tiled
-from pipeline.report.edits import ends, is_shortcut
-from pipeline.report.findings import SIMILAR
-from pipeline.report.metrics import rounded
-from pipeline.report.sections.savings import percent
+from traj.analysis._verdicts import (
+    CANNOT_TELL,
+    NOT_SEEN,
+    SEEN,
+    WORDS,
+    beside_published,
+    means,
+    most_of_all,
+    student,
+    wilson,
+)
+from traj.pipeline.report import markup
+from traj.pipeline.report.contents import Material, Numbers, Run, Section
+from traj.pipeline.report.drawing import CELL, STYLE, WIDTH, displayed, tiled
+from traj.pipeline.report.edits import ends, is_shortcut
+from traj.pipeline.report.findings import SIMILAR
+from traj.pipeline.report.metrics import rounded
+from traj.pipeline.report.sections.savings import percent
 
 STEPS = 100
 """Of every run that has a shortcut."""

@@ -1,0 +1,1 @@
+"""What computes quantities from stores: by threads, processes or a cluster."""

@@ -1,0 +1,197 @@
+"""Compute quantities from stores, several in one pass, and save each as a result."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from traj import analysis, stores
+from traj.pipeline.computing import compiling
+from traj.pipeline.computing.engines import Engine
+from traj.pipeline.estimate import MARGIN_BYTES, peak_memory, size
+from traj.stores.layout import read_root
+from traj.stores.places import local
+
+FOLDERS = {"trajectories": Path("data/trajectories"), "fork": Path("data/forks"), "readout": Path("data/readouts")}
+VERBS = {"trajectories": "traj generate", "fork": "traj fork", "readout": "traj readout"}
+STORE_OPTIONS = ("against", "readout", "baseline")
+"""Options whose value is the path, or several paths, of other stores."""
+
+RESULTS = Path("results")
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One quantity of one store: where it goes, what defines it, and the function that makes it."""
+
+    quantity: str
+    store: Path
+    out: Path
+    options: Options
+    config: dict[str, Any]
+
+    def build(self, ds: xr.Dataset) -> xr.Dataset:
+        """Lay out the computation; nothing is read yet."""
+        return analysis.load(self.quantity)(ds, **self.options)
+
+    def require_unchanged(self) -> None:
+        """Raise StaleStore where a store it reads holds something else than when it was planned."""
+        others = {self.options[name]: self.config[name] for name in STORE_OPTIONS if name in self.config}
+        for path, planned in {str(self.store): self.config["store"], **others}.items():
+            if identities(path) != planned:
+                raise stores.StaleStore(
+                    f"{path if isinstance(path, str) else ', '.join(path)} was changed while it was analysed; nothing "
+                    "is saved, run the same again"
+                )
+
+
+def kind_of(options: Mapping[str, Options]) -> str:
+    """Say which kind of store these quantities read with these options: their KIND, or runs `against` other runs.
+
+    Raises ValueError where they read different kinds.
+    """
+    kinds = {
+        name: "trajectories"
+        if chosen.get("against")
+        else getattr(sys.modules[analysis.load(name).__module__], "KIND", "trajectories")
+        for name, chosen in options.items()
+    }
+    if len(set(kinds.values())) > 1:
+        each = ", ".join(f"{name} reads {kind}" for name, kind in kinds.items())
+        raise ValueError(f"{', '.join(kinds)} cannot share a pass, they read different kinds of stores: {each}")
+    return next(iter(kinds.values()))
+
+
+def default_stores(kind: str) -> list[Path]:
+    """List every store of a kind under its folder, without those set aside.
+
+    Raises FileNotFoundError where there is none.
+    """
+    found = sorted(path for path in FOLDERS[kind].glob("*.zarr") if ".stale-" not in path.name)
+    if not found:
+        raise FileNotFoundError(
+            f"no store was given and there is none under {FOLDERS[kind]}; name one, or run `dvc repro` or "
+            f"`{VERBS[kind]}`"
+        )
+    return found
+
+
+def result_path(store: Path, quantity: str, out: Path | None, several_stores: bool) -> Path:
+    """Say where a result goes: results/RUN/QUANTITY.zarr, or under `out`, or `out` itself if it ends in .zarr."""
+    run = store.name.removesuffix(".zarr")
+    if out is None:
+        return RESULTS / run / f"{quantity}.zarr"
+    if out.suffix == ".zarr":
+        return out
+    return out / run / f"{quantity}.zarr" if several_stores else out / f"{quantity}.zarr"
+
+
+def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path | None) -> list[Job]:
+    """Name the results to be computed: every quantity of every store.
+
+    options maps each quantity to its options. Raises what `stores.open` raises for a store that cannot be used, and
+    ValueError for one of another kind than the quantities read.
+    """
+    kind = kind_of(options)
+    jobs = []
+    for path in paths:
+        found = read_root(path)["attributes"]["kind"]
+        if found != kind:
+            raise ValueError(
+                f"{path} is a store of kind {found}; {', '.join(options)} needs one of kind {kind}, which "
+                f"`{VERBS[kind]}` makes"
+            )
+        source = stores.identity(path)
+        for quantity, chosen in options.items():
+            signature = inspect.signature(analysis.load(quantity)).parameters
+            full = {name: chosen.get(name, p.default) for name, p in signature.items() if name != "ds"}
+            others = {name: identities(full[name]) for name in STORE_OPTIONS if full.get(name)}
+            config = {
+                "numerics": analysis.NUMERICS,
+                "quantity": quantity,
+                "options": json.loads(json.dumps({**full, **dict.fromkeys(others)})),
+                "store": source,
+                **others,
+            }
+            full |= {name: absolute(full[name]) for name in others}
+            target = result_path(path, quantity, out, len(paths) > 1)
+            jobs.append(Job(quantity, path, target, full, config))
+    if len({job.out for job in jobs}) < len(jobs):
+        raise ValueError(f"{out} would have to hold several results; give -o a folder, not a .zarr")
+    return jobs
+
+
+def identities(paths: str | tuple[str, ...]) -> Any:
+    """Tell the contents of another store apart, or those of several."""
+    return stores.identity(local(paths)) if isinstance(paths, str) else [stores.identity(local(path)) for path in paths]
+
+
+def absolute(paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """Name stores so that processes in other folders find them."""
+    return str(Path(paths).absolute()) if isinstance(paths, str) else tuple(str(Path(p).absolute()) for p in paths)
+
+
+def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
+    """Leave out the results that are there already.
+
+    Raises StaleStore where another result is in the way.
+    """
+    wanted = [job for job in jobs if stores.would_keep(job.out, job.config) is stores.Kept.ABSENT]
+    for job in jobs:
+        if job not in wanted:
+            say(f"{job.out} is there already, nothing to do")
+    return wanted
+
+
+def run(store: Path, jobs: Sequence[Job], *, engine: Engine, say: Callable[[str], None]) -> None:
+    """Compute results of one store, reading each shard once, and save them.
+
+    Raises DamagedStore where the store's bytes are wrong, StaleStore where it changed meanwhile or another result is
+    in the way.
+    """
+    ds = stores.open(store.absolute())
+    lazy = [job.build(ds) for job in jobs]
+    names = ", ".join(job.quantity for job in jobs)
+    say(f"{names} of {store}: {engine.name}, memory {size(memory(ds, jobs, lazy, engine))}")
+    try:
+        with compiling.said(say):
+            computed = engine.compute(lazy)
+    except ValueError as error:
+        if "checksum" in str(error):
+            raise stores.DamagedStore(f"{store} is damaged: {error}; run `traj verify {store}`") from None
+        raise
+    for job in jobs:
+        job.require_unchanged()
+    for job, result in zip(jobs, computed, strict=True):
+        saved = stores.save(result, job.out, job.config)
+        say(f"wrote {job.out}" if saved else f"{job.out} is there already, another process wrote it")
+
+
+def memory(ds: xr.Dataset, jobs: Sequence[Job], lazy: Sequence[xr.Dataset], engine: Engine) -> int:
+    """Estimate the peak memory of an analysis in bytes, in all its processes.
+
+    Each worker holds the decoded chunks of one task, their encoded bytes and a copy in progress; what a quantity
+    pools stays until all samples have gone by, and the results until they are saved.
+    """
+    task = sum(
+        int(np.prod([sizes[0] for sizes in array.chunks])) * array.dtype.itemsize
+        for array in ds.data_vars.values()
+        if array.chunks is not None
+    )
+    pooled = sum(
+        module.working_bytes(ds, **job.options)
+        for job in jobs
+        if hasattr(module := sys.modules[f"traj.analysis.{job.quantity}"], "working_bytes")
+    )
+    results = sum(result.nbytes for result in lazy)
+    processes = (1 + engine.processes) * (peak_memory() + MARGIN_BYTES)
+    return processes + 3 * engine.tasks * task + pooled + 2 * results

@@ -1,0 +1,1 @@
+"""What makes stores of networks: generate, fork, read out."""

@@ -1,0 +1,83 @@
+"""How every verb that fills a store carries out its job, and what it says meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from traj.pipeline.making.fork import Fork
+    from traj.pipeline.making.generate import Generation
+    from traj.pipeline.making.readout import Readout
+
+
+def say(message: str) -> None:
+    """Tell the person something, without mixing it into output that may be piped."""
+    click.echo(message, err=True)
+
+
+def carry_out(
+    job: Generation | Fork | Readout,
+    out: Path,
+    *,
+    stale: Any,
+    blocks: range | None,
+    dry_run: bool,
+    smaller: str,
+    complete: str,
+    following: str,
+) -> None:
+    """Say what a run costs, make its store or what is missing of it, and say what to type next."""
+    from traj.stores import describe
+    from traj.stores.layout import read_root
+    from traj.stores.places import place, require_writable
+    from traj.stores.reader import require_complete
+
+    place(out)
+    layout = job.layout
+    wanted = range(layout.blocks) if blocks is None else blocks
+    if wanted[-1] >= layout.blocks:
+        raise click.UsageError(
+            f"block {max(wanted[0], layout.blocks)} was asked for; {layout.samples} samples in blocks of "
+            f"{layout.block} have 0 to {layout.blocks - 1}"
+        )
+    # before there is a store: a network that fails, or does not fit into memory, leaves none behind
+    cost = job.cost(out, len(wanted))
+    if dry_run:
+        click.echo(f"{out}: {cost}")
+        return
+    with job.open(out, stale=stale, blocks=blocks) as store:
+        if store.set_aside:
+            say(f"{out} was made from other inputs; it is kept as {store.set_aside}")
+        if idle := not store.pending:
+            say(f"{out}: nothing to do")
+        else:
+            cost = job.cost(out, len(store.pending))
+            say(f"{out}: {len(store.pending)} of {store.layout.blocks} blocks to do; {cost}")
+            if cost.disk > cost.disk_free:
+                say(f"the disk may fill up: it is safe to go on later, or to store less with {smaller}")
+            require_writable(out / "zarr.json")
+            job.run(store)
+    found = describe(out)
+    if clipped := found.get("saturated"):
+        say(f"{clipped} values were clipped to the range of float16")
+    if found.get("not_finite"):
+        say("there are values that are not finite: " + ", ".join(f"{n} of {v}" for v, n in found["not_finite"].items()))
+    # where a model lies changes no number
+    made_in = [{**made["environment"], "model": "", "classifier": ""} for made in found["environments"]]
+    if any(other != made_in[0] for other in made_in):
+        say(
+            f"blocks of {out} were made in different environments, so the last bits of their numbers may differ; see "
+            f"`traj info {out}`"
+        )
+    if found["blocks_done"] == found["blocks"]:
+        require_complete(out, read_root(out))
+        say(f"{out} is complete; " + (f"`traj verify {out}` reads every byte" if idle else f"next: {following} {out}"))
+        return
+    samples = found["arrays"]["sample"]["dims"]["sample"]
+    state = f"{out}: the blocks asked for are done, {found['blocks_done']} of all {found['blocks']}"
+    if blocks is None:
+        raise click.ClickException(f"{state}; the store was begun with {samples} samples, {complete}")
+    say(state)

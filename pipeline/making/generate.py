@@ -1,0 +1,325 @@
+"""Generate full reverse trajectories and keep every x_t and every pred_x0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from traj import stores
+from traj.pipeline import models
+from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
+from traj.pipeline.making.hostcopy import SLOTS, HostCopy
+from traj.pipeline.making.loop import make_blocks
+from traj.pipeline.making.shortcut import shortcut
+from traj.pipeline.parsing import check_count, is_whole
+from traj.pipeline.process import plan, sampler
+from traj.pipeline.process.denoiser import Denoiser, network_of
+from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds, environment
+from traj.pipeline.process.guidance import guided
+from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
+from traj.pipeline.process.plan import Plan, Step
+from traj.stores.layout import Layout
+from traj.stores.writer import memory_bytes
+
+# Raised by hand when the numbers of a run change for equal inputs; a test against goldens says when.
+NUMERICS = 1
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A run to be made: a denoiser, a plan, and what of it to keep. Building it touches no file of the run."""
+
+    denoiser: Denoiser
+    plan: Plan
+    device: torch.device
+    samples: int
+    block: int
+    seed: int
+    labels: str
+    every: int
+    dtype: Literal["float32", "float16"]
+    round_bits: int | None
+    autocast: bool
+    guidance: float = 1.0
+    tf32: bool = False
+
+    @property
+    def kept(self) -> list[int]:
+        """Positions along the plan whose states are stored: every k-th, and the last."""
+        steps = len(self.plan.steps)
+        return sorted({*range(0, steps, self.every), steps - 1})
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every input the numbers depend on."""
+        return {
+            "numerics": NUMERICS,
+            "model": self.denoiser.identity,
+            "schedule": self.denoiser.schedule.identity,
+            "plan": self.plan.to_json(),
+            "seed": self.seed,
+            "labels": self.labels,
+            "every": self.every,
+            "autocast": self.autocast,
+            **({} if self.guidance == 1 else {"guidance": self.guidance}),
+            **({"tf32": True} if self.tf32 else {}),
+        }
+
+    @property
+    def layout(self) -> Layout:
+        """How the run will lie on disk."""
+        return Layout.of(
+            samples=self.samples,
+            block=self.block,
+            timesteps=len(self.kept),
+            shape=self.denoiser.shape,
+            dtype=self.dtype,
+            states=3 if self.learned else 2,
+        )
+
+    @property
+    def learned(self) -> bool:
+        """Whether the plan's variance comes from the network."""
+        return any(step.variance == "learned" for step in self.plan.steps)
+
+    @property
+    def noisy(self) -> list[int]:
+        """Timesteps of the steps that add noise."""
+        timesteps = enumerate(self.plan.timesteps)
+        return [timestep for k, timestep in timesteps if sampler.adds_noise(self.denoiser.schedule, self.plan, k)]
+
+    @cached_property
+    def call_seconds(self) -> float:
+        """How long a network call with a whole block takes."""
+        label = torch.from_numpy(self.label(range(self.block))).to(self.device)
+        return call_seconds(self.denoiser, self.plan.steps[0].timestep, label, self.tf32)
+
+    def open(
+        self,
+        out: Path,
+        *,
+        stale: Literal["refuse", "set-aside"] = "refuse",
+        blocks: Sequence[int] | None = None,
+    ) -> stores.TrajectoryWriter:
+        """Create, resume or extend the run's store."""
+        schedule = self.denoiser.schedule
+        timestep = np.array(self.plan.timesteps)[self.kept]
+        return stores.create(
+            out,
+            timestep=timestep,
+            signal=schedule.signal[timestep],
+            noise_scale=schedule.noise_scale[timestep],
+            step=self.kept,
+            model_time=schedule.model_time[timestep],
+            noise_sd=sampler.noise_sd(schedule, self.plan)[self.kept],
+            label=self.label(range(self.layout.samples)),
+            shape=self.denoiser.shape,
+            samples=self.samples,
+            block=self.block,
+            dtype=self.dtype,
+            keepbits=self.round_bits,
+            log_variance=self.learned,
+            valid_range=self.plan.valid_range(self.denoiser.valid_range),
+            config=self.config,
+            environment={"model": self.denoiser.name, **environment(self.device)},
+            stale=stale,
+            blocks=blocks,
+        )
+
+    def cost(self, out: Path, blocks: int | None = None) -> Cost:
+        """Estimate what a number of blocks will take (all of the run by default), after a few trials."""
+        blocks = self.layout.blocks if blocks is None else blocks
+        seconds = self.call_seconds
+        drawing = draw_seconds(NoiseSource(self.seed, self.denoiser.shape), range(self.block))
+        variables = 3 if self.learned else 2
+        images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
+        in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
+        return Cost(
+            evaluations=blocks * self.plan.evaluations,
+            seconds=blocks * (self.plan.evaluations * seconds + (1 + len(self.noisy)) * drawing),
+            disk=images * int(np.prod(self.denoiser.shape)),
+            disk_free=disk_free(out),
+            memory=peak_memory() + memory_bytes(self.layout, variables) + in_flight + MARGIN_BYTES,
+        )
+
+    def run(self, store: stores.TrajectoryWriter, *, bar: bool = True) -> None:
+        """Generate the store's pending blocks.
+
+        Raises StoreError when writing fails, FloatingPointError when the network's numbers are not finite. Finished
+        blocks stay whatever happens.
+        """
+        steps = len(self.plan.steps)
+        make_blocks(
+            store, self._block, self.device, tf32=self.tf32, steps=steps, images=self.block, of="samples", bar=bar
+        )
+
+    def label(self, samples: Sequence[int]) -> np.ndarray:
+        """Give each absolute sample number its class: int64 (sample,), -1 for none."""
+        ids = np.asarray(samples, np.int64)
+        if self.labels == "none":
+            return np.full_like(ids, -1)
+        return ids % self.denoiser.num_classes if self.labels == "cycle" else np.full_like(ids, int(self.labels))
+
+    def _block(self, block: int, host: HostCopy, pool: ThreadPoolExecutor, progress: tqdm) -> torch.Tensor:
+        ids = range(block * self.block, (block + 1) * self.block)
+        source = NoiseSource(self.seed, self.denoiser.shape)
+        start_sd = self.denoiser.schedule.start_sd(self.plan.timesteps[0])
+        x_T = start_sd * torch.from_numpy(source(Purpose.START, ids, 0)).to(self.device)
+        ahead = NoiseAhead(
+            source, ids, [(timestep, 0) for timestep in self.noisy], pool
+        )  # from here on the source is that thread's alone
+        position = {k: i for i, k in enumerate(self.kept)}
+
+        def noise(_: int, step: Step) -> torch.Tensor:
+            return torch.from_numpy(ahead(step.timestep)).to(self.device, non_blocking=True)
+
+        def keep(_: int, k: int, *states: torch.Tensor | None) -> None:
+            if k in position:
+                host.put(block, position[k], [state for state in states if state is not None])
+            progress.update()
+
+        label = torch.from_numpy(self.label(ids)).to(self.device)
+        (x_0,) = sampler.reverse(self.denoiser, [self.plan], label, start=lambda _: x_T, noise=noise, keep=keep)
+        return x_0
+
+
+def prepare(
+    *,
+    model: str,
+    schedule: str | None = None,
+    guidance: float = 1.0,
+    sampler_name: str = "ddpm",
+    plan_name: Literal["baseline", "shortcut"] = "baseline",
+    steps: int | None = None,
+    timesteps: Sequence[int] = (),
+    eta: float | None = None,
+    variance: str | None = None,
+    clip: bool | None = None,
+    eps: str | None = None,
+    spacing: str | None = None,
+    samples: int = 64,
+    block: int = 32,
+    seed: int = 0,
+    labels: str = "none",
+    every: int = 1,
+    dtype: Literal["float32", "float16"] = "float32",
+    round_bits: int | None = None,
+    device: str = "auto",
+    autocast: bool = False,
+    tf32: bool = False,
+) -> Generation:
+    """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
+
+    ``schedule`` is that of an exact denoiser, by name. Where the schedule is a grid, ``steps`` is its size, and
+    ``timesteps`` choose some of it.
+
+    Raises ValueError or FileNotFoundError for what cannot be.
+    """
+    for name, count in (("samples", samples), ("block", block), ("every", every)):
+        check_count(name, count)
+    if round_bits is not None and (dtype != "float32" or not 1 <= round_bits <= 22):
+        raise ValueError(f"--round-bits {round_bits} was given with --dtype {dtype}; expected 1 to 22, with float32")
+    where = choose_device(device)
+    denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps)
+    if guidance != 1:
+        if labels == "none":
+            raise ValueError(f"guidance {guidance:g} was given without labels; use --labels cycle, or one class")
+        denoiser = guided(denoiser, guidance)
+    if timesteps and steps is not None and not denoiser.schedule.is_grid:
+        raise ValueError(f"steps {steps} and timesteps by hand were given, expected one of them")
+    chosen = choose_plan(denoiser, sampler_name, timesteps or steps, eta, variance, clip, eps, spacing)
+    if plan_name == "shortcut":
+        chosen = shortcut(chosen, network_of(denoiser))
+    return Generation(
+        denoiser=denoiser,
+        plan=chosen,
+        device=where,
+        samples=samples,
+        block=block,
+        seed=seed,
+        labels=_labels(labels, denoiser, model),
+        every=every,
+        dtype=dtype,
+        round_bits=round_bits,
+        autocast=autocast,
+        guidance=guidance,
+        tf32=tf32 and where.type == "cuda",
+    )
+
+
+def choose_plan(
+    denoiser: Denoiser,
+    name: str,
+    steps: int | Sequence[int] | None,
+    eta: float | None,
+    variance: str | None,
+    clip: bool | None,
+    eps: str | None = None,
+    spacing: str | None = None,
+) -> Plan:
+    """Build the plan of a sampler's name.
+
+    steps is a number of them, or a list of timesteps. clip True or False overrides what is usual: ddpm and iddpm clip
+    as the scheduler's config says, ddim and heun do not. True clips at the model's valid range, and eps says what
+    becomes of eps then. spacing None is the schedule's.
+
+    Raises ValueError for an unknown sampler, steps out of range, an option of another sampler, or a range to clip at
+    that is not the same on both sides of 0.
+    """
+    schedule = denoiser.schedule
+    if eta is not None and name != "ddim":
+        raise ValueError(f"eta {eta} was given with sampler {name}; only ddim has an eta")
+    if variance is not None and name != "ddpm":
+        raise ValueError(f"variance {variance} was given with sampler {name}; only ddpm has a choice of it")
+    if eps is not None and not (name in ("ddim", "heun") and clip):
+        raise ValueError(
+            f"eps {eps} was given; expected it with sampler ddim or heun and clip only, which leave a choice of it"
+        )
+    if spacing is not None and isinstance(steps, Sequence):
+        raise ValueError(f"spacing {spacing} and timesteps by hand were given, expected one of them")
+    ranges = {} if clip is None else {"clip": _clip_at(denoiser) if clip else None}
+    match name:
+        case "ddpm":
+            usual = "large" if schedule.learned_range else schedule.variance
+            return plan.ddpm(schedule, steps, variance or usual, spacing=spacing, **ranges)
+        case "ddim":
+            return plan.ddim(schedule, steps, eta or 0.0, spacing=spacing, eps=eps or "kept", **ranges)
+        case "iddpm":
+            return plan.iddpm(schedule, steps, spacing=spacing, **ranges)
+        case "heun":
+            return plan.heun(schedule, steps, spacing=spacing, eps=eps or "kept", **ranges)
+    raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim, iddpm or heun")
+
+
+def _clip_at(denoiser: Denoiser) -> float:
+    low, high = denoiser.valid_range
+    if low != -high:
+        raise ValueError(
+            f"clip was asked for, but this model's x_0 lies in {low:g} to {high:g}; expected a range from -c to c: "
+            "leave out --clip"
+        )
+    return high
+
+
+def _labels(labels: str, denoiser: Denoiser, model: str) -> str:
+    """Check what classes are asked for; one class is written in one way."""
+    classes = denoiser.num_classes
+    if labels == "none":
+        if not denoiser.unconditional:
+            raise ValueError(f"model {model} was trained with labels only; use --labels cycle, or one class")
+        return labels
+    if not classes:
+        raise ValueError(f"labels {labels} were asked for, but model {model} has no classes; use --labels none")
+    if labels == "cycle":
+        return labels
+    if not (is_whole(labels) and int(labels) < classes):
+        raise ValueError(f"labels {labels!r} was given, expected cycle, none or a class from 0 to {classes - 1}")
+    return str(int(labels))

@@ -1,0 +1,121 @@
+"""The run that is forked: what it was made from, the states it stores, and its model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from traj import stores
+from traj.pipeline import models
+from traj.pipeline.process import tables
+from traj.pipeline.process.denoiser import Denoiser
+from traj.pipeline.process.guidance import guided
+from traj.pipeline.process.plan import Plan
+from traj.stores.layout import read_root
+from traj.stores.manifest import read_manifest
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The run that is forked: its inputs, and what of it forks start from; ``timesteps`` are those stored.
+
+    ``model`` is the name its model was loaded by, None where that is not recorded.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    fingerprint: str
+    model: str | None
+    plan: Plan
+    timesteps: tuple[int, ...]
+    label: np.ndarray
+
+    @classmethod
+    def open(cls, path: Path) -> Parent:
+        """Read all but the states of a trajectory store. Raises StoreError where it is none, or not whole."""
+        ds = stores.open(path)
+        attrs, config = ds.attrs, json.loads(ds.attrs["config"])
+        if attrs["kind"] != "trajectories" or not {"model", "schedule", "plan", "seed", "autocast"} <= set(config):
+            raise stores.NotAStore(
+                f"{path} holds {attrs['kind']} that `traj generate` did not make; a fork needs a run of its"
+            )
+        plan = Plan.from_json(config["plan"])
+        timesteps = tuple(ds.timestep.values.tolist())
+        model = read_manifest(path, 0).environment.get("model")
+        return cls(path, config, attrs["fingerprint"], model, plan, timesteps, ds.label.values)
+
+    @property
+    def rounding(self) -> str | None:
+        """How stored states differ from those the run went through; None where they are the same to the bit."""
+        store = self.config["store"]
+        if store["keepbits"] is not None:
+            return f"rounded to {store['keepbits']} bits of mantissa"
+        return None if store["dtype"] == "float32" else f"as {store['dtype']}"
+
+    def x_t(self, timesteps: Sequence[int], samples: np.ndarray) -> np.ndarray:
+        """Read states: float32 (timestep, sample, channel, y, x). Raises DamagedStore, or StaleStore after a change."""
+        try:
+            x_t = xr.open_zarr(self.path, chunks=None).x_t
+            states = x_t.sel(timestep=list(timesteps)).isel(sample=samples).transpose("timestep", "sample", ...)
+            return states.values.astype(np.float32, copy=False)
+        except ValueError as error:
+            raise stores.DamagedStore(f"{self.path}: {error}; run `traj verify {self.path}`") from None
+
+    def require_unchanged(self) -> None:
+        """Raise StaleStore where another run has taken the parent's place."""
+        if read_root(self.path)["attributes"]["fingerprint"] != self.fingerprint:
+            raise stores.StaleStore(f"{self.path} was changed while it was forked; run the same again")
+
+    def require_stored(self, timesteps: Iterable[int]) -> None:
+        """Raise ValueError for a timestep whose state is not stored."""
+        for timestep in timesteps:
+            if timestep not in self.timesteps:
+                near = sorted(self.timesteps, key=lambda stored: abs(stored - timestep))[:2]
+                raise ValueError(
+                    f"timestep {timestep} is not stored in {self.path}; the nearest are {' and '.join(map(str, near))}"
+                )
+
+
+def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoiser:
+    """Load the model the parent was made with, and refuse any other.
+
+    Its name and place may have changed, its weights may not.
+
+    Raises ValueError or FileNotFoundError.
+    """
+    name = parent.model if model is None else model
+    if name is None:
+        raise ValueError(f"{parent.path} does not say which model made it; give it with --model")
+    try:
+        schedule = parent.config["schedule"]
+        denoiser = models.load(
+            name,
+            str(device),
+            parent.config["autocast"],
+            schedule=tables.name_of(schedule) if models.is_exact(name) else None,
+            steps=schedule["T"],
+        )
+    except (ValueError, FileNotFoundError) as error:
+        if model is not None:
+            raise
+        raise type(error)(f"{error}; if the model of {parent.path} lies elsewhere, say where with --model") from None
+    found = {"model": denoiser.identity, "schedule": denoiser.schedule.identity}
+    different = sorted(
+        f"{part}.{key}"
+        for part, values in found.items()
+        for key in values.keys() | parent.config[part].keys()
+        if values.get(key) != parent.config[part].get(key)
+    )
+    if different:
+        raise ValueError(
+            f"model {name} is not the one {parent.path} was made with: {', '.join(different)} differ; "
+            "give that one with --model"
+        )
+    return guided(denoiser, parent.config.get("guidance", 1))

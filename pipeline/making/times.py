@@ -1,0 +1,68 @@
+"""What the edits of a sweep save in time on this machine: measured, so it lies beside the store and never in it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from traj.pipeline.making.sweep import cuts_of, removed
+from traj.pipeline.process.cut import Cut
+from traj.pipeline.process.device import inference, timed_call
+from traj.stores.partials import write_file
+
+if TYPE_CHECKING:
+    import torch
+
+    from traj.pipeline.making.fork import Fork
+    from traj.pipeline.process.denoiser import Denoiser
+
+EDIT = ("edit", "at", "n", "ns", "nb", "r")
+ROUNDS = 5, 25
+"""Calls that are timed under each cut, at least and at most."""
+SECONDS = 2.0
+"""After so long, only the rounds that must be are made."""
+
+
+def write_times(forks: Fork, path: Path) -> None:
+    """Time the network under each cut of a sweep's plans, and write what each variant saves of a run's network time.
+
+    A table in CSV: variant, edit, at, n, ns, nb, r, and ``time_removed``, the share of the time of all evaluations of
+    the run, from noise on, that the variant does not take; where it saves nothing it is 0 but for the scatter of the
+    times, and may be negative. Calls have the largest batch of the forks.
+
+    Raises OSError where the file cannot be written.
+    """
+    whole = forks.parent.plan
+    with inference(forks.tf32):
+        seconds = call_medians(forks.denoiser, cuts_of([whole, *forks.variants]), whole.timesteps[0], forks.trial_label)
+    columns = {"at": forks.at, **forks.edits}
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["variant", *EDIT, "time_removed"])
+    for variant, plan in enumerate(forks.variants):
+        edit = (columns[name][variant] for name in EDIT)
+        table.writerow([variant, *edit, f"{removed(whole, plan, seconds):.6f}"])
+    write_file(path, text.getvalue())
+
+
+def call_medians(denoiser: Denoiser, cuts: Sequence[Cut], timestep: int, label: torch.Tensor) -> dict[Cut, float]:
+    """Time network calls with a batch of this many labels: the median seconds under each cut.
+
+    Rounds go through all cuts in turn, so that what else the machine does meets all of them alike.
+    """
+    least, most = ROUNDS
+
+    def timed() -> dict[Cut, float]:
+        return {cut: timed_call(denoiser, timestep, label, cut) for cut in cuts}
+
+    timed()  # warms up
+    found: list[dict[Cut, float]] = []
+    begun = time.perf_counter()
+    while len(found) < least or (len(found) < most and time.perf_counter() - begun < SECONDS):
+        found.append(timed())
+    return {cut: median(seconds[cut] for seconds in found) for cut in cuts}

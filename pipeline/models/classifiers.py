@@ -1,0 +1,326 @@
+"""Classifiers by name: a name becomes a function from stored images to logits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import logging as hub_logging
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from traj.pipeline.configs import Key, Keys, whole
+from traj.pipeline.models import weights
+from traj.pipeline.models.digits import CLASSIFIERS, DigitsClassifier
+from traj.pipeline.models.folder import json_object
+from traj.pipeline.models.weights import Weights
+
+Shape = tuple[int, int, int]
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_KNOWN = (
+    f"expected {', '.join(CLASSIFIERS)}, the folder of a Hugging Face image classifier, "
+    "or a hub id like microsoft/resnet-18"
+)
+_STEMS = ("model", "pytorch_model")
+_SIZE = Key(1, whole(1, 1 << 16))
+_OWN = Keys({"channels": _SIZE, "width": _SIZE, "classes": _SIZE})
+_MODES: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # by Pillow's numbers
+_FOLLOWED = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What becomes of a stored image before the network sees it; part of a classifier's identity.
+
+    ``resize`` is (y, x), or the length of the shorter edge; ``crop`` (y, x) is taken from the middle. White becomes
+    ``white``, black 0; then ``mean`` is taken off and the rest divided by ``sd``, per channel.
+    """
+
+    channels: int
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    white: float = 1.0
+    resize: tuple[int, int] | int | None = None
+    crop: tuple[int, int] | None = None
+    mode: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __call__(self, images: Tensor, valid_range: tuple[float, float]) -> Tensor:
+        """Prepare images (image, channel, y, x) whose black and white are the ends of valid_range."""
+        low, high = valid_range
+        scaled = (images.clamp(low, high) - low) / (high - low)
+        if scaled.shape[1] == 1:
+            scaled = scaled.expand(-1, self.channels, -1, -1)
+        if (size := self.resized(images.shape[-2], images.shape[-1])) != images.shape[-2:]:
+            # Pillow, with which such networks are trained, smooths before it makes an image smaller
+            scaled = functional.interpolate(scaled, size, mode=self.mode, antialias=True).clamp(0, 1)
+        if self.crop:
+            (y, x), (top, left) = self.crop, ((n - m) // 2 for n, m in zip(size, self.crop, strict=True))
+            scaled = scaled[:, :, top : top + y, left : left + x]
+        mean, sd = (scaled.new_tensor(values)[:, None, None] for values in (self.mean, self.sd))
+        return (scaled * self.white - mean) / sd
+
+    def resized(self, y: int, x: int) -> tuple[int, int]:
+        """Say how large an image is between resizing and cropping."""
+        if isinstance(self.resize, int):
+            short = min(y, x)
+            return self.resize * y // short, self.resize * x // short
+        return self.resize or (y, x)
+
+    def shape(self, image: Shape) -> Shape:
+        """Say the shape in which an image reaches the network."""
+        return (self.channels if image[0] == 1 else image[0], *(self.crop or self.resized(*image[1:])))
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network with its own preprocessing: stored images to logits.
+
+    ``name`` is what it is called, ``identity`` what a store's fingerprint knows of it. ``shape`` (channel, y, x) is
+    what the network takes; y and x are None where it may take several sizes. ``packages`` are what it needs beside
+    torch.
+    """
+
+    name: str
+    network: Callable[[Tensor], Tensor]
+    preprocessing: Preprocessing
+    shape: tuple[int, int | None, int | None]
+    class_names: tuple[str, ...]
+    identity: dict[str, Any]
+    packages: tuple[str, ...] = ()
+
+    def __call__(self, images: Tensor, valid_range: tuple[float, float]) -> Tensor:
+        """Classify images (image, channel, y, x) into logits (image, class), float32.
+
+        Values beyond valid_range are clipped to it.
+        """
+        return self.network(self.preprocessing(images, valid_range)).float()
+
+    def check(self, image: Shape, device: torch.device) -> None:
+        """Raise ValueError where images of this shape (channel, y, x) do not fit the network."""
+        given = self.preprocessing.shape(image)
+        uncropped = self.preprocessing.resized(*image[1:])
+        try:
+            if any(length < cut for length, cut in zip(uncropped, given[1:], strict=True)):
+                raise ValueError("they are smaller than what is cut out of them")
+            if any(wanted not in (None, got) for wanted, got in zip(self.shape, given, strict=True)):
+                raise ValueError("they do not fit")
+            self(torch.zeros((1, *image), device=device), (0.0, 1.0))
+        except (ValueError, RuntimeError) as error:
+            wanted, stored, prepared = map(_times, (self.shape, image, given))
+            raise ValueError(
+                f"classifier {self.name} takes images of shape {wanted} (channel, y, x), the store's are "
+                f"{stored}" + (f", {prepared} after its preprocessing" if given != image else "") + f": {error}"
+            ) from None
+
+
+def load(name: str, device: str = "cpu") -> Classifier:
+    """Load the classifier of a name.
+
+    A name is digits-classifier (a folder under ``models``, or under the folder TRAJ_MODELS names), the folder of one
+    trained by ``traj train``, or the folder or hub id of a Hugging Face image classifier.
+
+    Raises
+    ------
+    FileNotFoundError
+        When it is not there: not trained yet, no such folder, or not to be had from the hub.
+    ValueError
+        When the name means nothing, the model is no image classifier, or a package is missing.
+    """
+    if not name.strip():
+        raise ValueError(f"an empty classifier name was given; {_KNOWN}")
+    if name in CLASSIFIERS:
+        folder = Path(os.environ.get("TRAJ_MODELS", "models")) / name
+        if not folder.is_dir():
+            raise FileNotFoundError(f"classifier {name} is not trained yet (no folder {folder}): run traj train {name}")
+        return _load_folder(folder, name, device)
+    if Path(name).is_dir():
+        return _load_folder(Path(name), Path(name).resolve().name or name, device)
+    if _HUB_ID.fullmatch(name):
+        return _load_folder(_fetch(name), name, device)
+    if "/" in name or os.sep in name:
+        raise FileNotFoundError(f"classifier {name!r}: no such folder; {_KNOWN}")
+    raise ValueError(f"classifier {name!r} is unknown; {_KNOWN}")
+
+
+def _load_folder(folder: Path, name: str, device: str) -> Classifier:
+    config = json_object(_part(folder, "config.json", name))
+    try:
+        found = weights.find(folder, *_STEMS)
+        identity = {"weights": found.sha256, "network": f"sha256:{_sha256_of(config)}"}
+        if config.get("model_type") in [*CLASSIFIERS]:
+            return _trained_here(name, config, found, identity, device)
+        return _hugging_face(name, folder, found, identity, device)
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"classifier {name}: {error}") from None
+
+
+def _trained_here(
+    name: str, config: dict[str, Any], found: Weights, identity: dict[str, Any], device: str
+) -> Classifier:
+    """Load a classifier that `traj train` made: black and white of its images are -1 and 1."""
+    arguments = _OWN.read({key: value for key, value in config.items() if key != "model_type"}, "its config.json")
+    try:
+        network = DigitsClassifier(**arguments)
+        network.load_state_dict(load_file(found.files[0]))
+    except (TypeError, RuntimeError, SafetensorError):
+        raise ValueError(f"{found.files[0]} does not belong to its config.json; train it again") from None
+    preprocessing = Preprocessing(channels=arguments["channels"], mean=(0.5,), sd=(0.5,))
+    return Classifier(
+        name=name,
+        network=network.to(device).eval(),
+        preprocessing=preprocessing,
+        shape=(arguments["channels"], 8, 8),
+        class_names=tuple(map(str, range(arguments["classes"]))),
+        identity={**identity, "preprocessing": asdict(preprocessing)},
+    )
+
+
+def _hugging_face(name: str, folder: Path, weights_found: Weights, identity: dict[str, Any], device: str) -> Classifier:
+    """Load an image classifier with transformers, from files alone and without code of others."""
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError(
+            "it needs the package transformers, which is not installed: pip install 'traj[transformers]'"
+        ) from None
+    files = {file: _part(folder, file, name) for file in ("config.json", "preprocessor_config.json")}
+    json_object(files["preprocessor_config.json"])
+    options = {"local_files_only": True, "trust_remote_code": False}
+    with weights.staged({**files, **weights_found.named}) as place, _quiet(transformers):
+        try:
+            network, found = transformers.AutoModelForImageClassification.from_pretrained(
+                place, **options, use_safetensors=weights_found.safe, dtype=torch.float32, output_loading_info=True
+            )
+            processor = transformers.AutoImageProcessor.from_pretrained(place, **options)
+        except Exception as error:  # whatever a broken file may lead to
+            why = weights.reason(error, place, folder)
+            raise ValueError(f"{folder} cannot be loaded as an image classifier: {why}") from None
+    if absent := sorted({*found["missing_keys"], *found["mismatched_keys"]}):
+        raise ValueError(f"its weights lack {', '.join(map(str, absent))}; it was not trained as one")
+    config = network.config
+    channels = getattr(config, "num_channels", 3)
+    try:
+        preprocessing = _preprocessing(processor, channels)
+    except (TypeError, AttributeError, LookupError, OverflowError, ZeroDivisionError) as error:
+        raise ValueError(f"its preprocessor_config.json cannot be followed: {error}") from None
+    network = network.to(device).eval()
+    return Classifier(
+        name=name,
+        network=lambda images: network(images).logits,
+        preprocessing=preprocessing,
+        shape=(channels, None, None),
+        class_names=tuple(str(config.id2label[k]) for k in range(config.num_labels)),
+        identity={**identity, "preprocessing": asdict(preprocessing)},
+        packages=("transformers",),
+    )
+
+
+def _preprocessing(processor: Any, channels: int) -> Preprocessing:
+    """Read a Hugging Face image processor's settings.
+
+    Raises ValueError where it does something to the pixels that is not done here.
+    """
+    flags = {key for key, value in vars(processor).items() if key.startswith("do_") and value}
+    flags |= {key for key in ("include_top", "rescale_offset") if getattr(processor, key, False)}
+    if other := sorted(flags - _FOLLOWED):
+        raise ValueError(f"its image processor does {', '.join(other)}, which is not supported")
+    resize: tuple[int, int] | int | None = None
+    crop: tuple[int, int] | None = None
+    if processor.do_resize:
+        size = processor.size
+        resize, crop = _size(size), None
+        share = getattr(processor, "crop_pct", None)
+        if share and isinstance(resize, int):  # ConvNeXT's way: small inputs are cropped out of a larger image
+            resize, crop = (int(resize / share), (resize, resize)) if resize < 384 else ((resize, resize), None)
+    if getattr(processor, "do_center_crop", False):
+        edge = _size(processor.crop_size)
+        crop = (edge, edge) if isinstance(edge, int) else edge
+    resample = int(processor.resample)
+    if resize and resample not in _MODES:
+        raise ValueError(f"it resizes with Pillow's filter {resample}; expected 2 or 3")
+    ones, zeros = (1.0,) * channels, (0.0,) * channels
+    mean, sd = (processor.image_mean, processor.image_std) if processor.do_normalize else (zeros, ones)
+    if len(mean) not in (1, channels) or len(sd) not in (1, channels):
+        raise ValueError(f"{channels} channel(s), but its image processor has {len(mean)} means")
+    return Preprocessing(
+        channels=channels,
+        mean=tuple(map(float, mean)),
+        sd=tuple(map(float, sd)),
+        white=round(255 * processor.rescale_factor, 12) if processor.do_rescale else 255.0,
+        resize=resize,
+        crop=crop,
+        mode=_MODES.get(resample, "bilinear"),
+    )
+
+
+def _size(size: Any) -> tuple[int, int] | int:
+    lengths = dict(size)
+    match sorted(lengths):
+        case ["height", "width"]:
+            return lengths["height"], lengths["width"]
+        case ["shortest_edge"]:
+            return int(lengths["shortest_edge"])
+    raise ValueError(f"size {lengths}; expected height and width, or shortest_edge")
+
+
+def _fetch(hub_id: str) -> Path:
+    """Download what belongs to a classifier, or find it in the hub's cache; return its folder."""
+    hub_logging.set_verbosity_error()  # its retries would fill the screen before our one message
+    try:
+        for stem, suffix in zip(_STEMS, (weights.SAFE, weights.PICKLED), strict=True):
+            listed, single, shards = f"{stem}{suffix}.index.json", f"{stem}{suffix}", f"{stem}-*-of-*{suffix}"
+            wanted = ["config.json", "preprocessor_config.json", listed, single, shards]
+            folder = Path(snapshot_download(hub_id, allow_patterns=wanted))
+            if (folder / listed).is_file() or (folder / single).is_file():
+                break
+        return folder
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"classifier {hub_id!r} is neither a folder here, nor in the hub's cache, nor could it be downloaded "
+            f"({type(error).__name__}); check the name and the connection. HF_HOME says where the cache is, and "
+            "HF_HUB_OFFLINE=1 forbids downloads"
+        ) from None
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep what transformers has to say about loading off the screen."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _part(folder: Path, file: str, name: str) -> Path:
+    if not (folder / file).is_file():
+        raise FileNotFoundError(f"classifier {name}: no {file} in {folder}; {_KNOWN}")
+    return folder / file
+
+
+def _sha256_of(config: dict[str, Any]) -> str:
+    """Hash a network's config without what the library notes about itself."""
+    public = {key: value for key, value in config.items() if not key.startswith(("_", "transformers_version"))}
+    return hashlib.sha256(json.dumps(public, sort_keys=True).encode()).hexdigest()
+
+
+def _times(shape: Sequence[int | None]) -> str:
+    return "x".join("any" if length is None else str(length) for length in shape)

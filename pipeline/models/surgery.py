@@ -1,0 +1,345 @@
+"""U-Net surgery: skip connections set to zero, and blocks left out from the bottom (002).
+
+A U-Net is a row of input blocks, a middle block and as many output blocks. The first input block is the first
+convolution; each other one is a residual block with its attention, or a downsampling. Each output block is a residual
+block with its attention and, at the end of a level, the upsampling; it reads the block below it and one skip, the
+output of an input block. Skips are counted from the top: skip n is what input block n hands over. Output blocks are
+counted from the bottom: output block n of B takes skip B + 1 - n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from traj.pipeline.process.cut import WHOLE, Cut
+
+if TYPE_CHECKING:  # plans hold cuts, and need neither torch nor diffusers
+    import torch
+    from torch import Tensor, nn
+    from torch.utils.flop_counter import FlopCounterMode
+
+SOURCE_BLOCKS = 16  # of the network of 002, GLIDE's
+# what UNet2DConditionModel reads is counted with as many tokens as CLIP gives
+TEXT_TOKENS = 77
+
+_PLAIN = {f"{kind}{way}Block2D" for kind in ("", "Attn", "CrossAttn", "SimpleCrossAttn") for way in ("Down", "Up")}
+_CUTTABLE = _PLAIN | {"ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a U-Net: where it stands, what it takes and gives, and its multiply-adds for one image.
+
+    ``part`` is input, middle or output; ``number`` counts input blocks from the top and output blocks from the bottom,
+    from 1. ``skip`` is the number of the skip it hands over or takes. ``shape`` of its output is (channel, y, x).
+    """
+
+    part: str
+    number: int
+    name: str
+    skip: int | None
+    channels_in: int
+    shape: tuple[int, int, int]
+    multiply_adds: int
+
+
+def forward(
+    network: nn.Module,
+    cut: Cut,
+    x_t: Tensor,
+    model_time: Tensor | float,
+    class_labels: Tensor | None = None,
+    encoder_hidden_states: Tensor | None = None,
+) -> Tensor:
+    """Run a UNet2DModel or UNet2DConditionModel under a cut; the network itself is not touched (002, section 3.2).
+
+    The output is, bit for bit, that of the network with the top ``cut.skips`` skips and the output of output block
+    ``cut.blocks`` set to zeros. Output blocks up to that one, the middle block and the input blocks that only they
+    read are not run. (Bit for bit where both halves have attention of the same kind at the same levels; elsewhere
+    within rounding.) States x_t are (sample, channel, y, x), and so is the output.
+
+    Raises
+    ------
+    ValueError
+        When the network cannot be cut so, see ``check``.
+    """
+    text = {} if encoder_hidden_states is None else {"encoder_hidden_states": encoder_hidden_states}
+    if cut == WHOLE:
+        return network(x_t, model_time, class_labels=class_labels, **text).sample
+    stand_in = _StandIn(network, _Trunk(_allowed(network, cut), cut))
+    return type(network).forward(stand_in, x_t, model_time, class_labels=class_labels, **text).sample
+
+
+def check(network: Any, cut: Cut) -> None:
+    """Refuse a cut that a network does not allow; no cut at all suits every model.
+
+    Raises
+    ------
+    ValueError
+        When the model is not a U-Net, has blocks that cannot be cut, or has fewer blocks or skips than the cut.
+    """
+    if cut != WHOLE:
+        _allowed(network, cut)
+
+
+def scaled_blocks(nb: int, network: nn.Module) -> int:
+    """Scale a number of blocks of the network of 002 to this one's: nb B / 16, rounded, a half upwards.
+
+    Raises
+    ------
+    ValueError
+        When nb is not in 0..16, or the network cannot be cut.
+    """
+    if not 0 <= nb <= SOURCE_BLOCKS:
+        raise ValueError(f"nb {nb}; expected 0 to {SOURCE_BLOCKS}, the output blocks of the source's network")
+    return (2 * nb * len(_stages(network).outputs) + SOURCE_BLOCKS) // (2 * SOURCE_BLOCKS)
+
+
+def blocks(network: nn.Module) -> list[Block]:
+    """List a U-Net's blocks in the order they run, with their multiply-adds for one image.
+
+    Convolutions, linear layers and attention are counted; nothing is computed.
+
+    Raises
+    ------
+    ValueError
+        When the network cannot be cut, or its config has no sample_size.
+    """
+    _stages(network)  # refuses before anything is built
+    counter, found = _counter(), []
+    sketch, states, text = _sketch(network)
+    stages = _stages(sketch)
+    count = len(stages.outputs)
+
+    def counted(block: _Stage, part: str, number: int, skip: int | None) -> _Stage:
+        def run(hidden: Tensor, *context: Any) -> Tensor:
+            before = counter.get_total_flops()
+            out = block.run(hidden, *context)
+            multiply_adds = (counter.get_total_flops() - before) // 2
+            found.append(Block(part, number, block.name, skip, hidden.shape[1], tuple(out.shape[1:]), multiply_adds))
+            return out
+
+        return block._replace(run=run)
+
+    watched = stages._replace(
+        inputs=[counted(block, "input", n, n) for n, block in enumerate(stages.inputs, 1)],
+        middle=stages.middle and counted(stages.middle, "middle", 1, None),
+        outputs=[counted(block, "output", n, count + 1 - n) for n, block in enumerate(stages.outputs, 1)],
+    )
+    with counter:
+        type(sketch).forward(_StandIn(sketch, _Trunk(watched, WHOLE)), *states, **text)
+    return found
+
+
+def multiply_adds(network: nn.Module, cut: Cut = WHOLE) -> int:
+    """Count the multiply-adds of one evaluation of one image under a cut; nothing is computed.
+
+    Raises
+    ------
+    ValueError
+        As ``check`` and ``blocks`` do.
+    """
+    check(network, cut)
+    sketch, states, text = _sketch(network)
+    with _counter() as counter:
+        forward(sketch, cut, *states, **text)
+    return counter.get_total_flops() // 2
+
+
+def left_out(block: Block, cut: Cut, count: int) -> bool:
+    """Tell whether a cut leaves a block out of a U-Net with ``count`` output blocks."""
+    match block.part:
+        case "input":
+            return block.number > count - cut.blocks
+        case "output":
+            return block.number <= cut.blocks
+        case _:
+            return cut.blocks > 0
+
+
+class _Stage(NamedTuple):
+    """A block as it runs: from (hidden states, time embedding, text, size to upsample to) to hidden states."""
+
+    name: str
+    channels: int
+    run: Callable[[Tensor, Tensor, Tensor | None, torch.Size | None], Tensor]
+
+
+class _Stages(NamedTuple):
+    inputs: list[_Stage]
+    middle: _Stage | None
+    outputs: list[_Stage]
+    channels_out: int
+
+
+@dataclass
+class _Trunk:
+    """All blocks of a U-Net under a cut, in the shape of one downsampling block of diffusers."""
+
+    stages: _Stages
+    cut: Cut
+    has_cross_attention: bool = field(default=True, init=False)  # asks UNet2DConditionModel for the text
+
+    def __call__(
+        self, hidden_states: Tensor, temb: Tensor, encoder_hidden_states: Tensor | None = None, **_masks: None
+    ) -> tuple[Tensor, tuple[()]]:
+        import torch
+
+        inputs, middle, outputs, channels_out = self.stages
+        hidden, text = hidden_states, encoder_hidden_states
+        kept = len(outputs) - self.cut.blocks
+        if not kept:
+            return hidden.new_zeros(len(hidden), channels_out, *hidden.shape[2:]), ()
+        skips: list[Tensor] = []
+        for block in inputs[:kept]:
+            hidden = block.run(hidden, temb, text, None)
+            skips.append(hidden)
+        if self.cut.blocks:
+            below = outputs[self.cut.blocks].channels - hidden.shape[1]
+            # laid out in memory as its skip, as it would be; another layout changes the last bits of convolutions
+            channels_last = hidden.is_contiguous(memory_format=torch.channels_last)
+            hidden = hidden.new_zeros(len(hidden), below, *hidden.shape[2:])
+            hidden = hidden.contiguous(memory_format=torch.channels_last) if channels_last else hidden
+        elif middle:
+            hidden = middle.run(hidden, temb, text, None)
+        for block in outputs[self.cut.blocks :]:
+            skip = skips.pop()
+            if len(skips) < self.cut.skips:
+                skip = torch.zeros_like(skip)
+            size = skips[-1].shape[2:] if skips else None
+            hidden = block.run(torch.cat([hidden, skip], dim=1), temb, text, size)
+        return hidden, ()
+
+
+class _StandIn:
+    """A network as its own ``forward`` sees it, which embeds the time and gives the output, with a trunk inside."""
+
+    mid_block = None
+    up_blocks = ()
+
+    def __init__(self, network: nn.Module, trunk: _Trunk) -> None:
+        self._network = network
+        self.down_blocks = (trunk,)
+
+    @staticmethod
+    def conv_in(sample: Tensor) -> Tensor:
+        """Leave the first convolution to the trunk, whose first input block it is."""
+        return sample
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+
+def _allowed(network: Any, cut: Cut) -> _Stages:
+    stages = _stages(network)
+    count = len(stages.outputs)
+    for name, number, known in (("blocks", cut.blocks, "output blocks"), ("skips", cut.skips, "skip connections")):
+        if number > count:
+            raise ValueError(
+                f"a cut of {number} {name}, but the network has {count} {known}; expected 0 to {count} "
+                "(traj info MODEL lists them)"
+            )
+    return stages
+
+
+def _stages(network: Any) -> _Stages:
+    from diffusers import UNet2DConditionModel, UNet2DModel
+
+    if not isinstance(network, UNet2DModel | UNet2DConditionModel):
+        raise ValueError(
+            f"a cut needs a U-Net, and this model is a {type(network).__name__}; expected UNet2DModel or "
+            "UNet2DConditionModel"
+        )
+    for level in (*network.down_blocks, *network.up_blocks):
+        if type(level).__name__ not in _CUTTABLE:
+            raise ValueError(
+                f"the network has a {type(level).__name__}, which cannot be cut; expected "
+                f"{', '.join(sorted(_CUTTABLE))}"
+            )
+    inputs = [_stage("conv_in", network.conv_in)]
+    outputs = []
+    for i, level in enumerate(network.down_blocks):
+        inputs += _residual_stages(f"down_blocks.{i}", level)
+        inputs += [_stage(f"down_blocks.{i}.downsampler", *level.downsamplers)] if level.downsamplers else []
+    for i, level in enumerate(network.up_blocks):
+        *others, last = _residual_stages(f"up_blocks.{i}", level)
+        if level.upsamplers:
+            last = _followed_by(last, _stage("upsampler", *level.upsamplers))
+        outputs += [*others, last]
+    middle = network.mid_block
+    return _Stages(
+        inputs,
+        middle and _stage("mid_block", middle, getattr(middle, "has_cross_attention", False)),
+        outputs,
+        network.conv_out.in_channels,
+    )
+
+
+def _residual_stages(name: str, level: Any) -> list[_Stage]:
+    stages = [_stage(f"{name}.resnets.{j}", resnet) for j, resnet in enumerate(level.resnets)]
+    if not hasattr(level, "attentions"):
+        return stages
+    reads_text = getattr(level, "has_cross_attention", False)
+    attentions = [_stage("attention", attention, reads_text) for attention in level.attentions]
+    return [_followed_by(stage, attention) for stage, attention in zip(stages, attentions, strict=True)]
+
+
+def _followed_by(first: _Stage, then: _Stage) -> _Stage:
+    def run(hidden: Tensor, temb: Tensor, text: Tensor | None, size: torch.Size | None) -> Tensor:
+        return then.run(first.run(hidden, temb, text, size), temb, text, size)
+
+    return _Stage(f"{first.name} + {then.name}", first.channels, run)
+
+
+def _stage(name: str, module: Any, reads_text: bool = False) -> _Stage:
+    """Wrap a layer of diffusers, each of which is called in its own way."""
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.transformers.dual_transformer_2d import DualTransformer2DModel
+    from diffusers.models.transformers.transformer_2d import Transformer2DModel
+    from diffusers.models.upsampling import Upsample2D
+
+    def run(hidden: Tensor, temb: Tensor, text: Tensor | None, size: torch.Size | None) -> Tensor:
+        match module:
+            case Upsample2D():
+                return module(hidden, size)
+            case ResnetBlock2D():
+                return module(hidden, temb)
+            case Transformer2DModel() | DualTransformer2DModel():
+                return module(hidden, encoder_hidden_states=text, return_dict=False)[0]
+            case Attention() if reads_text:
+                return module(hidden, encoder_hidden_states=text)
+            case _ if name == "mid_block":
+                return module(hidden, temb, encoder_hidden_states=text) if reads_text else module(hidden, temb)
+            case _:
+                return module(hidden)
+
+    return _Stage(name, getattr(module, "in_channels", 0), run)
+
+
+def _sketch(network: Any) -> tuple[Any, tuple[Tensor, Tensor], dict[str, Tensor]]:
+    """Build the network again without memory, with the state, time and text of one evaluation of one image."""
+    import torch
+
+    config = network.config
+    if config.sample_size is None:
+        raise ValueError("the network's config has no sample_size; expected the images' height and width")
+    size = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else config.sample_size
+    with torch.device("meta"):
+        # looking a class up multiplies nothing, and without classes there is no label to give
+        lookup = {"num_class_embeds": None} if config.class_embed_type is None else {}
+        sketch = type(network).from_config({**config, **lookup}).eval().requires_grad_(False)
+        states = torch.zeros(1, config.in_channels, *size), torch.zeros((), dtype=torch.int64)
+        if "cross_attention_dim" not in config:
+            return sketch, states, {}
+        width = config.encoder_hid_dim or config.cross_attention_dim
+        width = width if isinstance(width, int) else width[0]
+        return sketch, states, {"encoder_hidden_states": torch.zeros(1, TEXT_TOKENS, width)}
+
+
+def _counter() -> FlopCounterMode:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    return FlopCounterMode(display=False)

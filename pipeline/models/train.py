@@ -1,0 +1,414 @@
+"""Train the built-in digits networks."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from traj.pipeline.models.digits import (
+    CLASSIFIERS,
+    GREY_STEP,
+    NULL_LABEL,
+    RECIPES,
+    ClassifierRecipe,
+    DigitsClassifier,
+    Recipe,
+    images,
+    split,
+)
+from traj.pipeline.process.device import choose_device
+from traj.pipeline.process.schedule import Schedule
+from traj.stores.partials import making
+from traj.stores.places import place
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
+
+# Raise when a change of this module changes the trained weights.
+NUMERICS = 1
+LEARNING_RATE = 3e-3
+WARM_UP = 100
+GRADIENT_NORM = 1.0
+EMA_DECAY = 0.99
+LABEL_DROPOUT = 0.2
+VLB_WEIGHT = 0.001  # lambda of IDDPM eq. 16, 000 eq. 9
+CLASSIFIER_NOISE = 0.5  # the largest noise sd a classifier sees: without it, it is too sure of itself
+CURVE_ROWS = 200
+CPU = torch.device("cpu")
+
+
+def train(
+    name: str,
+    out: str | os.PathLike[str],
+    *,
+    steps: int | None = None,
+    batch: int = 64,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> bool:
+    """Train a built-in network and save it in a folder.
+
+    ``name`` is digits, digits-iddpm or digits-classifier, ``out`` the folder, which appears once it is whole. The
+    first two are saved as diffusers pipelines with traj.json (``time_scale``, ``null_label``), the classifier as
+    config.json and model.safetensors; beside them lie training.json (settings), loss.csv (a curve of at most 200
+    rows) and metrics.json (the end of it; for the classifier also its accuracy and negative log-likelihood in
+    bits on the images held out). ``steps`` defaults to the recipe's. Equal settings give equal
+    bytes on the same kind of device with the same number of threads. Returns False when the folder already
+    holds a model of these very settings, True when it was trained now.
+
+    Raises
+    ------
+    ValueError
+        When the name or a number is no good, or the folder exists and holds something else.
+    """
+    recipes = {**RECIPES, **CLASSIFIERS}
+    if name not in recipes:
+        raise ValueError(f"no network {name!r} to train; expected one of {', '.join(recipes)}")
+    recipe = recipes[name]
+    steps = recipe.steps if steps is None else steps
+    for key, value, least in (("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"{key} is {value}; expected at least {least}")
+    settings = _settings(name, recipe, steps, batch, seed)
+    where = choose_device(device)
+    folder = place(out)
+    if os.path.lexists(folder):
+        _refuse_other_content(folder, settings)
+        return False
+    with making(folder, folder=True) as partial:
+        network, curve = fit(recipe, steps=steps, batch=batch, seed=seed, device=where, progress=progress)
+        try:
+            _save(partial, network, recipe, settings, curve)
+        except SafetensorError as error:  # a full disk, for example
+            code = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(code[1]) if code else errno.EIO, str(error), str(folder)) from None
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not os.path.lexists(folder):
+                raise
+            _refuse_other_content(folder, settings)
+            return False  # another process has trained the same meanwhile
+    return True
+
+
+def fit(
+    recipe: Recipe | ClassifierRecipe,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    device: torch.device = CPU,
+    progress: bool = False,
+) -> tuple[nn.Module, dict[str, np.ndarray]]:
+    """Train a recipe's network on the digits.
+
+    Returns the network, its weights an exponential moving average over training, and the curve of each loss
+    term, one value a step. Every draw comes from CPU generators, so it is the same on any device.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _network(recipe)
+    network.to(device).train()
+    average = [parameter.detach().clone() for parameter in network.parameters()]
+    objective, stream = _lesson(recipe, batch, torch.Generator().manual_seed(seed), device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
+    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
+    curve: dict[str, list[float]] = {}
+    with tqdm(total=steps, desc="train", unit="step", disable=None if progress else True) as bar:
+        for step, drawn in zip(range(steps), stream, strict=False):
+            terms = objective(network, *(tensor.to(device) for tensor in drawn))
+            optimizer.zero_grad()
+            terms["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM)
+            optimizer.step()
+            rate.step()
+            _average(average, network, decay=min(EMA_DECAY, (1 + step) / (10 + step)))
+            for term, value in terms.items():
+                curve.setdefault(term, []).append(value.item())
+            bar.set_postfix(loss=f"{np.mean(curve['loss'][-50:]):.4f}", refresh=False)
+            bar.update()
+    with torch.no_grad():
+        for parameter, averaged in zip(network.parameters(), average, strict=True):
+            parameter.copy_(averaged)
+    return network.to("cpu").eval(), {term: np.array(values) for term, values in curve.items()}
+
+
+def _network(recipe: Recipe | ClassifierRecipe) -> nn.Module:
+    if isinstance(recipe, ClassifierRecipe):
+        return DigitsClassifier(**recipe.network)
+    from diffusers import UNet2DModel  # takes seconds to import
+
+    return UNet2DModel(**recipe.network)
+
+
+def _lesson(
+    recipe: Recipe | ClassifierRecipe, batch: int, generator: torch.Generator, device: torch.device
+) -> tuple[Callable[..., dict[str, Tensor]], Iterator[tuple[Tensor, ...]]]:
+    """Choose the loss of a recipe, and the batches that are its arguments after the network."""
+    if isinstance(recipe, ClassifierRecipe):
+        return classifier_objective, classifier_batches(batch, generator)
+    schedule = Schedule.from_config(recipe.scheduler, recipe.time_scale)
+    return Objective(schedule, device), batches(batch, schedule.T, generator)
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """Linear warm-up, then a half cosine down to nothing."""
+    return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def batches(batch: int, T: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Draw training batches without end: x_0, label, timestep and eps.
+
+    Every image comes once before any comes again. Timesteps are uniform over 0..T-1. A label is the null label
+    with probability LABEL_DROPOUT, so that the network also learns to do without.
+    """
+    points, classes = map(torch.from_numpy, images())
+    for chosen in _epochs(len(points), batch, generator):
+        x_0 = points[chosen]
+        timestep = torch.randint(T, (batch,), generator=generator)
+        eps = torch.randn(x_0.shape, generator=generator)
+        dropped = torch.rand(batch, generator=generator) < LABEL_DROPOUT
+        yield x_0, classes[chosen].masked_fill(dropped, NULL_LABEL), timestep, eps
+
+
+def classifier_batches(batch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw training batches of a classifier without end: images it may learn from, and their classes.
+
+    Each image carries noise of its own sd, uniform up to CLASSIFIER_NOISE, and is clipped to [-1, 1].
+    """
+    points, classes = (torch.from_numpy(array[split()[0]]) for array in images())
+    for chosen in _epochs(len(points), batch, generator):
+        sd = CLASSIFIER_NOISE * torch.rand(batch, 1, 1, 1, generator=generator)
+        noise = torch.randn(points[chosen].shape, generator=generator)
+        yield (points[chosen] + sd * noise).clamp(-1, 1), classes[chosen]
+
+
+def _epochs(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Draw batches of numbers below count without end: each number once before any comes again."""
+    order = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(order) < batch:
+            order = torch.cat([order, torch.randperm(count, generator=generator)])
+        chosen, order = order[:batch], order[batch:]
+        yield chosen
+
+
+def classifier_objective(network: nn.Module, points: Tensor, classes: Tensor) -> dict[str, Tensor]:
+    """Cross entropy, in nats, averaged over a batch."""
+    return {"loss": functional.cross_entropy(network(points), classes)}
+
+
+@torch.no_grad()
+def held_out_metrics(network: nn.Module) -> dict[str, float]:
+    """Test a classifier on the images it did not learn from: accuracy, and negative log-likelihood in bits."""
+    points, classes = (torch.from_numpy(array[split()[1]]) for array in images())
+    logits = network(points)
+    return {
+        "accuracy": (logits.argmax(dim=1) == classes).double().mean().item(),
+        "negative_log_likelihood": functional.cross_entropy(logits, classes).item() / math.log(2),
+    }
+
+
+@dataclass(frozen=True)
+class VarianceTables:
+    """What the variational bound needs per timestep; all float64, shape (T,).
+
+    The log variances of the reverse step between which a learned-range network interpolates, "large" (beta)
+    and "small" (the forward posterior's, whose value 0 at timestep 0 is replaced by the next one), and the
+    factor that turns an error of the predicted noise into one of the posterior mean.
+    """
+
+    log_large: np.ndarray
+    log_small: np.ndarray
+    mean_per_eps: np.ndarray
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> VarianceTables:
+        """Compute the tables of a schedule (DDPM eq. 7 and 11; IDDPM eq. 15)."""
+        signal, noise = schedule.signal, schedule.noise_scale
+        ratio, before = signal / np.append(1.0, signal[:-1]), np.append(0.0, noise[:-1])
+        betas = noise**2 - (ratio * before) ** 2
+        small = betas * (before / noise) ** 2
+        small[0] = small[1]
+        return cls(np.log(betas), np.log(small), betas / (ratio * noise))
+
+
+class Objective:
+    """The training loss of a schedule: eps mean squared error, hybrid where the variance is learned.
+
+    Called with the network, x_0 (sample, channel, y, x), label (sample,), timestep (sample,) and eps like x_0,
+    it returns means over the batch: "loss", and for a learned-range network its parts, "simple" and "vlb"
+    (bits per pixel of one timestep). ``loss = simple + VLB_WEIGHT * T * vlb``: the bound is the sum over the T
+    timesteps, of which one is drawn (IDDPM eq. 16, 000 eq. 9).
+    """
+
+    def __init__(self, schedule: Schedule, device: torch.device = CPU) -> None:
+        def table(values: np.ndarray) -> Tensor:
+            return torch.as_tensor(values, dtype=torch.float32, device=device)
+
+        self.schedule = schedule
+        self.signal = table(schedule.signal)
+        self.noise = table(schedule.noise_scale)
+        self.model_time = table(schedule.model_time)
+        tables = VarianceTables.of(schedule)
+        self.log_large = table(tables.log_large)
+        self.log_small = table(tables.log_small)
+        self.mean_per_eps = table(tables.mean_per_eps)
+
+    def __call__(
+        self, network: UNet2DModel, x_0: Tensor, label: Tensor, timestep: Tensor, eps: Tensor
+    ) -> dict[str, Tensor]:
+        """Average the loss and its parts over a batch."""
+        x_t = _at(self.signal, timestep) * x_0 + _at(self.noise, timestep) * eps
+        output = network(x_t, self.model_time[timestep], label).sample
+        if not self.schedule.learned_range:
+            return {"loss": (output - eps).square().mean()}
+        eps_hat, v = output.chunk(2, dim=1)
+        simple = (eps_hat - eps).square().mean()
+        vlb = self.vlb(x_0, timestep, eps, eps_hat, fraction=(v + 1) / 2).mean()
+        return {"loss": simple + VLB_WEIGHT * self.schedule.T * vlb, "simple": simple, "vlb": vlb}
+
+    def vlb(self, x_0: Tensor, timestep: Tensor, eps: Tensor, eps_hat: Tensor, fraction: Tensor) -> Tensor:
+        """One timestep's term of the variational bound, in bits, for each pixel.
+
+        The predicted mean is held fixed: the bound trains only the variance (IDDPM section 3.1).
+        """
+        small = _at(self.log_small, timestep)
+        log_variance = fraction * _at(self.log_large, timestep) + (1 - fraction) * small
+        mean_error = _at(self.mean_per_eps, timestep) * (eps - eps_hat.detach())
+        nats = torch.where(
+            (timestep == 0)[:, None, None, None],
+            decoder_nll(x_0, x_0 + mean_error, log_variance),
+            posterior_kl(mean_error, small, log_variance),
+        )
+        return nats / math.log(2)
+
+
+def posterior_kl(mean_error: Tensor, log_variance: Tensor, predicted_log_variance: Tensor) -> Tensor:
+    """Kullback-Leibler divergence, in nats, of a predicted normal from the true one, elementwise.
+
+    ``mean_error`` is the predicted mean less the true one; the variances are the true one's and the predicted.
+    """
+    log_ratio = log_variance - predicted_log_variance
+    return 0.5 * (log_ratio.exp() - 1 - log_ratio + mean_error.square() * (-predicted_log_variance).exp())
+
+
+def decoder_nll(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Negative log-likelihood, in nats, of grey levels under a normal, elementwise (DDPM eq. 13).
+
+    The digits' grey levels lie 1/8 apart, so a level owns the interval of 1/16 to either side of it, and the
+    outermost ones own everything beyond: the levels' probabilities sum to 1. (DDPM does the same with
+    256 levels.) Probabilities are kept above 1e-12.
+    """
+    above = ((x_0 + GREY_STEP / 2 - mean) * (-0.5 * log_variance).exp()).where(x_0 < 1, math.inf)
+    below = ((x_0 - GREY_STEP / 2 - mean) * (-0.5 * log_variance).exp()).where(x_0 > -1, -math.inf)
+    return -(torch.special.ndtr(above) - torch.special.ndtr(below)).clamp_min(1e-12).log()
+
+
+def _at(table: Tensor, timestep: Tensor) -> Tensor:
+    return table[timestep][:, None, None, None]
+
+
+@torch.no_grad()
+def _average(average: list[Tensor], network: nn.Module, decay: float) -> None:
+    for averaged, parameter in zip(average, network.parameters(), strict=True):
+        averaged.lerp_(parameter, 1 - decay)
+
+
+def _settings(name: str, recipe: Recipe | ClassifierRecipe, steps: int, batch: int, seed: int) -> dict[str, Any]:
+    """Everything that decides the weights, as JSON values."""
+    common = {
+        "numerics": NUMERICS,
+        "model": name,
+        "steps": steps,
+        "batch": batch,
+        "seed": seed,
+        "learning_rate": LEARNING_RATE,
+        "warm_up": WARM_UP,
+        "gradient_norm": GRADIENT_NORM,
+        "ema_decay": EMA_DECAY,
+    }
+    if isinstance(recipe, ClassifierRecipe):
+        return {**common, "noise": CLASSIFIER_NOISE, "network": dict(recipe.network)}
+    return {
+        **common,
+        "label_dropout": LABEL_DROPOUT,
+        "vlb_weight": VLB_WEIGHT,
+        "time_scale": recipe.time_scale,
+        "network": dict(recipe.network),
+        "scheduler": dict(recipe.scheduler),
+    }
+
+
+def _refuse_other_content(folder: Path, settings: dict[str, Any]) -> None:
+    try:
+        found = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(
+            f"{folder} exists and holds no model that traj train made; give another folder, or move it away"
+        ) from None
+    differing = [key for key in settings if found.get(key) != settings[key]]
+    if differing:
+        listed = ", ".join(f"{key} {found.get(key)} (asked for {settings[key]})" for key in differing)
+        raise ValueError(
+            f"{folder} holds a model trained with {listed}; remove it to train anew, or give another folder"
+        )
+
+
+def _save(
+    folder: Path,
+    network: nn.Module,
+    recipe: Recipe | ClassifierRecipe,
+    settings: dict[str, Any],
+    curve: dict[str, np.ndarray],
+) -> None:
+    if isinstance(recipe, ClassifierRecipe):
+        save_file(network.state_dict(), folder / "model.safetensors")
+        _write_json(folder / "config.json", {"model_type": settings["model"], **recipe.network})
+        tested = held_out_metrics(network)
+    else:
+        from diffusers import DDPMPipeline, DDPMScheduler
+
+        DDPMPipeline(network, DDPMScheduler(**recipe.scheduler)).save_pretrained(folder)
+        _write_json(folder / "traj.json", {"time_scale": recipe.time_scale, "null_label": NULL_LABEL})
+        tested = {}
+    _write_json(folder / "training.json", settings)
+    last = max(1, settings["steps"] // 10)
+    metrics = {f"final_{term}": float(values[-last:].mean()) for term, values in curve.items()}
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    _write_json(folder / "metrics.json", {**tested, **metrics, "steps": settings["steps"], "parameters": parameters})
+    _write_curve(folder / "loss.csv", curve)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_curve(path: Path, curve: dict[str, np.ndarray]) -> None:
+    """Write the loss terms, each row the mean over the steps since the row before."""
+    steps = len(curve["loss"])
+    ends = np.unique(np.linspace(0, steps, min(steps, CURVE_ROWS) + 1).astype(int))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["step", *curve])
+        for start, end in pairwise(ends):
+            writer.writerow([end, *(f"{values[start:end].mean():.6g}" for values in curve.values())])

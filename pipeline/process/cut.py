@@ -1,0 +1,28 @@
+"""What a step leaves out of a U-Net, as data; what that means for a network, `models.surgery` knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is left out of a U-Net: the top ``skips`` skip connections, the bottom ``blocks`` output blocks.
+
+    Raises
+    ------
+    ValueError
+        When a number is negative.
+    """
+
+    skips: int = 0
+    blocks: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, number in (("skips", self.skips), ("blocks", self.blocks)):
+            if number < 0:
+                raise ValueError(f"a cut of {number} {name}; expected 0 or more")
+
+
+WHOLE = Cut()  # nothing is left out

@@ -1,0 +1,93 @@
+"""The device networks run on, and how they run there."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from statistics import median
+from typing import Any
+
+import torch
+
+from traj.pipeline.process.cut import WHOLE, Cut
+from traj.pipeline.process.denoiser import Denoiser
+from traj.pipeline.process.noise import NoiseSource, Purpose
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn auto, cpu, cuda or cuda:i into a device that is there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is unknown; expected auto, cpu, cuda or cuda:i") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:i")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA device(s)")
+    return device
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Record what the last bits may depend on. No times, hosts or paths: same inputs, same bytes."""
+    packages = ("traj", "torch", "diffusers", "numpy", "zarr", "numcodecs")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+@contextmanager
+def inference(tf32: bool = False) -> Iterator[None]:
+    """Run networks without gradients, with the same algorithms every time, and float32 as it is.
+
+    ``tf32`` lets a GPU's convolutions and matrix products keep 10 bits of their inputs' mantissas, an error of 1e-3.
+    """
+    wanted = (
+        (torch.backends.cudnn, "benchmark", False),
+        (torch.backends.cudnn, "deterministic", True),
+        (torch.backends.cudnn, "allow_tf32", tf32),
+        (torch.backends.cuda.matmul, "allow_tf32", tf32),
+    )
+    before = [getattr(backend, name) for backend, name, _ in wanted]
+    try:
+        for backend, name, value in wanted:
+            setattr(backend, name, value)
+        with torch.inference_mode():
+            yield
+    finally:
+        for (backend, name, _), value in zip(wanted, before, strict=True):
+            setattr(backend, name, value)
+
+
+def call_seconds(denoiser: Denoiser, timestep: int, label: torch.Tensor, tf32: bool) -> float:
+    """Time a network call with a batch of this many labels: the median of a few, or the first if it takes long."""
+    with inference(tf32):
+        seconds = timed_call(denoiser, timestep, label)
+        # the first one also warms up
+        return seconds if seconds >= 1 else median(timed_call(denoiser, timestep, label) for _ in range(3))
+
+
+def draw_seconds(source: NoiseSource, samples: Sequence[int]) -> float:
+    """Time drawing the noise of a step for these samples: the median of a few."""
+
+    def timed_draw() -> float:
+        begun = time.perf_counter()
+        source(Purpose.STEP, samples, 0)
+        return time.perf_counter() - begun
+
+    return median(timed_draw() for _ in range(3))
+
+
+def timed_call(denoiser: Denoiser, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> float:
+    """Time one network call with a batch of this many labels under a cut, in seconds."""
+    x_t = torch.zeros((len(label), *denoiser.shape), device=label.device)
+    begun = time.perf_counter()
+    denoiser(x_t, timestep, label, cut).pred_x0[-1].cpu()  # waits for the device
+    return time.perf_counter() - begun

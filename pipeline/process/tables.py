@@ -1,0 +1,106 @@
+"""Schedules by name: the tables of DDPM, of EDM and of rectified flow, and tables of your own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from traj.pipeline.parsing import number
+from traj.pipeline.process.schedule import MOST_TIMESTEPS, Schedule
+
+NAMES = ("linear", "cosine", "edm[:MIN,MAX,RHO]", "flow[:SHIFT]")
+_BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
+
+
+def named(name: str, steps: int | None = None) -> Schedule:
+    """Build the schedule of a name: linear or cosine with 1,000 timesteps, or a grid of so many steps.
+
+    "edm" may name its least and largest sigma and rho, ``edm:0.002,80,7``; "flow" its shift, ``flow:3``.
+
+    Raises
+    ------
+    ValueError
+        When the name means nothing, or a grid is asked for without a number of steps.
+    """
+    kind, _, numbers = name.partition(":")
+    if name in _BETAS:
+        return Schedule.from_config({"clip_sample": False, "beta_schedule": _BETAS[name]})
+    try:
+        values = [number(text) for text in numbers.split(",")] if numbers else []
+    except ValueError:
+        values = None
+    if kind not in ("edm", "flow") or values is None or len(values) not in ((0, 3) if kind == "edm" else (0, 1)):
+        raise ValueError(f"schedule {name!r}; expected one of {', '.join(NAMES)}")
+    if steps is None:
+        raise ValueError(f"schedule {name} is a grid of as many timesteps as steps are taken; say how many: --steps 40")
+    return edm(steps, *values) if kind == "edm" else flow(steps, *values)
+
+
+def name_of(schedule: Mapping[str, Any]) -> str | None:
+    """Spell the name that builds the schedule of a config again, None where it has none."""
+    match schedule:
+        case {"grid": "edm", "sigma_min": least, "sigma_max": most, "rho": rho}:
+            return f"edm:{least!r},{most!r},{rho!r}"
+        case {"grid": "flow", "shift": shift}:
+            return f"flow:{shift!r}"
+    known = (name for name in _BETAS if named(name).identity.items() <= schedule.items())
+    return next(known, None)
+
+
+def edm(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Schedule:
+    """Build EDM's grid of noise levels (Karras et al. 2022, eq. 5): signal 1, noise_scale and model time sigma.
+
+    Raises
+    ------
+    ValueError
+        When there is no step, or the numbers do not fit.
+    """
+    _check_steps(steps)
+    if not (0 < sigma_min < sigma_max < np.inf and 0 < rho < np.inf):
+        raise ValueError(f"edm:{sigma_min:g},{sigma_max:g},{rho:g}; expected 0 < MIN < MAX and RHO above 0")
+    most, least = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    sigma = (most + np.linspace(0, 1, steps) * (least - most))[::-1] ** rho
+    numbers = {"sigma_min": float(sigma_min), "sigma_max": float(sigma_max), "rho": float(rho)}
+    return Schedule({"grid": "edm", "T": steps, **numbers}, np.ones(steps), sigma, sigma, prediction_type="sample")
+
+
+def flow(steps: int, shift: float = 1.0) -> Schedule:
+    """Build a grid of rectified flow: times t from 1 down in equal steps, signal 1 - t, noise_scale and model time t.
+
+    A shift above 1 moves the steps towards the noise: t becomes shift t / (1 + (shift - 1) t) (Esser et al. 2024).
+
+    Raises
+    ------
+    ValueError
+        When there is no step, or the shift is not above 0.
+    """
+    _check_steps(steps)
+    if not 0 < shift < np.inf:
+        raise ValueError(f"flow:{shift:g}; expected a shift above 0")
+    t = np.arange(1, steps + 1) / steps
+    t = shift * t / (1 + (shift - 1) * t)
+    t[-1] = 1
+    return Schedule({"grid": "flow", "T": steps, "shift": float(shift)}, 1 - t, t, t, prediction_type="flow_prediction")
+
+
+def table(signal: ArrayLike, noise_scale: ArrayLike, model_time: ArrayLike) -> Schedule:
+    """Take three columns as a schedule: signal, noise_scale and model time of each timestep, the least noise first.
+
+    Raises
+    ------
+    ValueError
+        When they are no such columns.
+    """
+    columns = [np.asarray(column, np.float64) for column in (signal, noise_scale, model_time)]
+    digest = hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
+    definition = {"table": f"sha256:{digest}", "T": int(np.size(columns[0]))}
+    return Schedule(definition, *columns, prediction_type="sample")
+
+
+def _check_steps(steps: int) -> None:
+    if not 1 <= steps <= MOST_TIMESTEPS:
+        raise ValueError(f"{steps} steps; expected 1 to {MOST_TIMESTEPS}")
