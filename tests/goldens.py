@@ -25,6 +25,10 @@ RUNS = [
     (DIGITS, {"sampler_name": "ddim", "spacing": "trailing"}),
     (DIGITS, {"sampler_name": "ddpm", "labels": "7"}),
     (DIGITS, {"sampler_name": "ddim", "eta": 1.0, "clip": True, "eps": "rederived"}),
+    (GAUSSIAN, {"schedule": "edm", "sampler_name": "heun"}),
+    (DIGITS, {"schedule": "flow:3", "sampler_name": "ddim"}),
+    (DIGITS, {"schedule": "edm", "sampler_name": "ddpm", "labels": "cycle"}),
+    (MIXTURE, {"schedule": "cosine", "sampler_name": "ddim", "labels": "cycle", "guidance": 2.0}),
 ]
 """Every sampler on exact models, whose predictions depend on no library's network."""
 

@@ -10,6 +10,8 @@ import pytest
 from tests.test_cli import traj
 from traj import stores
 from traj.pipeline.process.noise import NoiseSource, Purpose
+from traj.pipeline.report.contents import Run
+from traj.pipeline.report.sections import runs
 
 SMALL = ("--samples", 4, "--block", 4, "--device", "cpu")
 
@@ -47,20 +49,20 @@ def test_timesteps_and_guidance_are_options():
 
 @pytest.mark.slow
 def test_a_start_without_signal_survives_every_analysis_and_the_report():
-    runs = ("data/trajectories/flow.zarr", "data/trajectories/eta.zarr")
-    for run, options in zip(runs, (("--sampler", "ddpm"), ("--sampler", "ddim", "--eta", 0.5)), strict=True):
+    stored = ("data/trajectories/flow.zarr", "data/trajectories/eta.zarr")
+    for run, options in zip(stored, (("--sampler", "ddpm"), ("--sampler", "ddim", "--eta", 0.5)), strict=True):
         model = ("--model", "dataset:digits", "--labels", "cycle", "--schedule", "flow", "--steps", 12)
         traj("generate", run, *model, *options, "--samples", 32, "--block", 16, "--device", "cpu")
         assert stores.open(run).log_snr[0] == -np.inf
         traj("analyze", "entropy,ssim,psnr", run, "--set", "entropy.bins=16")
     forks, sweep = "data/forks/flow_forks.zarr", "data/forks/jumps.zarr"
-    traj("fork", runs[0], forks, "--at", "11,8,4", "--replicas", 3, "--samples", 16, "--device", "cpu")
+    traj("fork", stored[0], forks, "--at", "11,8,4", "--replicas", 3, "--samples", 16, "--device", "cpu")
     Path("edits.yaml").write_text("- {edit: jump, n: 3, t_start: [11, 6]}\n")
-    traj("fork", runs[1], sweep, "--sweep", "edits.yaml", "--device", "cpu")
+    traj("fork", stored[1], sweep, "--sweep", "edits.yaml", "--device", "cpu")
     traj("analyze", "consistency", forks)
-    traj("analyze", "intervention,phases,redundancy", sweep, "--baseline", runs[1])
+    traj("analyze", "intervention,phases,redundancy", sweep, "--baseline", stored[1])
     traj("train", "digits-classifier", "--steps", 2, "--device", "cpu")
-    for store, name in ((runs[0], "flow"), (forks, "flow_forks")):
+    for store, name in ((stored[0], "flow"), (forks, "flow_forks")):
         read = f"data/readouts/{name}.zarr"
         traj("readout", "classifier", store, read, "--model", "digits-classifier", "--device", "cpu")
         traj("analyze", "label_variance", read)
@@ -68,3 +70,13 @@ def test_a_start_without_signal_survives_every_analysis_and_the_report():
     remarks = re.findall('class="remarks".{0,300}', Path("report/index.html").read_text())
     assert remarks == []
     assert {"flow", "eta"} <= json.loads(Path("report/metrics.json").read_text())["runs"].keys()
+
+
+def test_the_table_of_runs_names_the_sampler_the_model_and_its_evaluations():
+    plan = {"runs": [{"rule": "heun", "variance": 0.0, "noise": "shared", "first": 17, "last": 0, "stride": 1}]}
+    config = {"plan": plan, "guidance": 2.0, "model": {"weights": "sha256:0"}}
+    environments = [{"environment": {"model": "mine.py:edm"}, "blocks": [0]}]
+    run = Run("a", "trajectories", None, {"config": config, "environments": environments}, {}, {})
+    assert runs.sampler_name(config) == "Heun; guidance 2.0"
+    assert (runs.plan_steps(config), runs.second_evaluations(config)) == (18, 17)
+    assert runs.model_name(run) == "mine.py:edm"

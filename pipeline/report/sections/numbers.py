@@ -45,7 +45,7 @@ def _table(material: Material, kind: Kind, corner: str) -> str:
 def numbers(run: Run) -> Numbers:
     """Judge the digits of a network trained on digits."""
     ds = run.store
-    if ds is None or run.is_readout or not model_name(run.config).startswith("digits"):
+    if ds is None or run.is_readout or not model_name(run).startswith("digits"):
         return {}
     x_0 = ds["x_0"].to_numpy()
     judged = x_0.shape[1:] == (1, 8, 8) and np.isfinite(x_0).all()

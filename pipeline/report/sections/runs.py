@@ -46,12 +46,12 @@ def _runs(material: Material) -> str:
         rows.append(
             [
                 markup.named(run.name, material.colours),
-                escape(model_name(config)) if config else "–",
+                escape(model_name(run)) if config else "–",
                 escape(sampler_name(config)),
                 escape(str(config.get("labels", "–"))),
                 markup.count(steps),
                 markup.count(samples),
-                markup.count(steps and samples and steps * samples),
+                markup.count(steps and samples and (steps + second_evaluations(config)) * samples),
                 *_stored(run),
             ]
         )
@@ -85,9 +85,12 @@ def _stored(run: Run) -> list[str]:
     ]
 
 
-def model_name(config: Mapping[str, Any]) -> str:
-    """Name the model of a store's config, as it was asked for."""
-    model = config.get("model", "unknown")
+def model_name(run: Run) -> str:
+    """Name the model of a run, as it was asked for."""
+    for made_in in run.described.get("environments", []):
+        if isinstance(name := made_in["environment"].get("model"), str):
+            return name
+    model = run.config.get("model", "unknown")
     return str(model.get("name", "unknown")) if isinstance(model, dict) else str(model)
 
 
@@ -95,17 +98,28 @@ def sampler_name(config: Mapping[str, Any]) -> str:
     """Say in words by which rule a run's plan goes down, a dash where the config has no plan of ours."""
     parts = []
     for part in _plan(config):
-        if part["rule"] == "ddim":
+        if part["rule"] == "heun":
+            name = "Heun"
+        elif part["rule"] == "ddim":
             name = "DDIM" if part["variance"] == 0 else f"DDIM, eta {part['variance']:g}"
         else:
             name = "IDDPM, learned variance" if part["variance"] == "learned" else f"DDPM, {part['variance']} variance"
         parts.append(name if part["noise"] == "shared" else f"{name}, noise {part['noise']}")
+    if parts and "guidance" in config:
+        parts.append(f"guidance {config['guidance']}")
     return "; ".join(dict.fromkeys(parts)) or "–"
 
 
 def plan_steps(config: Mapping[str, Any]) -> int:
     """Count a plan's steps, 0 where the config has no plan of ours."""
     return sum((part["first"] - part["last"]) // max(part["stride"], 1) + 1 for part in _plan(config))
+
+
+def second_evaluations(config: Mapping[str, Any]) -> int:
+    """Count the steps of a plan that evaluate the network twice: those of heun, but for the one to x_0."""
+    parts = _plan(config)
+    steps = [part["rule"] for part in parts for _ in range(plan_steps({"plan": {"runs": [part]}}))]
+    return steps[:-1].count("heun")
 
 
 def _plan(config: Mapping[str, Any]) -> list[dict[str, Any]]:
