@@ -175,7 +175,8 @@ def read_value(hint: Any, text: str) -> Any:
         return text
     if hint is bool:
         return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _refuse(text)
-    return {int: whole, float: number, str: str}[hint](text)
+    readers: dict[Any, Callable[[str], Any]] = {int: whole, float: number, str: str}
+    return readers[hint](text)
 
 
 def _refuse(text: str) -> Any:

@@ -187,7 +187,7 @@ def memory(ds: xr.Dataset, jobs: Sequence[Job], lazy: Sequence[xr.Dataset], engi
         for array in ds.data_vars.values()
         if array.chunks is not None
     )
-    pooled = sum(
+    pooled: int = sum(
         module.working_bytes(ds, **job.options)
         for job in jobs
         if hasattr(module := sys.modules[f"traj.analysis.{job.quantity}"], "working_bytes")

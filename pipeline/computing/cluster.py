@@ -65,7 +65,8 @@ class TaskBar(ProgressBar):
     """Shows a scheduler's finished tasks in a bar of ours."""
 
     def __init__(self, futures: Sequence[Any], client: Client, shown: tqdm) -> None:
-        super().__init__(futures, client.scheduler.address)
+        assert client.scheduler is not None  # it is connected
+        super().__init__(futures, client.scheduler.address)  # type: ignore[no-untyped-call]
         self.shown = shown
 
     def _draw_bar(self, *, remaining: int, all: int, **_: Any) -> None:

@@ -13,7 +13,7 @@ COMPILES = "numba:compile"
 """Numba's event: a kernel is compiled, because its code was not found on disk."""
 
 
-class First(event.Listener):
+class First(event.Listener):  # type: ignore[misc]
     """Calls a function when the first kernel is compiled."""
 
     def __init__(self, call: Callable[[], None]) -> None:

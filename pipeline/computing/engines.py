@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import dask
 import dask.array as da
+import dask.base
 import xarray as xr
 import zarr
 from dask.callbacks import Callback
@@ -65,7 +65,7 @@ def threads(workers: int) -> Engine:
         pin_decoding(workers, zarr.config.get("async.concurrency"))
         try:
             with progress(), ThreadPoolExecutor(workers) as pool:
-                return together(lazy, lambda arrays: dask.compute(*arrays, scheduler="threads", pool=pool))
+                return together(lazy, lambda arrays: dask.base.compute(*arrays, scheduler="threads", pool=pool))
         except BaseException:
             # chunks still being read would complain on the screen when the interpreter ends
             sync(settled())

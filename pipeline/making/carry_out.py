@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from traj.pipeline.making.fork import Fork
-    from traj.pipeline.making.generate import Generation
-    from traj.pipeline.making.readout import Readout
+    from traj.pipeline.estimate import Cost
+    from traj.stores import BlockWriter, TrajectoryWriter
+    from traj.stores.creation import Stale
+    from traj.stores.layout import Layout
+
+Writer = TypeVar("Writer", bound="TrajectoryWriter | BlockWriter")
+
+
+class Job(Protocol[Writer]):
+    """What fills one store: how large it will be, what that costs, and the run itself."""
+
+    @property
+    def layout(self) -> Layout:
+        """The blocks of the store."""
+        ...
+
+    def cost(self, out: Path, blocks: int | None = None) -> Cost:
+        """Estimate what a number of blocks will take, all by default."""
+        ...
+
+    def open(
+        self, out: Path, *, stale: Stale = "refuse", blocks: Sequence[int] | None = None
+    ) -> AbstractContextManager[Writer]:
+        """Make the store, or go on with it."""
+        ...
+
+    def run(self, store: Writer) -> None:
+        """Fill the store's pending blocks."""
+        ...
 
 
 def say(message: str) -> None:
@@ -19,10 +47,10 @@ def say(message: str) -> None:
 
 
 def carry_out(
-    job: Generation | Fork | Readout,
+    job: Job[Writer],
     out: Path,
     *,
-    stale: Any,
+    stale: Stale,
     blocks: range | None,
     dry_run: bool,
     smaller: str,

@@ -204,7 +204,9 @@ class Fork:
         """Run all branches of a block."""
         variants, plans = len(self.variants), self.plans
         at = sorted(set(self.at), reverse=True)
-        starts = dict(zip(at, torch.from_numpy(self.parent.x_t(at, self._rows(block))), strict=True))
+        starts: dict[int, torch.Tensor] = dict(
+            zip(at, torch.from_numpy(self.parent.x_t(at, self._rows(block))), strict=True)
+        )
         source = NoiseSource(self.parent.config["seed"], self.denoiser.shape)
         ids = range(block * self.block, (block + 1) * self.block)
         ahead = NoiseAhead(source, ids, self._addresses(), pool)
@@ -244,7 +246,8 @@ class Fork:
             together=self.together,
         )
         self.parent.require_unchanged()
-        return torch.stack(x_0).unflatten(0, (self.replicas, variants)).transpose(0, 1)
+        ends: torch.Tensor = torch.stack(x_0).unflatten(0, (self.replicas, variants)).transpose(0, 1)
+        return ends
 
     def _addresses(self) -> Iterator[tuple[int, int]]:
         """Name the noise of a block, (timestep, replica), in the order in which the branches ask for it."""
@@ -309,11 +312,12 @@ def prepare(
             "--replicas, --noise and --eta"
         )
     where = choose_device(device)
+    edits: Mapping[str, Sequence[Any]] = {}
     if table is None:
         starts = _starts(parent, at)
         denoiser = load_model(parent, model, where)
         plan = edited(parent.plan.after(starts[0]), noise, eta)
-        variants, edits = [plan.after(timestep) for timestep in starts], {}
+        variants = [plan.after(timestep) for timestep in starts]
     else:
         families = sweep.read(table, parent.timesteps)
         parent.require_stored(timestep for family in families for timestep in family.t_start)

@@ -64,7 +64,8 @@ class Parent:
         try:
             x_t = xr.open_zarr(self.path, chunks=None).x_t
             states = x_t.sel(timestep=list(timesteps)).isel(sample=samples).transpose("timestep", "sample", ...)
-            return states.values.astype(np.float32, copy=False)
+            values: np.ndarray = states.values.astype(np.float32, copy=False)
+            return values
         except ValueError as error:
             raise stores.DamagedStore(f"{self.path}: {error}; run `traj verify {self.path}`") from None
 

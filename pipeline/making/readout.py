@@ -140,7 +140,7 @@ class Readout:
         images = self.images(self.layout.blocks if blocks is None else blocks)
         batch = min(self.batch, self.images(1))
         logit_bytes = 4 * len(self.classifier.class_names)
-        shard = max(math.prod(map(max, self.ds[name].chunks)) * 4 for name in ("x_0", *self.on))
+        shard = max(math.prod(max(sizes) for sizes in self.ds[name].chunks or ()) * 4 for name in ("x_0", *self.on))
         return ImageCost(
             images=images,
             evaluations=-(-images // batch),

@@ -147,7 +147,7 @@ def load(name: str, device: str = "cpu", autocast: bool = False, steps: int | No
     file, _, function = name.rpartition(":")
     entry = _registered(name)
     build = _imported(Path(file), function) if entry is None else entry.load()
-    denoiser = build(**_arguments(name, build, {"steps": steps, "device": device}))
+    denoiser: Any = build(**_arguments(name, build, {"steps": steps, "device": device}))
     missing = [part for part in _DENOISER if not hasattr(denoiser, part)]
     if missing or not callable(denoiser):
         raise ValueError(f"model {name} returns {type(denoiser).__name__} without {', '.join(missing)}; see wrap()")
@@ -157,9 +157,10 @@ def load(name: str, device: str = "cpu", autocast: bool = False, steps: int | No
         denoiser.autocast = True
     if isinstance(getattr(denoiser, "network", None), nn.Module):
         denoiser.network.to(device)
-    code = {"function": build.__name__, "code": _sha256(Path(inspect.getsourcefile(build)))}
-    denoiser.name, denoiser.identity = name, {**denoiser.identity, **code}
-    return denoiser
+    code = {"function": build.__name__, "code": _sha256(Path(inspect.getsourcefile(build) or inspect.getfile(build)))}
+    loaded: Denoiser = denoiser
+    loaded.name, loaded.identity = name, {**loaded.identity, **code}
+    return loaded
 
 
 def _registered(name: str) -> EntryPoint | None:
@@ -172,6 +173,8 @@ def _imported(file: Path, name: str) -> Callable[..., Denoiser]:
         raise FileNotFoundError(f"model {file}:{name}: there is no file {file}")
     folder = str(file.resolve().parent)
     spec = importlib.util.spec_from_file_location(f"traj_model_{file.stem}", file)
+    assert spec is not None  # the name ends in .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, folder)
     try:

@@ -118,7 +118,9 @@ def blocks(network: nn.Module) -> list[Block]:
             before = counter.get_total_flops()
             out = block.run(hidden, *context)
             multiply_adds = (counter.get_total_flops() - before) // 2
-            found.append(Block(part, number, block.name, skip, hidden.shape[1], tuple(out.shape[1:]), multiply_adds))
+            channels, height, width = out.shape[1:]
+            shape = channels, height, width
+            found.append(Block(part, number, block.name, skip, hidden.shape[1], shape, multiply_adds))
             return out
 
         return block._replace(run=run)

@@ -79,7 +79,7 @@ def train(
     ValueError
         When the name or a number is no good, or the folder exists and holds something else.
     """
-    recipes = {**RECIPES, **CLASSIFIERS}
+    recipes: dict[str, Recipe | ClassifierRecipe] = {**RECIPES, **CLASSIFIERS}
     if name not in recipes:
         raise ValueError(f"no network {name!r} to train; expected one of {', '.join(recipes)}")
     recipe = recipes[name]
@@ -157,7 +157,8 @@ def _network(recipe: Recipe | ClassifierRecipe) -> nn.Module:
         return DigitsClassifier(**recipe.network)
     from diffusers import UNet2DModel  # takes seconds to import
 
-    return UNet2DModel(**recipe.network)
+    network: nn.Module = UNet2DModel(**recipe.network)
+    return network
 
 
 def _lesson(
@@ -321,7 +322,8 @@ def decoder_nll(x_0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """
     above = ((x_0 + GREY_STEP / 2 - mean) * (-0.5 * log_variance).exp()).where(x_0 < 1, math.inf)
     below = ((x_0 - GREY_STEP / 2 - mean) * (-0.5 * log_variance).exp()).where(x_0 > -1, -math.inf)
-    return -(torch.special.ndtr(above) - torch.special.ndtr(below)).clamp_min(1e-12).log()
+    probability: Tensor = torch.special.ndtr(above) - torch.special.ndtr(below)
+    return -probability.clamp_min(1e-12).log()
 
 
 def _at(table: Tensor, timestep: Tensor) -> Tensor:

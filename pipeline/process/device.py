@@ -49,7 +49,7 @@ def inference(tf32: bool = False) -> Iterator[None]:
 
     ``tf32`` lets a GPU's convolutions and matrix products keep 10 bits of their inputs' mantissas, an error of 1e-3.
     """
-    wanted = (
+    wanted: tuple[tuple[object, str, bool], ...] = (
         (torch.backends.cudnn, "benchmark", False),
         (torch.backends.cudnn, "deterministic", True),
         (torch.backends.cudnn, "allow_tf32", tf32),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import IntEnum
 from itertools import islice
 
@@ -85,7 +85,9 @@ class NoiseAhead:
         pool: ThreadPoolExecutor,
         ahead: int = 4,
     ) -> None:
-        self._draw = lambda address: pool.submit(source, Purpose.STEP, samples, *address)
+        self._draw: Callable[[tuple[int, int]], Future[NDArray[np.float32]]] = lambda address: pool.submit(
+            source, Purpose.STEP, samples, *address
+        )
         self._coming = iter(addresses)
         self._drawn = deque((address, self._draw(address)) for address in islice(self._coming, ahead))
         self._current: tuple[tuple[int, int], NDArray[np.float32]] | None = None

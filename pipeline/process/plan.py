@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.schedule import Schedule
@@ -314,7 +314,7 @@ def ddpm(
     schedule: Schedule,
     steps: int | Sequence[int] | None = None,
     variance: str = "large",
-    clip: float | str | None = "schedule",
+    clip: float | Literal["schedule"] | None = "schedule",
     spacing: str | None = None,
 ) -> Plan:
     """Ancestral sampling (DDPM algorithm 2): posterior mean, variance beta ("large") or beta tilde ("small").
@@ -365,7 +365,7 @@ def ddim(
 def iddpm(
     schedule: Schedule,
     steps: int | Sequence[int] | None = None,
-    clip: float | str | None = "schedule",
+    clip: float | Literal["schedule"] | None = "schedule",
     spacing: str | None = None,
 ) -> Plan:
     """Ancestral sampling with the network's own variance (IDDPM eq. 15).

@@ -219,7 +219,8 @@ def scheduler_keys(name: str) -> Keys:
 def _class_name(config: Mapping[str, Any]) -> str:
     name = config.get("_class_name", "DDPMScheduler")
     try:
-        return one_of(*_CLASSES)(name)
+        known: str = one_of(*_CLASSES)(name)
+        return known
     except Unfit as unfit:
         instead = "; its name today is DDPMScheduler: write that" if name == "GaussianDDPMScheduler" else ""
         raise ValueError(f"scheduler class {shown(name)} is not supported; expected {unfit}{instead}") from None
@@ -242,11 +243,13 @@ def _cosine_betas(T: int) -> np.ndarray:
     """Return the cosine schedule's betas (IDDPM eq. 17), capped as improved-diffusion does."""
     u = np.arange(T + 1) / T
     alpha_bar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], _MAX_BETA)
+    betas: np.ndarray = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], _MAX_BETA)
+    return betas
 
 
 def _without_terminal_signal(signal: np.ndarray) -> np.ndarray:
     """Shift and stretch the signal to end at 0, its first value kept (Lin et al. 2024, algorithm 1)."""
     if len(signal) < 2:
         raise ValueError("rescale_betas_zero_snr with one timestep leaves no signal at all; expected more of them")
-    return (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+    stretched: np.ndarray = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+    return stretched

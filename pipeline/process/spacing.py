@@ -38,6 +38,7 @@ def spaced_timesteps(schedule: Schedule, steps: int | Sequence[int] | None, spac
         return list(range(T - 1, -1, -1))
     if not 1 <= steps <= T:
         raise ValueError(f"{steps} steps; expected 1 to {T}, the number of training timesteps")
+    ascending: np.ndarray
     if spacing == "leading":
         ascending = np.arange(steps) * (T // steps) + schedule.steps_offset
     elif spacing == "linspace":

@@ -98,7 +98,7 @@ def table(signal: ArrayLike, noise_scale: ArrayLike, model_time: ArrayLike) -> S
     columns = [np.asarray(column, np.float64) for column in (signal, noise_scale, model_time)]
     digest = hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
     definition = {"table": f"sha256:{digest}", "T": int(np.size(columns[0]))}
-    return Schedule(definition, *columns, prediction_type="sample")
+    return Schedule(definition, columns[0], columns[1], columns[2], prediction_type="sample")
 
 
 def _check_steps(steps: int) -> None:

@@ -70,10 +70,11 @@ def collect(
         else:
             by_name.setdefault((_kind(result), file.parent.name), []).append((file, result))
     found: dict[str, Run] = {}
-    for path in [] if parents is None else sorted(parents.glob("*.zarr")):
-        run = _open("trajectories", path.stem, [], {**folders, "trajectories": parents}, sections, {}, failed)
-        if run.store is not None:
-            found[run.described["fingerprint"]] = run
+    if parents is not None:
+        for path in sorted(parents.glob("*.zarr")):
+            run = _open("trajectories", path.stem, [], {**folders, "trajectories": parents}, sections, {}, failed)
+            if run.store is not None:
+                found[run.described["fingerprint"]] = run
     runs = []
     # Runs before forks, and what has a store before what is but a readout: each finds its parent among those before.
     for kind, name in sorted(by_name, key=lambda key: _order(key, folders)):
@@ -147,7 +148,8 @@ def _open(
             failed(str(path), error)
             remarks.append(f"no pictures: {sentence(error)}")
     drawn = {quantity for section in sections if section.kind == kind for quantity in section.quantities}
-    results, others = {}, {}
+    results: dict[str, xr.Dataset] = {}
+    others: dict[str, xr.Dataset] = {}
     for file, result in files:
         fits = file.stem in drawn and _has_places(result, kind)
         read = attempt((_without_samples(result, kind) if fits else result).load, str(file), failed, remarks)

@@ -38,7 +38,8 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """The inputs the store was made from, empty where they are not at hand."""
-        return self.described.get("config", {})
+        config: dict[str, Any] = self.described.get("config", {})
+        return config
 
     @property
     def origin(self) -> Run:
@@ -101,9 +102,10 @@ class Material:
 
     def only(self, kept: Sequence[Run]) -> Material:
         """Leave out all other runs, forks and sweeps."""
-        groups = {"runs": self.runs, "forks": self.forks, "sweeps": self.sweeps}
-        few = {name: [run for run in group if any(run is one for one in kept)] for name, group in groups.items()}
-        return replace(self, **few)
+        runs, forks, sweeps = (
+            [run for run in group if any(run is one for one in kept)] for group in (self.runs, self.forks, self.sweeps)
+        )
+        return replace(self, runs=runs, forks=forks, sweeps=sweeps)
 
     def results(self, quantity: str, kind: Kind = "trajectories") -> dict[str, xr.Dataset]:
         """Gather the results of a quantity by name."""

@@ -23,7 +23,8 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 MARKERS = ("o", "s", "^", "D", "v")
 """Tell apart what has the same colour."""
 
-STYLE = {
+# matplotlib from 3.11 on takes none but its own names as keys
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "traj",
     "text.usetex": False,
     "font.size": 9,

@@ -50,7 +50,8 @@ class Family(NamedTuple):
 
 def families(ds: xr.Dataset) -> list[Family]:
     """Group the variants of a sweep, or of a result of one, into families, in order of appearance."""
-    keys = list(zip(*(ds[name].to_numpy().tolist() for name in ("edit", "ns", "nb", "n", "r")), strict=True))
+    columns = (ds[name].to_numpy().tolist() for name in ("edit", "ns", "nb", "n", "r"))
+    keys: list[tuple[str, int, int, int, int]] = list(zip(*columns, strict=True))
     found = []
     for key in dict.fromkeys(keys):
         members = np.flatnonzero([other == key for other in keys])
@@ -62,7 +63,8 @@ def families(ds: xr.Dataset) -> list[Family]:
 
 def is_shortcut(ds: xr.Dataset) -> np.ndarray:
     """Say which variants are 002's shortcut, a whole schedule of cuts, rather than single edits."""
-    return ds["edit"].to_numpy() == SHORTCUT
+    chosen: np.ndarray = ds["edit"].to_numpy() == SHORTCUT
+    return chosen
 
 
 def over_starts(ds: xr.Dataset) -> list[Family]:
@@ -218,7 +220,8 @@ def betas(run: xr.Dataset) -> np.ndarray:
     """
     signal, noise = run["signal"].to_numpy() ** 2, run["noise_scale"].to_numpy() ** 2
     alpha_bar = signal / (signal + noise)
-    return 1 - alpha_bar / np.append(alpha_bar[1:], 1)
+    of_steps: np.ndarray = 1 - alpha_bar / np.append(alpha_bar[1:], 1)
+    return of_steps
 
 
 def schedules(runs: dict[str, xr.Dataset], palette: dict[str, str]) -> Figure:

@@ -66,11 +66,11 @@ def body(section: Section, material: Material, failed: Failed) -> str:
             drawn = section.html(material.only(others))
         except Exception as error:
             whole, at_fault = error, []
-    for run, error in at_fault:
-        failed(f"{run.name}, “{section.title}”", error)
+    for run, fault in at_fault:
+        failed(f"{run.name}, “{section.title}”", fault)
     if not at_fault:
         failed(f"“{section.title}”", whole)
-    said = [f"{run.name} is not shown here: {sentence(error)}" for run, error in at_fault]
+    said = [f"{run.name} is not shown here: {sentence(fault)}" for run, fault in at_fault]
     items = "".join(f"<p>{escape(text)}</p>" for text in said or [f"This cannot be drawn: {sentence(whole)}"])
     return f'{drawn}<div class="remarks">{items}</div>'
 

@@ -258,7 +258,8 @@ def _in_common(noisy: xr.Dataset, silent: xr.Dataset) -> dict[str, Common]:
                     means.append(compared["ssim_mean"].to_numpy()[of].tolist())
                     verdicts = _keeps(compared, of, len(of))
                     falls.append(-int(verdicts.min()))
-                found[family.name] = Common(dict(zip(common, zip(*means, strict=True), strict=True)), tuple(falls))
+                ssim: dict[int, tuple[float, float]] = dict(zip(common, zip(*means, strict=True), strict=True))
+                found[family.name] = Common(ssim, (falls[0], falls[1]))
     return found
 
 
@@ -266,7 +267,7 @@ def _noise(names: tuple[str, str], common: Mapping[str, Common]) -> str:
     """Set the earliest start of every family, and the lowest SSIM, side by side."""
     rows = []
     for family, (curve, _) in common.items():
-        first, lowest = max(curve), [min(curve, key=lambda at, k=k: curve[at][k]) for k in (0, 1)]
+        first, lowest = max(curve), [_lowest_at(curve, k) for k in (0, 1)]
         rows.append(
             [
                 escape(family),
@@ -286,6 +287,11 @@ def _noise(names: tuple[str, str], common: Mapping[str, Common]) -> str:
         f"{counts[0]} with new noise, in {counts[1]} without. Not in the source.</p>"
         + markup.table(head, rows, numbers=range(1, len(head)))
     )
+
+
+def _lowest_at(curve: Mapping[int, tuple[float, float]], sweep: int) -> int:
+    """Find the start at which a sweep, 0 or 1, has its lowest SSIM."""
+    return min(curve, key=lambda at: curve[at][sweep])
 
 
 def _families(verdicts: list[int]) -> str:

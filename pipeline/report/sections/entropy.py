@@ -64,9 +64,10 @@ def stepwise_entropy(results: Mapping[str, xr.Dataset], colours: Mapping[str, An
 
     def of_images(name: str) -> list[Curve]:
         return [
-            Curve(run, _along(result, over), *on(result, name, *ALONE))
+            Curve(run, _along(result, over), mean, error)
             for run, result in results.items()
             if name in result["on"]
+            for mean, error in [on(result, name, *ALONE)]
         ]
 
     def pooled(name: str) -> list[Curve]:

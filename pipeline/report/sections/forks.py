@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -117,7 +117,8 @@ def labels_of_replicas(
         ("entropy of labels (bit)", {"label_entropy_corrected": "-", "label_entropy": "--"}),
     ]
     figure, axes = _over_starts(results, rows, colours, markers)
-    for number, level in enumerate((lambda k: 1 - 1 / k, lambda k: 1 / k, np.log2)):
+    levels: Sequence[Callable[[int], float]] = (lambda k: 1 - 1 / k, lambda k: 1 / k, np.log2)
+    for number, level in enumerate(levels):
         for axis in axes[number]:
             axis.set_ylim(-0.02, 1.02 if number < 2 else None)
             for classes in _classes(results):

@@ -10,7 +10,7 @@ import xarray as xr
 
 from traj.pipeline.report import edits, findings, markup
 from traj.pipeline.report.contents import Material, Numbers, Run, Section, Series
-from traj.pipeline.report.edits import families, is_shortcut, over_starts
+from traj.pipeline.report.edits import Family, families, is_shortcut, over_starts
 from traj.pipeline.report.metrics import rounded
 
 SURE = {"": "keeps", "_sure": "surely keeps", "_possible": "may keep"}
@@ -195,19 +195,18 @@ def curves(run: Run) -> dict[str, list[Series]]:
     if compared is None:
         return {}
     return {
-        f"intervention_{name}": [
-            Series(
-                family.name,
-                *(
-                    compared[variable].to_numpy()[family.variants]
-                    for variable in ("at", "at_log_snr", f"{name}_mean", f"{name}_se")
-                ),
-                compared.attrs["cap"] if name == "psnr" else np.inf,
-            )
-            for family in over_starts(compared)
-        ]
+        f"intervention_{name}": [_series(compared, family, name) for family in over_starts(compared)]
         for name in ("ssim", "psnr")
     }
+
+
+def _series(compared: xr.Dataset, family: Family, name: str) -> Series:
+    """Take SSIM or PSNR of a family over where the edit starts."""
+    at, log_snr, mean, error = (
+        compared[variable].to_numpy()[family.variants]
+        for variable in ("at", "at_log_snr", f"{name}_mean", f"{name}_se")
+    )
+    return Series(family.name, at, log_snr, mean, error, compared.attrs["cap"] if name == "psnr" else np.inf)
 
 
 SECTION = Section(

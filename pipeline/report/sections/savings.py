@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -121,7 +122,7 @@ def front(tried: xr.Dataset) -> np.ndarray:
     """Find the variants that save something and that no other beats, by what they save; of equal edits the first."""
     removed, ssim = tried["multiply_adds_removed"].to_numpy(), tried["ssim_mean"].to_numpy()
     best = np.flatnonzero(tried["pareto"].to_numpy() & (removed > 0))  # of its sweep; now among all
-    kept = {}
+    kept: dict[tuple[Any, ...], np.intp] = {}
     for variant in best:
         more = (removed[best] > removed[variant]) & (ssim[best] >= ssim[variant])
         higher = (removed[best] == removed[variant]) & (ssim[best] > ssim[variant])

@@ -154,7 +154,7 @@ def montage(sweep: Run) -> Figure | None:
 def histogram(ssim: np.ndarray) -> Figure:
     """Draw how SSIM is spread over samples, with mean and mean absolute deviation (002 Fig. 12)."""
     low = min(np.floor(20 * ssim.min()) / 20, SOURCE_RANGE[0])
-    edges = np.linspace(low, 1, round((1 - low) * 20) + 1)
+    edges = np.linspace(low, 1, round((1 - low) * 20) + 1).tolist()
     mean, mad = ssim.mean(), deviation(ssim)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")

@@ -50,14 +50,10 @@ def similarity(results: Mapping[str, xr.Dataset], quantity: str, colours: Mappin
 
     def curves(name: str, over: str) -> list[Curve]:
         return [
-            Curve(
-                run,
-                result[over].to_numpy(),
-                *on(result, name, f"{quantity}_mean", f"{quantity}_se"),
-                cap=result.attrs.get("cap", np.inf),
-            )
+            Curve(run, result[over].to_numpy(), mean, error, cap=result.attrs.get("cap", np.inf))
             for run, result in results.items()
             if name in result["on"]
+            for mean, error in [on(result, name, f"{quantity}_mean", f"{quantity}_se")]
         ]
 
     rows = [
