@@ -14,7 +14,10 @@ from traj.pipeline.making.carry_out import say
 from traj.pipeline.threads import wait_briefly
 
 INTERRUPTED = 130
-BUG = "this is a bug of traj: please report it, with the lines above and the command you typed"
+BUG = (
+    "this is a bug of traj, unless the lines above end in code of your own: please report it, with these lines and the "
+    "command you typed"
+)
 OUT_OF_MEMORY = (
     "the memory does not suffice{}; ask for fewer --samples, a smaller --block or --batch, or fewer --workers"
 )

@@ -15,7 +15,7 @@ class InputError(TrajError, ValueError):
     """What was given is not what is expected; the command line ends with status 2."""
 
 
-class MissingFile(InputError, FileNotFoundError):
+class MissingFile(FileNotFoundError, InputError):
     """A file, folder or store that was named, or is needed, is not there."""
 
 
@@ -23,11 +23,11 @@ class FailedRun(TrajError):
     """What was asked for was right, and could not be carried out."""
 
 
-class NotFinite(FailedRun, FloatingPointError):
+class NotFinite(FloatingPointError, FailedRun):
     """A network made values that are infinite or no numbers."""
 
 
-class OutOfMemory(FailedRun, MemoryError):
+class OutOfMemory(MemoryError, FailedRun):
     """The memory does not suffice."""
 
 

@@ -98,7 +98,7 @@ class NoiseAhead:
         if self._current is None or self._current[0] != address:
             due, drawn = self._drawn.popleft() if self._drawn else (None, None)
             if drawn is None or due != address:
-                raise InputError(f"noise of timestep, replica {address} was asked for, {due} is due")
+                raise ValueError(f"noise of timestep, replica {address} was asked for, {due} is due")
             if (following := next(self._coming, None)) is not None:
                 self._drawn.append((following, self._draw(following)))
             self._current = address, drawn.result()
