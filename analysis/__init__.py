@@ -28,7 +28,7 @@ def quantities() -> list[str]:
 def summary(name: str) -> str:
     """Read the first line of a quantity's docstring, without importing it.
 
-    Raises ValueError for an unknown name.
+    Raises InputError for an unknown name.
     """
     _require(name)
     tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def summary(name: str) -> str:
 def load(name: str) -> Callable[..., xr.Dataset]:
     """Import one quantity and return its function.
 
-    Raises ValueError for an unknown name.
+    Raises InputError for an unknown name.
     """
     _require(name)
     quantity: Callable[..., xr.Dataset] = getattr(import_module(f"traj.analysis.{name}"), name)
@@ -48,4 +48,6 @@ def load(name: str) -> Callable[..., xr.Dataset]:
 
 def _require(name: str) -> None:
     if name not in quantities():
-        raise ValueError(f"unknown quantity {name!r}; expected one of {', '.join(quantities())}")
+        from traj.stores import InputError  # takes seconds to import, and help needs none of it
+
+        raise InputError(f"unknown quantity {name!r}; expected one of {', '.join(quantities())}")

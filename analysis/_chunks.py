@@ -15,6 +15,8 @@ from dask.base import tokenize
 from numba.extending import is_jitted
 from numpy.typing import NDArray
 
+from traj.stores import InputError
+
 if getattr(da, "ARRAY_EXPR_ENABLED", False):
     raise ImportError(
         "Dask's array query planning is on, and analyses lay out graphs of their own; set "
@@ -33,17 +35,17 @@ WITHIN = str.maketrans("", "", "rcyxp")
 def require(ds: xr.Dataset, names: Sequence[str]) -> None:
     """Refuse a dataset without the named variables, or with the wrong dims.
 
-    Raises ValueError naming what is there.
+    Raises InputError naming what is there.
     """
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"expected one or more different variables to work on, got {', '.join(names) or 'none'}")
+        raise InputError(f"expected one or more different variables to work on, got {', '.join(names) or 'none'}")
     for name in names:
         if name not in ds.data_vars:
             here = ", ".join(map(str, ds.data_vars)) or "none"
-            raise ValueError(f"no variable {name} in this dataset of kind {ds.attrs.get('kind', '?')}; it has {here}")
+            raise InputError(f"no variable {name} in this dataset of kind {ds.attrs.get('kind', '?')}; it has {here}")
         dims = ("sample", *IMAGE) if name == "x_0" else ("sample", "timestep", *IMAGE)
         if ds[name].dims != dims:
-            raise ValueError(f"{name} has dims {', '.join(map(str, ds[name].dims))}; expected {', '.join(dims)}")
+            raise InputError(f"{name} has dims {', '.join(map(str, ds[name].dims))}; expected {', '.join(dims)}")
 
 
 def value_range(ds: xr.Dataset) -> tuple[float, float]:

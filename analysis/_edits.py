@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from traj.analysis import _chunks
 from traj.analysis._compiled import compiled
+from traj.stores import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,30 +38,30 @@ SHORTCUT = "shortcut"
 def require_sweep(ds: xr.Dataset) -> None:
     """Refuse a dataset that is not a sweep of edits, one replica each.
 
-    Raises ValueError saying what is there.
+    Raises InputError saying what is there.
     """
     dims = ("variant", "replica", "sample", *_chunks.IMAGE)
     if "x_0" not in ds or ds["x_0"].dims != dims:
         here = ", ".join(map(str, ds["x_0"].dims)) if "x_0" in ds else "missing"
-        raise ValueError(
+        raise InputError(
             f"x_0 has dims {here} in this dataset of kind {ds.attrs.get('kind', '?')}; expected {', '.join(dims)}, "
             "run `traj fork STORE OUT --sweep FILE`"
         )
     if missing := [name for name in FAMILY if name not in ds.coords]:
-        raise ValueError(
+        raise InputError(
             f"these forks are not a sweep of edits: they have no coordinate {', '.join(missing)}; run "
             "`traj fork STORE OUT --sweep FILE`"
         )
     if ds.sizes["replica"] != 1:
-        raise ValueError(
+        raise InputError(
             f"these forks have {ds.sizes['replica']} replicas; an edit is compared with one run, expected 1"
         )
 
 
 def require_saved(ds: xr.Dataset) -> None:
-    """Raise ValueError for a sweep that does not say what its edits save, as those of earlier versions do not."""
+    """Raise InputError for a sweep that does not say what its edits save, as those of earlier versions do not."""
     if missing := [name for name in SAVED if name not in ds.coords]:
-        raise ValueError(
+        raise InputError(
             f"this sweep has no coordinate {', '.join(missing)}; it was made before sweeps had them: run the same "
             "`traj fork STORE OUT --sweep FILE` again, with --stale set-aside"
         )
@@ -69,25 +70,25 @@ def require_saved(ds: xr.Dataset) -> None:
 def parent_of(ds: xr.Dataset, baseline: str | None) -> xr.Dataset:
     """Open the run these forks started from, at the forks' samples.
 
-    Raises ValueError where none is given, or the store is another's or has not all of the samples.
+    Raises InputError where none is given, or the store is another's or has not all of the samples.
     """
     from traj.stores import open as open_store
 
     if baseline is None:
-        raise ValueError(
+        raise InputError(
             "edits are compared with the run that was forked and none was given; expected the path of its store in "
             "`baseline`, for example --baseline data/trajectories/RUN.zarr"
         )
     run = open_store(baseline)
     recorded = json.loads(ds.attrs.get("config", "{}")).get("parent", {}).get("fingerprint")
     if run.attrs.get("fingerprint") != recorded:
-        raise ValueError(
+        raise InputError(
             f"{baseline} is not the run these forks started from: its fingerprint is {run.attrs.get('fingerprint')}, "
             f"theirs {recorded}; give that run as baseline"
         )
     _chunks.require(run, ("x_0",))
     if (missing := np.setdiff1d(ds["sample"], run["sample"])).size:
-        raise ValueError(
+        raise InputError(
             f"{baseline} lacks {missing.size} of the forks' samples, the first is {missing[0]}; extend it with the "
             "same `traj generate` and more --samples"
         )
@@ -95,9 +96,9 @@ def parent_of(ds: xr.Dataset, baseline: str | None) -> xr.Dataset:
 
 
 def require_threshold(threshold: float) -> None:
-    """Raise ValueError for an SSIM no image can have."""
+    """Raise InputError for an SSIM no image can have."""
     if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold {threshold} was given; expected a mean SSIM between 0 and 1")
+        raise InputError(f"threshold {threshold} was given; expected a mean SSIM between 0 and 1")
 
 
 def groups(ds: xr.Dataset, names: Sequence[str]) -> tuple[list[str], Array]:

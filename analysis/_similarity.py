@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from traj.analysis import _chunks
 from traj.analysis._spread import Named, with_spread
+from traj.stores import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ def compare(
     `kernel` takes states (sample, timestep, channel, y, x) and x_0 (sample, channel, y, x), both float32, then
     `low` and `scale` that map the range of values onto [0, 1].
 
-    Raises ValueError where a variable is missing or the other store holds other samples or image sizes.
+    Raises InputError where a variable is missing or the other store holds other samples or image sizes.
     """
     low, high = _chunks.value_range(ds)
     to_unit: dict[str, Any] = {"low": low, "scale": 1 / (high - low)}
@@ -66,7 +67,7 @@ def compare(
 def counterpart(ds: xr.Dataset, path: str) -> xr.Dataset:
     """Open another store, in the order of this one's samples.
 
-    Raises ValueError where its x_0 holds other samples, image sizes or a range of values.
+    Raises InputError where its x_0 holds other samples, image sizes or a range of values.
     """
     from traj.stores import open as open_store
 
@@ -75,14 +76,14 @@ def counterpart(ds: xr.Dataset, path: str) -> xr.Dataset:
     ours, theirs = ds["sample"].to_numpy(), other["sample"].to_numpy()
     unmatched = np.setxor1d(ours, theirs)
     if unmatched.size:
-        raise ValueError(
+        raise InputError(
             f"the samples differ: {unmatched.size} are in only one of the two, the first is {unmatched[0]} "
             f"(here {ours.size}, in {path} {theirs.size}); compare runs of the same samples"
         )
     if other["x_0"].shape[1:] != ds["x_0"].shape[1:]:
-        raise ValueError(f"images of {path} have shape {other['x_0'].shape[1:]}, here {ds['x_0'].shape[1:]}")
+        raise InputError(f"images of {path} have shape {other['x_0'].shape[1:]}, here {ds['x_0'].shape[1:]}")
     if _chunks.value_range(other) != _chunks.value_range(ds):
-        raise ValueError(
+        raise InputError(
             f"values of {path} lie in {_chunks.value_range(other)}, here in {_chunks.value_range(ds)}; "
             "only images on one scale can be compared"
         )

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from traj.stores import InputError
+
 GAUSSIAN_WIDTH, GAUSSIAN_SD = 11, 1.5
 
 
@@ -30,14 +32,14 @@ def window_of(preset: str, side: int) -> tuple[str, int]:
     elif odd and int(odd[1]) >= 3:
         window = int(odd[1])
     else:
-        raise ValueError(
+        raise InputError(
             f"unknown preset {preset!r}; expected auto, wang2004, skimage, or window:N with N odd, 3 or more"
         )
     if window > side:
         widest = side - 1 + side % 2
         fits = [name for name, width in fixed.items() if width <= side]
         fits += [f"window:N with N up to {widest}"] if widest >= 3 else []
-        raise ValueError(
+        raise InputError(
             f"preset {preset} needs images of at least {window} pixels a side, these have {side}; "
             + (f"what fits: {', '.join(fits)}" if fits else "no window fits images this small, use psnr")
         )

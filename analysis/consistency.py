@@ -15,6 +15,7 @@ from traj.analysis._correlation import bytes_held, replica_correlation
 from traj.analysis._spread import Named, with_spread
 from traj.analysis._windows import half_gaussian, window_of
 from traj.analysis.psnr import CAP
+from traj.stores import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,13 +68,13 @@ def consistency(
 
     Raises
     ------
-    ValueError
+    InputError
         Fewer than two replicas; a dataset without forks or, with `against`, without trajectories; a preset that is
         unknown or does not fit the images; a readout or a run of other samples.
     """
     if against:
         if readout is not None:
-            raise ValueError("readout was given together with against; it needs forks, leave one of the two out")
+            raise InputError("readout was given together with against; it needs forks, leave one of the two out")
         replicas, more = _runs(ds, against)
     else:
         replicas, more = _forks(ds), {}
@@ -115,12 +116,12 @@ def _forks(ds: xr.Dataset) -> xr.DataArray:
     dims = ("variant", "replica", "sample", *_chunks.IMAGE)
     if "x_0" not in ds or ds["x_0"].dims != dims:
         here = ", ".join(map(str, ds["x_0"].dims)) if "x_0" in ds else "missing"
-        raise ValueError(
+        raise InputError(
             f"x_0 has dims {here} in this dataset of kind {ds.attrs.get('kind', '?')}; expected {', '.join(dims)}, "
             "which `traj fork` makes, or other runs to compare with in `against`"
         )
     if ds.sizes["replica"] < 2:
-        raise ValueError(
+        raise InputError(
             "consistency compares replicas and these forks have 1; expected 2 or more, run `traj fork` with "
             "--replicas 2 or more"
         )
@@ -159,14 +160,14 @@ def _label_agreement(ds: xr.Dataset, path: str) -> xr.DataArray:
 
     readout = open_store(path)
     if "x_0_logits" not in readout or "replica" not in readout["x_0_logits"].dims:
-        raise ValueError(
+        raise InputError(
             f"{path} has no x_0_logits of forks; expected the readout of these forks that `traj readout classifier` "
             "makes"
         )
     parent = json.loads(readout.attrs.get("config", "{}")).get("parent", {}).get("fingerprint")
     same = all(np.array_equal(readout[dim], ds[dim]) for dim in ("variant", "replica", "sample"))
     if not same or parent not in (None, ds.attrs["fingerprint"]):
-        raise ValueError(
+        raise InputError(
             f"{path} is a readout of other forks, or of a part of these; run `traj readout classifier` on this store"
         )
     return _labels.of_replicas(readout["x_0_logits"], hard=True).isel(column=[_labels.REPLICAS.index("agreement")])

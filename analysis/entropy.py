@@ -13,6 +13,7 @@ from traj.analysis import _chunks, _histograms, _kernels
 from traj.analysis._histograms import COLUMNS
 from traj.analysis._pooled import ESTIMATORS, bytes_per_timestep, pooled
 from traj.analysis._spread import GROUPS, dealt
+from traj.stores import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,16 +87,16 @@ def entropy(
 
     Raises
     ------
-    ValueError
+    InputError
         A missing variable; other than one or three channels; bins that are no power of two; a timestep that
         is not in the store; when computed, images that are NaN.
     """
     _chunks.require(ds, (*on, "x_0"))
     if bins not in (2, 4, 8, 16, 32, 64, 128, 256):
-        raise ValueError(f"bins is {bins}; expected a power of two from 2 to 256, so that all bins are equal")
+        raise InputError(f"bins is {bins}; expected a power of two from 2 to 256, so that all bins are equal")
     channels = ds.sizes["channel"]
     if channels not in (1, 3):
-        raise ValueError(f"images have {channels} channels; grey codes are defined for 1 (grey) and 3 (RGB)")
+        raise InputError(f"images have {channels} channels; grey codes are defined for 1 (grey) and 3 (RGB)")
     chosen = _positions(ds["timestep"].to_numpy(), at)
 
     x_0 = _codes(ds, "x_0", bins)
@@ -230,7 +231,7 @@ def _grey(images: NDArray[Any], low: np.float32, scale: np.float32, shift: int) 
     flat = images.reshape(lead[0], -1, channels, height * width)
     codes = np.empty((*flat.shape[:2], height * width), np.uint8)
     if not _histograms.grey_codes(flat, low, scale, shift, codes):
-        raise ValueError(
+        raise InputError(
             "pixels that are not a number have no grey code; leave out the samples that have some, or are not there yet"
         )
     return codes.reshape(*lead, height * width)
@@ -244,7 +245,7 @@ def _positions(timesteps: NDArray[Any], at: tuple[int, ...]) -> list[int]:
     for timestep in at:
         if timestep not in positions:
             nearest = sorted(positions, key=lambda stored: abs(stored - timestep))[:2]
-            raise ValueError(
+            raise InputError(
                 f"timestep {timestep} is not stored; the nearest stored ones are {' and '.join(map(str, nearest))}"
             )
     return sorted({positions[timestep] for timestep in at})

@@ -43,7 +43,7 @@ def intervention(ds: xr.Dataset, *, baseline: str | None = None, preset: str = "
 
     Raises
     ------
-    ValueError
+    InputError
         Forks that are not a sweep, or have several replicas; a baseline that is missing, is another run or has fewer
         samples; a preset that is unknown or does not fit the images.
     """

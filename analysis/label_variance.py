@@ -9,6 +9,7 @@ import xarray as xr
 
 from traj.analysis import _chunks, _labels, _replicas, _verdicts
 from traj.analysis._spread import Named, with_spread
+from traj.stores import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,12 +74,12 @@ def label_variance(ds: xr.Dataset, *, hard: bool = False) -> xr.Dataset:
 
     Raises
     ------
-    ValueError
+    InputError
         A dataset without logits.
     """
     if "x_0_logits" not in ds or ("replica" not in ds["x_0_logits"].dims and "logits" not in ds):
         here = ", ".join(map(str, ds.data_vars)) or "nothing"
-        raise ValueError(
+        raise InputError(
             f"label variance needs the logits of final samples and of states, or of forks; this dataset of kind "
             f"{ds.attrs.get('kind', '?')} has {here}; run `traj readout classifier STORE OUT` first"
         )

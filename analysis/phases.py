@@ -59,7 +59,7 @@ def phases(ds: xr.Dataset, *, baseline: str | None = None, threshold: float = 0.
 
     Raises
     ------
-    ValueError
+    InputError
         A threshold outside 0 to 1, and what the quantity intervention refuses.
     """
     _edits.require_threshold(threshold)

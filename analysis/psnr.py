@@ -37,7 +37,7 @@ def psnr(
 
     Raises
     ------
-    ValueError
+    InputError
         A missing variable, or a store of other samples.
     """
     return _similarity.compare(

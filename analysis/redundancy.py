@@ -65,7 +65,7 @@ def redundancy(
 
     Raises
     ------
-    ValueError
+    InputError
         A threshold outside 0 to 1, what the quantity intervention refuses, and a sweep that does not say what it saves.
     """
     _edits.require_threshold(threshold)

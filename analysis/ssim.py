@@ -44,7 +44,7 @@ def ssim(
 
     Raises
     ------
-    ValueError
+    InputError
         A preset that is unknown or does not fit the images; a missing variable; a store of other samples.
     """
     side = min(ds.sizes.get("y", 0), ds.sizes.get("x", 0))

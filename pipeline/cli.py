@@ -352,7 +352,8 @@ def report(out: Path, parents: Path | None) -> None:
     traj report
     """
     from traj.pipeline.report import report as write_report
-    from traj.pipeline.report.failures import is_known, sentence
+    from traj.pipeline.report.failures import sentence
+    from traj.stores import is_known
 
     failures: list[tuple[str, Exception]] = []
     page = write_report(out, parents=parents, failed=lambda where, error: failures.append((where, error)))

@@ -42,21 +42,19 @@ class Keys:
 
         Raises
         ------
-        ValueError
+        InputError
             For a key that is not known, a value that a key does not take, and two spellings that disagree.
         """
         unknown = sorted(key for key in config if not key.startswith("_") and not self._knows(key))
         if unknown:
-            raise ValueError(
-                f"{what} has {', '.join(unknown)}, which is not known; expected {', '.join(self.used)} only"
-            )
+            raise refusal(f"{what} has {', '.join(unknown)}, which is not known; expected {', '.join(self.used)} only")
         given = {key: _read(key, config[key], self.used[key].read, what) for key in self.used if key in config}
         for old, (key, read) in self.renamed.items():
             if old not in config:
                 continue
             value = _read(key, _read(old, config[old], read, what), self.used[key].read, what)
             if given.setdefault(key, value) != value:
-                raise ValueError(
+                raise refusal(
                     f"{what} has {old}: {config[old]!r}, the older spelling of {key}, and {key}: {config[key]!r}; "
                     f"leave out {old}"
                 )
@@ -148,6 +146,13 @@ def several(read: Read) -> Read:
     return read_all
 
 
+def refusal(message: str) -> Exception:
+    """Make an InputError, whose module takes seconds to import: help needs none of it."""
+    from traj.stores import InputError
+
+    return InputError(message)
+
+
 def shown(value: Any) -> str:
     """Write a value as an error shows it: neither all of a long one, nor all that one holds."""
     brief = reprlib.Repr()
@@ -159,4 +164,4 @@ def _read(key: str, value: Any, read: Read, what: str) -> Any:
     try:
         return read(value)
     except Unfit as unfit:
-        raise ValueError(f"{what} has {key}: {shown(value)}; expected {unfit}") from None
+        raise refusal(f"{what} has {key}: {shown(value)}; expected {unfit}") from None

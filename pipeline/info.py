@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from traj import stores
 from traj.pipeline.estimate import size
+from traj.stores import InputError
 from traj.stores.claim import ranges
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def _counts(not_finite: dict[str, int]) -> str:
 def describe_model(name: str) -> str:
     """Summarise a model in a few lines, and list the numbered blocks and skips of a U-Net.
 
-    Raises ValueError or FileNotFoundError for a name that means nothing.
+    Raises InputError or MissingFile for a name that means nothing.
     """
     from traj.pipeline import models
 
@@ -66,7 +67,7 @@ def _describe_blocks(network: Any) -> list[str]:
 
     try:
         blocks, total = surgery.blocks(network), surgery.multiply_adds(network)
-    except ValueError as error:
+    except InputError as error:
         return [f"no cuts: {error}"]
     count = blocks[-1].number
     rest = total - sum(block.multiply_adds for block in blocks)

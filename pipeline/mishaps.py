@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,10 @@ from traj.pipeline.making.carry_out import say
 from traj.pipeline.threads import wait_briefly
 
 INTERRUPTED = 130
+BUG = (
+    "this is a bug of traj, unless the lines above end in code of your own: please report it, with these lines and the "
+    "command you typed"
+)
 OUT_OF_MEMORY = (
     "the memory does not suffice{}; ask for fewer --samples, a smaller --block or --batch, or fewer --workers"
 )
@@ -36,7 +41,7 @@ def notes_said() -> Iterator[None]:
 
 
 class Traj(click.Group):
-    """Turns what can go wrong into one message: exit 2 for what was asked, 1 for what failed."""
+    """Turns what can go wrong into one message: exit 2 for what was given, 1 for what failed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the verbs in the order of use."""
@@ -53,25 +58,22 @@ class Traj(click.Group):
         except KeyboardInterrupt:
             say("stopped; what is finished is kept, run the same command again to go on")
             ctx.exit(INTERRUPTED)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-        except OSError as error:
-            if error.errno is None:
-                raise click.UsageError(str(error)) from None
-            place = f": {error.filename}" if error.filename else ""
-            raise click.ClickException(f"{error.strerror}{place}{WAYS_OUT.get(error.errno, '')}") from None
-        except ArithmeticError as error:
-            raise click.ClickException(str(error)) from None
-        except MemoryError as error:
-            raise click.ClickException(OUT_OF_MEMORY.format(f" ({error})" if str(error) else "")) from None
-        except RuntimeError as error:
-            from traj.stores import NotAStore, StoreError
+        except Exception as error:
+            raise told(error) from None
 
-            if "out of memory" in str(error) or "can't allocate memory" in str(error):  # torch's, on GPU and CPU
-                raise click.ClickException(OUT_OF_MEMORY.format("")) from None
 
-            if isinstance(error, NotAStore):
-                raise click.UsageError(str(error)) from None
-            if isinstance(error, StoreError):
-                raise click.ClickException(str(error)) from None
-            raise
+def told(error: Exception) -> click.ClickException:
+    """Say what went wrong in one message; what is no error of ours is a bug of ours, and shows its traceback."""
+    from traj.stores import InputError, is_known
+
+    if not is_known(error):
+        traceback.print_exception(error)
+        return click.ClickException(BUG)
+    if isinstance(error, InputError):
+        return click.UsageError(str(error))
+    if isinstance(error, MemoryError):
+        return click.ClickException(OUT_OF_MEMORY.format(f" ({error})" if str(error) else ""))
+    if isinstance(error, OSError) and error.errno is not None:
+        place = f": {error.filename}" if error.filename else ""
+        return click.ClickException(f"{error.strerror}{place}{WAYS_OUT.get(error.errno, '')}")
+    return click.ClickException(str(error))

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from traj.pipeline.configs import shown
+from traj.pipeline.configs import refusal, shown
 
 MOST_SAMPLES = 2**32
 """Samples are numbered in 32 bits of the address of their noise."""
@@ -21,17 +21,20 @@ def most_workers() -> int:
 
 
 def whole(text: str) -> int:
-    """Read a whole number from 0 on. Raises ValueError for anything but the digits 0 to 9, at most 20 of them."""
+    """Read a whole number from 0 on. Raises InputError for anything but the digits 0 to 9, at most 20 of them."""
     if not is_whole(text):
-        raise ValueError(f"{shown(text)} was given, expected a whole number in digits")
+        raise refusal(f"{shown(text)} was given, expected a whole number in digits")
     return int(text)
 
 
 def number(text: str) -> float:
-    """Read a number as Python writes it. Raises ValueError for another."""
-    if not re.fullmatch("[!-~]+", text) or "_" in text:
-        raise ValueError(f"{shown(text)} was given, expected a number")
-    return float(text)
+    """Read a number as Python writes it. Raises InputError for another."""
+    try:
+        if re.fullmatch("[!-~]+", text) and "_" not in text:
+            return float(text)
+    except ValueError:
+        pass
+    raise refusal(f"{shown(text)} was given, expected a number")
 
 
 def is_whole(text: str) -> bool:
@@ -43,7 +46,7 @@ def check_count(name: str, count: int) -> None:
     """Refuse a number of samples, replicas or images that cannot be: none, or more than noise has addresses for."""
     if not 1 <= count <= MOST_SAMPLES:
         expected = "at least 1" if count < 1 else f"at most {MOST_SAMPLES}"
-        raise ValueError(f"{name} {shown(count)} was given, expected {expected}")
+        raise refusal(f"{name} {shown(count)} was given, expected {expected}")
 
 
 class Whole(click.ParamType):

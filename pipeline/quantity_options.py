@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import click
 
+from traj.pipeline.configs import refusal
 from traj.pipeline.options import LocalPath
 from traj.pipeline.parsing import Whole, most_workers, number, whole
 
@@ -163,7 +164,7 @@ class OptionValue(click.ParamType):
 
 
 def read_value(hint: Any, text: str) -> Any:
-    """Read a text as a type hint says. Raises ValueError."""
+    """Read a text as a type hint says. Raises InputError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return read_value(next(a for a in arguments if a is not type(None)), text)
@@ -171,7 +172,7 @@ def read_value(hint: Any, text: str) -> Any:
         return tuple(read_value(arguments[0], part.strip()) for part in text.split(","))
     if origin is Literal:
         if text not in arguments:
-            raise ValueError(text)
+            raise refusal(text)
         return text
     if hint is bool:
         return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _refuse(text)
@@ -180,7 +181,7 @@ def read_value(hint: Any, text: str) -> Any:
 
 
 def _refuse(text: str) -> Any:
-    raise ValueError(text)
+    raise refusal(text)
 
 
 def describe_hint(hint: Any) -> str:

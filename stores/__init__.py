@@ -2,7 +2,22 @@
 
 from traj.stores.blocks import BlockWriter
 from traj.stores.creation import create, create_forks, create_readout
-from traj.stores.errors import DamagedStore, IncompleteStore, LockedStore, NotAStore, StaleStore, StoreError
+from traj.stores.errors import (
+    DamagedStore,
+    FailedRun,
+    IncompleteStore,
+    InputError,
+    LockedStore,
+    MissingFile,
+    NotAStore,
+    NotFinite,
+    OutOfMemory,
+    StaleStore,
+    StoreError,
+    TrajError,
+    is_damage,
+    is_known,
+)
 from traj.stores.layout import canonical_json, fingerprint
 from traj.stores.reader import describe, identity, open
 from traj.stores.result import Kept, save, would_keep
@@ -12,12 +27,18 @@ from traj.stores.writer import TrajectoryWriter
 __all__ = [
     "BlockWriter",
     "DamagedStore",
+    "FailedRun",
     "IncompleteStore",
+    "InputError",
     "Kept",
     "LockedStore",
+    "MissingFile",
     "NotAStore",
+    "NotFinite",
+    "OutOfMemory",
     "StaleStore",
     "StoreError",
+    "TrajError",
     "TrajectoryWriter",
     "canonical_json",
     "create",
@@ -26,6 +47,8 @@ __all__ = [
     "describe",
     "fingerprint",
     "identity",
+    "is_damage",
+    "is_known",
     "open",
     "save",
     "verify",

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from traj.stores import levels
 from traj.stores.blocks import BlockWriter, Variable, build_readout
 from traj.stores.claim import claim
+from traj.stores.errors import InputError
 from traj.stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
 from traj.stores.locks import BlockLocks
 from traj.stores.places import place
@@ -54,12 +55,12 @@ def create(
     float32 mantissas to that many bits. blocks limits this writer to some blocks, so that several processes can share
     a run.
 
-    Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
+    Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
     """
     if dtype not in ("float32", "float16"):
-        raise ValueError(f"dtype {dtype!r} was given, expected float32 or float16")
+        raise InputError(f"dtype {dtype!r} was given, expected float32 or float16")
     if keepbits is not None and (dtype != "float32" or not 1 <= keepbits <= 22):
-        raise ValueError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
+        raise InputError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
     _at_least_one(samples=samples, block=block)
     along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, noise_sd)
     states = ("x_t", "pred_x0", *(["log_variance"] if log_variance else []))
@@ -117,16 +118,16 @@ def create_forks(
     Replicas are numbered from 1. states keeps x_t and pred_x0 along timestep beside the final samples; NaN is put
     where a fork has no state. All else is as for `create`.
 
-    Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
+    Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
     """
     _at_least_one(samples=samples, block=block, replicas=replicas)
     if "at" not in variant:
-        raise ValueError(f"variant has {', '.join(variant) or 'nothing'}; expected `at` among its coordinates")
+        raise InputError(f"variant has {', '.join(variant) or 'nothing'}; expected `at` among its coordinates")
     along_variant = {name: np.asarray(values) for name, values in variant.items()}
     count = len(along_variant["at"])
     if not count or any(values.shape != (count,) for values in along_variant.values()):
         shapes = ", ".join(f"{name} {values.shape}" for name, values in along_variant.items())
-        raise ValueError(f"variant has coordinates of shapes {shapes}; expected one value for every fork")
+        raise InputError(f"variant has coordinates of shapes {shapes}; expected one value for every fork")
     along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, None)
     del along_timestep["noise_sd"]
     forks = {
@@ -181,7 +182,7 @@ def create_readout(
     long_name), and gives every dim but `channel`, `y` and `x` its length. Values are float32. All else is as for
     `create`.
 
-    Raises StaleStore, LockedStore, NotAStore, DamagedStore, ValueError.
+    Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
     """
     _at_least_one(samples=samples, block=block)
     layout = Layout.of(samples=samples, block=block, timesteps=1, shape=(1, 1, 1), dtype="float32")
@@ -199,7 +200,7 @@ def create_readout(
     lengths = {coord.dim: len(coord.values) for coord in described.values()}
     for name, (dims, _, _) in variables.items():
         if "sample" not in dims or (unknown := [dim for dim in dims if dim not in lengths]):
-            raise ValueError(
+            raise InputError(
                 f"{name} has dims {', '.join(dims)}; expected `sample` among them, and a coordinate along each"
                 + (f" ({', '.join(unknown)} has none)" if "sample" in dims else "")
             )
@@ -310,13 +311,13 @@ def _wanted(layout: Layout, blocks: Iterable[int] | None) -> list[int]:
     wanted = set()
     for block in range(layout.blocks) if blocks is None else blocks:
         if not 0 <= block < layout.blocks:
-            raise ValueError(
+            raise InputError(
                 f"block {block} was asked for; {layout.samples} samples in blocks of {layout.block} have 0 to "
                 f"{layout.blocks - 1}"
             )
         wanted.add(block)
     if not wanted:
-        raise ValueError(f"no block was asked for; expected some of 0 to {layout.blocks - 1}")
+        raise InputError(f"no block was asked for; expected some of 0 to {layout.blocks - 1}")
     return sorted(wanted)
 
 
@@ -340,7 +341,7 @@ def _steady(value: Any) -> str:
 def _at_least_one(**counts: int) -> None:
     if min(counts.values()) < 1:
         given = " and ".join(f"{name}={count}" for name, count in counts.items())
-        raise ValueError(f"{given} were given, each must be at least 1")
+        raise InputError(f"{given} were given, each must be at least 1")
 
 
 def _along_timestep(
@@ -354,11 +355,11 @@ def _along_timestep(
     """Check the coordinates along timestep and derive the noise levels."""
     times = np.asarray(timestep, np.int64)
     if times.ndim != 1 or not len(times) or np.any(np.diff(times) >= 0):
-        raise ValueError("timestep must be a list of unique integers in descending order (high noise first)")
+        raise InputError("timestep must be a list of unique integers in descending order (high noise first)")
     floats = times.astype(np.float64)
     c, d = _like(floats, signal, None, "signal"), _like(floats, noise_scale, None, "noise_scale")
     if not (np.isfinite(c).all() and np.isfinite(d).all() and (c >= 0).all() and (d > 0).all()):
-        raise ValueError("signal must be 0 or more and noise_scale above 0, all of them finite")
+        raise InputError("signal must be 0 or more and noise_scale above 0, all of them finite")
     alpha_bar = levels.alpha_bar(c, d)
     return {
         "timestep": times,
@@ -377,5 +378,5 @@ def _like(pattern: NDArray[Any], values: ArrayLike | None, default: ArrayLike | 
     """Read values, or a default, as an array of a pattern's type and shape."""
     array = np.asarray(default if values is None else values, pattern.dtype)
     if array.shape != pattern.shape:
-        raise ValueError(f"{name} has shape {array.shape}, expected {pattern.shape}")
+        raise InputError(f"{name} has shape {array.shape}, expected {pattern.shape}")
     return array

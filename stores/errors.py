@@ -1,4 +1,4 @@
-"""What can be wrong with a store, each with a message that says what to do."""
+"""Errors of our own: each says what was given, what was expected and what to do. Any other error is a bug of ours."""
 
 from __future__ import annotations
 
@@ -7,12 +7,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class StoreError(RuntimeError):
+class TrajError(Exception):
+    """What a person can put right; the command line shows it without a traceback, and ends with status 1."""
+
+
+class InputError(TrajError, ValueError):
+    """What was given is not what is expected; the command line ends with status 2."""
+
+
+class MissingFile(FileNotFoundError, InputError):
+    """A file, folder or store that was named, or is needed, is not there."""
+
+
+class FailedRun(TrajError):
+    """What was asked for was right, and could not be carried out."""
+
+
+class NotFinite(FloatingPointError, FailedRun):
+    """A network made values that are infinite or no numbers."""
+
+
+class OutOfMemory(MemoryError, FailedRun):
+    """The memory does not suffice."""
+
+
+class StoreError(TrajError, RuntimeError):
     """A store cannot be used as asked."""
 
 
-class NotAStore(StoreError):
-    """The path holds no store of ours."""
+class NotAStore(StoreError, InputError):
+    """The path holds no store of ours, or one of another kind."""
 
 
 class IncompleteStore(StoreError):
@@ -29,6 +53,16 @@ class StaleStore(StoreError):
 
 class LockedStore(StoreError):
     """Another process is writing the same blocks."""
+
+
+def is_known(error: BaseException) -> bool:
+    """Say whether an error is one of ours or of the system, such as a full disk, rather than a bug of ours."""
+    return isinstance(error, TrajError | MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+
+
+def is_damage(error: BaseException) -> bool:
+    """Say whether Zarr found bytes that are not what was written; it has no class of its own for that."""
+    return type(error) is ValueError and "checksum" in str(error)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from traj.stores.binding import digest, seal_of
-from traj.stores.errors import DamagedStore, NotAStore
+from traj.stores.errors import DamagedStore, InputError, NotAStore
 from traj.stores.places import local
 
 FORMAT = 2
@@ -136,10 +136,10 @@ class Layout:
 
         states counts the variables along timestep that a writer holds in memory.
 
-        Raises ValueError where there are too many blocks, or where one block is more than this machine can hold.
+        Raises InputError where there are too many blocks, or where one block is more than this machine can hold.
         """
         if -(-samples // block) > BLOCKS_MAX:
-            raise ValueError(
+            raise InputError(
                 f"{samples:,} samples in blocks of {block:,} were asked for, {-(-samples // block):,} blocks; expected "
                 f"at most {BLOCKS_MAX:,}: ask for larger blocks with --block"
             )
@@ -148,7 +148,7 @@ class Layout:
         at_least = states * several * image + 2 * math.prod(shape) * np.dtype("float32").itemsize
         needed, there = block * math.prod(lead) * at_least, memory_free()
         if needed > there:
-            raise ValueError(
+            raise InputError(
                 f"blocks of {block:,} samples were asked for; one needs {needed / 2**30:,.1f} GiB of memory at least, "
                 f"this machine has {there / 2**30:,.1f} GiB free: ask for smaller blocks with --block"
             )

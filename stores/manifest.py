@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from traj.stores.binding import Seal
+from traj.stores.errors import DamagedStore
 from traj.stores.layout import Layout, canonical_json, crc_holds, one_flag, replace_file, sync, with_crc
 
 
@@ -62,22 +63,22 @@ def finish_block(path: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(path: Path, block: int) -> Manifest:
-    """Read a block's manifest. Raises ValueError, naming the file, where it is not what was written."""
+    """Read a block's manifest. Raises DamagedStore, naming the file, where it is not what was written."""
     file = manifest_file(path, block)
     try:
         content = file.read_bytes()
         if not crc_holds(content):
-            raise ValueError("the checksum does not hold")
+            raise DamagedStore("the checksum does not hold")
         return Manifest(**json.loads(content[8:-4]))
-    except (ValueError, TypeError, OSError) as error:
+    except (DamagedStore, ValueError, TypeError, OSError) as error:
         what = "missing" if not file.is_file() else str(error)
-        raise ValueError(f"manifest/c/{block} (block {block}): {what}") from None
+        raise DamagedStore(f"manifest/c/{block} (block {block}): {what}") from None
 
 
 def finished(path: Path, fingerprint: str, block: int, samples: int) -> Manifest | None:
     """Return the manifest of a block that is flagged as done and holds all of its samples, None of any other.
 
-    Raises ValueError, naming the file, where flag or manifest is not what was written, or that of something else.
+    Raises DamagedStore, naming the file, where flag or manifest is not what was written, or that of something else.
     """
     flag = flag_file(path, block)
     if not flag.exists():
@@ -86,10 +87,10 @@ def finished(path: Path, fingerprint: str, block: int, samples: int) -> Manifest
     if content == one_flag(0):
         return None
     if content != one_flag(1):
-        raise ValueError(f"done/c/{block} (block {block}): the checksum does not hold")
+        raise DamagedStore(f"done/c/{block} (block {block}): the checksum does not hold")
     manifest = read_manifest(path, block)
     if (manifest.fingerprint, manifest.block) != (fingerprint, block):
-        raise ValueError(f"manifest/c/{block} (block {block}): belongs to another store or block")
+        raise DamagedStore(f"manifest/c/{block} (block {block}): belongs to another store or block")
     # A short last block whose store was extended is to be made again at its full length.
     return manifest if manifest.samples >= samples else None
 
@@ -98,7 +99,7 @@ def is_finished(path: Path, fingerprint: str, block: int, samples: int) -> bool:
     """Whether a block is finished; one whose flag or manifest is damaged is not."""
     try:
         return finished(path, fingerprint, block, samples) is not None
-    except ValueError:
+    except DamagedStore:
         return False
 
 
@@ -113,7 +114,7 @@ def pending_blocks(path: Path, fingerprint: str, layout: Layout, wanted: Sequenc
 def manifests(path: Path, root: Mapping[str, Any]) -> list[Manifest | None]:
     """Read the manifests of a store's blocks, None for one that is not finished; none at all of a result.
 
-    Raises ValueError, naming the file, where one is not what was written, or that of something else.
+    Raises DamagedStore, naming the file, where one is not what was written, or that of something else.
     """
     arrays = root["consolidated_metadata"]["metadata"]
     if "done" not in arrays:

@@ -134,7 +134,7 @@ def require_complete(path: Path, root: dict[str, Any]) -> None:
 def _manifests(path: Path, root: dict[str, Any]) -> list[Manifest | None]:
     try:
         return manifests(path, root)
-    except ValueError as error:
+    except DamagedStore as error:
         raise DamagedStore(f"{path}/{error}; run `traj verify {path}`") from None
 
 

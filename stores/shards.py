@@ -15,6 +15,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from traj.stores.binding import Seal, chunks_seal
+from traj.stores.errors import DamagedStore
 from traj.stores.layout import LZ4_LEVEL, Layout, crc_holds, crc_of, with_crc
 
 MISSING = 2**64 - 1
@@ -166,9 +167,9 @@ class ShardFile:
 def read_index(content: bytes, chunks: int) -> NDArray[np.uint64]:
     """Read a shard's index: (offset, length) per inner chunk.
 
-    Raises ValueError where the checksum does not hold.
+    Raises DamagedStore where the checksum does not hold.
     """
     tail = content[-(16 * chunks + 4) :]
     if len(tail) < 16 * chunks + 4 or not crc_holds(tail):
-        raise ValueError("the checksum of the index does not hold")
+        raise DamagedStore("the checksum of the index does not hold")
     return np.frombuffer(tail[:-4], "<u8").reshape(chunks, 2)

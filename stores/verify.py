@@ -145,7 +145,7 @@ def _blocks(target: Path, root: dict[str, Any]) -> tuple[dict[int, Manifest], li
         samples = min(block_length(root), arrays["sample"]["shape"][0] - block * block_length(root))
         try:
             manifest = finished(target, root["attributes"]["fingerprint"], block, samples)
-        except ValueError as error:
+        except DamagedStore as error:
             undone.append(str(error))
             continue
         if manifest is None:
@@ -208,7 +208,7 @@ def _check(
     counts = [big // small for big, small in zip(outer, inner, strict=True)]
     try:
         index = read_index(content, int(np.prod(counts)))
-    except ValueError as error:
+    except DamagedStore as error:
         return [str(error)], 0
     present = index[index[:, 0] != MISSING]
     present = present[np.argsort(present[:, 0])]

@@ -128,7 +128,7 @@ def test_out_of_memory_is_said_in_words(monkeypatch):
     def fail(*arguments, **options):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("traj.pipeline.making.generate.Generation.run", fail)
+    monkeypatch.setattr("traj.pipeline.models.analytic.GaussianDenoiser.__call__", fail)
     assert "smaller --block" in traj("generate", "a.zarr", "--model", "gaussian:0,1", code=1)
 
 

@@ -17,6 +17,7 @@ from traj import analysis, stores
 from traj.pipeline.computing import compiling
 from traj.pipeline.computing.engines import Engine
 from traj.pipeline.estimate import MARGIN_BYTES, peak_memory, size
+from traj.stores import InputError, MissingFile
 from traj.stores.layout import read_root
 from traj.stores.places import local
 
@@ -57,7 +58,7 @@ class Job:
 def kind_of(options: Mapping[str, Options]) -> str:
     """Say which kind of store these quantities read with these options: their KIND, or runs `against` other runs.
 
-    Raises ValueError where they read different kinds.
+    Raises InputError where they read different kinds.
     """
     kinds = {
         name: "trajectories"
@@ -67,18 +68,18 @@ def kind_of(options: Mapping[str, Options]) -> str:
     }
     if len(set(kinds.values())) > 1:
         each = ", ".join(f"{name} reads {kind}" for name, kind in kinds.items())
-        raise ValueError(f"{', '.join(kinds)} cannot share a pass, they read different kinds of stores: {each}")
+        raise InputError(f"{', '.join(kinds)} cannot share a pass, they read different kinds of stores: {each}")
     return next(iter(kinds.values()))
 
 
 def default_stores(kind: str) -> list[Path]:
     """List every store of a kind under its folder, without those set aside.
 
-    Raises FileNotFoundError where there is none.
+    Raises MissingFile where there is none.
     """
     found = sorted(path for path in FOLDERS[kind].glob("*.zarr") if ".stale-" not in path.name)
     if not found:
-        raise FileNotFoundError(
+        raise MissingFile(
             f"no store was given and there is none under {FOLDERS[kind]}; name one, or run `dvc repro` or "
             f"`{VERBS[kind]}`"
         )
@@ -99,14 +100,14 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
     """Name the results to be computed: every quantity of every store.
 
     options maps each quantity to its options. Raises what `stores.open` raises for a store that cannot be used, and
-    ValueError for one of another kind than the quantities read.
+    InputError for one of another kind than the quantities read.
     """
     kind = kind_of(options)
     jobs = []
     for path in paths:
         found = read_root(path)["attributes"]["kind"]
         if found != kind:
-            raise ValueError(
+            raise InputError(
                 f"{path} is a store of kind {found}; {', '.join(options)} needs one of kind {kind}, which "
                 f"`{VERBS[kind]}` makes"
             )
@@ -126,7 +127,7 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
             target = result_path(path, quantity, out, len(paths) > 1)
             jobs.append(Job(quantity, path, target, full, config))
     if len({job.out for job in jobs}) < len(jobs):
-        raise ValueError(f"{out} would have to hold several results; give -o a folder, not a .zarr")
+        raise InputError(f"{out} would have to hold several results; give -o a folder, not a .zarr")
     return jobs
 
 
@@ -166,7 +167,7 @@ def run(store: Path, jobs: Sequence[Job], *, engine: Engine, say: Callable[[str]
         with compiling.said(say):
             computed = engine.compute(lazy)
     except ValueError as error:
-        if "checksum" in str(error):
+        if stores.is_damage(error):
             raise stores.DamagedStore(f"{store} is damaged: {error}; run `traj verify {store}`") from None
         raise
     for job in jobs:

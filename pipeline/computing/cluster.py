@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copyreg
-import errno
 import logging
 import signal
 import tempfile
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from traj.pipeline.computing import compiling
 from traj.pipeline.computing.engines import Engine, bar, pin_decoding, together
+from traj.stores import FailedRun, InputError
 
 CONNECT_SECONDS = 5
 TOPIC = "traj-compiling"
@@ -105,19 +105,19 @@ def local(processes: int) -> Iterator[Engine]:
 def running(address: str) -> Iterator[Engine]:
     """Use the cluster at tcp://HOST:PORT, and leave it running.
 
-    Its workers need this package, and the stores under the same paths. Raises ValueError where none answers.
+    Its workers need this package, and the stores under the same paths. Raises InputError where none answers.
     """
     with silence_logging_cmgr(logging.CRITICAL):
         try:
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError) as error:
-            raise ValueError(
+            raise InputError(
                 f"no Dask cluster answers at {address}: {error}; start one with `dask scheduler` and `dask worker`"
             ) from None
         with client:
             threads = sum(client.nthreads().values())
             if not threads:
-                raise ValueError(f"the cluster at {address} has no workers; start some with `dask worker {address}`")
+                raise InputError(f"the cluster at {address} has no workers; start some with `dask worker {address}`")
             client.register_plugin(Pinned(local=False))
             client.subscribe_topic(TOPIC, lambda _: compiling.pass_on())
             try:
@@ -132,7 +132,7 @@ def running(address: str) -> Iterator[Engine]:
 def compute(client: Client, arrays: Sequence[da.Array], name: str) -> Sequence[NDArray[Any]]:
     """Compute arrays together; a worker that dies is replaced and its tasks are done again.
 
-    Raises OSError where the workers keep dying or the cluster is gone.
+    Raises FailedRun where the workers keep dying or the cluster is gone.
     """
     futures = client.compute(list(arrays))
     with bar() as shown:
@@ -141,7 +141,6 @@ def compute(client: Client, arrays: Sequence[da.Array], name: str) -> Sequence[N
     try:
         return list(client.gather(futures))
     except (KilledWorker, FutureCancelledError) as error:
-        raise OSError(
-            errno.ECONNABORTED,
-            f"workers of {name} were lost, for want of memory perhaps ({error}); run the same again with fewer",
+        raise FailedRun(
+            f"workers of {name} were lost, for want of memory perhaps ({error}); run the same again with fewer"
         ) from None

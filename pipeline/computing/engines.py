@@ -19,6 +19,7 @@ from tqdm import tqdm
 from zarr.core.sync import sync
 
 from traj.pipeline.parsing import is_whole, most_workers, whole
+from traj.stores import InputError
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ def start(scheduler: str, workers: int) -> AbstractContextManager[Engine]:
 
     Processes stop when the context ends; `workers` is the number of threads.
 
-    Raises ValueError for another word, without the package distributed, and where no cluster answers.
+    Raises InputError for another word, without the package distributed, and where no cluster answers.
     """
     if scheduler == "threads":
         return nullcontext(threads(workers))
     processes = whole(scheduler) if is_whole(scheduler) else 0
     if not 1 <= processes <= most_workers() and not scheduler.startswith("tcp://"):
-        raise ValueError(
+        raise InputError(
             f"scheduler {scheduler!r} was given, expected threads, a number of local processes from 1 to "
             f"{most_workers()}, or the address of a running Dask cluster, tcp://HOST:PORT"
         )
@@ -51,7 +52,7 @@ def start(scheduler: str, workers: int) -> AbstractContextManager[Engine]:
     except ModuleNotFoundError as error:
         if error.name != "distributed":
             raise
-        raise ValueError(
+        raise InputError(
             f"scheduler {scheduler} needs the package distributed: pip install 'traj[distributed]', or leave "
             "--scheduler out to compute by threads"
         ) from None

@@ -28,6 +28,7 @@ from traj.pipeline.process.device import call_seconds, choose_device, draw_secon
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource
 from traj.pipeline.process.plan import Plan, Step
 from traj.pipeline.process.variance import overfull, refuse_overfull
+from traj.stores import InputError
 from traj.stores.layout import Layout
 from traj.stores.writer import memory_bytes
 
@@ -294,7 +295,7 @@ def prepare(
     timesteps; later ones win, and noise that is not named is independent. There are 8 replicas unless asked otherwise.
     A sweep keeps the run's own noise, and has one.
 
-    Raises ValueError or FileNotFoundError for what cannot be, StoreError for a parent that is none.
+    Raises InputError or MissingFile for what cannot be, StoreError for a parent that is none.
     """
     parent = Parent.open(store)
     samples = len(parent.label) if samples is None else samples
@@ -303,11 +304,11 @@ def prepare(
     for name, count in (("replicas", replicas), ("samples", samples), ("block", block), ("batch", batch)):
         check_count(name, count)
     if samples > len(parent.label):
-        raise ValueError(f"samples {samples} was given, but {store} has {len(parent.label)}; generate more first")
+        raise InputError(f"samples {samples} was given, but {store} has {len(parent.label)}; generate more first")
     if (table is None) == (not at):
-        raise ValueError("expected either timesteps to start from (--at) or a table of edits (--sweep)")
+        raise InputError("expected either timesteps to start from (--at) or a table of edits (--sweep)")
     if table is not None and (replicas > 1 or noise or eta):
-        raise ValueError(
+        raise InputError(
             "a sweep keeps the run's own noise, so that all variants share it and replicas would be equal; leave out "
             "--replicas, --noise and --eta"
         )
@@ -344,7 +345,7 @@ def prepare(
 def edited(plan: Plan, noise: Iterable[str], eta: Iterable[str]) -> Plan:
     """Change the noise and the eta of a plan's steps, in order, by edits as the command line spells them.
 
-    Raises ValueError for one that cannot be.
+    Raises InputError for one that cannot be.
     """
     plan = plan.with_noise("independent", plan.timesteps[0], plan.timesteps[-1])
     for text in noise:
@@ -354,8 +355,8 @@ def edited(plan: Plan, noise: Iterable[str], eta: Iterable[str]) -> Plan:
         value, first, last = _edit(text, plan)
         try:
             amount = number(value)
-        except ValueError:
-            raise ValueError(f"eta {text!r} was given, expected a number, or NUMBER:FIRST-LAST") from None
+        except InputError:
+            raise InputError(f"eta {text!r} was given, expected a number, or NUMBER:FIRST-LAST") from None
         plan = plan.with_eta(amount, first, last)
     return plan
 
@@ -373,13 +374,13 @@ def _edit(text: str, plan: Plan) -> tuple[str, int, int]:
         return value, plan.timesteps[0], plan.timesteps[-1]
     first, dash, last = timesteps.partition("-")
     if not (dash and is_whole(first) and is_whole(last)):
-        raise ValueError(f"{text!r} was given, expected VALUE or VALUE:FIRST-LAST, for example zero:900-500")
+        raise InputError(f"{text!r} was given, expected VALUE or VALUE:FIRST-LAST, for example zero:900-500")
     return value, int(first), int(last)
 
 
 def _starts(parent: Parent, at: Sequence[int]) -> list[int]:
     """Order the timesteps to start from, high to low; each must be stored, and named once."""
     if len(set(at)) < len(at):
-        raise ValueError(f"at {', '.join(map(str, at))} was given, expected one or more timesteps, each once")
+        raise InputError(f"at {', '.join(map(str, at))} was given, expected one or more timesteps, each once")
     parent.require_stored(at)
     return sorted(at, reverse=True)

@@ -26,6 +26,7 @@ from traj.pipeline.process.device import call_seconds, choose_device, draw_secon
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
 from traj.pipeline.process.plan import Plan, Step
+from traj.stores import InputError
 from traj.stores.layout import Layout
 from traj.stores.writer import memory_bytes
 
@@ -221,20 +222,20 @@ def prepare(
     ``schedule`` is that of an exact denoiser, by name. Where the schedule is a grid, ``steps`` is its size, and
     ``timesteps`` choose some of it.
 
-    Raises ValueError or FileNotFoundError for what cannot be.
+    Raises InputError or MissingFile for what cannot be.
     """
     for name, count in (("samples", samples), ("block", block), ("every", every)):
         check_count(name, count)
     if round_bits is not None and (dtype != "float32" or not 1 <= round_bits <= 22):
-        raise ValueError(f"--round-bits {round_bits} was given with --dtype {dtype}; expected 1 to 22, with float32")
+        raise InputError(f"--round-bits {round_bits} was given with --dtype {dtype}; expected 1 to 22, with float32")
     where = choose_device(device)
     denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps)
     if guidance != 1:
         if labels == "none":
-            raise ValueError(f"guidance {guidance:g} was given without labels; use --labels cycle, or one class")
+            raise InputError(f"guidance {guidance:g} was given without labels; use --labels cycle, or one class")
         denoiser = guided(denoiser, guidance)
     if timesteps and steps is not None and not denoiser.schedule.is_grid:
-        raise ValueError(f"steps {steps} and timesteps by hand were given, expected one of them")
+        raise InputError(f"steps {steps} and timesteps by hand were given, expected one of them")
     chosen = choose_plan(denoiser, sampler_name, timesteps or steps, eta, variance, clip, eps, spacing)
     if plan_name == "shortcut":
         chosen = shortcut(chosen, network_of(denoiser))
@@ -271,20 +272,20 @@ def choose_plan(
     as the scheduler's config says, ddim and heun do not. True clips at the model's valid range, and eps says what
     becomes of eps then. spacing None is the schedule's.
 
-    Raises ValueError for an unknown sampler, steps out of range, an option of another sampler, or a range to clip at
+    Raises InputError for an unknown sampler, steps out of range, an option of another sampler, or a range to clip at
     that is not the same on both sides of 0.
     """
     schedule = denoiser.schedule
     if eta is not None and name != "ddim":
-        raise ValueError(f"eta {eta} was given with sampler {name}; only ddim has an eta")
+        raise InputError(f"eta {eta} was given with sampler {name}; only ddim has an eta")
     if variance is not None and name != "ddpm":
-        raise ValueError(f"variance {variance} was given with sampler {name}; only ddpm has a choice of it")
+        raise InputError(f"variance {variance} was given with sampler {name}; only ddpm has a choice of it")
     if eps is not None and not (name in ("ddim", "heun") and clip):
-        raise ValueError(
+        raise InputError(
             f"eps {eps} was given; expected it with sampler ddim or heun and clip only, which leave a choice of it"
         )
     if spacing is not None and isinstance(steps, Sequence):
-        raise ValueError(f"spacing {spacing} and timesteps by hand were given, expected one of them")
+        raise InputError(f"spacing {spacing} and timesteps by hand were given, expected one of them")
     ranges = {} if clip is None else {"clip": _clip_at(denoiser) if clip else None}
     match name:
         case "ddpm":
@@ -296,13 +297,13 @@ def choose_plan(
             return plan.iddpm(schedule, steps, spacing=spacing, **ranges)
         case "heun":
             return plan.heun(schedule, steps, spacing=spacing, eps=eps or "kept", **ranges)
-    raise ValueError(f"sampler {name!r} is unknown; expected ddpm, ddim, iddpm or heun")
+    raise InputError(f"sampler {name!r} is unknown; expected ddpm, ddim, iddpm or heun")
 
 
 def _clip_at(denoiser: Denoiser) -> float:
     low, high = denoiser.valid_range
     if low != -high:
-        raise ValueError(
+        raise InputError(
             f"clip was asked for, but this model's x_0 lies in {low:g} to {high:g}; expected a range from -c to c: "
             "leave out --clip"
         )
@@ -314,12 +315,12 @@ def _labels(labels: str, denoiser: Denoiser, model: str) -> str:
     classes = denoiser.num_classes
     if labels == "none":
         if not denoiser.unconditional:
-            raise ValueError(f"model {model} was trained with labels only; use --labels cycle, or one class")
+            raise InputError(f"model {model} was trained with labels only; use --labels cycle, or one class")
         return labels
     if not classes:
-        raise ValueError(f"labels {labels} were asked for, but model {model} has no classes; use --labels none")
+        raise InputError(f"labels {labels} were asked for, but model {model} has no classes; use --labels none")
     if labels == "cycle":
         return labels
     if not (is_whole(labels) and int(labels) < classes):
-        raise ValueError(f"labels {labels!r} was given, expected cycle, none or a class from 0 to {classes - 1}")
+        raise InputError(f"labels {labels!r} was given, expected cycle, none or a class from 0 to {classes - 1}")
     return str(int(labels))

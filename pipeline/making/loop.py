@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from traj.pipeline.making.hostcopy import HostCopy
 from traj.pipeline.process.device import inference
-from traj.stores import TrajectoryWriter
+from traj.stores import NotFinite, TrajectoryWriter
 
 Make = Callable[[int, HostCopy, ThreadPoolExecutor, tqdm], torch.Tensor]
 
@@ -32,7 +32,7 @@ def make_blocks(
     ``make`` gives a block's final samples from its number, a host copy for its states, a thread to draw noise on and
     the bar to move at each step. ``steps`` and ``images``, final samples ``of`` some kind, are those of one block.
 
-    Raises FloatingPointError when final samples are not finite, and what ``make`` and the store do.
+    Raises NotFinite when final samples are not finite, and what ``make`` and the store do.
     """
     pending = list(store.pending)
     # disable=None: no bar where stderr is no terminal
@@ -46,7 +46,7 @@ def make_blocks(
         for count, block in enumerate(pending, 1):
             x_0 = make(block, host, pool, progress).cpu()
             if not torch.isfinite(x_0).all():
-                raise FloatingPointError(
+                raise NotFinite(
                     f"block {block} ended in values that are not finite; check the model, or make the run without "
                     "--autocast"
                 )

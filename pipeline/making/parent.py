@@ -18,6 +18,7 @@ from traj.pipeline.process import tables
 from traj.pipeline.process.denoiser import Denoiser
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.plan import Plan
+from traj.stores import InputError
 from traj.stores.layout import read_root
 from traj.stores.manifest import read_manifest
 
@@ -75,11 +76,11 @@ class Parent:
             raise stores.StaleStore(f"{self.path} was changed while it was forked; run the same again")
 
     def require_stored(self, timesteps: Iterable[int]) -> None:
-        """Raise ValueError for a timestep whose state is not stored."""
+        """Raise InputError for a timestep whose state is not stored."""
         for timestep in timesteps:
             if timestep not in self.timesteps:
                 near = sorted(self.timesteps, key=lambda stored: abs(stored - timestep))[:2]
-                raise ValueError(
+                raise InputError(
                     f"timestep {timestep} is not stored in {self.path}; the nearest are {' and '.join(map(str, near))}"
                 )
 
@@ -89,11 +90,11 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
 
     Its name and place may have changed, its weights may not.
 
-    Raises ValueError or FileNotFoundError.
+    Raises InputError or MissingFile.
     """
     name = parent.model if model is None else model
     if name is None:
-        raise ValueError(f"{parent.path} does not say which model made it; give it with --model")
+        raise InputError(f"{parent.path} does not say which model made it; give it with --model")
     try:
         schedule = parent.config["schedule"]
         denoiser = models.load(
@@ -103,7 +104,7 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
             schedule=tables.name_of(schedule) if models.is_exact(name) else None,
             steps=schedule["T"],
         )
-    except (ValueError, FileNotFoundError) as error:
+    except InputError as error:
         if model is not None:
             raise
         raise type(error)(f"{error}; if the model of {parent.path} lies elsewhere, say where with --model") from None
@@ -115,7 +116,7 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
         if values.get(key) != parent.config[part].get(key)
     )
     if different:
-        raise ValueError(
+        raise InputError(
             f"model {name} is not the one {parent.path} was made with: {', '.join(different)} differ; "
             "give that one with --model"
         )

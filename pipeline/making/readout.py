@@ -25,6 +25,7 @@ from traj.pipeline.models import classifiers
 from traj.pipeline.models.classifiers import Classifier, Shape
 from traj.pipeline.parsing import check_count
 from traj.pipeline.process.device import choose_device, environment, inference
+from traj.stores import InputError
 from traj.stores.layout import IMAGE_DIMS, Layout
 
 # Raised by hand when the numbers of a readout change for equal inputs.
@@ -245,16 +246,16 @@ def prepare(
 
     on names the variables to read beside x_0, all there are by default.
 
-    Raises ValueError, FileNotFoundError or StoreError for what cannot be.
+    Raises InputError, MissingFile or StoreError for what cannot be.
     """
     check_count("batch", batch)
     where = choose_device(device)
     ds = stores.open(store)
     if ds.attrs["kind"] not in ("trajectories", "fork"):
-        raise ValueError(f"{store} holds a store of kind {ds.attrs['kind']}; expected trajectories or forks")
+        raise InputError(f"{store} holds a store of kind {ds.attrs['kind']}; expected trajectories or forks")
     there = [name for name in STATES if name in ds]
     if unknown := [name for name in on or () if name not in there]:
-        raise ValueError(
+        raise InputError(
             f"{store} has no {' and no '.join(map(repr, unknown))} to read; expected "
             + (f"some of {', '.join(there)}" if there else "nothing: these forks were made without --states")
         )

@@ -7,6 +7,7 @@ from torch import nn
 from traj.pipeline.models.surgery import scaled_blocks
 from traj.pipeline.process.cut import Cut
 from traj.pipeline.process.plan import Plan
+from traj.stores import InputError
 
 STEPS = 100
 # from and to which step, counted as the source does from 100 down to 1, and how many of its 16 blocks are left out
@@ -19,12 +20,12 @@ def shortcut(plan: Plan, network: nn.Module) -> Plan:
 
     Raises
     ------
-    ValueError
+    InputError
         For another number of steps: where cuts do no harm, and for how many steps, was found at 100 and does not carry
         over by proportion. For a model without a U-Net.
     """
     if len(plan.steps) != STEPS:
-        raise ValueError(
+        raise InputError(
             f"the shortcut is a plan of {STEPS} steps, {len(plan.steps)} were given; make a run that it fits with "
             f"`traj generate ... --sampler ddim --steps {STEPS} --eta 1`"
         )

@@ -18,6 +18,7 @@ from traj.pipeline.models.surgery import scaled_blocks
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Denoiser, network_of
 from traj.pipeline.process.plan import Plan, Step
+from traj.stores import InputError
 
 EXAMPLE = "{edit: jump, n: 5, t_start: {every: 4}}"
 KEYS = {"jump": ("t_start", "n"), "skips": ("t_start", "n", "ns"), "blocks": ("t_start", "n", "nb"), "shortcut": ()}
@@ -54,16 +55,16 @@ def read(table: str, timesteps: Sequence[int]) -> list[Family]:
 
     Raises
     ------
-    ValueError
+    InputError
         When there is no such file or place, or it holds anything but a list of families.
     """
     found = _find(table)
     if not isinstance(found, list) or not found:
-        raise ValueError(f"{table} holds {shown(found)}; expected a list of families of edits like {EXAMPLE}")
+        raise InputError(f"{table} holds {shown(found)}; expected a list of families of edits like {EXAMPLE}")
     families = [_family(f"{table}, family {count}", form, timesteps) for count, form in enumerate(found, 1)]
     asked = sum(math.prod(map(len, (each.t_start, each.n, each.ns, each.nb, each.r))) for each in families)
     if asked > MOST_VARIANTS:
-        raise ValueError(f"{table} asks for {asked:,} variants; expected at most {MOST_VARIANTS:,}, in several forks")
+        raise InputError(f"{table} asks for {asked:,} variants; expected at most {MOST_VARIANTS:,}, in several forks")
     return families
 
 
@@ -76,7 +77,7 @@ def variants(families: Sequence[Family], plan: Plan, denoiser: Denoiser) -> tupl
 
     Raises
     ------
-    ValueError
+    InputError
         When the plan does not visit a t_start, the network has no such parts, a jump is asked of another rule than
         ddim, or a shortcut of another number of steps than its own.
     """
@@ -139,17 +140,17 @@ def _find(table: str) -> Any:
     """Load what a table's name stands for."""
     file, _, place = (table, "", "") if Path(table).is_file() else table.rpartition(":")
     if not Path(file or table).is_file():
-        raise ValueError(f"sweep {table}: no such file; expected a YAML file, or FILE:KEY for a place in one")
+        raise InputError(f"sweep {table}: no such file; expected a YAML file, or FILE:KEY for a place in one")
     try:
         found = _load(Path(file).read_text(encoding="utf-8"))
     except RecursionError:
-        raise ValueError(f"{file} is nested too deeply; expected families of edits like {EXAMPLE}") from None
+        raise InputError(f"{file} is nested too deeply; expected families of edits like {EXAMPLE}") from None
     except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # all but the first are those of !!tags
-        raise ValueError(f"{file} is not YAML: {error}") from None
+        raise InputError(f"{file} is not YAML: {error}") from None
     for key in place.split(".") if place else ():
         if not isinstance(found, Mapping) or key not in found:
             known = ", ".join(map(str, found)) if isinstance(found, Mapping) else shown(found)
-            raise ValueError(f"{file} has no {place}: there is no {key!r} in {known}")
+            raise InputError(f"{file} has no {place}: there is no {key!r} in {known}")
         found = found[key]
     return found
 
@@ -160,7 +161,7 @@ def _load(text: str) -> Any:
     try:
         node = loader.get_single_node()
         if _values(node, {}) > MOST_VALUES:
-            raise ValueError(f"it holds more than {MOST_VALUES:,} values, those counted that aliases repeat")
+            raise InputError(f"it holds more than {MOST_VALUES:,} values, those counted that aliases repeat")
         return None if node is None else loader.construct_document(node)
     finally:
         loader.dispose()
@@ -178,15 +179,15 @@ def _values(node: Any, counted: dict[int, int]) -> int:
 
 def _family(where: str, form: Any, timesteps: Sequence[int]) -> Family:
     if not isinstance(form, Mapping):
-        raise ValueError(f"{where} is {shown(form)}; expected a mapping like {EXAMPLE}")
+        raise InputError(f"{where} is {shown(form)}; expected a mapping like {EXAMPLE}")
     edit = form.get("edit")
     if not isinstance(edit, str) or edit not in KEYS:
-        raise ValueError(f"{where}: edit {shown(edit)} was given; expected one of {', '.join(KEYS)}")
+        raise InputError(f"{where}: edit {shown(edit)} was given; expected one of {', '.join(KEYS)}")
     unknown, missing = set(form) - {"edit", *KEYS[edit], *OPTIONAL[edit]}, set(KEYS[edit]) - set(form)
     if unknown or missing:
         problem = f"unknown {', '.join(sorted(map(str, unknown)))}" if unknown else f"no {', '.join(sorted(missing))}"
         known = ", ".join((*KEYS[edit], *(f"{key} if wanted" for key in OPTIONAL[edit]))) or "nothing else"
-        raise ValueError(f"{where}: {problem}; edit {edit} takes {known}")
+        raise InputError(f"{where}: {problem}; edit {edit} takes {known}")
     values = {key: _numbers(f"{where}: {key}", value) for key, value in form.items() if key not in ("edit", "t_start")}
     t_start = _t_start(f"{where}: t_start", form["t_start"], timesteps) if "t_start" in form else (timesteps[0],)
     return Family(edit, t_start, **values)
@@ -197,16 +198,16 @@ def _t_start(where: str, value: Any, timesteps: Sequence[int]) -> tuple[int, ...
         return _numbers(where, value)
     every = value.get("every")
     if set(value) != {"every"} or type(every) is not int or every < 1:
-        raise ValueError(f"{where} {shown(value)} was given; expected timesteps, or {{every: k}} with k from 1 on")
+        raise InputError(f"{where} {shown(value)} was given; expected timesteps, or {{every: k}} with k from 1 on")
     return tuple(timesteps[::every])
 
 
 def _numbers(where: str, value: Any) -> tuple[int, ...]:
     numbers = value if isinstance(value, list) else [value]
     if not numbers or any(type(number) is not int or not 0 <= number <= MOST_STEPS for number in numbers):
-        raise ValueError(
+        raise InputError(
             f"{where} {shown(value)} was given; expected a whole number from 0 to {MOST_STEPS}, or a list of them"
         )
     if len(set(numbers)) < len(numbers):
-        raise ValueError(f"{where} {shown(value)} was given; expected each number once")
+        raise InputError(f"{where} {shown(value)} was given; expected each number once")
     return tuple(numbers)

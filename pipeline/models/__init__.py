@@ -9,6 +9,8 @@ from pathlib import Path
 from traj.pipeline.models import analytic, own
 from traj.pipeline.process import tables
 from traj.pipeline.process.denoiser import Denoiser
+from traj.pipeline.process.device import within_memory
+from traj.stores import InputError, MissingFile
 
 TRAINED = ("digits", "digits-iddpm")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -18,6 +20,7 @@ _KNOWN = (
 )
 
 
+@within_memory()
 def load(
     name: str,
     device: str = "cpu",
@@ -36,17 +39,17 @@ def load(
 
     Raises
     ------
-    FileNotFoundError
+    MissingFile
         When the model is not there: not trained yet, no such folder, or not to be had from the hub.
-    ValueError
+    InputError
         When the name means nothing, the model is of a kind that is not supported, or brings a schedule of its own.
     """
     if not name.strip():
-        raise ValueError(f"an empty model name was given; {_KNOWN}")
+        raise InputError(f"an empty model name was given; {_KNOWN}")
     if is_exact(name):
         return analytic.load(name, device, tables.named(schedule or "linear", steps))
     if schedule is not None:
-        raise ValueError(f"schedule {schedule} was given, but model {name} has its own; leave it out")
+        raise InputError(f"schedule {schedule} was given, but model {name} has its own; leave it out")
     if own.is_own(name):
         return own.load(name, device, autocast, steps)
     from traj.pipeline.models import pretrained  # brings in diffusers, which takes seconds
@@ -54,15 +57,15 @@ def load(
     if name in TRAINED:
         folder = Path(os.environ.get("TRAJ_MODELS", "models")) / name
         if not folder.is_dir():
-            raise FileNotFoundError(f"model {name} is not trained yet (no folder {folder}): run traj train {name}")
+            raise MissingFile(f"model {name} is not trained yet (no folder {folder}): run traj train {name}")
         return pretrained.load_folder(folder, name, device, autocast)
     if Path(name).is_dir():
         return pretrained.load_folder(Path(name), Path(name).resolve().name or name, device, autocast)
     if _HUB_ID.fullmatch(name):
         return pretrained.load_folder(pretrained.fetch(name), name, device, autocast)
     if "/" in name or os.sep in name:
-        raise FileNotFoundError(f"model {name!r}: no such folder; {_KNOWN}")
-    raise ValueError(f"model {name!r} is unknown; {_KNOWN}")
+        raise MissingFile(f"model {name!r}: no such folder; {_KNOWN}")
+    raise InputError(f"model {name!r} is unknown; {_KNOWN}")
 
 
 def is_exact(name: str) -> bool:

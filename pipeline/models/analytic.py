@@ -15,6 +15,7 @@ from traj.pipeline.process import tables
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Prediction, check_label
 from traj.pipeline.process.schedule import Schedule
+from traj.stores import InputError
 
 MOST_VALUES = 1 << 26
 FORMS = ("gaussian:MEAN,VAR[,CxHxW]", "mixture:A,B,...", "dataset:digits")
@@ -25,7 +26,7 @@ def load(name: str, device: str = "cpu", schedule: Schedule | None = None) -> Ga
 
     Raises
     ------
-    ValueError
+    InputError
         When the name is none of the known forms.
     """
     kind, _, numbers = name.partition(":")
@@ -39,9 +40,9 @@ def load(name: str, device: str = "cpu", schedule: Schedule | None = None) -> Ga
                 return mixture([number(field) for field in fields], device, schedule)
             case "dataset" if numbers == "digits":
                 return digits_dataset(device, schedule)
-    except ValueError as error:
-        raise ValueError(f"model {name!r}: {error}; expected one of {', '.join(FORMS)}") from None
-    raise ValueError(f"model {name!r}; expected one of {', '.join(FORMS)}")
+    except InputError as error:
+        raise InputError(f"model {name!r}: {error}; expected one of {', '.join(FORMS)}") from None
+    raise InputError(f"model {name!r}; expected one of {', '.join(FORMS)}")
 
 
 class GaussianDenoiser:
@@ -54,9 +55,9 @@ class GaussianDenoiser:
         self, mean: float, variance: float, shape: tuple[int, ...] = (1, 1, 1), schedule: Schedule | None = None
     ) -> None:
         if not (variance > 0 and math.isfinite(mean) and math.isfinite(variance)):
-            raise ValueError(f"mean {mean} and variance {variance}; expected numbers, the variance above 0")
+            raise InputError(f"mean {mean} and variance {variance}; expected numbers, the variance above 0")
         if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MOST_VALUES:
-            raise ValueError(f"shape {shape}; expected channels, height and width, {MOST_VALUES:,} values at most")
+            raise InputError(f"shape {shape}; expected channels, height and width, {MOST_VALUES:,} values at most")
         self.mean, self.variance, self.shape = mean, variance, shape
         self.schedule = schedule or tables.named("linear")
         reach = 4 * math.sqrt(variance)
@@ -125,7 +126,7 @@ class PointsDenoiser:
 def mixture(points: list[float], device: str = "cpu", schedule: Schedule | None = None) -> PointsDenoiser:
     """Point classes of equal weight in one pixel (003, the 1-D experiment): class k is the k-th number."""
     if len(set(points)) < 2 or not all(map(math.isfinite, points)):
-        raise ValueError(f"points {points}; expected at least two different numbers")
+        raise InputError(f"points {points}; expected at least two different numbers")
     return PointsDenoiser(
         np.reshape(points, (-1, 1, 1, 1)),
         np.arange(len(points)),

@@ -26,6 +26,8 @@ from traj.pipeline.models import weights
 from traj.pipeline.models.digits import CLASSIFIERS, DigitsClassifier
 from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.weights import Weights
+from traj.pipeline.process.device import within_memory
+from traj.stores import InputError, MissingFile
 
 Shape = tuple[int, int, int]
 
@@ -109,23 +111,25 @@ class Classifier:
         return self.network(self.preprocessing(images, valid_range)).float()
 
     def check(self, image: Shape, device: torch.device) -> None:
-        """Raise ValueError where images of this shape (channel, y, x) do not fit the network."""
+        """Raise InputError where images of this shape (channel, y, x) do not fit the network."""
         given = self.preprocessing.shape(image)
         uncropped = self.preprocessing.resized(*image[1:])
         try:
             if any(length < cut for length, cut in zip(uncropped, given[1:], strict=True)):
-                raise ValueError("they are smaller than what is cut out of them")
+                raise InputError("they are smaller than what is cut out of them")
             if any(wanted not in (None, got) for wanted, got in zip(self.shape, given, strict=True)):
-                raise ValueError("they do not fit")
-            self(torch.zeros((1, *image), device=device), (0.0, 1.0))
+                raise InputError("they do not fit")
+            with within_memory():
+                self(torch.zeros((1, *image), device=device), (0.0, 1.0))
         except (ValueError, RuntimeError) as error:
             wanted, stored, prepared = map(_times, (self.shape, image, given))
-            raise ValueError(
+            raise InputError(
                 f"classifier {self.name} takes images of shape {wanted} (channel, y, x), the store's are "
                 f"{stored}" + (f", {prepared} after its preprocessing" if given != image else "") + f": {error}"
             ) from None
 
 
+@within_memory()
 def load(name: str, device: str = "cpu") -> Classifier:
     """Load the classifier of a name.
 
@@ -134,25 +138,25 @@ def load(name: str, device: str = "cpu") -> Classifier:
 
     Raises
     ------
-    FileNotFoundError
+    MissingFile
         When it is not there: not trained yet, no such folder, or not to be had from the hub.
-    ValueError
+    InputError
         When the name means nothing, the model is no image classifier, or a package is missing.
     """
     if not name.strip():
-        raise ValueError(f"an empty classifier name was given; {_KNOWN}")
+        raise InputError(f"an empty classifier name was given; {_KNOWN}")
     if name in CLASSIFIERS:
         folder = Path(os.environ.get("TRAJ_MODELS", "models")) / name
         if not folder.is_dir():
-            raise FileNotFoundError(f"classifier {name} is not trained yet (no folder {folder}): run traj train {name}")
+            raise MissingFile(f"classifier {name} is not trained yet (no folder {folder}): run traj train {name}")
         return _load_folder(folder, name, device)
     if Path(name).is_dir():
         return _load_folder(Path(name), Path(name).resolve().name or name, device)
     if _HUB_ID.fullmatch(name):
         return _load_folder(_fetch(name), name, device)
     if "/" in name or os.sep in name:
-        raise FileNotFoundError(f"classifier {name!r}: no such folder; {_KNOWN}")
-    raise ValueError(f"classifier {name!r} is unknown; {_KNOWN}")
+        raise MissingFile(f"classifier {name!r}: no such folder; {_KNOWN}")
+    raise InputError(f"classifier {name!r} is unknown; {_KNOWN}")
 
 
 def _load_folder(folder: Path, name: str, device: str) -> Classifier:
@@ -163,7 +167,7 @@ def _load_folder(folder: Path, name: str, device: str) -> Classifier:
         if config.get("model_type") in [*CLASSIFIERS]:
             return _trained_here(name, config, found, identity, device)
         return _hugging_face(name, folder, found, identity, device)
-    except (ValueError, FileNotFoundError) as error:
+    except InputError as error:
         raise type(error)(f"classifier {name}: {error}") from None
 
 
@@ -173,10 +177,11 @@ def _trained_here(
     """Load a classifier that `traj train` made: black and white of its images are -1 and 1."""
     arguments = _OWN.read({key: value for key, value in config.items() if key != "model_type"}, "its config.json")
     try:
-        network = DigitsClassifier(**arguments)
-        network.load_state_dict(load_file(found.files[0]))
+        with within_memory():
+            network = DigitsClassifier(**arguments)
+            network.load_state_dict(load_file(found.files[0]))
     except (TypeError, RuntimeError, SafetensorError):
-        raise ValueError(f"{found.files[0]} does not belong to its config.json; train it again") from None
+        raise InputError(f"{found.files[0]} does not belong to its config.json; train it again") from None
     preprocessing = Preprocessing(channels=arguments["channels"], mean=(0.5,), sd=(0.5,))
     return Classifier(
         name=name,
@@ -193,7 +198,7 @@ def _hugging_face(name: str, folder: Path, weights_found: Weights, identity: dic
     try:
         import transformers
     except ImportError:
-        raise ValueError(
+        raise InputError(
             "it needs the package transformers, which is not installed: pip install 'traj[transformers]'"
         ) from None
     files = {file: _part(folder, file, name) for file in ("config.json", "preprocessor_config.json")}
@@ -207,15 +212,15 @@ def _hugging_face(name: str, folder: Path, weights_found: Weights, identity: dic
             processor = transformers.AutoImageProcessor.from_pretrained(place, **options)
         except Exception as error:  # whatever a broken file may lead to
             why = weights.reason(error, place, folder)
-            raise ValueError(f"{folder} cannot be loaded as an image classifier: {why}") from None
+            raise InputError(f"{folder} cannot be loaded as an image classifier: {why}") from None
     if absent := sorted({*found["missing_keys"], *found["mismatched_keys"]}):
-        raise ValueError(f"its weights lack {', '.join(map(str, absent))}; it was not trained as one")
+        raise InputError(f"its weights lack {', '.join(map(str, absent))}; it was not trained as one")
     config = network.config
     channels = getattr(config, "num_channels", 3)
     try:
         preprocessing = _preprocessing(processor, channels)
     except (TypeError, AttributeError, LookupError, OverflowError, ZeroDivisionError) as error:
-        raise ValueError(f"its preprocessor_config.json cannot be followed: {error}") from None
+        raise InputError(f"its preprocessor_config.json cannot be followed: {error}") from None
     network = network.to(device).eval()
     return Classifier(
         name=name,
@@ -231,12 +236,12 @@ def _hugging_face(name: str, folder: Path, weights_found: Weights, identity: dic
 def _preprocessing(processor: Any, channels: int) -> Preprocessing:
     """Read a Hugging Face image processor's settings.
 
-    Raises ValueError where it does something to the pixels that is not done here.
+    Raises InputError where it does something to the pixels that is not done here.
     """
     flags = {key for key, value in vars(processor).items() if key.startswith("do_") and value}
     flags |= {key for key in ("include_top", "rescale_offset") if getattr(processor, key, False)}
     if other := sorted(flags - _FOLLOWED):
-        raise ValueError(f"its image processor does {', '.join(other)}, which is not supported")
+        raise InputError(f"its image processor does {', '.join(other)}, which is not supported")
     resize: tuple[int, int] | int | None = None
     crop: tuple[int, int] | None = None
     if processor.do_resize:
@@ -250,11 +255,11 @@ def _preprocessing(processor: Any, channels: int) -> Preprocessing:
         crop = (edge, edge) if isinstance(edge, int) else edge
     resample = int(processor.resample)
     if resize and resample not in _MODES:
-        raise ValueError(f"it resizes with Pillow's filter {resample}; expected 2 or 3")
+        raise InputError(f"it resizes with Pillow's filter {resample}; expected 2 or 3")
     ones, zeros = (1.0,) * channels, (0.0,) * channels
     mean, sd = (processor.image_mean, processor.image_std) if processor.do_normalize else (zeros, ones)
     if len(mean) not in (1, channels) or len(sd) not in (1, channels):
-        raise ValueError(f"{channels} channel(s), but its image processor has {len(mean)} means")
+        raise InputError(f"{channels} channel(s), but its image processor has {len(mean)} means")
     return Preprocessing(
         channels=channels,
         mean=tuple(map(float, mean)),
@@ -273,7 +278,7 @@ def _size(size: Any) -> tuple[int, int] | int:
             return lengths["height"], lengths["width"]
         case ["shortest_edge"]:
             return int(lengths["shortest_edge"])
-    raise ValueError(f"size {lengths}; expected height and width, or shortest_edge")
+    raise InputError(f"size {lengths}; expected height and width, or shortest_edge")
 
 
 def _fetch(hub_id: str) -> Path:
@@ -288,7 +293,7 @@ def _fetch(hub_id: str) -> Path:
                 break
         return folder
     except (OSError, HFValidationError) as error:
-        raise FileNotFoundError(
+        raise MissingFile(
             f"classifier {hub_id!r} is neither a folder here, nor in the hub's cache, nor could it be downloaded "
             f"({type(error).__name__}); check the name and the connection. HF_HOME says where the cache is, and "
             "HF_HUB_OFFLINE=1 forbids downloads"
@@ -312,7 +317,7 @@ def _quiet(transformers: Any) -> Iterator[None]:
 
 def _part(folder: Path, file: str, name: str) -> Path:
     if not (folder / file).is_file():
-        raise FileNotFoundError(f"classifier {name}: no {file} in {folder}; {_KNOWN}")
+        raise MissingFile(f"classifier {name}: no {file} in {folder}; {_KNOWN}")
     return folder / file
 
 

@@ -11,6 +11,7 @@ from traj.pipeline.models import surgery
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Prediction, check_label, model_time, predicted
 from traj.pipeline.process.schedule import Schedule
+from traj.stores import InputError
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and the exact denoisers do without
     from diffusers import UNet2DModel
@@ -24,7 +25,7 @@ class NetworkDenoiser:
 
     Raises
     ------
-    ValueError
+    InputError
         When the network's channels, labels or size don't fit; the message names what.
     """
 
@@ -51,25 +52,25 @@ class NetworkDenoiser:
         channels, out = network.config.in_channels, network.config.out_channels
         expected = channels * (2 if schedule.learned_range else 1)
         if out != expected:
-            raise ValueError(
+            raise InputError(
                 f"the network has {channels} channels in and {out} out; expected {expected} out with "
                 f"{'learned_range' if schedule.learned_range else 'fixed'} variance"
             )
         if network.config.class_embed_type is not None:
-            raise ValueError(
+            raise InputError(
                 f"class_embed_type {network.config.class_embed_type!r} is not supported; expected labels "
                 "through num_class_embeds"
             )
         embeddings = network.config.num_class_embeds or 0
         if null_label is not None and null_label != embeddings - 1:
-            raise ValueError(f"null_label is {null_label}; expected the last of {embeddings} class embeddings")
+            raise InputError(f"null_label is {null_label}; expected the last of {embeddings} class embeddings")
         self.num_classes = embeddings if null_label is None else embeddings - 1
         self.unconditional = self.num_classes == 0 or null_label is not None
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
         """Predict from states (sample, channel, y, x) of one timestep; condition is a label (sample,), -1 for none.
 
-        ``cut`` says what of the U-Net is left out; ValueError where there is no such part.
+        ``cut`` says what of the U-Net is left out; InputError where there is no such part.
         """
         with torch.autocast(x_t.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             time, classes = model_time(self.schedule, timestep, x_t.device), self._class_labels(condition)
@@ -93,6 +94,6 @@ class NetworkDenoiser:
 def _shape(network: UNet2DModel) -> tuple[int, int, int]:
     size = network.config.sample_size
     if size is None:
-        raise ValueError("the network's config has no sample_size; expected the images' height and width")
+        raise InputError("the network's config has no sample_size; expected the images' height and width")
     height, width = (size, size) if isinstance(size, int) else size
     return network.config.in_channels, int(height), int(width)

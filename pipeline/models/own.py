@@ -21,6 +21,7 @@ from traj.pipeline.models import surgery
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Denoiser, Prediction, check_label, predicted
 from traj.pipeline.process.schedule import Schedule
+from traj.stores import InputError, MissingFile
 
 ENTRY_POINTS = "traj.models"
 _DENOISER = ("schedule", "shape", "num_classes", "unconditional", "valid_range", "identity")  # and its name, added here
@@ -51,7 +52,7 @@ class OwnDenoiser:
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
         """Predict from states (sample, channel, y, x) of one timestep; condition is a label (sample,), -1 for none.
 
-        ValueError where parts of a U-Net are cut, a label is unknown, or the network answers in another shape.
+        InputError where parts of a U-Net are cut, a label is unknown, or the network answers in another shape.
         """
         surgery.check(self, cut)
         check_label(condition, self.num_classes, self.unconditional)
@@ -60,7 +61,7 @@ class OwnDenoiser:
         with torch.autocast(x_t.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             output = self.network(x_t, time, *labels)
         if output.shape != x_t.shape:
-            raise ValueError(f"the network answers in shape {tuple(output.shape)} to states of {tuple(x_t.shape)}")
+            raise InputError(f"the network answers in shape {tuple(output.shape)} to states of {tuple(x_t.shape)}")
         return predicted(self.schedule, timestep, x_t, output.to(x_t.dtype))
 
 
@@ -85,18 +86,18 @@ def wrap(
 
     Raises
     ------
-    ValueError
+    InputError
         When the schedule does not go with what is predicted, or null_label is one of the classes.
-    FileNotFoundError
+    MissingFile
         When a file of weights is not there.
     """
     if null_label is not None and 0 <= null_label < num_classes:
-        raise ValueError(f"null_label {null_label} is one of the {num_classes} classes; expected a number of its own")
+        raise InputError(f"null_label {null_label} is one of the {num_classes} classes; expected a number of its own")
     times = {"model_time": schedule.model_time, "index": np.arange(schedule.T), "sigma": schedule.sigma}
     if time not in times:
-        raise ValueError(f"time {time!r}; expected one of {', '.join(times)}")
+        raise InputError(f"time {time!r}; expected one of {', '.join(times)}")
     if not np.isfinite(times[time]).all():
-        raise ValueError(
+        raise InputError(
             f"time sigma is infinite at timestep {schedule.T - 1}, where no signal is left; expected model_time or "
             "index"
         )
@@ -139,9 +140,9 @@ def load(name: str, device: str = "cpu", autocast: bool = False, steps: int | No
 
     Raises
     ------
-    FileNotFoundError
+    MissingFile
         When there is no such file.
-    ValueError
+    InputError
         When the file has no such function, it needs a number of steps, or returns no denoiser.
     """
     file, _, function = name.rpartition(":")
@@ -150,9 +151,9 @@ def load(name: str, device: str = "cpu", autocast: bool = False, steps: int | No
     denoiser: Any = build(**_arguments(name, build, {"steps": steps, "device": device}))
     missing = [part for part in _DENOISER if not hasattr(denoiser, part)]
     if missing or not callable(denoiser):
-        raise ValueError(f"model {name} returns {type(denoiser).__name__} without {', '.join(missing)}; see wrap()")
+        raise InputError(f"model {name} returns {type(denoiser).__name__} without {', '.join(missing)}; see wrap()")
     if autocast and not hasattr(denoiser, "autocast"):
-        raise ValueError(f"model {name} has no autocast; leave --autocast out")
+        raise InputError(f"model {name} has no autocast; leave --autocast out")
     if autocast:
         denoiser.autocast = True
     if isinstance(getattr(denoiser, "network", None), nn.Module):
@@ -170,7 +171,7 @@ def _registered(name: str) -> EntryPoint | None:
 def _imported(file: Path, name: str) -> Callable[..., Denoiser]:
     """Import a file, its folder among those that modules are looked for in, and find a function in it."""
     if not file.is_file():
-        raise FileNotFoundError(f"model {file}:{name}: there is no file {file}")
+        raise MissingFile(f"model {file}:{name}: there is no file {file}")
     folder = str(file.resolve().parent)
     spec = importlib.util.spec_from_file_location(f"traj_model_{file.stem}", file)
     assert spec is not None  # the name ends in .py
@@ -184,7 +185,7 @@ def _imported(file: Path, name: str) -> Callable[..., Denoiser]:
     found = getattr(module, name, None)
     if not inspect.isfunction(found):
         known = ", ".join(key for key, value in vars(module).items() if inspect.isfunction(value))
-        raise ValueError(f"{file} has no function {name}; it has {known or 'none'}")
+        raise InputError(f"{file} has no function {name}; it has {known or 'none'}")
     return found
 
 
@@ -193,10 +194,10 @@ def _arguments(name: str, build: Callable[..., Denoiser], given: dict[str, Any])
     parameters = inspect.signature(build).parameters
     unknown = [key for key, p in parameters.items() if key not in given and p.default is p.empty]
     if unknown:
-        raise ValueError(f"model {name} needs {', '.join(unknown)}; expected no parameters but steps and device")
+        raise InputError(f"model {name} needs {', '.join(unknown)}; expected no parameters but steps and device")
     if given["steps"] is None and "steps" in parameters:
         if parameters["steps"].default is inspect.Parameter.empty:
-            raise ValueError(
+            raise InputError(
                 f"model {name} is sampled on a grid of as many timesteps as steps: say how many, --steps 40"
             )
         del given["steps"]
@@ -207,4 +208,4 @@ def _sha256(file: Path) -> str:
     try:
         return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
     except OSError:
-        raise FileNotFoundError(f"weights {file}: no such file") from None
+        raise MissingFile(f"weights {file}: no such file") from None

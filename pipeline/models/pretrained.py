@@ -21,6 +21,7 @@ from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.network import NetworkDenoiser
 from traj.pipeline.models.weights import Weights
 from traj.pipeline.process.schedule import Schedule
+from traj.stores import InputError, MissingFile
 
 STEM = "diffusion_pytorch_model"
 OWN = Keys({"time_scale": Key(1.0, number(above=0)), "null_label": Key(None, optional(whole(0, 10_000_000)))})
@@ -37,9 +38,9 @@ def load_folder(folder: Path, name: str, device: str = "cpu", autocast: bool = F
 
     Raises
     ------
-    FileNotFoundError
+    MissingFile
         When a file that belongs to such a folder is missing.
-    ValueError
+    InputError
         When the pipeline has other parts than a UNet2DModel and a scheduler, a part is not supported, or the network
         cannot be loaded or run.
     """
@@ -48,7 +49,7 @@ def load_folder(folder: Path, name: str, device: str = "cpu", autocast: bool = F
     _refuse_other_parts(home, name)
     config = json_object(network_config)
     if (kind := config.get("_class_name")) != "UNet2DModel":
-        raise ValueError(f"model {name}: the network is a {shown(kind)}; expected UNet2DModel")
+        raise InputError(f"model {name}: the network is a {shown(kind)}; expected UNet2DModel")
     own = home / "traj.json"
     options = OWN.read(json_object(own) if own.is_file() else {}, str(own))
     scheduler = json_object(_part(home, "scheduler", "scheduler_config.json"))
@@ -64,7 +65,7 @@ def load_folder(folder: Path, name: str, device: str = "cpu", autocast: bool = F
             autocast=autocast,
         )
         _try(denoiser, device)
-    except (ValueError, FileNotFoundError) as error:
+    except InputError as error:
         raise type(error)(f"model {name}: {error}") from None
     return denoiser
 
@@ -76,9 +77,9 @@ def fetch(hub_id: str) -> Path:
 
     Raises
     ------
-    FileNotFoundError
+    MissingFile
         When the repository can't be had.
-    ValueError
+    InputError
         When its pipeline is of another kind; nothing large has been downloaded then.
     """
     hub_logging.set_verbosity_error()  # its retries would fill the screen before our one message
@@ -90,13 +91,13 @@ def fetch(hub_id: str) -> Path:
         root_level = config is None
         config = config or _download(hub_id, "config.json")
         if config is None:
-            raise ValueError(f"model {hub_id}: the repository holds no unet/config.json or config.json")
+            raise InputError(f"model {hub_id}: the repository holds no unet/config.json or config.json")
         _download(hub_id, "scheduler_config.json" if root_level else "scheduler/scheduler_config.json")
         _download(hub_id, "traj.json")
         _download_weights(hub_id, "" if root_level else "unet/")
         return config.parent if root_level else config.parent.parent
     except (OSError, HFValidationError) as error:
-        raise FileNotFoundError(
+        raise MissingFile(
             f"model {hub_id!r} is neither a folder here, nor in the hub's cache, nor could it be downloaded "
             f"({type(error).__name__}); check the name and the connection. HF_HOME says where the cache is, and "
             "HF_HUB_OFFLINE=1 forbids downloads"
@@ -142,18 +143,18 @@ def _network(config: dict[str, Any], found: Weights, folder: Path) -> UNet2DMode
                 output_loading_info=True,
             )
         except Exception as error:  # whatever a broken file may lead to
-            raise ValueError(f"{folder} cannot be loaded: {weights.reason(error, place, folder)}") from None
+            raise InputError(f"{folder} cannot be loaded: {weights.reason(error, place, folder)}") from None
     for key, problem in (("missing_keys", "lack"), ("unexpected_keys", "also hold")):
         if names := sorted(loading[key]):
             listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise ValueError(f"the weights in {folder} {problem} {listed}; they do not belong to its config.json")
+            raise InputError(f"the weights in {folder} {problem} {listed}; they do not belong to its config.json")
     return network
 
 
 def _try(denoiser: NetworkDenoiser, device: str) -> None:
     """Run a network on one image.
 
-    Raises ValueError where it fails, gives something else than an image of the same size, or numbers that are none.
+    Raises InputError where it fails, gives something else than an image of the same size, or numbers that are none.
     """
     channels, height, width = denoiser.shape
     x_t = torch.zeros(1, channels, height, width, device=device)
@@ -164,11 +165,11 @@ def _try(denoiser: NetworkDenoiser, device: str) -> None:
             eps = denoiser(x_t, denoiser.schedule.T - 1, label).eps
     except Exception as error:  # whatever layers do that do not fit
         written = weights.reason(error, Path(), Path())
-        raise ValueError(f"the network fails on {given}: {written}{_sizes_that_fit(denoiser)}") from None
+        raise InputError(f"the network fails on {given}: {written}{_sizes_that_fit(denoiser)}") from None
     if eps.shape != x_t.shape:
-        raise ValueError(f"the network makes {tuple(eps.shape[1:])} of {given}{_sizes_that_fit(denoiser)}")
+        raise InputError(f"the network makes {tuple(eps.shape[1:])} of {given}{_sizes_that_fit(denoiser)}")
     if not eps.isfinite().all():
-        raise ValueError(f"the network makes values that are not finite of {given}; its weights are damaged")
+        raise InputError(f"the network makes values that are not finite of {given}; its weights are damaged")
 
 
 def _sizes_that_fit(denoiser: NetworkDenoiser) -> str:
@@ -207,7 +208,7 @@ def _network_config(folder: Path, name: str) -> Path:
     """Find the network's config in a pipeline folder that holds one network."""
     if (folder / "unet_ema" / "config.json").is_file():
         there = [part for part in ("unet", "unet_ema") if (folder / part / "config.json").is_file()]
-        raise ValueError(
+        raise InputError(
             f"model {name}: {folder} holds {' and '.join(there)}, the latter with averaged weights; give the one that "
             f"is meant: {' or '.join(str(folder / part) for part in there)}"
         )
@@ -220,17 +221,17 @@ def _refuse_other_parts(folder: Path, name: str) -> None:
     parts = json_object(index) if index.is_file() else {}
     present = {part: entry[-1] for part, entry in parts.items() if isinstance(entry, list) and entry and entry[-1]}
     if "noise_scheduler" in present:
-        raise ValueError(
+        raise InputError(
             f"model {name}: model_index.json calls a part noise_scheduler, as old versions did; call it scheduler, "
             "and its folder and scheduler_config.json too"
         )
     for part in ("unet", "unet_ema"):
         if (kind := present.get(part, "UNet2DModel")) != "UNet2DModel":
-            raise ValueError(f"model {name}: its network is a {kind}; expected a pipeline with a UNet2DModel")
+            raise InputError(f"model {name}: its network is a {kind}; expected a pipeline with a UNet2DModel")
     others = sorted(set(present) - {"unet", "unet_ema", "scheduler"})
     if others:
         listed = ", ".join(f"{part} ({present[part]})" for part in others)
-        raise ValueError(
+        raise InputError(
             f"model {name}: the pipeline also has {listed}, which is not supported; expected unet and scheduler only"
         )
 
@@ -239,4 +240,4 @@ def _part(folder: Path, part: str, file: str) -> Path:
     for path in (folder / part / file, folder / file):
         if path.is_file():
             return path
-    raise FileNotFoundError(f"{folder} is no diffusers pipeline folder: no {part}/{file}, nor {file}")
+    raise MissingFile(f"{folder} is no diffusers pipeline folder: no {part}/{file}, nor {file}")

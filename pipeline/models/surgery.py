@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from traj.pipeline.process.cut import WHOLE, Cut
+from traj.stores import InputError
 
 if TYPE_CHECKING:  # plans hold cuts, and need neither torch nor diffusers
     import torch
@@ -62,7 +63,7 @@ def forward(
 
     Raises
     ------
-    ValueError
+    InputError
         When the network cannot be cut so, see ``check``.
     """
     text = {} if encoder_hidden_states is None else {"encoder_hidden_states": encoder_hidden_states}
@@ -77,7 +78,7 @@ def check(network: Any, cut: Cut) -> None:
 
     Raises
     ------
-    ValueError
+    InputError
         When the model is not a U-Net, has blocks that cannot be cut, or has fewer blocks or skips than the cut.
     """
     if cut != WHOLE:
@@ -89,11 +90,11 @@ def scaled_blocks(nb: int, network: nn.Module) -> int:
 
     Raises
     ------
-    ValueError
+    InputError
         When nb is not in 0..16, or the network cannot be cut.
     """
     if not 0 <= nb <= SOURCE_BLOCKS:
-        raise ValueError(f"nb {nb}; expected 0 to {SOURCE_BLOCKS}, the output blocks of the source's network")
+        raise InputError(f"nb {nb}; expected 0 to {SOURCE_BLOCKS}, the output blocks of the source's network")
     return (2 * nb * len(_stages(network).outputs) + SOURCE_BLOCKS) // (2 * SOURCE_BLOCKS)
 
 
@@ -104,7 +105,7 @@ def blocks(network: nn.Module) -> list[Block]:
 
     Raises
     ------
-    ValueError
+    InputError
         When the network cannot be cut, or its config has no sample_size.
     """
     _stages(network)  # refuses before anything is built
@@ -140,7 +141,7 @@ def multiply_adds(network: nn.Module, cut: Cut = WHOLE) -> int:
 
     Raises
     ------
-    ValueError
+    InputError
         As ``check`` and ``blocks`` do.
     """
     check(network, cut)
@@ -239,7 +240,7 @@ def _allowed(network: Any, cut: Cut) -> _Stages:
     count = len(stages.outputs)
     for name, number, known in (("blocks", cut.blocks, "output blocks"), ("skips", cut.skips, "skip connections")):
         if number > count:
-            raise ValueError(
+            raise InputError(
                 f"a cut of {number} {name}, but the network has {count} {known}; expected 0 to {count} "
                 "(traj info MODEL lists them)"
             )
@@ -250,13 +251,13 @@ def _stages(network: Any) -> _Stages:
     from diffusers import UNet2DConditionModel, UNet2DModel
 
     if not isinstance(network, UNet2DModel | UNet2DConditionModel):
-        raise ValueError(
+        raise InputError(
             f"a cut needs a U-Net, and this model is a {type(network).__name__}; expected UNet2DModel or "
             "UNet2DConditionModel"
         )
     for level in (*network.down_blocks, *network.up_blocks):
         if type(level).__name__ not in _CUTTABLE:
-            raise ValueError(
+            raise InputError(
                 f"the network has a {type(level).__name__}, which cannot be cut; expected "
                 f"{', '.join(sorted(_CUTTABLE))}"
             )
@@ -327,7 +328,7 @@ def _sketch(network: Any) -> tuple[Any, tuple[Tensor, Tensor], dict[str, Tensor]
 
     config = network.config
     if config.sample_size is None:
-        raise ValueError("the network's config has no sample_size; expected the images' height and width")
+        raise InputError("the network's config has no sample_size; expected the images' height and width")
     size = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else config.sample_size
     with torch.device("meta"):
         # looking a class up multiplies nothing, and without classes there is no label to give

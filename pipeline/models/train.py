@@ -33,8 +33,10 @@ from traj.pipeline.models.digits import (
     images,
     split,
 )
-from traj.pipeline.process.device import choose_device
+from traj.pipeline.models.folder import json_object
+from traj.pipeline.process.device import choose_device, within_memory
 from traj.pipeline.process.schedule import Schedule
+from traj.stores import InputError
 from traj.stores.partials import making
 from traj.stores.places import place
 
@@ -76,17 +78,17 @@ def train(
 
     Raises
     ------
-    ValueError
+    InputError
         When the name or a number is no good, or the folder exists and holds something else.
     """
     recipes: dict[str, Recipe | ClassifierRecipe] = {**RECIPES, **CLASSIFIERS}
     if name not in recipes:
-        raise ValueError(f"no network {name!r} to train; expected one of {', '.join(recipes)}")
+        raise InputError(f"no network {name!r} to train; expected one of {', '.join(recipes)}")
     recipe = recipes[name]
     steps = recipe.steps if steps is None else steps
     for key, value, least in (("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if value < least:
-            raise ValueError(f"{key} is {value}; expected at least {least}")
+            raise InputError(f"{key} is {value}; expected at least {least}")
     settings = _settings(name, recipe, steps, batch, seed)
     where = choose_device(device)
     folder = place(out)
@@ -110,6 +112,7 @@ def train(
     return True
 
 
+@within_memory()
 def fit(
     recipe: Recipe | ClassifierRecipe,
     *,
@@ -363,15 +366,15 @@ def _settings(name: str, recipe: Recipe | ClassifierRecipe, steps: int, batch: i
 
 def _refuse_other_content(folder: Path, settings: dict[str, Any]) -> None:
     try:
-        found = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ValueError(
+        found = json_object(folder / "training.json")
+    except (OSError, InputError):
+        raise InputError(
             f"{folder} exists and holds no model that traj train made; give another folder, or move it away"
         ) from None
     differing = [key for key in settings if found.get(key) != settings[key]]
     if differing:
         listed = ", ".join(f"{key} {found.get(key)} (asked for {settings[key]})" for key in differing)
-        raise ValueError(
+        raise InputError(
             f"{folder} holds a model trained with {listed}; remove it to train anew, or give another folder"
         )
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from traj.pipeline.configs import shown
 from traj.pipeline.models.folder import json_object
+from traj.pipeline.process.device import is_out_of_memory
+from traj.stores import InputError, MissingFile
 
 SAFE, PICKLED = ".safetensors", ".bin"
 _FOREIGN = ("*.safetensors*", "*.bin*", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.onnx")
@@ -57,9 +59,9 @@ def find(folder: Path, safe: str, pickled: str) -> Weights:
 
     Raises
     ------
-    FileNotFoundError
+    MissingFile
         Where there are no weights, or a shard is missing.
-    ValueError
+    InputError
         Where an index is no index, or there are several variants, or one in shards.
     """
     for name in candidates(safe, pickled):
@@ -69,14 +71,14 @@ def find(folder: Path, safe: str, pickled: str) -> Weights:
     for stem, suffix in ((safe, SAFE), (pickled, PICKLED)):
         variants = sorted(folder.glob(f"{stem}.*{suffix}"))
         if len(variants) > 1 or any("-of-" in path.name for path in variants):
-            raise ValueError(
+            raise InputError(
                 f"{folder} holds no {stem}{suffix}, but variants: {', '.join(path.name for path in variants)}; name "
                 f"a copy of the one that is meant, in one file, {stem}{suffix}"
             )
         if variants:
             return Weights((variants[0],), {f"{stem}{suffix}": variants[0]})
     there = sorted({path.name for pattern in _FOREIGN for path in folder.glob(pattern)})
-    raise FileNotFoundError(
+    raise MissingFile(
         f"no weights in {folder}; expected {safe}{SAFE}" + (f", found only {', '.join(there)}" if there else "")
     )
 
@@ -96,7 +98,7 @@ def reason(error: Exception, place: Path, folder: Path) -> str:
     Raises the error itself where it is the memory that does not suffice.
     """
     written = " ".join(str(error).replace(str(place), str(folder)).split()) or type(error).__name__
-    if isinstance(error, MemoryError) or "out of memory" in written or "can't allocate memory" in written:
+    if is_out_of_memory(error):
         raise error
     return written if len(written) <= MOST_REASON else f"{written[:MOST_REASON]}..."
 
@@ -104,12 +106,12 @@ def reason(error: Exception, place: Path, folder: Path) -> str:
 def _sharded(index: Path) -> Weights:
     listed = json_object(index).get("weight_map")
     if not isinstance(listed, dict) or not listed:
-        raise ValueError(f"{index} has weight_map {shown(listed)}; expected the file of every tensor by its name")
+        raise InputError(f"{index} has weight_map {shown(listed)}; expected the file of every tensor by its name")
     suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
     for name in listed.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(f".{suffix}"):
-            raise ValueError(f"{index} names the file {shown(name)}; expected .{suffix} files beside it")
+            raise InputError(f"{index} names the file {shown(name)}; expected .{suffix} files beside it")
     files = tuple(index.with_name(name) for name in sorted(set(listed.values())))
     if missing := [path.name for path in files if not path.is_file()]:
-        raise FileNotFoundError(f"{index} lists {', '.join(missing)}, which is not beside it; fetch the folder again")
+        raise MissingFile(f"{index} lists {', '.join(missing)}, which is not beside it; fetch the folder again")
     return Weights(files, {index.name: index, **{path.name: path for path in files}})

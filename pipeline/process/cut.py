@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from traj.stores import InputError
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -11,7 +13,7 @@ class Cut:
 
     Raises
     ------
-    ValueError
+    InputError
         When a number is negative.
     """
 
@@ -22,7 +24,7 @@ class Cut:
         """Check the numbers."""
         for name, number in (("skips", self.skips), ("blocks", self.blocks)):
             if number < 0:
-                raise ValueError(f"a cut of {number} {name}; expected 0 or more")
+                raise InputError(f"a cut of {number} {name}; expected 0 or more")
 
 
 WHOLE = Cut()  # nothing is left out

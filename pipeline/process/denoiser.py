@@ -9,6 +9,7 @@ import torch
 
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.schedule import Schedule
+from traj.stores import InputError
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Denoiser(Protocol):
         """Predict from states (sample, channel, y, x) of one timestep.
 
         The condition of every model here is a label (sample,), -1 for none. ``cut`` says what of the U-Net is left
-        out; ValueError where there is no such part.
+        out; InputError where there is no such part.
         """
         ...
 
@@ -67,17 +68,17 @@ def check_label(label: torch.Tensor, num_classes: int, unconditional: bool = Tru
 
     Raises
     ------
-    ValueError
+    InputError
         When a label lies outside 0..num_classes-1 and isn't -1, or is -1 where the model needs a class.
     """
     lowest, highest = (int(bound) for bound in torch.aminmax(label))
     if highest >= num_classes:
         known = f"expected 0 to {num_classes - 1}" if num_classes else "the model has no classes; use labels none"
-        raise ValueError(f"label {highest}: {known}")
+        raise InputError(f"label {highest}: {known}")
     if lowest < -1:
-        raise ValueError(f"label {lowest}: expected -1 (none) or a class")
+        raise InputError(f"label {lowest}: expected -1 (none) or a class")
     if lowest == -1 and not unconditional:
-        raise ValueError(
+        raise InputError(
             f"label -1 (none), but this model was trained with labels only; expected 0 to {num_classes - 1}, or "
             "a null_label in the model folder's traj.json"
         )

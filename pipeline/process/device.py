@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Denoiser
 from traj.pipeline.process.noise import NoiseSource, Purpose
+from traj.stores import InputError, OutOfMemory
 
 
 def choose_device(name: str) -> torch.device:
@@ -24,11 +26,11 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device {name!r} is unknown; expected auto, cpu, cuda or cuda:i") from None
+        raise InputError(f"device {name!r} is unknown; expected auto, cpu, cuda or cuda:i") from None
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:i")
+        raise InputError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:i")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA device(s)")
+        raise InputError(f"device {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA device(s)")
     return device
 
 
@@ -41,6 +43,25 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
     }
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether the memory did not suffice; torch has a class of its own for that on a GPU only."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error)) is not None
+
+
+@contextmanager
+def within_memory() -> Iterator[None]:
+    """Raise OutOfMemory where torch finds too little memory for a tensor."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            asked = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+            raise OutOfMemory(asked[0] if asked else "") from None
+        raise
 
 
 @contextmanager
@@ -59,7 +80,7 @@ def inference(tf32: bool = False) -> Iterator[None]:
     try:
         for backend, name, value in wanted:
             setattr(backend, name, value)
-        with torch.inference_mode():
+        with within_memory(), torch.inference_mode():
             yield
     finally:
         for (backend, name, _), value in zip(wanted, before, strict=True):

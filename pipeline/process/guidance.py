@@ -9,6 +9,7 @@ import torch
 
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Denoiser, Prediction, network_of
+from traj.stores import InputError
 
 
 def guided(denoiser: Denoiser, guidance: float) -> Denoiser:
@@ -18,16 +19,16 @@ def guided(denoiser: Denoiser, guidance: float) -> Denoiser:
 
     Raises
     ------
-    ValueError
+    InputError
         When guidance is no number, or the model has no labels or cannot do without.
     """
     if not math.isfinite(guidance):
-        raise ValueError(f"guidance {guidance} was given, expected a number")
+        raise InputError(f"guidance {guidance} was given, expected a number")
     if guidance == 1:
         return denoiser
     if not (denoiser.num_classes and denoiser.unconditional):
         lack = "was trained with labels only" if denoiser.num_classes else "has no labels"
-        raise ValueError(f"guidance {guidance:g} needs a model with labels and a null label; this one {lack}")
+        raise InputError(f"guidance {guidance:g} needs a model with labels and a null label; this one {lack}")
     return Guided(denoiser, guidance)
 
 

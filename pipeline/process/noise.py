@@ -13,6 +13,8 @@ import numpy as np
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
+from traj.stores import InputError
+
 
 class Purpose(IntEnum):
     """What noise is for, part of its address."""
@@ -42,7 +44,7 @@ class NoiseSource:
 
         Start noise carries timestep 0. Replica 0 is the parent run.
 
-        Raises TypeError where an address is not a whole number, ValueError where it does not fit.
+        Raises TypeError where an address is not a whole number, InputError where it does not fit.
         """
         ids = [_word(sample, "sample", 32) for sample in samples]
         time, branch = _word(timestep, "timestep", 64), _word(replica, "replica", 32)
@@ -67,7 +69,7 @@ class NoiseSource:
 def _word(value: int, name: str, bits: int) -> int:
     whole = operator.index(value)
     if not 0 <= whole < 1 << bits:
-        raise ValueError(f"{name}={whole} was given, expected 0 to 2**{bits} - 1")
+        raise InputError(f"{name}={whole} was given, expected 0 to 2**{bits} - 1")
     return whole
 
 

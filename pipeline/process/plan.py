@@ -10,6 +10,7 @@ from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.schedule import Schedule
 from traj.pipeline.process.spacing import shown, spaced_timesteps
 from traj.pipeline.process.variance import refuse_overfull
+from traj.stores import InputError
 
 VARIANCES = ("large", "small", "learned")
 NOISES = ("shared", "independent", "zero")
@@ -60,26 +61,26 @@ class Step:
     def __post_init__(self) -> None:
         """Check the words, and that the step goes down."""
         if not -1 <= self.lands_on < self.timestep:
-            raise ValueError(
+            raise InputError(
                 f"a step at timestep {self.timestep} lands on {self.lands_on}; expected -1 to {self.timestep - 1}"
             )
         if self.rule == "posterior":
             if self.variance not in VARIANCES:
-                raise ValueError(f"variance {self.variance!r} of a posterior step; expected one of {VARIANCES}")
+                raise InputError(f"variance {self.variance!r} of a posterior step; expected one of {VARIANCES}")
         elif self.rule == "ddim":
             if isinstance(self.variance, str) or not 0 <= self.variance < float("inf"):
-                raise ValueError(f"variance {self.variance!r} of a ddim step; expected a number eta, 0 or more")
+                raise InputError(f"variance {self.variance!r} of a ddim step; expected a number eta, 0 or more")
             object.__setattr__(self, "variance", float(self.variance))
         elif self.rule == "heun":
             if self.variance != 0:
-                raise ValueError(f"variance {self.variance!r} of a heun step; expected 0, it adds no noise")
+                raise InputError(f"variance {self.variance!r} of a heun step; expected 0, it adds no noise")
             object.__setattr__(self, "variance", 0.0)
         else:
-            raise ValueError(f"rule {self.rule!r}; expected posterior, ddim or heun")
+            raise InputError(f"rule {self.rule!r}; expected posterior, ddim or heun")
         if self.noise not in NOISES:
-            raise ValueError(f"noise {self.noise!r}; expected one of {NOISES}")
+            raise InputError(f"noise {self.noise!r}; expected one of {NOISES}")
         if self.planned is not None and not (self.rule == "ddim" and self.lands_on < self.planned < self.timestep):
-            raise ValueError(
+            raise InputError(
                 f"a {self.rule} step from timestep {self.timestep} to {self.lands_on} was planned to land on "
                 f"{self.planned}; expected a ddim step, planned to land between"
             )
@@ -115,24 +116,24 @@ class Plan:
     def __post_init__(self) -> None:
         """Check that every step lands on the one after it."""
         if not self.steps:
-            raise ValueError("a plan without steps; expected at least one")
+            raise InputError("a plan without steps; expected at least one")
         if self.clip is not None:
             if not self.clip > 0:
-                raise ValueError(f"clip {self.clip}; expected a number above 0, or none")
+                raise InputError(f"clip {self.clip}; expected a number above 0, or none")
             object.__setattr__(self, "clip", float(self.clip))
         if self.came_from is not None and self.came_from <= self.steps[0].timestep:
-            raise ValueError(f"a plan that came from timestep {self.came_from} starts at {self.steps[0].timestep}")
+            raise InputError(f"a plan that came from timestep {self.came_from} starts at {self.steps[0].timestep}")
         if self.end not in ENDS:
-            raise ValueError(f"end {self.end!r}; expected one of {ENDS}")
+            raise InputError(f"end {self.end!r}; expected one of {ENDS}")
         if self.eps not in EPS:
-            raise ValueError(f"eps {self.eps!r}; expected one of {EPS}")
+            raise InputError(f"eps {self.eps!r}; expected one of {EPS}")
         if self.eps == "rederived" and self.clip is None:
-            raise ValueError(
+            raise InputError(
                 "eps is rederived from a clipped pred_x0, but the plan does not clip; expected a clip range"
             )
         for step, lands_on in zip(self.steps, [*self.timesteps[1:], -1], strict=True):
             if step.lands_on != lands_on:
-                raise ValueError(
+                raise InputError(
                     f"the step at timestep {step.timestep} lands on {step.lands_on}, but the plan goes on at {lands_on}"
                 )
 
@@ -155,7 +156,7 @@ class Plan:
 
         Raises
         ------
-        ValueError
+        InputError
             When the plan does not visit the timestep.
         """
         first = self._position(timestep)
@@ -171,7 +172,7 @@ class Plan:
 
         Raises
         ------
-        ValueError
+        InputError
             When the plan does not visit the timestep, n is negative, or the step's rule is not ddim.
         """
         first = self._window(timestep, n).start
@@ -180,7 +181,7 @@ class Plan:
             return self
         step = self.steps[first]
         if step.rule != "ddim":
-            raise ValueError(
+            raise InputError(
                 f"a jump needs rule ddim; the step at timestep {timestep} has rule {step.rule}: make a run that it "
                 "fits with `traj generate ... --sampler ddim --eta 1`"
             )
@@ -193,7 +194,7 @@ class Plan:
 
         Raises
         ------
-        ValueError
+        InputError
             When the plan does not visit the timestep, or n is negative.
         """
         window = self._window(timestep, n)
@@ -203,10 +204,10 @@ class Plan:
     def cut_relax_cut(self, cut: Cut, timestep: int, n: int, r: int) -> Plan:
         """Leave parts out of n steps, let r steps be, and leave the same out of n steps again (002 fig. 10).
 
-        Raises ValueError as ``with_cut`` does, and for a negative r.
+        Raises InputError as ``with_cut`` does, and for a negative r.
         """
         if r < 0:
-            raise ValueError(f"r is {r} steps; expected 0 or more")
+            raise InputError(f"r is {r} steps; expected 0 or more")
         once, again = self.with_cut(cut, timestep, n), self._window(timestep, n + r).stop
         return once.with_cut(cut, self.timesteps[again], n) if again < len(self.steps) else once
 
@@ -215,7 +216,7 @@ class Plan:
 
         Raises
         ------
-        ValueError
+        InputError
             When the plan does not visit the timestep.
         """
         last = self._position(timestep)
@@ -227,7 +228,7 @@ class Plan:
 
         Raises
         ------
-        ValueError
+        InputError
             When the plan has no step there, or the noise is none of NOISES.
         """
         return self._change(first, last, noise=noise)
@@ -239,12 +240,12 @@ class Plan:
 
         Raises
         ------
-        ValueError
+        InputError
             When the plan has no step there, a step there is not ddim, or eta is negative.
         """
         for step in self.steps:
             if first >= step.timestep >= last and step.rule != "ddim":
-                raise ValueError(f"eta needs rule ddim; the step at timestep {step.timestep} has rule {step.rule}")
+                raise InputError(f"eta needs rule ddim; the step at timestep {step.timestep} has rule {step.rule}")
         return self._change(first, last, variance=eta)
 
     def to_json(self) -> dict[str, Any]:
@@ -269,7 +270,7 @@ class Plan:
 
         Raises
         ------
-        ValueError
+        InputError
             When it is not exactly what ``to_json`` writes for some plan.
         """
         try:
@@ -283,30 +284,30 @@ class Plan:
                 chain, came_from=plan.get("came_from"), end=plan.get("end", "x_0"), eps=plan.get("eps", "kept")
             )
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not a plan: {error!r}; expected the form Plan.to_json writes") from None
+            raise InputError(f"not a plan: {error!r}; expected the form Plan.to_json writes") from None
         if read.to_json() != plan:
-            raise ValueError(f"not the form Plan.to_json writes: {plan}; expected {read.to_json()}")
+            raise InputError(f"not the form Plan.to_json writes: {plan}; expected {read.to_json()}")
         return read
 
     def _change(self, first: int, last: int, **changes: Any) -> Plan:
         if first < last:
-            raise ValueError(f"timesteps {first} to {last}; expected from high to low")
+            raise InputError(f"timesteps {first} to {last}; expected from high to low")
         there = [first >= timestep >= last for timestep in self.timesteps]
         if not any(there):
-            raise ValueError(f"no step at timesteps {first} to {last}; the plan visits {shown(self.timesteps)}")
+            raise InputError(f"no step at timesteps {first} to {last}; the plan visits {shown(self.timesteps)}")
         steps = zip(self.steps, there, strict=True)
         return replace(self, steps=tuple(replace(step, **changes) if here else step for step, here in steps))
 
     def _window(self, timestep: int, n: int) -> range:
         """Positions of n steps from a timestep on, some of them perhaps beyond the end."""
         if n < 0:
-            raise ValueError(f"n is {n} steps; expected 0 or more")
+            raise InputError(f"n is {n} steps; expected 0 or more")
         first = self._position(timestep)
         return range(first, first + n)
 
     def _position(self, timestep: int) -> int:
         if timestep not in self.timesteps:
-            raise ValueError(f"the plan does not visit timestep {timestep}; it visits {shown(self.timesteps)}")
+            raise InputError(f"the plan does not visit timestep {timestep}; it visits {shown(self.timesteps)}")
         return self.timesteps.index(timestep)
 
 
@@ -325,11 +326,11 @@ def ddpm(
 
     Raises
     ------
-    ValueError
+    InputError
         When steps is 0 or above T, or variance is "learned" and the network has none.
     """
     if variance == "learned" and not schedule.learned_range:
-        raise ValueError(
+        raise InputError(
             "learned variance needs a network that predicts it (variance_type: learned_range); expected large or small"
         )
     treatment = Treatment("posterior", variance)
@@ -352,7 +353,7 @@ def ddim(
 
     Raises
     ------
-    ValueError
+    InputError
         When steps is 0 or above T, eps is rederived without a clip, or eta is negative or too large for a step.
     """
     treatment = Treatment("ddim", eta)
@@ -372,7 +373,7 @@ def iddpm(
 
     Raises
     ------
-    ValueError
+    InputError
         When steps is 0 or above T, or the network predicts no variance.
     """
     return ddpm(schedule, steps, "learned", clip, spacing)
@@ -391,7 +392,7 @@ def heun(
 
     Raises
     ------
-    ValueError
+    InputError
         When steps is 0 or above T, or eps is rederived without a clip.
     """
     treatment = Treatment("heun", 0.0)

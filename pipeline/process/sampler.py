@@ -16,6 +16,7 @@ from traj.pipeline.process.denoiser import Condition, Denoiser, Prediction
 from traj.pipeline.process.plan import Plan, Step
 from traj.pipeline.process.schedule import Schedule
 from traj.pipeline.process.variance import ddim_sd, ends, fixed_sd, large, refuse_overfull, small
+from traj.stores import InputError
 
 Start = Callable[[int], torch.Tensor]
 Noise = Callable[[int, Step], torch.Tensor]
@@ -43,7 +44,7 @@ def reverse(
     it does not get the second evaluation of a heun step. Up to ``together`` branches at the same timestep, with the
     same parts of the network left out, share a network call. Returns each branch's x_0.
 
-    Raises ValueError for an eta that is too large for a step, and for a learned variance of a network without one.
+    Raises InputError for an eta that is too large for a step, and for a learned variance of a network without one.
     """
     for plan in plans:
         refuse_overfull(denoiser.schedule, plan.steps)
@@ -157,7 +158,7 @@ def learned_log_variance(schedule: Schedule, plan: Plan, k: int, prediction: Pre
     """Log variance between those of "large" and "small" as the network says (IDDPM eq. 15).
 
     None unless the step's variance is learned. The step to x_0, whose "small" variance is 0, takes that of the
-    step before it, as improved-diffusion does, whether or not the plan holds that step. Raises ValueError when the
+    step before it, as improved-diffusion does, whether or not the plan holds that step. Raises InputError when the
     network predicts no variance.
     """
     step = plan.steps[k]
@@ -165,7 +166,7 @@ def learned_log_variance(schedule: Schedule, plan: Plan, k: int, prediction: Pre
         return None
     f = prediction.variance_fraction
     if f is None:
-        raise ValueError("the plan's variance is learned, but this model predicts none; use large or small")
+        raise InputError("the plan's variance is learned, but this model predicts none; use large or small")
     levels = ends(schedule, step)
     before = plan.steps[k - 1].timestep if k else plan.came_from
     if step.lands_on == -1 and before is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from traj.pipeline.configs import Key, Keys, Unfit, flag, number, off, one_of, optional, several, shown, whole
-from traj.stores import levels
+from traj.stores import InputError, levels
 
 # Schedulers that share DDPM's training tables; only the tables are read, the updates are ours.
 _CLASSES = (
@@ -46,7 +46,7 @@ class Schedule:
 
     Raises
     ------
-    ValueError
+    InputError
         When the columns do not fit, noise does not grow with the timestep, or the network's answer says nothing of x_0.
     """
 
@@ -70,20 +70,20 @@ class Schedule:
         shapes = {column.shape for column in columns.values()}
         if len(shapes) > 1 or self.signal.ndim != 1 or not self.T:
             given = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
-            raise ValueError(f"a schedule with {given}; expected one number of each for every timestep")
+            raise InputError(f"a schedule with {given}; expected one number of each for every timestep")
         if not all(np.isfinite(column).all() for column in columns.values()) or (self.signal < 0).any():
-            raise ValueError("a schedule with numbers that are not finite, or signal below 0")
+            raise InputError("a schedule with numbers that are not finite, or signal below 0")
         if not ((self.noise_scale > 0).all() and (np.diff(self.log_snr) < 0).all()):
-            raise ValueError("a schedule whose noise does not grow with the timestep; expected least noise first")
+            raise InputError("a schedule whose noise does not grow with the timestep; expected least noise first")
         if self.prediction_type not in PREDICTIONS:
-            raise ValueError(f"prediction_type {self.prediction_type!r}; expected one of {', '.join(PREDICTIONS)}")
+            raise InputError(f"prediction_type {self.prediction_type!r}; expected one of {', '.join(PREDICTIONS)}")
         if self.prediction_type == "epsilon" and self.signal[-1] == 0:
-            raise ValueError(
+            raise InputError(
                 f"prediction_type epsilon says nothing of x_0 at timestep {self.T - 1}, where no signal is left "
                 "(zero terminal SNR); expected a network with v_prediction or sample"
             )
         if self.prediction_type == "v_prediction" and self.alpha_bar is None:
-            raise ValueError("prediction_type v_prediction needs signal^2 + noise_scale^2 = 1; expected another one")
+            raise InputError("prediction_type v_prediction needs signal^2 + noise_scale^2 = 1; expected another one")
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], time_scale: float = 1.0) -> Schedule:
@@ -93,7 +93,7 @@ class Schedule:
 
         Raises
         ------
-        ValueError
+        InputError
             When the config asks for something that is not supported; the message names it.
         """
         name = _class_name(config)
@@ -223,7 +223,7 @@ def _class_name(config: Mapping[str, Any]) -> str:
         return known
     except Unfit as unfit:
         instead = "; its name today is DDPMScheduler: write that" if name == "GaussianDDPMScheduler" else ""
-        raise ValueError(f"scheduler class {shown(name)} is not supported; expected {unfit}{instead}") from None
+        raise InputError(f"scheduler class {shown(name)} is not supported; expected {unfit}{instead}") from None
 
 
 def _betas(found: Mapping[str, Any]) -> tuple[str, np.ndarray]:
@@ -250,6 +250,6 @@ def _cosine_betas(T: int) -> np.ndarray:
 def _without_terminal_signal(signal: np.ndarray) -> np.ndarray:
     """Shift and stretch the signal to end at 0, its first value kept (Lin et al. 2024, algorithm 1)."""
     if len(signal) < 2:
-        raise ValueError("rescale_betas_zero_snr with one timestep leaves no signal at all; expected more of them")
+        raise InputError("rescale_betas_zero_snr with one timestep leaves no signal at all; expected more of them")
     stretched: np.ndarray = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
     return stretched

@@ -8,6 +8,7 @@ from itertools import accumulate, repeat
 import numpy as np
 
 from traj.pipeline.process.schedule import Schedule
+from traj.stores import InputError
 
 SPACINGS = ("leading", "linspace", "trailing", "openai")
 
@@ -23,21 +24,21 @@ def spaced_timesteps(schedule: Schedule, steps: int | Sequence[int] | None, spac
 
     Raises
     ------
-    ValueError
+    InputError
         When steps is below 1 or above T, there is no such spacing, or the schedule's offset leads past T-1. When the
         list by hand is empty, or names a timestep twice or one that is not in the schedule.
     """
     T, spacing = schedule.T, schedule.spacing if spacing is None else spacing
     if spacing not in SPACINGS:
-        raise ValueError(f"spacing {spacing!r}; expected one of {SPACINGS}")
+        raise InputError(f"spacing {spacing!r}; expected one of {SPACINGS}")
     if isinstance(steps, Sequence):
         if not steps or len(set(steps)) < len(steps) or not 0 <= min(steps) <= max(steps) < T:
-            raise ValueError(f"timesteps {shown(list(steps))}; expected numbers from {T - 1} to 0, each once")
+            raise InputError(f"timesteps {shown(list(steps))}; expected numbers from {T - 1} to 0, each once")
         return sorted(steps, reverse=True)
     if steps is None or steps == T:
         return list(range(T - 1, -1, -1))
     if not 1 <= steps <= T:
-        raise ValueError(f"{steps} steps; expected 1 to {T}, the number of training timesteps")
+        raise InputError(f"{steps} steps; expected 1 to {T}, the number of training timesteps")
     ascending: np.ndarray
     if spacing == "leading":
         ascending = np.arange(steps) * (T // steps) + schedule.steps_offset
@@ -51,7 +52,7 @@ def spaced_timesteps(schedule: Schedule, steps: int | Sequence[int] | None, spac
         # arange in floats may run one element too far
         ascending = np.arange(T, 0, -T / steps)[:steps][::-1].round() - 1
     if ascending[-1] >= T:
-        raise ValueError(
+        raise InputError(
             f"{steps} steps with steps_offset {schedule.steps_offset} start at {int(ascending[-1])}, "
             f"beyond {T - 1}; ask for fewer steps"
         )

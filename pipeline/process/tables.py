@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from traj.pipeline.parsing import number
 from traj.pipeline.process.schedule import MOST_TIMESTEPS, Schedule
+from traj.stores import InputError
 
 NAMES = ("linear", "cosine", "edm[:MIN,MAX,RHO]", "flow[:SHIFT]")
 _BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
@@ -23,7 +24,7 @@ def named(name: str, steps: int | None = None) -> Schedule:
 
     Raises
     ------
-    ValueError
+    InputError
         When the name means nothing, or a grid is asked for without a number of steps.
     """
     kind, _, numbers = name.partition(":")
@@ -31,12 +32,12 @@ def named(name: str, steps: int | None = None) -> Schedule:
         return Schedule.from_config({"clip_sample": False, "beta_schedule": _BETAS[name]})
     try:
         values = [number(text) for text in numbers.split(",")] if numbers else []
-    except ValueError:
+    except InputError:
         values = None
     if kind not in ("edm", "flow") or values is None or len(values) not in ((0, 3) if kind == "edm" else (0, 1)):
-        raise ValueError(f"schedule {name!r}; expected one of {', '.join(NAMES)}")
+        raise InputError(f"schedule {name!r}; expected one of {', '.join(NAMES)}")
     if steps is None:
-        raise ValueError(f"schedule {name} is a grid of as many timesteps as steps are taken; say how many: --steps 40")
+        raise InputError(f"schedule {name} is a grid of as many timesteps as steps are taken; say how many: --steps 40")
     return edm(steps, *values) if kind == "edm" else flow(steps, *values)
 
 
@@ -56,12 +57,12 @@ def edm(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: floa
 
     Raises
     ------
-    ValueError
+    InputError
         When there is no step, or the numbers do not fit.
     """
     _check_steps(steps)
     if not (0 < sigma_min < sigma_max < np.inf and 0 < rho < np.inf):
-        raise ValueError(f"edm:{sigma_min:g},{sigma_max:g},{rho:g}; expected 0 < MIN < MAX and RHO above 0")
+        raise InputError(f"edm:{sigma_min:g},{sigma_max:g},{rho:g}; expected 0 < MIN < MAX and RHO above 0")
     most, least = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     sigma = (most + np.linspace(0, 1, steps) * (least - most))[::-1] ** rho
     numbers = {"sigma_min": float(sigma_min), "sigma_max": float(sigma_max), "rho": float(rho)}
@@ -75,12 +76,12 @@ def flow(steps: int, shift: float = 1.0) -> Schedule:
 
     Raises
     ------
-    ValueError
+    InputError
         When there is no step, or the shift is not above 0.
     """
     _check_steps(steps)
     if not 0 < shift < np.inf:
-        raise ValueError(f"flow:{shift:g}; expected a shift above 0")
+        raise InputError(f"flow:{shift:g}; expected a shift above 0")
     t = np.arange(1, steps + 1) / steps
     t = shift * t / (1 + (shift - 1) * t)
     t[-1] = 1
@@ -92,7 +93,7 @@ def table(signal: ArrayLike, noise_scale: ArrayLike, model_time: ArrayLike) -> S
 
     Raises
     ------
-    ValueError
+    InputError
         When they are no such columns.
     """
     columns = [np.asarray(column, np.float64) for column in (signal, noise_scale, model_time)]
@@ -103,4 +104,4 @@ def table(signal: ArrayLike, noise_scale: ArrayLike, model_time: ArrayLike) -> S
 
 def _check_steps(steps: int) -> None:
     if not 1 <= steps <= MOST_TIMESTEPS:
-        raise ValueError(f"{steps} steps; expected 1 to {MOST_TIMESTEPS}")
+        raise InputError(f"{steps} steps; expected 1 to {MOST_TIMESTEPS}")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from traj.pipeline.process.schedule import Schedule
+from traj.stores import InputError
 
 if TYPE_CHECKING:  # plans are refused by what is here
     from traj.pipeline.process.plan import Step
@@ -61,14 +62,14 @@ def refuse_overfull(schedule: Schedule, steps: Iterable[Step]) -> None:
 
     Raises
     ------
-    ValueError
+    InputError
         When an eta is too large; the message names the step with the least room, and the largest eta that fits there.
     """
     planned = [_as_planned(step) for step in steps if step.rule == "ddim"]
     if full := [step for step in planned if _is_overfull(schedule, step)]:
         least = min(full, key=lambda step: _largest_eta(schedule, step))
         _, (_, d_s) = ends(schedule, least)
-        raise ValueError(
+        raise InputError(
             f"eta {least.variance:g} adds noise of variance {ddim_sd(schedule, least) ** 2:.3g} at timestep "
             f"{least.timestep}, more than the {d_s**2:.3g} in the state at {least.lands_on}; expected an eta of at "
             f"most {math.floor(1e4 * _largest_eta(schedule, least)) / 1e4:g} there"

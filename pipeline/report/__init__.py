@@ -37,7 +37,7 @@ def report(
 
     What is damaged or cannot be drawn is left out, said on the page, and told to `failed`: the place, and the error.
 
-    Raises FileNotFoundError where there is no result at all.
+    Raises MissingFile where there is no result at all.
     """
     require_writable(place(out, folder=True) / "index.html")
     folders = {"trajectories": trajectories, "fork": forks, "readout": readouts}

@@ -16,6 +16,7 @@ from traj import analysis, stores
 from traj.pipeline.computing.analyze import kind_of
 from traj.pipeline.report.contents import Kind, Run, Section
 from traj.pipeline.report.failures import Failed, attempt, printable, sentence, warn
+from traj.stores import MissingFile
 from traj.stores.layout import read_root
 
 KINDS: tuple[Kind, ...] = ("trajectories", "fork", "sweep")
@@ -44,11 +45,11 @@ def collect(
     read as numbers. Forks, sweeps and further readouts follow all runs. Those of runs in the folder parents find them,
     which are not listed themselves. What is damaged is left out, said in the run's remarks, and told to `failed`.
 
-    Raises FileNotFoundError where there is no result.
+    Raises MissingFile where there is no result.
     """
     files = sorted(results.glob("*/*.zarr"))
     if not files:
-        raise FileNotFoundError(
+        raise MissingFile(
             f"there is no result under {results}; run `traj analyze entropy,ssim,psnr` first, or `dvc repro`"
         )
     folders = {**folders, "sweep": folders["fork"]}

@@ -8,7 +8,7 @@ from html import escape
 from typing import TypeVar
 
 from traj.pipeline.report.contents import Material, Run, Section
-from traj.stores import DamagedStore, StoreError
+from traj.stores import DamagedStore, is_damage, is_known
 
 Failed = Callable[[str, Exception], None]
 """Is told where something went wrong, and what. The report goes on without it."""
@@ -19,11 +19,6 @@ T = TypeVar("T")
 def warn(where: str, error: Exception) -> None:
     """Warn of what went wrong."""
     warnings.warn(f"{where}: {sentence(error)}", stacklevel=2)
-
-
-def is_known(error: Exception) -> bool:
-    """Say whether an error is the store's or the disk's, rather than a fault of this program."""
-    return isinstance(error, (StoreError, OSError))
 
 
 def sentence(error: Exception) -> str:
@@ -77,6 +72,6 @@ def body(section: Section, material: Material, failed: Failed) -> str:
 
 def _of_store(run: Run, error: Exception) -> Exception:
     """Name the store whose bytes are wrong."""
-    if isinstance(error, ValueError) and "checksum" in str(error):
+    if is_damage(error):
         return DamagedStore(f"the store {run.name} is damaged ({error}); run `traj verify` on it")
     return error

@@ -15,6 +15,7 @@ import xarray as xr
 
 from traj.pipeline.report.contents import Numbers, Run, Section, Series, band, errors_of
 from traj.pipeline.report.failures import Failed, attempt
+from traj.stores import InputError
 from traj.stores.partials import write_file
 
 POINTS = 100
@@ -73,8 +74,11 @@ def _losses(path: Path) -> tuple[list[str], np.ndarray]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     if not rows:
-        raise ValueError("the file is empty; expected a line of names and lines of numbers")
-    return rows[0], np.array(rows[1:], float)
+        raise InputError("the file is empty; expected a line of names and lines of numbers")
+    try:
+        return rows[0], np.array(rows[1:], float)
+    except ValueError as error:
+        raise InputError(f"expected a line of names and lines of as many numbers ({error})") from None
 
 
 def over_timesteps(result: xr.Dataset, values: str, *errors: str, in_band: float = 2) -> list[Series]:
