@@ -5,13 +5,16 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 TESTS := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: repro wide test test-fast test-lowest lint bench install clean
+.PHONY: repro studies studies-full test test-fast test-lowest lint bench install clean
 
 repro: install  ## train, generate, analyse, draw: report/index.html
 	dvc repro
 
-wide: install  ## opt-in, another 20 minutes: wide/params.yaml into wide/report/index.html
-	dvc repro wide/dvc.yaml
+studies: install  ## one source each, opt-in: studies/NAME/report/index.html
+	dvc repro $(wildcard studies/*/dvc.yaml)
+
+studies-full: install  ## the full sweeps, opt-in: studies/unet_dynamics/full/report/index.html
+	dvc repro studies/unet_dynamics/full/dvc.yaml
 
 test: install  ## the whole suite
 	python $(TESTS)

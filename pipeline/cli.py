@@ -339,24 +339,25 @@ def analyze(ctx: click.Context) -> None:
 @main.command()
 @click.option("-o", "--out", type=LocalPath(), default="report", show_default=True)
 @click.option(
-    "--parents",
+    "--beside",
     type=LocalPath(exists=True, file_okay=False),
-    help="Folder of runs that forks here were made of, where it is not data/trajectories.",
+    help="Folder of another project (with data/ and results/), whose runs are shown too.",
 )
-def report(out: Path, parents: Path | None) -> None:
+def report(out: Path, beside: Path | None) -> None:
     """Draw everything under results/ into report/index.html.
 
     What is damaged or cannot be drawn is left out and named, on the page too; the exit status is 1 then.
 
     \b
     traj report
+    traj report --beside ../..
     """
     from traj.pipeline.report import report as write_report
     from traj.pipeline.report.failures import sentence
     from traj.stores import is_known
 
     failures: list[tuple[str, Exception]] = []
-    page = write_report(out, parents=parents, failed=lambda where, error: failures.append((where, error)))
+    page = write_report(out, beside=beside, failed=lambda where, error: failures.append((where, error)))
     say(f"wrote {page}")
     for where, error in failures:
         if not is_known(error):

@@ -49,7 +49,7 @@ def full(*arguments, **options):
         ["analyze", "psnr", "a.zarr", "-o", URL],
         ["analyze", "ssim", "a.zarr", "--against", URL],
         ["report", "-o", URL],
-        ["report", "--parents", URL],
+        ["report", "--beside", URL],
         ["info", URL],
         ["info", "s3://bucket/model"],
         ["verify", URL],

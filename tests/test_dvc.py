@@ -31,8 +31,10 @@ def project(tmp_path_factory):
             shutil.copytree(source, folder / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / part)
-    (folder / "wide").mkdir()
-    shutil.copy(ROOT / "wide" / "dvc.yaml", folder / "wide")
+    for file in (ROOT / "studies").rglob("dvc.yaml"):
+        copied = folder / file.relative_to(ROOT)
+        copied.parent.mkdir(parents=True)
+        shutil.copy(file, copied)
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
     shutil.copytree(ROOT / ".dvc" / "plots", folder / ".dvc" / "plots")
@@ -42,20 +44,34 @@ def project(tmp_path_factory):
     params["generate"] |= {"samples": 8, "block": 8}
     params["runs"] = {
         "ddim": {"model": "digits", "sampler": "ddim", "steps": 5},
-        "iddpm": {"model": "digits-iddpm", "sampler": "iddpm", "steps": 5},
+        "ddpm": {"model": "digits", "sampler": "ddpm", "steps": 5},
     }
-    params["forks"] = {
-        "ddim_forks": {"run": "ddim", "options": {"at": "800,200", "replicas": 2, "samples": 4, "block": 4, "eta": 1}}
-    }
-    params["sweep"] = {"samples": 4, "block": 4}
-    params["sweeps"] = {"ddim_edits": {"run": "ddim", "edits": "two"}}
-    params["edits"] = {"two": [{"edit": "jump", "n": [2, 3], "t_start": {"every": 2}}]}
+    fork = {"run": "ddim", "options": {"at": "800,200", "replicas": 2, "samples": 4, "block": 4, "eta": 1}}
+    params["forks"] = {"ddim_forks": fork}
     params["readouts"] = {"ddim_forks": "forks/ddim_forks"}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    wide = {"run": "ddim", "sweep": params["sweep"], "sweeps": params["edits"], "forks": {}}
-    (folder / "wide" / "params.yaml").write_text(yaml.safe_dump(wide))
+    write(folder / "params.yaml", params)
+    feature_emergence = {
+        "runs": {"iddpm": {"model": "models/digits-iddpm", "sampler": "iddpm", "steps": 5}},
+        "forks": {"ddim_forks": fork},
+    }
+    write(folder / "studies/feature_emergence/params.yaml", feature_emergence)
+    edits = {"two": [{"edit": "jump", "n": [2, 3], "t_start": {"every": 2}}]}
+    few = {"samples": 4, "block": 4}
+    unet_dynamics = {
+        "runs": {"ddim4": {"model": "../../models/digits", "sampler": "ddim", "steps": 4}},
+        "sweep": few,
+        "sweeps": {"ddim_edits": {"run": "../../data/trajectories/ddim.zarr", "edits": "two"}},
+        "edits": edits,
+    }
+    write(folder / "studies/unet_dynamics/params.yaml", unet_dynamics)
+    full = {"run": "../data/trajectories/ddim4.zarr", "sweep": few, "sweeps": edits}
+    write(folder / "studies/unet_dynamics/full/params.yaml", full)
     repro(folder)
     return folder
+
+
+def write(file, params):
+    file.write_text(yaml.safe_dump(params))
 
 
 def dvc(folder, *arguments):
@@ -87,11 +103,32 @@ def test_everything_is_made_and_a_second_repro_does_nothing(project):
     assert time.perf_counter() - begun < 10
 
 
-def test_the_wide_group_is_asked_for_by_name_only(project):
-    assert not any((project / "wide" / made).exists() for made in ("data", "results", "report"))
-    assert sorted(repro(project, "wide/dvc.yaml")) == ["wide/dvc.yaml:intervene@two", "wide/dvc.yaml:report"]
-    numbers = json.loads((project / "wide" / "report" / "metrics.json").read_text())
-    assert list(numbers["sweeps"]) == ["two"]
+def test_studies_are_asked_for_by_name_only(project):
+    made = ("data", "models", "results", "report")
+    assert not [path for path in (project / "studies").rglob("*") if path.name in made]
+    assert sorted(repro(project, "studies/unet_dynamics/full/dvc.yaml", "studies/feature_emergence/dvc.yaml")) == [
+        "studies/feature_emergence/dvc.yaml:analyze@iddpm",
+        "studies/feature_emergence/dvc.yaml:analyze_fork@ddim_forks",
+        "studies/feature_emergence/dvc.yaml:fork@ddim_forks",
+        "studies/feature_emergence/dvc.yaml:generate@iddpm",
+        "studies/feature_emergence/dvc.yaml:report",
+        "studies/feature_emergence/dvc.yaml:train",
+        "studies/unet_dynamics/dvc.yaml:analyze@ddim4",
+        "studies/unet_dynamics/dvc.yaml:analyze_sweep@ddim_edits",
+        "studies/unet_dynamics/dvc.yaml:generate@ddim4",
+        "studies/unet_dynamics/dvc.yaml:intervene@ddim_edits",
+        "studies/unet_dynamics/full/dvc.yaml:intervene@two",
+        "studies/unet_dynamics/full/dvc.yaml:report",
+    ]
+    assert repro(project, "studies/unet_dynamics/dvc.yaml") == ["studies/unet_dynamics/dvc.yaml:report"]
+    shown = {
+        "feature_emergence": (["iddpm", "ddim", "ddpm"], ["ddim_forks"], []),
+        "unet_dynamics": (["ddim4", "ddim", "ddpm"], [], ["ddim_edits"]),
+        "unet_dynamics/full": (["ddim4"], [], ["two"]),
+    }
+    for study, names in shown.items():
+        numbers = json.loads((project / "studies" / study / "report" / "metrics.json").read_text())
+        assert tuple(list(numbers[kind]) for kind in ("runs", "forks", "sweeps")) == names
     assert repro(project) == []
 
 
@@ -103,10 +140,10 @@ def test_metrics_and_plots_are_worth_reading(project):
 
 def test_changing_one_run_reruns_only_it_and_what_depends_on_it(project):
     untouched = digest(project / "data" / "trajectories" / "ddim.zarr")
-    edit(project, "params.yaml", "sampler: iddpm\n    steps: 5", "sampler: iddpm\n    steps: 4")
-    assert sorted(repro(project)) == ["analyze@iddpm", "generate@iddpm", "report"]
+    edit(project, "params.yaml", "sampler: ddpm\n    steps: 5", "sampler: ddpm\n    steps: 4")
+    assert sorted(repro(project)) == ["analyze@ddpm", "generate@ddpm", "report"]
     assert digest(project / "data" / "trajectories" / "ddim.zarr") == untouched
-    assert len(list((project / "data" / "trajectories").glob("iddpm.stale-*.zarr"))) == 1
+    assert len(list((project / "data" / "trajectories").glob("ddpm.stale-*.zarr"))) == 1
 
 
 @pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC's own
@@ -118,13 +155,16 @@ def test_what_is_made_of_a_run_depends_on_it(project, monkeypatch):
         "analyze@ddim",
         "analyze_fork@ddim_forks",
         "analyze_readout@ddim_forks",
-        "analyze_sweep@ddim_edits",
         "fork@ddim_forks",
-        "intervene@ddim_edits",
         "readout@ddim_forks",
         "report",
-        "wide/dvc.yaml:intervene@two",
-        "wide/dvc.yaml:report",
+        "studies/feature_emergence/dvc.yaml:analyze_fork@ddim_forks",
+        "studies/feature_emergence/dvc.yaml:fork@ddim_forks",
+        "studies/feature_emergence/dvc.yaml:report",
+        "studies/unet_dynamics/dvc.yaml:analyze_sweep@ddim_edits",
+        "studies/unet_dynamics/dvc.yaml:intervene@ddim_edits",
+        "studies/unet_dynamics/dvc.yaml:report",
+        "studies/unet_dynamics/full/dvc.yaml:report",
     }
 
 
@@ -134,6 +174,6 @@ def test_a_comment_in_the_code_regenerates_nothing(project):
     with (project / "pipeline" / "making" / "fork.py").open("a") as file:
         file.write("# a comment\n")
     ran = set(repro(project))
-    assert {"fork@ddim_forks", "intervene@ddim_edits"} <= ran <= {"fork@ddim_forks", "intervene@ddim_edits", "report"}
+    assert {"fork@ddim_forks"} <= ran <= {"fork@ddim_forks", "report"}
     assert digest(forks) == before
     assert [file.stat().st_mtime_ns for file in sorted(forks.rglob("*"))] == touched

@@ -25,6 +25,7 @@ from tests.report_data import (
     make_forks,
     make_run,
     make_sweep,
+    rows,
     section,
     svgs,
     unbalanced,
@@ -227,16 +228,31 @@ def test_a_sweep_without_its_run_is_shown_without_it(copy):
     assert len(svgs(section(page, "interventions"))) == 2  # no schedule
 
 
-def test_parents_elsewhere_are_shown_by_their_sweeps_alone(copy):
-    shutil.move(copy / "trajectories", copy / "elsewhere")
+def test_runs_of_a_project_beside_are_shown_too_and_its_sweeps_are_not(copy):
+    root = copy / "elsewhere"
+    shutil.copytree(copy / "forks", root / "data/forks")
+    shutil.copytree(copy / "results", root / "results")
+    shutil.move(copy / "trajectories", root / "data")
     shutil.rmtree(copy / "results/ddim")
-    page = write(copy, copy / "report", only=["runs", "interventions"], parents=copy / "elsewhere").read_text(
-        encoding="utf-8"
-    )
+    (copy / "forks/ddim_edits.zarr").rename(copy / "forks/mine.zarr")
+    (copy / "results/ddim_edits").rename(copy / "results/mine")
+    page = write(copy, copy / "report", only=["runs", "interventions"], beside=root).read_text(encoding="utf-8")
     assert len(svgs(section(page, "interventions"))) == 3  # the schedule of the run too
-    assert not (copy / "report/metrics/ddim.json").exists()
     assert "no pictures" not in page
-    assert "evaluations</th>" not in section(page, "runs")
+    numbers = json.loads((copy / "report/metrics.json").read_text())
+    assert list(numbers["runs"]) == ["ddim"]
+    assert numbers["runs"]["ddim"]
+    assert list(numbers["sweeps"]) == ["mine"]
+    assert {row["run"] for row in rows(copy / "report/plots/ssim.csv")} == {"ddim"}
+
+
+def test_a_run_here_hides_one_of_its_name_beside(copy):
+    root = copy / "elsewhere"
+    shutil.copytree(copy / "trajectories", root / "data/trajectories")
+    write(copy, copy / "report", only=["runs"], beside=root)
+    numbers = json.loads((copy / "report/metrics.json").read_text())
+    assert numbers["runs"]["ddim"]  # those of results/, which are not in root
+    assert list(numbers["sweeps"]) == ["ddim_edits"]
 
 
 def test_betas_are_those_of_the_schedule():

@@ -27,13 +27,13 @@ def report(
     forks: Path = FOLDERS["fork"],
     readouts: Path = FOLDERS["readout"],
     models: Path = Path("models"),
-    parents: Path | None = None,
+    beside: Path | None = None,
     failed: Failed = warn,
 ) -> Path:
     """Write index.html, metrics.json, metrics/RUN.json and plots/*.csv into the folder out; return the page's path.
 
     Every run, fork store and sweep that is there or has results is shown with what it has; what is missing is said on
-    the page. parents is a folder of further runs, which only forks and sweeps of them show. Same inputs, same bytes.
+    the page. beside is the folder of another project, whose runs are shown too. Same inputs, same bytes.
 
     What is damaged or cannot be drawn is left out, said on the page, and told to `failed`: the place, and the error.
 
@@ -41,7 +41,7 @@ def report(
     """
     require_writable(place(out, folder=True) / "index.html")
     folders = {"trajectories": trajectories, "fork": forks, "readout": readouts}
-    runs = collect(results, folders, SECTIONS, parents, failed)
+    runs = collect(results, folders, SECTIONS, beside, failed)
     numbers = {
         kind: {run.name: metrics.numbers(run, SECTIONS, failed) for run in runs if run.kind == kind} for kind in KINDS
     }

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from traj import analysis, stores
-from traj.pipeline.computing.analyze import kind_of
+from traj.pipeline.computing.analyze import FOLDERS, RESULTS, kind_of
 from traj.pipeline.report.contents import Kind, Run, Section
 from traj.pipeline.report.failures import Failed, attempt, printable, sentence, warn
 from traj.stores import MissingFile
@@ -36,22 +36,45 @@ def collect(
     results: Path,
     folders: Mapping[str, Path],
     sections: Sequence[Section],
-    parents: Path | None = None,
+    beside: Path | None = None,
     failed: Failed = warn,
 ) -> list[Run]:
     """Open every run and every fork store that is there or has results, in the order of their names.
 
     folders are those of the kinds trajectories, fork (sweeps are among the forks) and readout; numbers in names are
-    read as numbers. Forks, sweeps and further readouts follow all runs. Those of runs in the folder parents find them,
-    which are not listed themselves. What is damaged is left out, said in the run's remarks, and told to `failed`.
+    read as numbers. Forks, sweeps and further readouts follow all runs. After the runs come those of the project in the
+    folder beside, but for names that are taken here; its forks and sweeps are left out. What is damaged is left out,
+    said in the run's remarks, and told to `failed`.
 
     Raises MissingFile where there is no result.
     """
-    files = sorted(results.glob("*/*.zarr"))
-    if not files:
+    if not any(results.glob("*/*.zarr")):
         raise MissingFile(
             f"there is no result under {results}; run `traj analyze entropy,ssim,psnr` first, or `dvc repro`"
         )
+    found: dict[str, Run] = {}
+    others = [] if beside is None else _project(beside, sections, found, failed)
+    runs = _runs(results, folders, KINDS, sections, found, failed)
+    names = {run.name for run in runs}
+    together = runs + [run for run in others if run.name not in names]
+    return sorted(together, key=lambda run: KINDS.index(run.kind))
+
+
+def _project(root: Path, sections: Sequence[Section], found: dict[str, Run], failed: Failed) -> list[Run]:
+    """Open the runs of a project by its root, no forks and no sweeps."""
+    folders = {kind: root / folder for kind, folder in FOLDERS.items()}
+    return _runs(root / RESULTS, folders, ("trajectories",), sections, found, failed)
+
+
+def _runs(
+    results: Path,
+    folders: Mapping[str, Path],
+    kinds: Sequence[Kind],
+    sections: Sequence[Section],
+    found: dict[str, Run],
+    failed: Failed,
+) -> list[Run]:
+    """Open what is of some kinds in one project; found, by fingerprint, has what may be a parent, and grows."""
     folders = {**folders, "sweep": folders["fork"]}
     by_name: dict[tuple[Kind, str], list[tuple[Path, xr.Dataset]]] = {
         (kind, path.name.removesuffix(".zarr")): []
@@ -60,7 +83,7 @@ def collect(
         if ".stale-" not in path.name and (kind == "trajectories" or _is_sweep(path) == (kind == "sweep"))
     }
     damaged: dict[tuple[Kind, str], list[str]] = {}
-    for file in files:
+    for file in sorted(results.glob("*/*.zarr")):
         remarks: list[str] = []
         result = attempt(partial(_result, file), str(file), failed, remarks)
         if result is None:
@@ -70,15 +93,9 @@ def collect(
             damaged.setdefault(key, []).extend(remarks)
         else:
             by_name.setdefault((_kind(result), file.parent.name), []).append((file, result))
-    found: dict[str, Run] = {}
-    if parents is not None:
-        for path in sorted(parents.glob("*.zarr")):
-            run = _open("trajectories", path.stem, [], {**folders, "trajectories": parents}, sections, {}, failed)
-            if run.store is not None:
-                found[run.described["fingerprint"]] = run
     runs = []
     # Runs before forks, and what has a store before what is but a readout: each finds its parent among those before.
-    for kind, name in sorted(by_name, key=lambda key: _order(key, folders)):
+    for kind, name in sorted((key for key in by_name if key[0] in kinds), key=lambda key: _order(key, folders)):
         run = _open(kind, name, by_name[kind, name], folders, sections, found, failed)
         run.remarks.extend(damaged.get((kind, name), []))
         if run.described.get("fingerprint"):
