@@ -3,6 +3,7 @@
 from traj.stores.blocks import BlockWriter
 from traj.stores.creation import create, create_forks, create_readout
 from traj.stores.errors import DamagedStore, IncompleteStore, LockedStore, NotAStore, StaleStore, StoreError
+from traj.stores.events import IMAGE_DIMS, event_dims
 from traj.stores.layout import canonical_json, fingerprint
 from traj.stores.reader import describe, identity, open
 from traj.stores.result import Kept, save, would_keep
@@ -10,6 +11,7 @@ from traj.stores.verify import verify
 from traj.stores.writer import TrajectoryWriter
 
 __all__ = [
+    "IMAGE_DIMS",
     "BlockWriter",
     "DamagedStore",
     "IncompleteStore",
@@ -24,6 +26,7 @@ __all__ = [
     "create_forks",
     "create_readout",
     "describe",
+    "event_dims",
     "fingerprint",
     "identity",
     "open",
