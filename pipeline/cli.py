@@ -81,7 +81,7 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     "--model",
     type=LocalName(),
     required=True,
-    help="digits, digits-iddpm, a diffusers folder or hub id, gaussian:MEAN,VAR[,CxHxW], mixture:A,B,..., "
+    help="digits, digits-iddpm, a diffusers folder or hub id, gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., "
     "dataset:digits, or your own FILE.py:NAME.",
 )
 @click.option(

@@ -9,6 +9,7 @@ from traj import stores
 from traj.pipeline.estimate import size
 from traj.stores import InputError
 from traj.stores.claim import ranges
+from traj.stores.events import named
 
 if TYPE_CHECKING:
     from traj.pipeline.models.surgery import Block
@@ -47,11 +48,12 @@ def describe_model(name: str) -> str:
     Raises InputError or MissingFile for a name that means nothing.
     """
     from traj.pipeline import models
+    from traj.pipeline.process.denoiser import dims_of
 
     denoiser = models.load(name)
-    channels, height, width = denoiser.shape
+    shape, dims = named(denoiser.shape, dims_of(denoiser))
     lines = [
-        f"{name}: {channels} channel(s) of {height} x {width}, "
+        f"{name}: {_event(shape, dims)}, "
         + (f"{denoiser.num_classes} classes" if denoiser.num_classes else "no classes"),
         *_flat(
             "", {"model": denoiser.identity, "schedule": {**denoiser.schedule.identity, **denoiser.schedule.habits}}
@@ -60,6 +62,12 @@ def describe_model(name: str) -> str:
     if hasattr(denoiser, "network"):
         lines += ["", *_describe_blocks(denoiser.network)]
     return "\n".join(lines)
+
+
+def _event(shape: tuple[int, ...], dims: tuple[str, ...]) -> str:
+    if dims == stores.IMAGE_DIMS:
+        return "{} channel(s) of {} x {}".format(*shape)
+    return ", ".join(f"{dim} {length}" for dim, length in zip(dims, shape, strict=True))
 
 
 def _describe_blocks(network: Any) -> list[str]:

@@ -18,6 +18,7 @@ from traj.stores.errors import (
     is_damage,
     is_known,
 )
+from traj.stores.events import IMAGE_DIMS, event_dims
 from traj.stores.layout import canonical_json, fingerprint
 from traj.stores.reader import describe, identity, open
 from traj.stores.result import Kept, save, would_keep
@@ -25,6 +26,7 @@ from traj.stores.verify import verify
 from traj.stores.writer import TrajectoryWriter
 
 __all__ = [
+    "IMAGE_DIMS",
     "BlockWriter",
     "DamagedStore",
     "FailedRun",
@@ -45,6 +47,7 @@ __all__ = [
     "create_forks",
     "create_readout",
     "describe",
+    "event_dims",
     "fingerprint",
     "identity",
     "is_damage",

@@ -16,13 +16,11 @@ from zarr.codecs import Crc32cCodec
 from traj.stores.binding import Seal, seal_of
 from traj.stores.claim import ranges
 from traj.stores.errors import naming
+from traj.stores.events import event_dims
 from traj.stores.layout import FLAT_KEYS, SHARD_BYTES, Coord, Layout, bitshuffle_lz4, build_store, replace_file, sync
 from traj.stores.locks import BlockLocks
 from traj.stores.manifest import Manifest, finish_block, pending_blocks
 from traj.stores.shards import encode, not_finite
-
-NOT_OF_AN_EVENT = {"on", "variant", "replica", "sample", "timestep"}
-"""Dims along which a readout has one event each: an image that was read, and what was read off it."""
 
 
 class Variable(NamedTuple):
@@ -32,11 +30,6 @@ class Variable(NamedTuple):
     shape: tuple[int, ...]
     long_name: str
     units: str
-
-    @property
-    def event_dims(self) -> int:
-        """Number of last dims that make one event."""
-        return next((n for n, dim in enumerate(reversed(self.dims)) if dim in NOT_OF_AN_EVENT), len(self.dims))
 
     def chunk(self, block: int) -> tuple[int, ...]:
         """Lengths of a chunk: a block of samples by as much of all else as fits a shard, cut along timesteps first."""
@@ -121,7 +114,7 @@ class BlockWriter:
             for name, variable in self._variables.items():
                 values = np.asarray(arrays[name], np.float32)
                 files |= self._write(name, variable, block, values)
-                counts[name] = not_finite(values, variable.event_dims)
+                counts[name] = not_finite(values, len(event_dims(variable.dims)))
                 sync(self.path / name)
             finish_block(
                 self.path,

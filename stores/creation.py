@@ -14,6 +14,7 @@ from traj.stores import levels
 from traj.stores.blocks import BlockWriter, Variable, build_readout
 from traj.stores.claim import claim
 from traj.stores.errors import InputError
+from traj.stores.events import USUAL, named
 from traj.stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
 from traj.stores.locks import BlockLocks
 from traj.stores.places import place
@@ -31,7 +32,7 @@ def create(
     timestep: ArrayLike,
     signal: ArrayLike,
     noise_scale: ArrayLike,
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
     samples: int,
     block: int,
     config: Mapping[str, Any],
@@ -42,6 +43,7 @@ def create(
     dtype: Literal["float32", "float16"] = "float32",
     keepbits: int | None = None,
     log_variance: bool = False,
+    dims: Sequence[str] | None = None,
     valid_range: tuple[float, float] = (-1.0, 1.0),
     environment: Mapping[str, Any] | None = None,
     stale: Stale = "refuse",
@@ -50,10 +52,11 @@ def create(
     """Open a trajectory store for writing: make it, resume it, or extend it.
 
     timestep is the descending list of stored timesteps; signal and noise_scale (x_t = signal x_0 + noise_scale eps),
-    step, model_time and noise_sd go along it, label along the samples (-1 for none). shape is (channel, y, x). config
-    names every input the numbers depend on: a store with another config is refused, or set aside. keepbits rounds
-    float32 mantissas to that many bits. blocks limits this writer to some blocks, so that several processes can share
-    a run.
+    step, model_time and noise_sd go along it, label along the samples (-1 for none). shape is that of one
+    event and dims name its axes; by default they go by its length: feature; channel, position; channel, y, x; channel,
+    frame, y, x. config names every input the numbers depend on: a store with another config is refused, or set aside.
+    keepbits rounds float32 mantissas to that many bits. blocks limits this writer to some blocks, so that several
+    processes can share a run.
 
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
     """
@@ -64,6 +67,7 @@ def create(
     _at_least_one(samples=samples, block=block)
     along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, noise_sd)
     states = ("x_t", "pred_x0", *(["log_variance"] if log_variance else []))
+    event, names = named(shape, dims)
     return _open_states(
         place(path),
         "trajectories",
@@ -71,10 +75,11 @@ def create(
             samples=samples,
             block=block,
             timesteps=len(along_timestep["timestep"]),
-            shape=shape,
+            shape=event,
             dtype=dtype,
             states=len(states),
         ),
+        names,
         states,
         along_timestep,
         {},
@@ -97,7 +102,7 @@ def create_forks(
     timestep: ArrayLike,
     signal: ArrayLike,
     noise_scale: ArrayLike,
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
     samples: int,
     block: int,
     config: Mapping[str, Any],
@@ -106,6 +111,7 @@ def create_forks(
     step: ArrayLike | None = None,
     model_time: ArrayLike | None = None,
     label: ArrayLike | None = None,
+    dims: Sequence[str] | None = None,
     valid_range: tuple[float, float] = (-1.0, 1.0),
     environment: Mapping[str, Any] | None = None,
     stale: Stale = "refuse",
@@ -130,6 +136,7 @@ def create_forks(
         raise InputError(f"variant has coordinates of shapes {shapes}; expected one value for every fork")
     along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, None)
     del along_timestep["noise_sd"]
+    event, names = named(shape, dims)
     forks = {
         "variant": Coord.known("variant", "variant", np.arange(count)),
         "replica": Coord.known("replica", "replica", np.arange(1, replicas + 1)),
@@ -142,11 +149,12 @@ def create_forks(
             samples=samples,
             block=block,
             timesteps=len(along_timestep["timestep"]),
-            shape=shape,
+            shape=event,
             dtype="float32",
             lead=(count, replicas),
             states=2 if states else 0,
         ),
+        names,
         ("x_t", "pred_x0") if states else (),
         along_timestep,
         forks,
@@ -179,7 +187,7 @@ def create_readout(
     """Open a readout store for writing: make it, resume it, or extend it.
 
     variables maps a name to (dims, long_name, units), `sample` among the dims; coords a name to (dim, values, units,
-    long_name), and gives every dim but `channel`, `y` and `x` its length. Values are float32. All else is as for
+    long_name), and gives every dim its length. Values are float32. All else is as for
     `create`.
 
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
@@ -236,6 +244,7 @@ def _open_states(
     path: Path,
     kind: str,
     layout: Layout,
+    dims: tuple[str, ...],
     states: Sequence[str],
     along_timestep: Mapping[str, NDArray[Any]],
     along_lead: Mapping[str, Coord],
@@ -248,12 +257,13 @@ def _open_states(
     stale: str,
     blocks: Iterable[int] | None,
 ) -> TrajectoryWriter:
-    """Open a store of images, with or without the states on the way to them."""
+    """Open a store of events, with or without the states on the way to them."""
     numbers = np.arange(layout.samples, dtype="int64")
     labels = Coord.known("label", "sample", _like(numbers, label, np.full(layout.samples, -1), "label"))
     store = {
         "block": layout.block,
         "shape": list(layout.shape),
+        **({} if dims == USUAL.get(len(dims)) else {"dims": list(dims)}),
         "dtype": layout.dtype,
         "valid_range": list(valid_range),
         "coordinates": fingerprint(
@@ -274,7 +284,7 @@ def _open_states(
     made_in = dict(environment or {})
 
     def build(at: Path) -> None:
-        build_trajectories(at, layout, states=states, coords=coords, attrs=attrs, valid_range=valid_range)
+        build_trajectories(at, layout, dims=dims, states=states, coords=coords, attrs=attrs, valid_range=valid_range)
 
     def writer(stored: int, wanted: Sequence[int], locks: BlockLocks, set_aside: Path | None) -> TrajectoryWriter:
         return TrajectoryWriter(

@@ -27,7 +27,6 @@ FORMAT = 2
 SHARD_BYTES = 128 << 20
 CHUNK_BYTES = 1 << 20
 CHUNK_BYTES_MAX = 8 << 20
-IMAGE_DIMS = ("channel", "y", "x")
 FORK_DIMS = ("variant", "replica")
 LZ4_LEVEL = 5
 BLOCKS_MAX = 100_000
@@ -103,17 +102,17 @@ class Coord(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How the images of a run are cut into shards and chunks.
+    """How the events of a run, its images for one, are cut into shards and chunks.
 
-    One shard is one block of samples by as many timesteps as fit 128 MiB. Inside it, chunks of whole images
-    of 1 to 8 MiB. `lead` are the lengths of the dims before sample, variant and replica for forks: a shard holds
-    all of them.
+    One shard is one block of samples by as many timesteps as fit 128 MiB. Inside it, chunks of whole events
+    of 1 to 8 MiB. `shape` is that of an event. `lead` are the lengths of the dims before sample, variant and replica
+    for forks: a shard holds all of them.
     """
 
     samples: int
     block: int
     timesteps: int
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     dtype: str
     chunk_samples: int
     chunk_timesteps: int
@@ -127,12 +126,12 @@ class Layout:
         samples: int,
         block: int,
         timesteps: int,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         dtype: str,
         lead: tuple[int, ...] = (),
         states: int = 0,
     ) -> Layout:
-        """Choose chunk and shard sizes for images of this shape.
+        """Choose chunk and shard sizes for events of this shape.
 
         states counts the variables along timestep that a writer holds in memory.
 
@@ -143,20 +142,20 @@ class Layout:
                 f"{samples:,} samples in blocks of {block:,} were asked for, {-(-samples // block):,} blocks; expected "
                 f"at most {BLOCKS_MAX:,}: ask for larger blocks with --block"
             )
-        image = math.prod(shape) * np.dtype(dtype).itemsize
+        event = math.prod(shape) * np.dtype(dtype).itemsize
         several = min(timesteps, 4)
-        at_least = states * several * image + 2 * math.prod(shape) * np.dtype("float32").itemsize
+        at_least = states * several * event + 2 * math.prod(shape) * np.dtype("float32").itemsize
         needed, there = block * math.prod(lead) * at_least, memory_free()
         if needed > there:
             raise InputError(
                 f"blocks of {block:,} samples were asked for; one needs {needed / 2**30:,.1f} GiB of memory at least, "
                 f"this machine has {there / 2**30:,.1f} GiB free: ask for smaller blocks with --block"
             )
-        chunk_samples = _largest_divisor(block, CHUNK_BYTES_MAX // (several * image))
+        chunk_samples = _largest_divisor(block, CHUNK_BYTES_MAX // (several * event))
         chunk_timesteps = several
-        while chunk_timesteps < timesteps and chunk_samples * chunk_timesteps * image < CHUNK_BYTES:
+        while chunk_timesteps < timesteps and chunk_samples * chunk_timesteps * event < CHUNK_BYTES:
             chunk_timesteps = min(2 * chunk_timesteps, timesteps)
-        fitting = max(1, SHARD_BYTES // (math.prod(lead) * block * chunk_timesteps * image))
+        fitting = max(1, SHARD_BYTES // (math.prod(lead) * block * chunk_timesteps * event))
         shard_timesteps = min(-(-timesteps // chunk_timesteps), fitting) * chunk_timesteps
         return cls(samples, block, timesteps, shape, dtype, chunk_samples, chunk_timesteps, shard_timesteps, lead)
 
@@ -176,12 +175,12 @@ class Layout:
 
     @property
     def leads(self) -> int:
-        """Number of images of one sample at one timestep: 1, or variants times replicas."""
+        """Number of events of one sample at one timestep: 1, or variants times replicas."""
         return math.prod(self.lead)
 
     @property
     def images(self) -> tuple[int, ...]:
-        """Shape of what a block has at one timestep: ([variant, replica,] sample, channel, y, x)."""
+        """Shape of what a block has at one timestep: ([variant, replica,] sample, *event)."""
         return (*self.lead, self.block, *self.shape)
 
     @property
@@ -213,6 +212,7 @@ def build_trajectories(
     path: Path,
     layout: Layout,
     *,
+    dims: Sequence[str],
     states: Sequence[str],
     coords: Mapping[str, Coord],
     attrs: Mapping[str, Any],
@@ -220,9 +220,9 @@ def build_trajectories(
 ) -> None:
     """Write the metadata and coordinates of a trajectory or fork store into an empty folder.
 
-    `states` are the variables that have a timestep. Array data is left to the writer.
+    `dims` are those of an event. `states` are the variables that have a timestep. Array data is left to the writer.
     """
-    dims = FORK_DIMS[: len(layout.lead)]
+    lead = FORK_DIMS[: len(layout.lead)]
 
     def build(group: zarr.Group) -> None:
         for name in (*states, "x_0"):
@@ -231,7 +231,7 @@ def build_trajectories(
                 *[(length, 1, length) for length in layout.lead],
                 (layout.samples, layout.chunk_samples, layout.block),
                 *along,
-                *[(length,) * 3 for length in layout.shape],
+                *[(length, length, length) for length in layout.shape],
                 strict=True,
             )
             dtype = np.dtype(layout.dtype if name in states else "float32")
@@ -245,7 +245,7 @@ def build_trajectories(
                 fill_value=np.nan,
                 compressors=[bitshuffle_lz4(dtype.itemsize), Crc32cCodec()],
                 chunk_key_encoding=FLAT_KEYS,
-                dimension_names=[*dims, "sample", *(["timestep"] if along else []), *IMAGE_DIMS],
+                dimension_names=[*lead, "sample", *(["timestep"] if along else []), *dims],
                 attributes={
                     "long_name": LONG_NAMES[name],
                     "units": "1" if name != "log_variance" else "log(1)",

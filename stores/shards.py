@@ -34,9 +34,9 @@ def keep_freed_memory() -> None:
 
 
 class Column:
-    """The images of a block over the timesteps of one chunk, laid out chunk after chunk.
+    """The events of a block over the timesteps of one chunk, laid out chunk after chunk.
 
-    `chunks` has axes (lead, sample chunk, sample, timestep, channel, y, x); lead counts the variants and replicas of a
+    `chunks` has axes (lead, sample chunk, sample, timestep, *event); lead counts the variants and replicas of a
     fork, 1 elsewhere. The sample chunks of one lead together are a block. `steps` timesteps were put.
     """
 
@@ -47,12 +47,12 @@ class Column:
         )
         self.steps = 0
 
-    def put(self, step: int, images: NDArray[Any], kept: int) -> None:
-        """Copy one timestep's images (lead, sample, channel, y, x); samples from `kept` on become NaN."""
+    def put(self, step: int, events: NDArray[Any], kept: int) -> None:
+        """Copy one timestep's events (lead, sample, *event); samples from `kept` on become NaN."""
         self.steps = step + 1
         rows, samples = self.chunks.shape[1:3]
         place = self.chunks[:, :, :, step]
-        place[...] = images.reshape(place.shape)
+        place[...] = events.reshape(place.shape)
         for row in range(kept // samples, rows):
             place[:, row, max(0, kept - row * samples) :] = np.nan
 

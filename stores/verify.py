@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from traj.stores.binding import Seal, digest, seal_of
 from traj.stores.errors import DamagedStore, NotAStore, StoreError
+from traj.stores.events import event_dims
 from traj.stores.layout import (
     FORK_DIMS,
-    IMAGE_DIMS,
     canonical_json,
     crc_holds,
     fingerprint,
@@ -239,4 +239,4 @@ def _check(
 def _count(values: NDArray[Any], meta: dict[str, Any]) -> int:
     dims = meta["dimension_names"]
     may_be_blank = dims[: len(FORK_DIMS)] == list(FORK_DIMS) and "timestep" in dims
-    return not_finite(values, len(IMAGE_DIMS) if may_be_blank else None)
+    return not_finite(values, len(event_dims(dims)) if may_be_blank else None)

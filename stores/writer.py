@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from traj.stores.binding import Seal
 from traj.stores.claim import ranges
 from traj.stores.errors import StoreError
-from traj.stores.layout import IMAGE_DIMS, Layout, sync
+from traj.stores.layout import Layout, sync
 from traj.stores.locks import BlockLocks
 from traj.stores.manifest import Manifest, finish_block, pending_blocks
 from traj.stores.shards import Column, ShardFile, encode, keep_freed_memory, not_finite
@@ -107,9 +107,9 @@ class TrajectoryWriter:
         pred_x0: ArrayLike,
         log_variance: ArrayLike | None = None,
     ) -> None:
-        """Take one timestep of a block: arrays of (block, channel, y, x), copied before this returns.
+        """Take one timestep of a block: arrays of (block, *event), copied before this returns.
 
-        In a fork store, arrays of (variant, replica, block, channel, y, x). step is the position along the stored
+        In a fork store, arrays of (variant, replica, block, *event). step is the position along the stored
         timesteps and must come in order. Waits while the disk is behind.
         """
         self._raise_error()
@@ -205,7 +205,7 @@ class TrajectoryWriter:
             raise ValueError(f"{name} is missing; this store was created with it")
         array = np.asarray(values)
         if array.shape != self.layout.images:
-            raise ValueError(f"{name} has shape {array.shape}, expected {self.layout.images}: a whole block of images")
+            raise ValueError(f"{name} has shape {array.shape}, expected {self.layout.images}: a whole block of events")
         kept = self.layout.samples_in(self._block or 0)
         if name != "x_0" and self.layout.dtype == "float16":
             beyond = np.abs(array) > FLOAT16_MAX
@@ -224,12 +224,15 @@ class TrajectoryWriter:
         kept = self.layout.samples_in(block)
         encoded = {row: self._pool.submit(encode, chunk, keepbits) for row, chunk in full.inside(kept)}
         # forks have no state, NaN, where they were not
-        blank = len(IMAGE_DIMS) if state and self.layout.lead else None
+        blank = len(self.layout.shape) if state and self.layout.lead else None
         counts = [self._pool.submit(not_finite, values, blank) for values in full.given(kept)]
         columns = self.layout.shard_timesteps // self.layout.chunk_timesteps if state else 1
         shard, place = divmod(column, columns)
         last = place + 1 == columns or not state or self._next == self.layout.timesteps
-        key = f"c.{'0.' * len(self.layout.lead)}{block}.{f'{shard}.' if state else ''}0.0.0"
+        place_along = [shard] if state else []
+        key = ".".join(
+            map(str, ["c", *[0] * len(self.layout.lead), block, *place_along, *[0] * len(self.layout.shape)])
+        )
         self._work.put(lambda: self._write(name, self.path / name / key, columns, place, last, full, encoded, counts))
 
     def _write(

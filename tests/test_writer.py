@@ -109,7 +109,7 @@ def test_steps_out_of_order_and_wrong_shapes_are_refused(tmp_path):
         store.put(0, 0, x_t, pred_x0)
         with pytest.raises(ValueError, match="step 1"):
             store.put(0, 2, x_t, pred_x0)
-        with pytest.raises(ValueError, match="a whole block of images"):
+        with pytest.raises(ValueError, match="a whole block of events"):
             store.put(0, 1, x_t[:2], pred_x0[:2])
         with pytest.raises(ValueError, match="after 1 of 6"):
             store.finish(0, x_t)

@@ -23,7 +23,7 @@ from traj.pipeline.making.loop import make_blocks
 from traj.pipeline.making.parent import Parent, load_model
 from traj.pipeline.parsing import check_count, is_whole, number
 from traj.pipeline.process import sampler
-from traj.pipeline.process.denoiser import Denoiser
+from traj.pipeline.process.denoiser import Denoiser, dims_of
 from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds, environment
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource
 from traj.pipeline.process.plan import Plan, Step
@@ -138,6 +138,7 @@ class Fork:
             model_time=schedule.model_time[timestep],
             label=self.parent.label[: self.samples],
             shape=self.denoiser.shape,
+            dims=dims_of(self.denoiser),
             samples=self.samples,
             block=self.block,
             states=self.states,

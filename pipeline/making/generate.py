@@ -21,7 +21,7 @@ from traj.pipeline.making.loop import make_blocks
 from traj.pipeline.making.shortcut import shortcut
 from traj.pipeline.parsing import check_count, is_whole
 from traj.pipeline.process import plan, sampler
-from traj.pipeline.process.denoiser import Denoiser, network_of
+from traj.pipeline.process.denoiser import Denoiser, dims_of, network_of
 from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds, environment
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
@@ -123,6 +123,7 @@ class Generation:
             noise_sd=sampler.noise_sd(schedule, self.plan)[self.kept],
             label=self.label(range(self.layout.samples)),
             shape=self.denoiser.shape,
+            dims=dims_of(self.denoiser),
             samples=self.samples,
             block=self.block,
             dtype=self.dtype,

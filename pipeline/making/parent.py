@@ -61,7 +61,7 @@ class Parent:
         return None if store["dtype"] == "float32" else f"as {store['dtype']}"
 
     def x_t(self, timesteps: Sequence[int], samples: np.ndarray) -> np.ndarray:
-        """Read states: float32 (timestep, sample, channel, y, x). Raises DamagedStore, or StaleStore after a change."""
+        """Read states: float32 (timestep, sample, *event). Raises DamagedStore, or StaleStore after a change."""
         try:
             x_t = xr.open_zarr(self.path, chunks=None).x_t
             states = x_t.sel(timestep=list(timesteps)).isel(sample=samples).transpose("timestep", "sample", ...)

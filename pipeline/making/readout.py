@@ -26,7 +26,7 @@ from traj.pipeline.models.classifiers import Classifier, Shape
 from traj.pipeline.parsing import check_count
 from traj.pipeline.process.device import choose_device, environment, inference
 from traj.stores import InputError
-from traj.stores.layout import IMAGE_DIMS, Layout
+from traj.stores.layout import Layout
 
 # Raised by hand when the numbers of a readout change for equal inputs.
 NUMERICS = 1
@@ -85,7 +85,7 @@ class Readout:
     @property
     def shape(self) -> Shape:
         """Shape of a stored image: channel, y, x."""
-        channel, y, x = (self.ds.sizes[dim] for dim in IMAGE_DIMS)
+        channel, y, x = (self.ds.sizes[dim] for dim in stores.IMAGE_DIMS)
         return channel, y, x
 
     @property
@@ -253,6 +253,11 @@ def prepare(
     ds = stores.open(store)
     if ds.attrs["kind"] not in ("trajectories", "fork"):
         raise InputError(f"{store} holds a store of kind {ds.attrs['kind']}; expected trajectories or forks")
+    if (dims := stores.event_dims(ds.x_0.dims)) != stores.IMAGE_DIMS:
+        raise InputError(
+            f"{store} holds events of dims {', '.join(dims)}; a classifier reads images, expected "
+            f"{', '.join(stores.IMAGE_DIMS)}"
+        )
     there = [name for name in STATES if name in ds]
     if unknown := [name for name in on or () if name not in there]:
         raise InputError(
@@ -276,4 +281,4 @@ def prepare(
 
 def _lead(array: xr.DataArray) -> tuple[str, ...]:
     """Dims of an array without those of an image."""
-    return tuple(str(dim) for dim in array.dims if dim not in IMAGE_DIMS)
+    return tuple(str(dim) for dim in array.dims if dim not in stores.IMAGE_DIMS)

@@ -16,13 +16,16 @@ from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Prediction, check_label
 from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
+from traj.stores.events import USUAL
 
 MOST_VALUES = 1 << 26
-FORMS = ("gaussian:MEAN,VAR[,CxHxW]", "mixture:A,B,...", "dataset:digits")
+FORMS = ("gaussian:MEAN,VAR[,SHAPE]", "mixture:A,B,...", "dataset:digits")
 
 
 def load(name: str, device: str = "cpu", schedule: Schedule | None = None) -> GaussianDenoiser | PointsDenoiser:
     """Build the exact denoiser a name like ``gaussian:0,0.25`` describes, for any schedule; linear unless given.
+
+    A SHAPE is 1 to 4 numbers with x between them: FEATURES, CHANNELSxPOSITIONS, CxHxW or CHANNELSxFRAMESxHxW.
 
     Raises
     ------
@@ -46,7 +49,7 @@ def load(name: str, device: str = "cpu", schedule: Schedule | None = None) -> Ga
 
 
 class GaussianDenoiser:
-    """Pixels independent and normal with one mean and variance (METHODS 7.1)."""
+    """Values independent and normal with one mean and variance (METHODS 7.1); an event may have any shape."""
 
     num_classes = 0
     unconditional = True
@@ -56,8 +59,9 @@ class GaussianDenoiser:
     ) -> None:
         if not (variance > 0 and math.isfinite(mean) and math.isfinite(variance)):
             raise InputError(f"mean {mean} and variance {variance}; expected numbers, the variance above 0")
-        if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > MOST_VALUES:
-            raise InputError(f"shape {shape}; expected channels, height and width, {MOST_VALUES:,} values at most")
+        if len(shape) not in USUAL or min(shape) < 1 or math.prod(shape) > MOST_VALUES:
+            known = "; ".join(map(", ".join, USUAL.values()))
+            raise InputError(f"shape {shape}; expected lengths of {known}, {MOST_VALUES:,} values at most")
         self.mean, self.variance, self.shape = mean, variance, shape
         self.schedule = schedule or tables.named("linear")
         reach = 4 * math.sqrt(variance)
@@ -66,7 +70,7 @@ class GaussianDenoiser:
         self.identity = {"name": "gaussian", "mean": mean, "variance": variance, "shape": list(shape)}
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
-        """Predict from states (sample, channel, y, x) of one timestep; the label (sample,) must be -1, nothing cut."""
+        """Predict from states (sample, *event) of one timestep; the label (sample,) must be -1, nothing cut."""
         surgery.check(self, cut)
         check_label(condition, self.num_classes)
         signal, noise = self.schedule.at(timestep)
@@ -78,7 +82,7 @@ class GaussianDenoiser:
 class PointsDenoiser:
     """Equally likely points, each of a class: the posterior mean over a finite dataset (METHODS 2.1, 7.3).
 
-    ``points`` is (point, channel, y, x), ``classes`` (point,) integers from 0. A label restricts the dataset to
+    ``points`` is (point, *event), ``classes`` (point,) integers from 0. A label restricts the dataset to
     that class; -1 takes all of it.
     """
 
@@ -105,7 +109,7 @@ class PointsDenoiser:
         self.name = name
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
-        """Predict from states (sample, channel, y, x) of one timestep; label (sample,), -1 unconditional; uncut."""
+        """Predict from states (sample, *event) of one timestep; label (sample,), -1 unconditional; uncut."""
         surgery.check(self, cut)
         weights = self.log_weights(x_t, timestep, condition).exp()
         pred_x0 = (weights @ self.points).reshape(x_t.shape).to(x_t.dtype)

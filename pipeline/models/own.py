@@ -22,6 +22,7 @@ from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Denoiser, Prediction, check_label, predicted
 from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError, MissingFile
+from traj.stores.events import named
 
 ENTRY_POINTS = "traj.models"
 _DENOISER = ("schedule", "shape", "num_classes", "unconditional", "valid_range", "identity")  # and its name, added here
@@ -36,13 +37,15 @@ class OwnDenoiser:
         schedule: Schedule,
         *,
         shape: Sequence[int],
+        dims: Sequence[str] | None,
         whole_times: bool,
         num_classes: int,
         null_label: int | None,
         valid_range: tuple[float, float],
         identity: dict[str, Any],
     ) -> None:
-        self.network, self.schedule, self.shape = network, schedule, tuple(shape)
+        self.network, self.schedule = network, schedule
+        self.shape, self.dims = named(shape, dims)
         self.num_classes, self.null_label = num_classes, null_label
         self.unconditional = num_classes == 0 or null_label is not None
         self.name, self.valid_range, self.identity = "own", valid_range, identity
@@ -50,7 +53,7 @@ class OwnDenoiser:
         self._times = torch.int64 if whole_times else torch.float32
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
-        """Predict from states (sample, channel, y, x) of one timestep; condition is a label (sample,), -1 for none.
+        """Predict from states (sample, *event) of one timestep; condition is a label (sample,), -1 for none.
 
         InputError where parts of a U-Net are cut, a label is unknown, or the network answers in another shape.
         """
@@ -74,6 +77,7 @@ def wrap(
     time: Literal["model_time", "index", "sigma"] = "model_time",
     num_classes: int = 0,
     null_label: int | None = None,
+    dims: Sequence[str] | None = None,
     valid_range: tuple[float, float] = (-1.0, 1.0),
     weights: Iterable[str | os.PathLike[str]] = (),
 ) -> OwnDenoiser:
@@ -82,12 +86,14 @@ def wrap(
     x_t is float32 (sample, *shape), time (sample,): the schedule's model time (sigma on EDM's grid, t from 1 to 0 on
     that of a flow), the timestep's index, or sigma = noise_scale / signal. label is int64 (sample,), null_label for
     none. ``predicts`` says what the answer is, of the shape of x_t: eps ("epsilon"), x_0 ("sample", also EDM's
-    D(x; sigma)), v, or the flow's velocity eps - x_0. ``weights`` are the files whose content the fingerprint covers.
+    D(x; sigma)), v, or the flow's velocity eps - x_0. ``dims`` names the axes of an event where they are not feature;
+    channel, position; channel, y, x; or channel, frame, y, x. ``weights`` are the files whose content the fingerprint
+    covers.
 
     Raises
     ------
     InputError
-        When the schedule does not go with what is predicted, or null_label is one of the classes.
+        When the schedule does not go with what is predicted, null_label is one of the classes, or dims do not fit.
     MissingFile
         When a file of weights is not there.
     """
@@ -107,6 +113,7 @@ def wrap(
         network,
         replace(schedule, prediction_type=predicts, model_time=times[time]),
         shape=shape,
+        dims=dims,
         whole_times=time == "index",
         num_classes=num_classes,
         null_label=null_label,

@@ -35,7 +35,8 @@ class Condition(Protocol):
 class Denoiser(Protocol):
     """Whatever predicts x_0 from x_t: a network or a closed form.
 
-    ``shape`` is (channel, y, x). ``num_classes`` is 0 for models without labels; ``unconditional`` says whether it
+    ``shape`` is that of an event, (channel, y, x) for images; ``dims``, where a denoiser has them, name its axes, else
+    they go by how many there are. ``num_classes`` is 0 for models without labels; ``unconditional`` says whether it
     does without one. ``valid_range`` bounds x_0: of a network the range its scheduler clips at, else [-1, 1].
     ``identity`` holds the JSON values that define the model's numbers, for a store's fingerprint; ``name`` loads the
     model again where it still lies in its place.
@@ -43,14 +44,14 @@ class Denoiser(Protocol):
 
     name: str
     schedule: Schedule
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     num_classes: int
     unconditional: bool
     valid_range: tuple[float, float]
     identity: dict[str, Any]
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: Any, cut: Cut = WHOLE) -> Prediction:
-        """Predict from states (sample, channel, y, x) of one timestep.
+        """Predict from states (sample, *event) of one timestep.
 
         The condition of every model here is a label (sample,), -1 for none. ``cut`` says what of the U-Net is left
         out; InputError where there is no such part.
@@ -61,6 +62,11 @@ class Denoiser(Protocol):
 def network_of(denoiser: Denoiser) -> Any:
     """Give the network in a denoiser; an exact one stands for itself, and is refused by whatever needs a network."""
     return getattr(denoiser, "network", denoiser)
+
+
+def dims_of(denoiser: Denoiser) -> tuple[str, ...] | None:
+    """Give the names a denoiser has for the axes of its events; None for those that are usual."""
+    return getattr(denoiser, "dims", None)
 
 
 def check_label(label: torch.Tensor, num_classes: int, unconditional: bool = True) -> None:

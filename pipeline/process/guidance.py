@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from traj.pipeline.process.cut import WHOLE, Cut
-from traj.pipeline.process.denoiser import Denoiser, Prediction, network_of
+from traj.pipeline.process.denoiser import Denoiser, Prediction, dims_of, network_of
 from traj.stores import InputError
 
 
@@ -41,14 +41,15 @@ class Guided:
     def __init__(self, denoiser: Denoiser, guidance: float) -> None:
         self.denoiser, self.guidance = denoiser, guidance
         self.network = network_of(denoiser)
-        self.schedule, self.shape, self.valid_range = denoiser.schedule, denoiser.shape, denoiser.valid_range
+        self.schedule, self.valid_range = denoiser.schedule, denoiser.valid_range
+        self.shape, self.dims = denoiser.shape, dims_of(denoiser)
         self.num_classes, self.unconditional = denoiser.num_classes, denoiser.unconditional
         self.name = denoiser.name
         self.identity: dict[str, Any] = denoiser.identity
         self._both: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
-        """Predict from states (sample, channel, y, x) of one timestep; condition is a label (sample,), -1 for none."""
+        """Predict from states (sample, *event) of one timestep; condition is a label (sample,), -1 for none."""
         if self._both is None or self._both[0] is not condition:  # the denoiser checks a label tensor once
             self._both = condition, torch.cat([condition, torch.full_like(condition, -1)])
         both = self.denoiser(torch.cat([x_t, x_t]), timestep, self._both[1], cut)

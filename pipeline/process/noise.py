@@ -25,10 +25,10 @@ class Purpose(IntEnum):
 
 
 class NoiseSource:
-    """Draws standard normal images by address.
+    """Draws standard normal events of any shape by address.
 
     One Philox stream per (seed, sample, replica, purpose, timestep): key [seed, sample << 32 | replica], counter
-    [0, 0, purpose, timestep]. The lower counter words count along the image, so neighbouring addresses never overlap.
+    [0, 0, purpose, timestep]. The lower counter words count along the event, so neighbouring addresses never overlap.
     """
 
     def __init__(self, seed: int, shape: Sequence[int]) -> None:

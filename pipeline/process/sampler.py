@@ -38,7 +38,7 @@ def reverse(
     """Run branches of the same samples, one plan each, from their first timesteps down to x_0.
 
     ``condition`` is what the denoiser is to know of the samples, the same for every branch; the loop does not look
-    into it. ``start`` gives the state of a branch, (sample, channel, y, x), when its first timestep is due. ``noise``
+    into it. ``start`` gives the state of a branch, (sample, *event), when its first timestep is due. ``noise``
     gives the standard normal noise of a branch's step, asked for only where some is added. ``keep`` gets the branch,
     its step's position, the state the network was given, its raw pred_x0 and, for learned variances, the log variance;
     it does not get the second evaluation of a heun step. Up to ``together`` branches at the same timestep, with the

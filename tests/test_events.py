@@ -1,0 +1,179 @@
+"""Events of any number of dims: films, sounds and vectors are stored, read, made and analysed like images."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from tests import runs
+from traj import stores
+from traj.pipeline import info
+from traj.pipeline.making import fork, generate, readout
+from traj.pipeline.models import own
+from traj.pipeline.process import tables
+from traj.pipeline.process.guidance import guided
+
+DIMS = {
+    (6,): ("feature",),
+    (2, 5): ("channel", "position"),
+    (1, 4, 3): ("channel", "y", "x"),
+    (1, 3, 4, 2): ("channel", "frame", "y", "x"),
+}
+shapes = pytest.mark.parametrize("shape", DIMS)
+
+
+@shapes
+def test_events_of_every_shape_come_back_as_written(tmp_path, shape):
+    path = runs.make(tmp_path / "run.zarr", 6, shape=shape, keepbits=None)
+    ds = stores.open(path)
+    assert ds.x_0.dims == ("sample", *DIMS[shape])
+    assert ds.x_t.dims == ds.pred_x0.dims == ("sample", "timestep", *DIMS[shape])
+    for step in range(6):
+        blocks = [runs.states(block, step, shape=shape)[1] for block in range(2)]
+        np.testing.assert_array_equal(ds.pred_x0[:, step], np.concatenate(blocks)[:6])
+    assert stores.verify(path, deep=True) == []
+    with runs.create(path, 10, shape=shape) as store:
+        runs.fill(store)
+    assert stores.open(path).sizes["sample"] == 10
+    assert stores.verify(path, deep=True) == []
+
+
+@shapes
+def test_a_lost_file_of_any_shape_is_named(tmp_path, shape):
+    path = runs.make(tmp_path / "run.zarr", 8, shape=shape)
+    file = f"x_t/c.1.0{'.0' * len(shape)}"
+    (path / file).unlink()
+    assert [problem.split(" ")[0] for problem in stores.verify(path)] == [file]
+
+
+@shapes
+def test_states_that_forks_never_had_are_not_counted_in_any_shape(tmp_path, shape):
+    timestep = [20, 10]
+    with stores.create_forks(
+        tmp_path / "fork.zarr",
+        variant={"at": [20, 10]},
+        replicas=1,
+        timestep=timestep,
+        **runs.preserving([0.1, 0.5]),
+        shape=shape,
+        samples=4,
+        block=4,
+        config={},
+        states=True,
+    ) as store:
+        for step in range(2):
+            x_t = np.zeros((2, 1, 4, *shape), "f4")
+            x_t[1, :, :, ...] = 0 if step else np.nan
+            store.put(0, step, x_t, x_t)
+        store.finish(0, np.zeros((2, 1, 4, *shape), "f4"))
+    assert stores.verify(tmp_path / "fork.zarr", deep=True) == []
+    assert stores.describe(tmp_path / "fork.zarr")["not_finite"] == {}
+
+
+def test_dims_named_by_the_store_are_part_of_what_it_is(tmp_path):
+    path = runs.make(tmp_path / "run.zarr", 4, shape=(2, 3, 4), dims=("lead", "electrode", "time"))
+    assert xr.open_zarr(path).x_t.dims == ("sample", "timestep", "lead", "electrode", "time")
+    assert stores.verify(path, deep=True) == []
+    with pytest.raises(stores.StaleStore, match="dims"):
+        runs.create(path, 4, shape=(2, 3, 4))
+    image = runs.make(tmp_path / "image.zarr", 4, shape=(2, 3, 4), dims=("channel", "y", "x"))
+    assert runs.digest(image) == runs.digest(runs.make(tmp_path / "usual.zarr", 4, shape=(2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "message"),
+    [
+        ((), None, "one or more lengths"),
+        ((1, 0, 8), None, "each at least 1"),
+        ((1, 2, 3, 4, 5), None, "name its 5 dims in `dims`"),
+        ((2, 3), ("channel",), "a different name for each"),
+        ((2, 3), ("x", "x"), "a different name for each"),
+        ((2,), "feature", "a different name for each"),
+        ((2,), ("sample",), "cannot name an event's"),
+        ((2,), ("sigma",), "cannot name an event's"),
+        ((2,), ("a b",), "cannot name an event's"),
+    ],
+)
+def test_shapes_and_dims_that_no_event_has_are_refused(tmp_path, shape, dims, message):
+    with pytest.raises(ValueError, match=message):
+        runs.create(tmp_path / "run.zarr", shape=shape, dims=dims)
+    assert not list(tmp_path.iterdir())
+
+
+def made(job, path):
+    with job.open(path) as store:
+        job.run(store, bar=False)
+    return path
+
+
+def gaussian(shape, variance=0.25):
+    return f"gaussian:0.5,{variance},{'x'.join(map(str, shape))}"
+
+
+@pytest.mark.parametrize("shape", [(30,), (2, 15), (1, 5, 6), (1, 5, 2, 3)])
+def test_closed_forms_keep_their_variance_in_every_shape(tmp_path, shape):
+    """Without noise on the way each value ends at mean + gain x_T (METHODS 7.1), whatever the shape it lies in."""
+    common = {"samples": 40, "block": 20, "sampler_name": "ddim", "steps": 20, "device": "cpu"}
+    path = made(generate.prepare(model=gaussian(shape), **common), tmp_path / "run.zarr")
+    image = made(generate.prepare(model=gaussian((1, 5, 6)), **common), tmp_path / "image.zarr")
+    ds = stores.open(path)
+    assert ds.x_t.dims[2:] == stores.event_dims(ds.x_0.dims) == {len(k): d for k, d in DIMS.items()}[len(shape)]
+    assert stores.verify(path, deep=True) == []
+    np.testing.assert_array_equal(ds.x_0.values.reshape(40, -1), stores.open(image).x_0.values.reshape(40, -1))
+    c, d = ds.signal.values, ds.noise_scale.values
+    gain = 1.0
+    v = c**2 * 0.25 + d**2
+    c_s, d_s = np.append(c[1:], 1), np.append(d[1:], 0)
+    for k in range(len(c)):
+        gain *= (c_s[k] * c[k] * 0.25 + d_s[k] * d[k]) / v[k]
+    x_T = ds.x_t.values[:, 0].astype("f8")
+    expected = 0.5 + gain * (x_T - c[0] * 0.5)
+    np.testing.assert_allclose(ds.x_0.values, expected, atol=2e-5)
+    assert ds.x_0.values.var() == pytest.approx(gain**2, rel=0.15)
+
+
+@shapes
+def test_runs_of_every_shape_can_be_forked_from_their_states(tmp_path, shape):
+    job = generate.prepare(model=gaussian(shape), samples=6, block=4, steps=4, device="cpu")
+    run = made(job, tmp_path / "run.zarr")
+    at = stores.open(run).timestep.values[1:3].tolist()
+    job = fork.prepare(store=run, at=at, replicas=2, noise=["zero"], states=True, device="cpu")
+    forks = made(job, tmp_path / "fork.zarr")
+    ds = stores.open(forks)
+    assert ds.x_0.dims == ("variant", "replica", "sample", *DIMS[shape])
+    assert stores.verify(forks, deep=True) == []
+    np.testing.assert_array_equal(ds.x_0[:, 0], ds.x_0[:, 1])
+    if len(shape) != 3:
+        with pytest.raises(ValueError, match="a classifier reads images, expected channel, y, x"):
+            readout.prepare(store=forks, model="digits-classifier", device="cpu")
+
+
+def test_a_denoiser_names_the_dims_of_its_events(tmp_path):
+    wrapped = own.wrap(
+        lambda x_t, time, label: torch.zeros_like(x_t),
+        tables.named("linear"),
+        shape=(2, 3),
+        predicts="sample",
+        dims=("lead", "time"),
+        num_classes=2,
+        null_label=2,
+    )
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\nfrom traj.pipeline.models.own import wrap\nfrom traj.pipeline.process import tables\n"
+        "def ecg():\n"
+        "    zero = lambda x_t, time: torch.zeros_like(x_t)\n"
+        "    linear = tables.named('linear')\n"
+        "    return wrap(zero, linear, shape=(2, 3), predicts='sample', dims=('lead', 'time'))\n"
+    )
+    assert guided(wrapped, 2).dims == ("lead", "time")
+    job = generate.prepare(model=f"{file}:ecg", samples=2, block=2, steps=3, device="cpu")
+    assert stores.open(made(job, tmp_path / "run.zarr")).x_0.dims == ("sample", "lead", "time")
+    assert "lead 2, time 3, no classes" in info.describe_model(f"{file}:ecg")
+    assert "feature 6, no classes" in info.describe_model("gaussian:0,1,6")
+
+
+def test_closed_forms_refuse_shapes_without_a_name():
+    for shape in ("1x2x3x4x5", "0", "2x0"):
+        with pytest.raises(ValueError, match="channel, frame, y, x"):
+            info.describe_model(f"gaussian:0,1,{shape}")
