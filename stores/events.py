@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 
+from traj.stores.errors import InputError
 from traj.stores.layout import LONG_NAMES
 
 IMAGE_DIMS = ("channel", "y", "x")
@@ -31,22 +32,22 @@ def event_dims(dims: Iterable[object]) -> tuple[str, ...]:
 def named(shape: Sequence[int], dims: Sequence[str] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Check the shape and dims of an event, and return both; dims None are those usual for so many numbers.
 
-    Raises ValueError for a length below 1, for dims that do not fit the shape, and for names that mean something else.
+    Raises InputError for a length below 1, for dims that do not fit the shape, and for names that mean something else.
     """
     lengths = tuple(map(operator.index, shape))
     if not lengths or min(lengths) < 1:
-        raise ValueError(f"an event of shape {lengths} was given; expected one or more lengths, each at least 1")
+        raise InputError(f"an event of shape {lengths} was given; expected one or more lengths, each at least 1")
     if dims is None:
         if len(lengths) not in USUAL:
-            raise ValueError(f"an event of shape {lengths} was given; name its {len(lengths)} dims in `dims`")
+            raise InputError(f"an event of shape {lengths} was given; name its {len(lengths)} dims in `dims`")
         return lengths, USUAL[len(lengths)]
     names = tuple(dims)
     if isinstance(dims, str) or len(names) != len(lengths) or len(set(names)) != len(names):
-        raise ValueError(
+        raise InputError(
             f"dims {dims!r} were given for an event of shape {lengths}; expected a different name for each"
         )
     if unfit := [name for name in names if not name.isidentifier() or name in TAKEN]:
-        raise ValueError(
+        raise InputError(
             f"dims {', '.join(map(repr, unfit))} cannot name an event's; expected names of letters, digits and _ that "
             "mean nothing else in a store"
         )

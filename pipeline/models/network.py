@@ -43,7 +43,7 @@ class NetworkDenoiser:
         self.schedule = schedule
         self.identity = dict(identity)
         self.name = name
-        self.shape = _shape(network)
+        self.shape: tuple[int, ...] = _shape(network)
         reach = 1.0 if schedule.clip_sample is None else schedule.clip_sample
         self.valid_range = (-reach, reach)
         self.null_label = null_label
