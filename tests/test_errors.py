@@ -52,6 +52,19 @@ def test_a_bug_shows_its_traceback_and_asks_to_be_reported(monkeypatch, kind):
     assert text.endswith(f"Error: {BUG}\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--sampler", "ddim", "--eta", "1e308"], "expected a number eta, 0 to 1,000,000,000"),
+        (["--schedule", "edm:0.1,80,1e-300", "--steps", "4"], "edm:0.1,80,1e-300; expected a larger RHO"),
+    ],
+)
+def test_numbers_that_overflow_are_refused_by_name(tmp_path, options, expected):
+    result = CliRunner().invoke(main, ["generate", f"{tmp_path}/a.zarr", "--model", "gaussian:0,1", *options])
+    assert result.exit_code == 2
+    assert expected in result.output
+
+
 @pytest.mark.parametrize("kind", OURS)
 def test_an_error_of_ours_is_one_line(monkeypatch, kind):
     text, status = generate(monkeypatch, kind("3 was given; expected 4"))

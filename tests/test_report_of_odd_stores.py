@@ -182,6 +182,7 @@ def test_what_a_model_left_may_be_damaged(tmp_path, name, content):
     read = metrics.losses if name == "loss.csv" else metrics.training_metrics
     assert read(tmp_path, lambda *failure: failures.append(failure), remarks) == {}
     assert len(failures) == len(remarks) == 1
+    assert isinstance(failures[0][1], stores.InputError)
     assert str(tmp_path / "mine" / name) in remarks[0]
 
 

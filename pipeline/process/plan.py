@@ -16,6 +16,8 @@ VARIANCES = ("large", "small", "learned")
 NOISES = ("shared", "independent", "zero")
 ENDS = ("x_0", "pred_x0")
 EPS = ("kept", "rederived")
+MOST_ETA = 1_000_000_000
+"""More is refused at any step, and its square is a number."""
 
 
 class Treatment(NamedTuple):
@@ -68,8 +70,8 @@ class Step:
             if self.variance not in VARIANCES:
                 raise InputError(f"variance {self.variance!r} of a posterior step; expected one of {VARIANCES}")
         elif self.rule == "ddim":
-            if isinstance(self.variance, str) or not 0 <= self.variance < float("inf"):
-                raise InputError(f"variance {self.variance!r} of a ddim step; expected a number eta, 0 or more")
+            if isinstance(self.variance, str) or not 0 <= self.variance <= MOST_ETA:
+                raise InputError(f"variance {self.variance!r} of a ddim step; expected a number eta, 0 to {MOST_ETA:,}")
             object.__setattr__(self, "variance", float(self.variance))
         elif self.rule == "heun":
             if self.variance != 0:

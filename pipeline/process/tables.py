@@ -63,7 +63,10 @@ def edm(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: floa
     _check_steps(steps)
     if not (0 < sigma_min < sigma_max < np.inf and 0 < rho < np.inf):
         raise InputError(f"edm:{sigma_min:g},{sigma_max:g},{rho:g}; expected 0 < MIN < MAX and RHO above 0")
-    most, least = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    try:
+        most, least = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    except OverflowError:
+        raise InputError(f"edm:{sigma_min:g},{sigma_max:g},{rho:g}; expected a larger RHO, EDM's is 7") from None
     sigma = (most + np.linspace(0, 1, steps) * (least - most))[::-1] ** rho
     numbers = {"sigma_min": float(sigma_min), "sigma_max": float(sigma_max), "rho": float(rho)}
     return Schedule({"grid": "edm", "T": steps, **numbers}, np.ones(steps), sigma, sigma, prediction_type="sample")

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from traj.pipeline.configs import shown
+from traj.pipeline.models.folder import json_object
 from traj.pipeline.report.contents import Numbers, Run, Section, Series, band, errors_of
 from traj.pipeline.report.failures import Failed, attempt
 from traj.stores import InputError
@@ -59,8 +61,10 @@ def training_metrics(models: Path, failed: Failed, remarks: list[str]) -> dict[s
 
 
 def _final_losses(path: Path) -> dict[str, float]:
-    left = json.loads(path.read_text(encoding="utf-8"))
-    return {key: float(f"{x:.4g}") for key, x in left.items() if key.startswith("final_")}
+    final = {key: x for key, x in json_object(path).items() if key.startswith("final_")}
+    if not all(isinstance(x, float | int) for x in final.values()):
+        raise InputError(f"final losses {shown(final)}; expected numbers")
+    return {key: float(f"{x:.4g}") for key, x in final.items()}
 
 
 def losses(models: Path, failed: Failed, remarks: list[str]) -> dict[str, tuple[list[str], np.ndarray]]:
@@ -71,13 +75,11 @@ def losses(models: Path, failed: Failed, remarks: list[str]) -> dict[str, tuple[
 
 
 def _losses(path: Path) -> tuple[list[str], np.ndarray]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    if not rows:
-        raise InputError("the file is empty; expected a line of names and lines of numbers")
     try:
-        return rows[0], np.array(rows[1:], float)
-    except ValueError as error:
+        with path.open(newline="", encoding="utf-8") as file:
+            names, *rows = csv.reader(file)
+        return names, np.array(rows, float)
+    except (ValueError, csv.Error) as error:
         raise InputError(f"expected a line of names and lines of as many numbers ({error})") from None
 
 
