@@ -1,10 +1,11 @@
-"""Which Dask blocks a quantity works on: whole images, one task per shard, x_0 cut like the states it goes with."""
+"""Which Dask blocks a quantity works on: whole events, one task per shard, x_0 cut like the states it goes with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from string import ascii_uppercase
 from typing import Any
 from uuid import uuid4
 
@@ -15,7 +16,7 @@ from dask.base import tokenize
 from numba.extending import is_jitted
 from numpy.typing import NDArray
 
-from traj.stores import InputError
+from traj.stores import IMAGE_DIMS, InputError, event_dims
 
 if getattr(da, "ARRAY_EXPR_ENABLED", False):
     raise ImportError(
@@ -23,17 +24,12 @@ if getattr(da, "ARRAY_EXPR_ENABLED", False):
         "DASK_ARRAY__QUERY_PLANNING=False before dask.array is imported"
     )
 
-IMAGE = ("channel", "y", "x")
-
-INDICES = {6: "vrscyx", 5: "stcyx", 4: "scyx", 3: "stp", 2: "sp"}
-"""Axes by number of dims: images of forks, with and without timesteps, codes with and without."""
-
-WITHIN = str.maketrans("", "", "rcyxp")
-"""What a kernel sums over: replicas and pixels."""
+EVENT_AXES = ascii_uppercase
+"""Names of an event's axes for Dask, however many there are; a kernel sums over them, and over replicas."""
 
 
 def require(ds: xr.Dataset, names: Sequence[str]) -> None:
-    """Refuse a dataset without the named variables, or with the wrong dims.
+    """Refuse a dataset without the named variables, or with the wrong dims: samples and timesteps, then an event's.
 
     Raises InputError naming what is there.
     """
@@ -43,9 +39,23 @@ def require(ds: xr.Dataset, names: Sequence[str]) -> None:
         if name not in ds.data_vars:
             here = ", ".join(map(str, ds.data_vars)) or "none"
             raise InputError(f"no variable {name} in this dataset of kind {ds.attrs.get('kind', '?')}; it has {here}")
-        dims = ("sample", *IMAGE) if name == "x_0" else ("sample", "timestep", *IMAGE)
+        event = event_dims(ds["x_0" if "x_0" in ds else name].dims) or IMAGE_DIMS
+        dims = ("sample", *event) if name == "x_0" else ("sample", "timestep", *event)
         if ds[name].dims != dims:
             raise InputError(f"{name} has dims {', '.join(map(str, ds[name].dims))}; expected {', '.join(dims)}")
+
+
+def require_images(ds: xr.Dataset, quantity: str) -> None:
+    """Refuse events that are no images; the words name the quantity that takes nothing else.
+
+    Raises InputError naming the dims that are there.
+    """
+    event = event_dims(ds["x_0"].dims) if "x_0" in ds else IMAGE_DIMS
+    if event != IMAGE_DIMS:
+        raise InputError(
+            f"{quantity} needs images, of dims {', '.join(IMAGE_DIMS)}; the events of this store have "
+            f"{', '.join(event) or 'none'}: analyse them with psnr, which takes any"
+        )
 
 
 def value_range(ds: xr.Dataset) -> tuple[float, float]:
@@ -55,11 +65,11 @@ def value_range(ds: xr.Dataset) -> tuple[float, float]:
 
 
 def images(variable: xr.DataArray) -> da.Array:
-    """Take a variable as a Dask array of whole images and all replicas, cut as stored along the other dims."""
+    """Take a variable as a Dask array of whole events and all replicas, cut as stored along the other dims."""
     array = variable.data
     if not isinstance(array, da.Array):
         array = _in_memory(array)
-    uncut = [axis for axis, dim in enumerate(variable.dims) if dim in ("replica", *IMAGE)]
+    uncut = [axis for axis, dim in enumerate(variable.dims) if dim in ("replica", *event_dims(variable.dims))]
     whole: da.Array = array.rechunk(dict.fromkeys(uncut, -1))
     return whole
 
@@ -84,19 +94,23 @@ def per_image(
     kernel: Callable[..., NDArray[Any]],
     states: da.Array,
     *others: da.Array,
+    lead: str,
     dtype: np.dtype[Any] | type,
     width: int | None = None,
     **options: Any,
 ) -> da.Array:
-    """Apply a kernel that returns one value, or `width` values, per image: (sample, timestep[, column]).
+    """Apply a kernel that returns one value, or `width` values, per event.
 
-    Images of forks give (variant, sample[, column]), one cell for all replicas.
+    `lead` names the axes of `states` before an event's: "s" for samples, "st" with timesteps, "vrs" for forks; the
+    result has these, and no replicas: (variant, sample[, column]) of forks, one cell for all of them. `others` have
+    samples only.
 
     The kernel gets each block of `states`, then the blocks of `others` with the same samples, each one plain
     contiguous array, float32 where it held floats; one task per block of `states`.
     """
-    lead = INDICES[states.ndim].translate(WITHIN)
-    cut = [part for array in (states, *others) for part in (array, INDICES[array.ndim])]
+    axes = [lead + EVENT_AXES[: states.ndim - len(lead)], *("s" + EVENT_AXES[: other.ndim - 1] for other in others)]
+    cut = [part for pair in zip((states, *others), axes, strict=True) for part in pair]
+    lead = lead.replace("r", "")
     values: da.Array = da.blockwise(
         partial(_whole, kernel, options),
         lead if width is None else lead + "k",

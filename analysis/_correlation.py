@@ -18,7 +18,7 @@ Moments = tuple[Array, Array]
 
 
 def replica_correlation(images: da.Array) -> dict[str, xr.DataArray]:
-    """Correlate images (variant, replica, sample, channel, y, x) of two replicas across samples.
+    """Correlate images (variant, replica, sample, *event) of two replicas across samples.
 
     Gives the intraclass correlation, pooled over pixels and pairs, and its standard error. Each block is added to
     what came before it, sample by sample, so the values are the same for any blocks.
@@ -28,9 +28,8 @@ def replica_correlation(images: da.Array) -> dict[str, xr.DataArray]:
     sizes = np.bincount(groups, minlength=GROUPS)
     starts = np.cumsum((0, *images.chunks[2]))
     values = []
-    for blocks, variants in zip(
-        images.to_delayed(optimize_graph=False)[:, 0, :, 0, 0, 0], images.chunks[0], strict=True
-    ):
+    by_variant = images.to_delayed(optimize_graph=False).reshape(images.numblocks[0], images.numblocks[2])
+    for blocks, variants in zip(by_variant, images.chunks[0], strict=True):
         moments: Delayed | None = None
         for block, start, length in zip(blocks, starts, images.chunks[2], strict=False):
             moments = delayed(_add_block, pure=True)(moments, block, groups[start : start + length])

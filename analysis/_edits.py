@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from traj.analysis import _chunks
 from traj.analysis._compiled import compiled
-from traj.stores import InputError
+from traj.stores import IMAGE_DIMS, InputError, event_dims
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,8 @@ def require_sweep(ds: xr.Dataset) -> None:
 
     Raises InputError saying what is there.
     """
-    dims = ("variant", "replica", "sample", *_chunks.IMAGE)
+    event = event_dims(ds["x_0"].dims) if "x_0" in ds else ()
+    dims = ("variant", "replica", "sample", *(event or IMAGE_DIMS))
     if "x_0" not in ds or ds["x_0"].dims != dims:
         here = ", ".join(map(str, ds["x_0"].dims)) if "x_0" in ds else "missing"
         raise InputError(

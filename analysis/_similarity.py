@@ -1,4 +1,4 @@
-"""What SSIM and PSNR share: which images are compared, and the shape of the result."""
+"""What SSIM and PSNR share: which events are compared, and the shape of the result."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def compare(
     units: str,
     options: Mapping[str, Any],
 ) -> xr.Dataset:
-    """Compare every image of `on` with its x_0, or x_0 with the x_0 of the store at `against`.
+    """Compare every event of `on` with its x_0, or x_0 with the x_0 of the store at `against`.
 
-    `kernel` takes states (sample, timestep, channel, y, x) and x_0 (sample, channel, y, x), both float32, then
+    `kernel` takes states (sample, timestep, *event) and x_0 (sample, *event), both float32, then
     `low` and `scale` that map the range of values onto [0, 1].
 
     Raises InputError where a variable is missing or the other store holds other samples or image sizes.
@@ -45,14 +45,14 @@ def compare(
         for variable in on:
             states = _chunks.images(ds[variable])
             each[variable] = _chunks.per_image(
-                kernel, states, _chunks.aligned(states, x_0), dtype=np.float64, **to_unit
+                kernel, states, _chunks.aligned(states, x_0), lead="st", dtype=np.float64, **to_unit
             )
         dims: tuple[str, ...] = ("sample", "timestep")
     else:
         _chunks.require(ds, ("x_0",))
         states = _chunks.images(ds["x_0"])[:, None]
         other = _chunks.aligned(states, _chunks.images(counterpart(ds, against)["x_0"]))
-        each = {"x_0": _chunks.per_image(kernel, states, other, dtype=np.float64, **to_unit)}
+        each = {"x_0": _chunks.per_image(kernel, states, other, lead="st", dtype=np.float64, **to_unit)}
         dims = ("sample",)
     values = xr.DataArray(da.stack(list(each.values())), dims=("on", "sample", "timestep"))
     if "timestep" not in dims:
@@ -80,14 +80,19 @@ def counterpart(ds: xr.Dataset, path: str) -> xr.Dataset:
             f"the samples differ: {unmatched.size} are in only one of the two, the first is {unmatched[0]} "
             f"(here {ours.size}, in {path} {theirs.size}); compare runs of the same samples"
         )
-    if other["x_0"].shape[1:] != ds["x_0"].shape[1:]:
-        raise InputError(f"images of {path} have shape {other['x_0'].shape[1:]}, here {ds['x_0'].shape[1:]}")
+    here, there = (_lengths(run["x_0"]) for run in (ds, other))
+    if here != there:
+        raise InputError(f"events of {path} have {there}, here {here}")
     if _chunks.value_range(other) != _chunks.value_range(ds):
         raise InputError(
             f"values of {path} lie in {_chunks.value_range(other)}, here in {_chunks.value_range(ds)}; "
             "only images on one scale can be compared"
         )
     return other if np.array_equal(ours, theirs) else other.sel(sample=ours)
+
+
+def _lengths(x_0: xr.DataArray) -> str:
+    return ", ".join(f"{dim} {length}" for dim, length in x_0.sizes.items() if dim != "sample")
 
 
 def draw(result: xr.Dataset, name: str, ax: Axes | None) -> Axes:

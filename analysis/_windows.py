@@ -6,9 +6,10 @@ import re
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
-from traj.stores import InputError
+from traj.stores import IMAGE_DIMS, InputError, event_dims
 
 GAUSSIAN_WIDTH, GAUSSIAN_SD = 11, 1.5
 
@@ -19,6 +20,26 @@ def half_gaussian() -> NDArray[Any]:
     half = np.exp(-0.5 * (distance / GAUSSIAN_SD) ** 2)
     weights: NDArray[Any] = half / (2 * half.sum() - half[-1])
     return weights
+
+
+SMALLEST_WINDOW = 3
+
+
+def window_if_any(preset: str, x_0: xr.DataArray) -> tuple[str, int]:
+    """Do what `window_of` does for x_0, or give none of width 0 where `auto` finds no window that fits.
+
+    Raises InputError where another preset was given and x_0 holds no images.
+    """
+    images = event_dims(x_0.dims) == IMAGE_DIMS
+    side = min(x_0.sizes["y"], x_0.sizes["x"]) if images else 0
+    if preset == "auto" and side < SMALLEST_WINDOW:
+        return "none", 0
+    if not images:
+        raise InputError(
+            f"preset {preset} was given for SSIM, which is of images; these events have dims "
+            f"{', '.join(event_dims(x_0.dims))}: leave it at auto, and SSIM is NaN"
+        )
+    return window_of(preset, side)
 
 
 def window_of(preset: str, side: int) -> tuple[str, int]:

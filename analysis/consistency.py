@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from traj.analysis import _chunks, _gaussian, _kernels, _labels, _pairs, _replicas, _similarity
 from traj.analysis._correlation import bytes_held, replica_correlation
 from traj.analysis._spread import Named, with_spread
-from traj.analysis._windows import half_gaussian, window_of
+from traj.analysis._windows import half_gaussian, window_if_any
 from traj.analysis.psnr import CAP
-from traj.stores import InputError
+from traj.stores import IMAGE_DIMS, InputError, event_dims
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +30,6 @@ PAIRS = {
 }
 SSIM = Named("ssim", "structural similarity of two replicas, mean over pairs")
 AGREEMENT = Named("label_agreement", "share of pairs of replicas with equal labels")
-
-SMALLEST_WINDOW = 3
 
 CURVES = ("pearson", "cosine", "one_minus_nmse", "ssim", "label_agreement")
 
@@ -57,7 +55,7 @@ def consistency(
     ----------
     preset
         Window of SSIM: wang2004, skimage, window:N, or auto, as for the quantity ssim; auto leaves SSIM NaN for
-        images below 3 pixels a side.
+        images below 3 pixels a side, and for events that are no images.
     readout
         A classifier's readout of the same forks: adds label_agreement, the share of pairs with equal labels, with an
         interval of 95 % of its mean (Wilson 1927), `_low` and `_high`.
@@ -79,16 +77,14 @@ def consistency(
     else:
         replicas, more = _forks(ds), {}
     count = replicas.sizes["replica"]
-    side = min(replicas.sizes["y"], replicas.sizes["x"])
-    fits = preset != "auto" or side >= SMALLEST_WINDOW
-    preset, window = window_of(preset, side) if fits else ("none", 0)
+    preset, window = window_if_any(preset, replicas)
 
     low, high = _chunks.value_range(ds)
     to_unit = {"low": low, "scale": 1 / (high - low)}
     images = _chunks.images(replicas)
     columns = [*(PAIRS[column] for column in _pairs.PAIRS), SSIM]
     values = _chunks.per_image(
-        _similarities, images, dtype=np.float64, width=len(columns), preset=preset, window=window, **to_unit
+        _similarities, images, lead="vrs", dtype=np.float64, width=len(columns), preset=preset, window=window, **to_unit
     )
     variables = with_spread(xr.DataArray(values, dims=("variant", "sample", "column")), columns)
     if readout is not None:
@@ -108,12 +104,13 @@ def consistency(
 
 def working_bytes(ds: xr.Dataset, **_: Any) -> int:
     """Bound the memory of the sums that go from block to block."""
-    return bytes_held(ds.sizes.get("variant", 1), math.prod(ds.sizes[dim] for dim in _chunks.IMAGE))
+    return bytes_held(ds.sizes.get("variant", 1), math.prod(ds.sizes[dim] for dim in event_dims(ds["x_0"].dims)))
 
 
 def _forks(ds: xr.Dataset) -> xr.DataArray:
     """Check that there are replicas, and give their x_0."""
-    dims = ("variant", "replica", "sample", *_chunks.IMAGE)
+    event = event_dims(ds["x_0"].dims) if "x_0" in ds else ()
+    dims = ("variant", "replica", "sample", *(event or IMAGE_DIMS))
     if "x_0" not in ds or ds["x_0"].dims != dims:
         here = ", ".join(map(str, ds["x_0"].dims)) if "x_0" in ds else "missing"
         raise InputError(
@@ -136,14 +133,14 @@ def _runs(ds: xr.Dataset, against: tuple[str, ...]) -> tuple[xr.DataArray, dict[
         _chunks.require(other, ("x_t",))
     runs = [run.drop_vars(list(run.coords)) for run in (ds, *others)]
     starts = xr.concat([run["x_t"].isel(timestep=0) for run in runs], "replica")
-    difference = abs(starts - starts.isel(replica=0)).max(("replica", *_chunks.IMAGE))
+    difference = abs(starts - starts.isel(replica=0)).max(("replica", *event_dims(starts.dims)))
     attrs = {"long_name": "largest difference of the runs' first stored x_t from this run's", "units": "1"}
     x_0 = xr.concat([run["x_0"] for run in runs], "replica").expand_dims("variant")
     return x_0, {"start_difference": difference.assign_attrs(attrs)}
 
 
 def _similarities(images: NDArray[Any], low: float, scale: float, preset: str, window: int) -> NDArray[Any]:
-    """Give one block (variant, replica, sample, channel, y, x) its columns: those of PAIRS, then SSIM."""
+    """Give one block (variant, replica, sample, *event) its columns: those of PAIRS, then SSIM."""
     if preset == "none":
         index = np.full((images.shape[0], images.shape[2]), np.nan)
     elif preset == "wang2004":

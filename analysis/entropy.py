@@ -89,8 +89,9 @@ def entropy(
     ------
     InputError
         A missing variable; other than one or three channels; bins that are no power of two; a timestep that
-        is not in the store; when computed, images that are NaN.
+        is not in the store; events that are no images; when computed, images that are NaN.
     """
+    _chunks.require_images(ds, "entropy of grey codes")
     _chunks.require(ds, (*on, "x_0"))
     if bins not in (2, 4, 8, 16, 32, 64, 128, 256):
         raise InputError(f"bins is {bins}; expected a power of two from 2 to 256, so that all bins are equal")
@@ -106,7 +107,9 @@ def entropy(
         states = _codes(ds, name, bins)
         firsts = _chunks.aligned(states, x_0)
         single.append(
-            _chunks.per_image(_histograms.image_bits, states, firsts, dtype=np.float64, width=len(NAMES), bins=bins)
+            _chunks.per_image(
+                _histograms.image_bits, states, firsts, lead="st", dtype=np.float64, width=len(NAMES), bins=bins
+            )
         )
         whole.append(pooled(states, firsts, bins, chosen, list(classes.values())))
     pairs = ds.sizes["sample"] * ds.sizes["y"] * ds.sizes["x"]
@@ -223,7 +226,9 @@ def _codes(ds: xr.Dataset, name: str, bins: int) -> da.Array:
         "shift": 8 - (bins.bit_length() - 1),
     }
     pixels = ds.sizes["y"] * ds.sizes["x"]
-    return _chunks.per_image(_grey, _chunks.images(ds[name]), dtype=np.uint8, width=pixels, **options)
+    return _chunks.per_image(
+        _grey, _chunks.images(ds[name]), lead="s" if name == "x_0" else "st", dtype=np.uint8, width=pixels, **options
+    )
 
 
 def _grey(images: NDArray[Any], low: np.float32, scale: np.float32, shift: int) -> NDArray[Any]:

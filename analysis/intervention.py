@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from traj.analysis import _chunks, _edits, _gaussian, _kernels, _replicas
 from traj.analysis._spread import Named, with_spread
-from traj.analysis._windows import half_gaussian, window_of
-from traj.analysis.consistency import SMALLEST_WINDOW
+from traj.analysis._windows import half_gaussian, window_if_any
 from traj.analysis.psnr import CAP
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def intervention(ds: xr.Dataset, *, baseline: str | None = None, preset: str = "
         Store of the run that was forked; needed.
     preset
         Window of SSIM: wang2004, skimage, window:N, or auto, as for the quantity ssim; auto leaves SSIM NaN for
-        images below 3 pixels a side.
+        images below 3 pixels a side, and for events that are no images.
 
     Raises
     ------
@@ -48,9 +47,7 @@ def intervention(ds: xr.Dataset, *, baseline: str | None = None, preset: str = "
         samples; a preset that is unknown or does not fit the images.
     """
     _edits.require_sweep(ds)
-    side = min(ds.sizes["y"], ds.sizes["x"])
-    fits = preset != "auto" or side >= SMALLEST_WINDOW
-    preset, window = window_of(preset, side) if fits else ("none", 0)
+    preset, window = window_if_any(preset, ds["x_0"])
     run = _edits.parent_of(ds, baseline)
     low, high = _chunks.value_range(ds)
     images = _chunks.images(ds["x_0"])
@@ -59,6 +56,7 @@ def intervention(ds: xr.Dataset, *, baseline: str | None = None, preset: str = "
         _similarities,
         images,
         x_0,
+        lead="vrs",
         dtype=np.float64,
         width=len(COLUMNS),
         preset=preset,
@@ -81,7 +79,7 @@ def intervention(ds: xr.Dataset, *, baseline: str | None = None, preset: str = "
 def _similarities(
     images: NDArray[Any], x_0: NDArray[Any], low: float, scale: float, preset: str, window: int
 ) -> NDArray[Any]:
-    """Give one block (variant, 1, sample, channel, y, x) and x_0 (sample, channel, y, x) its COLUMNS."""
+    """Give one block (variant, 1, sample, *event) and x_0 (sample, *event) its COLUMNS."""
     states = np.ascontiguousarray(images[:, 0].swapaxes(0, 1))
     samples, variants = states.shape[:2]
     if preset == "none":

@@ -22,10 +22,10 @@ def psnr(
     on: tuple[str, ...] = ("x_t", "pred_x0"),
     against: str | None = None,
 ) -> xr.Dataset:
-    """Compare images by peak signal-to-noise ratio (PSNR).
+    """Compare images, or events of any dims, by peak signal-to-noise ratio (PSNR).
 
     Values are mapped from x_0's valid_range onto [0, 1] and clipped; PSNR = -10 log10 of the mean squared error
-    over all pixels and channels, at most 100 dB. Gives `psnr` (on, sample, timestep) in dB and its mean, sd and
+    over all values of an event, at most 100 dB. Gives `psnr` (on, sample, timestep) in dB and its mean, sd and
     standard error over samples.
 
     Parameters

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _gaussian, _kernels, _similarity
+from traj.analysis import _chunks, _gaussian, _kernels, _similarity
 from traj.analysis._windows import half_gaussian, window_of
 
 if TYPE_CHECKING:
@@ -45,8 +45,10 @@ def ssim(
     Raises
     ------
     InputError
-        A preset that is unknown or does not fit the images; a missing variable; a store of other samples.
+        A preset that is unknown or does not fit the images; a missing variable; a store of other samples; events
+        that are no images.
     """
+    _chunks.require_images(ds, "SSIM")
     side = min(ds.sizes.get("y", 0), ds.sizes.get("x", 0))
     preset, window = window_of(preset, side)
 

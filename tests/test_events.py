@@ -7,6 +7,11 @@ import xarray as xr
 
 from tests import runs
 from traj import stores
+from traj.analysis.consistency import consistency
+from traj.analysis.entropy import entropy
+from traj.analysis.intervention import intervention
+from traj.analysis.psnr import psnr
+from traj.analysis.ssim import ssim
 from traj.pipeline import info
 from traj.pipeline.making import fork, generate, readout
 from traj.pipeline.models import own
@@ -177,3 +182,56 @@ def test_closed_forms_refuse_shapes_without_a_name():
     for shape in ("1x2x3x4x5", "0", "2x0"):
         with pytest.raises(ValueError, match="channel, frame, y, x"):
             info.describe_model(f"gaussian:0,1,{shape}")
+
+
+def forks_of(tmp_path, shape, replicas=3):
+    job = generate.prepare(model=gaussian(shape), samples=10, block=5, steps=4, device="cpu")
+    run = made(job, tmp_path / "run.zarr")
+    at = stores.open(run).timestep.values[1:3].tolist()
+    job = fork.prepare(store=run, at=at, replicas=replicas, device="cpu")
+    return run, made(job, tmp_path / "fork.zarr")
+
+
+@pytest.mark.parametrize("shape", [(30,), (2, 15), (1, 5, 2, 3)])
+def test_events_are_compared_like_images_of_the_same_values(tmp_path, shape):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    run, forks = map(stores.open, forks_of(tmp_path / "a", shape))
+    image_run, image_forks = map(stores.open, forks_of(tmp_path / "b", (1, 5, 6)))
+    ours, theirs = psnr(run), psnr(image_run)
+    np.testing.assert_array_equal(ours.psnr, theirs.psnr)
+    ours = psnr(run, against=str(tmp_path / "a" / "run.zarr"))
+    assert (ours.psnr == 100).all()
+    with pytest.raises(ValueError, match="have channel 1, y 5, x 6, here "):
+        psnr(run, against=str(tmp_path / "b" / "run.zarr"))
+    ours, theirs = consistency(forks).compute(), consistency(image_forks).compute()
+    assert ours.ssim.isnull().all()
+    assert theirs.ssim.notnull().all()
+    for name in ("pearson", "cosine", "one_minus_nmse", "psnr", "replica_correlation", "replica_correlation_se"):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    ours = consistency(run, against=(str(tmp_path / "a" / "run.zarr"),)).compute()
+    assert (ours.start_difference == 0).all()
+    assert (ours.psnr == 100).all()
+
+
+@pytest.mark.parametrize("shape", [(30,), (2, 15), (1, 5, 2, 3)])
+def test_edits_of_events_are_compared_with_their_run(tmp_path, shape):
+    run, forks = forks_of(tmp_path, shape, replicas=1)
+    edits = {"edit": "jump", "ns": 0, "nb": 0, "n": 1, "r": -1}
+    sweep = stores.open(forks).assign_coords({k: ("variant", [v, v]) for k, v in edits.items()})
+    found = intervention(sweep, baseline=str(run)).compute()
+    assert found.ssim.isnull().all()
+    assert (found.psnr > 0).all()
+    unit = [np.clip((x + 1.5) / 4, 0, 1) for x in (sweep.x_0.values[:, 0], stores.open(run).x_0.values)]
+    mad = abs(unit[0].astype("f8") - unit[1]).reshape(2, 10, -1).mean(-1)
+    np.testing.assert_allclose(found.mad, mad, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(30,), (2, 15), (1, 5, 2, 3)])
+def test_what_needs_images_refuses_other_events_by_name(tmp_path, shape):
+    run, forks = map(stores.open, forks_of(tmp_path, shape))
+    here = ", ".join(run.x_0.dims[1:])
+    for quantity, name in ((ssim, "SSIM"), (entropy, "entropy")):
+        with pytest.raises(ValueError, match=f"{name}.* needs images, of dims channel, y, x; .* have {here}: .*psnr"):
+            quantity(run)
+    with pytest.raises(ValueError, match=f"SSIM, which is of images; these events have dims {here}"):
+        consistency(forks, preset="window:3")
