@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from click.testing import CliRunner
 
 from tests import runs
 from traj import stores
@@ -13,6 +14,7 @@ from traj.analysis.intervention import intervention
 from traj.analysis.psnr import psnr
 from traj.analysis.ssim import ssim
 from traj.pipeline import info
+from traj.pipeline.cli import main
 from traj.pipeline.making import fork, generate, readout
 from traj.pipeline.models import own
 from traj.pipeline.process import tables
@@ -235,3 +237,15 @@ def test_what_needs_images_refuses_other_events_by_name(tmp_path, shape):
             quantity(run)
     with pytest.raises(ValueError, match=f"SSIM, which is of images; these events have dims {here}"):
         consistency(forks, preset="window:3")
+
+
+def test_a_report_shows_no_images_of_events_that_are_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, forks = forks_of(tmp_path, (6,))
+    for store, folder in ((run, "trajectories"), (forks, "forks")):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        store.rename(tmp_path / "data" / folder / store.name)
+    for words in ("analyze psnr", "analyze consistency", "report"):
+        found = CliRunner().invoke(main, words.split())
+        assert found.exit_code == 0, found.output
+    assert "left out" not in found.output

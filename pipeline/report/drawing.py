@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from traj.pipeline.report.contents import band
+from traj.stores import IMAGE_DIMS, event_dims
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Told apart with any colour vision; the palette's yellow is left out, being too pale for lines."""
@@ -168,6 +169,11 @@ def left_edge(results: Mapping[str, xr.Dataset]) -> float:
     """Find the lowest log SNR that is drawn, 0 where none is finite."""
     among = [result["log_snr"].to_numpy() for result in results.values()]
     return min((float(np.quantile(x[np.isfinite(x)], 0.01)) for x in among if np.isfinite(x).any()), default=0)
+
+
+def of_images(store: xr.Dataset | None) -> bool:
+    """Whether there is a store and its events are images, which alone can be shown side by side."""
+    return store is not None and event_dims(store["x_0"].dims) == IMAGE_DIMS
 
 
 def displayed(images: np.ndarray, low: float, high: float) -> np.ndarray:

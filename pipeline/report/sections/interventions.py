@@ -10,6 +10,7 @@ import xarray as xr
 
 from traj.pipeline.report import edits, findings, markup
 from traj.pipeline.report.contents import Material, Numbers, Run, Section, Series
+from traj.pipeline.report.drawing import of_images
 from traj.pipeline.report.edits import Family, families, is_shortcut, over_starts
 from traj.pipeline.report.metrics import rounded
 
@@ -52,7 +53,7 @@ def _of_sweep(sweep: Run) -> str:
     compared, phases, redundancy = (sweep.results.get(name) for name in SECTION.quantities)
     if compared is not None and over_starts(compared):
         shown += _comparison(sweep, compared, phases)
-    if sweep.store is not None and over_starts(sweep.store):
+    if of_images(sweep.store) and over_starts(sweep.store):
         caption = (
             "Finished images of edited processes, the first samples one beneath another: at the left of each block the "
             "x_0 of the unedited run, then the endings of one family of edits, over the timestep at which the edit "

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Section
-from traj.pipeline.report.drawing import CELL, STYLE, WIDTH, beside, displayed, signed, tiled
+from traj.pipeline.report.drawing import CELL, STYLE, WIDTH, beside, displayed, of_images, signed, tiled
 
 COLUMNS, SAMPLES = 10, 4
 
@@ -29,7 +29,7 @@ def html(material: Material) -> str:
         f"<h3>{markup.named(run.name, material.colours)}</h3>"
         + markup.figure(montage(run.store), "", f"Montage of {run.name}: x_t above, pred_x0 beneath")
         for run in material.runs
-        if run.store is not None
+        if of_images(run.store)
     ]
     return f"<p>{CAPTION}</p>" + "".join(drawn) if drawn else ""
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Run, Section
-from traj.pipeline.report.drawing import STYLE, WIDTH, beside, displayed, signed, tiled
+from traj.pipeline.report.drawing import STYLE, WIDTH, beside, displayed, of_images, signed, tiled
 
 SAMPLES, STARTS, REPLICAS = 3, 6, 8
 """Most that is shown of each."""
@@ -29,7 +29,7 @@ def html(material: Material) -> str:
         f"<h3>{markup.named(fork.name, material.colours)}</h3>"
         + markup.figure(montage(fork), "", f"Endings of {fork.name}: the same x_t, different noise")
         for fork in material.forks
-        if fork.store is not None
+        if of_images(fork.store)
     ]
     return f"<p>{CAPTION}</p>" + "".join(drawn) if drawn else ""
 

@@ -22,7 +22,7 @@ from traj.analysis._verdicts import (
 )
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Numbers, Run, Section
-from traj.pipeline.report.drawing import CELL, STYLE, WIDTH, displayed, tiled
+from traj.pipeline.report.drawing import CELL, STYLE, WIDTH, displayed, of_images, tiled
 from traj.pipeline.report.edits import ends, is_shortcut
 from traj.pipeline.report.findings import SIMILAR
 from traj.pipeline.report.metrics import rounded
@@ -80,7 +80,7 @@ def _where(sweep: Run) -> int | None:
 def _of_sweep(sweep: Run) -> str:
     ssim, shares = of_samples(sweep), saved(sweep)
     shown = ""
-    if sweep.store is not None and (figure := montage(sweep)) is not None:
+    if of_images(sweep.store) and (figure := montage(sweep)) is not None:
         caption = (
             "Pairs of images, one sample each: above, where the unedited run ends; beneath, where the shortcut ends, "
             "from the same noise. After 002 Figs 11 and 22."
