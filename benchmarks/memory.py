@@ -60,7 +60,7 @@ def _row(what: str, runs: list[tuple[int, int]]) -> Row:
 
 def estimate_and_peak(arguments: list[str]) -> tuple[int, int]:
     """Run `traj` in a process of its own: the memory it announced and the most it held, in bytes."""
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from traj.pipeline.cli import main; main()", *arguments]
     watched = subprocess.run([sys.executable, "-c", WATCH, *command], capture_output=True, text=True)
     peak, _, messages = watched.stdout.partition("\n")
     announced = re.search(r"memory ([\d.]+) ([KMG]?i?B)", messages)

@@ -23,10 +23,10 @@ def _help(rounds: int) -> Row:
         subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
     arms = {
-        "ours": lambda folder: python("import sys; sys.argv[1:] = ['--help']; from pipeline.cli import main; main()"),
+        "ours": lambda folder: python("import sys; sys.argv[1:] = ['--help']; from traj.pipeline.cli import main; main()"),
         "click": lambda folder: python("import click"),
     }
-    python("import pipeline.cli")
+    python("import traj.pipeline.cli")
     seconds = interleave(arms, rounds)
     return Row(
         "traj --help, seconds",

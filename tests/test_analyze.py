@@ -256,7 +256,7 @@ def test_a_running_cluster_is_used_and_left_running():
 @pytest.mark.parametrize(
     ("scheduler", "message"),
     [
-        ("fast", "'fast' was given, expected threads, a number of local processes from 1 on"),
+        ("fast", "'fast' was given, expected threads, a number of local processes from 1 to"),
         ("0", "'0' was given, expected threads"),
         ("-2", "'-2' was given, expected threads"),
         ("tcp://127.0.0.1:1", "no Dask cluster answers at tcp://127.0.0.1:1"),

@@ -111,7 +111,7 @@ def test_dasks_query_planning_is_switched_off_for_the_command_and_refused_in_pyt
     runs.make("a.zarr")
     environment = os.environ | {"DASK_ARRAY__QUERY_PLANNING": "True"}
     subprocess.run([TRAJ, "analyze", "psnr", "a.zarr"], capture_output=True, check=True, env=environment)
-    command = [sys.executable, "-c", "import analysis; analysis.load('psnr')"]
+    command = [sys.executable, "-c", "from traj import analysis; analysis.load('psnr')"]
     refused = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
     assert refused.returncode == 1
     assert "set DASK_ARRAY__QUERY_PLANNING=False before dask.array is imported" in refused.stderr.splitlines()[-1]

@@ -22,7 +22,7 @@ from traj.pipeline.process import tables
 TRAJ = Path(sys.executable).with_name("traj")
 SHAPE = (1, 8, 8)
 NONE = torch.full((3,), -1)
-IMPORTS = "from pipeline import tables\nfrom pipeline.models.own import wrap\ndef mine(): return"
+IMPORTS = "from traj.pipeline.process import tables\nfrom traj.pipeline.models.own import wrap\ndef mine(): return"
 NETWORKS = """
 from torch import nn
 

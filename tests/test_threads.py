@@ -19,7 +19,7 @@ class Watch:
 
 sys.meta_path.insert(0, Watch())
 """
-COMMAND = "from pipeline.cli import main; main(['info', 'gaussian:0,1'])"
+COMMAND = "from traj.pipeline.cli import main; main(['info', 'gaussian:0,1'])"
 
 
 @pytest.mark.parametrize(
