@@ -23,7 +23,7 @@ def _help(rounds: int) -> Row:
         subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
     arms = {
-        "ours": lambda folder: python("import sys; sys.argv[1:] = ['--help']; from traj.pipeline.cli import main; main()"),
+        "ours": lambda folder: python("from traj.pipeline.cli import main; main(['--help'])"),
         "click": lambda folder: python("import click"),
     }
     python("import traj.pipeline.cli")

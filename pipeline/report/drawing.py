@@ -6,7 +6,7 @@ import base64
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import matplotlib as mpl
 import numpy as np
@@ -171,7 +171,7 @@ def left_edge(results: Mapping[str, xr.Dataset]) -> float:
     return min((float(np.quantile(x[np.isfinite(x)], 0.01)) for x in among if np.isfinite(x).any()), default=0)
 
 
-def of_images(store: xr.Dataset | None) -> bool:
+def of_images(store: xr.Dataset | None) -> TypeGuard[xr.Dataset]:
     """Whether there is a store and its events are images, which alone can be shown side by side."""
     return store is not None and event_dims(store["x_0"].dims) == IMAGE_DIMS
 
