@@ -16,13 +16,8 @@ from traj.pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, TF32, Lo
 from traj.pipeline.parsing import Number, Whole
 from traj.pipeline.quantity_options import QuantityGroup
 
-os.environ["DASK_ARRAY__QUERY_PLANNING"] = (
-    "False"  # whatever the user's Dask is told: analyses lay out their own graphs
-)
-
-os.environ["DASK_ARRAY__QUERY_PLANNING"] = (
-    "False"  # whatever the user's Dask is told: analyses lay out their own graphs
-)
+# whatever the user's Dask is told: analyses lay out their own graphs
+os.environ["DASK_ARRAY__QUERY_PLANNING"] = "False"
 
 BUG = "; if `traj verify` finds nothing wrong with it, please report this as a bug of traj"
 ALL_SAMPLES = "ask for these with --samples to complete it"

@@ -41,7 +41,7 @@ ODD_PLANS = (
 def place(tmp_path_factory):
     """A run that is in order."""
     root = tmp_path_factory.mktemp("report")
-    run = make_run(root / "trajectories/good.zarr", samples=4)
+    run = make_run(root / "trajectories/good.zarr", samples=8)
     analyse(run, root / "results", ("ssim",))
     return root
 

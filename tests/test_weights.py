@@ -103,7 +103,7 @@ def test_of_a_network_and_its_average_the_one_that_is_given_is_loaded(tmp_path):
     for part, network in (("unet", random_unet()), ("unet_ema", other_unet())):
         assert is_loaded(folder / part, network, [folder / part / f"{STEM}.safetensors"])
     (folder / "traj.json").write_text('{"time_scale": 0.5}')
-    assert load(str(folder / "unet_ema")).schedule.time_scale == 0.5
+    assert load(str(folder / "unet_ema")).schedule.model_time[1] == 0.5
 
 
 def test_a_classifier_is_loaded_from_the_files_that_are_hashed(tmp_path):
