@@ -41,9 +41,10 @@ print(outer(3.0), sum(outer.stats.cache_misses.values()))
 @pytest.fixture
 def package(tmp_path):
     """A package of two kernels in two files, one calling the other."""
-    folder = tmp_path / "analysis"
-    folder.mkdir()
-    (folder / "__init__.py").touch()
+    folder = tmp_path / "traj" / "analysis"
+    folder.mkdir(parents=True)
+    for place in (folder.parent, folder):
+        (place / "__init__.py").touch()
     shutil.copy(ROOT / "analysis/_compiled.py", folder)
     (folder / "_inner.py").write_text(INNER)
     (folder / "_outer.py").write_text(OUTER)
@@ -55,7 +56,7 @@ def call(package, **environment):
     kept = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
     command = [sys.executable, "-c", CALL]
     ran = subprocess.run(
-        command, cwd=package.parent, env=kept | environment, capture_output=True, text=True, check=True
+        command, cwd=package.parents[1], env=kept | environment, capture_output=True, text=True, check=True
     )
     value, compiled = ran.stdout.split()
     return float(value), int(compiled)

@@ -148,7 +148,7 @@ def _title(anchor):
 def test_runs_without_a_number_or_with_one_only_are_drawn(copy):
     for value in (np.nan, np.inf, 0.5):
         run = copy / f"trajectories/{value}.zarr"
-        with runs.create(run, 4, alpha_bar=np.linspace(0, 1, 6), config={"model": "digits"}) as store:
+        with runs.create(run, 4, alpha_bar=np.linspace(0, 0.999, 6), config={"model": "digits"}) as store:
             images = np.full((4, *runs.SHAPE), value, "f4")
             for step in range(6):
                 store.put(0, step, images, images)
