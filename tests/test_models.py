@@ -171,7 +171,7 @@ def test_a_conditional_network_without_null_label_refuses_none(tmp_path):
         ("nonesuch", "unknown; expected one of digits, digits-iddpm, gaussian"),
         ("gaussian:", "gaussian:MEAN,VAR"),
         ("gaussian:0,-1", "variance"),
-        ("gaussian:0,1,8x8", "channels, height and width"),
+        ("gaussian:0,1,1x1x4x8x8", "expected lengths of feature; channel, position; channel, y, x"),
         ("gaussian:0,1,1x8x8,2", "gaussian:MEAN,VAR"),
         ("mixture:1", "two different"),
         ("mixture:1,nan", "two different"),
