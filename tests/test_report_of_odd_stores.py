@@ -23,9 +23,9 @@ from tests.report_data import (
     write,
 )
 from traj import stores
+from traj.analysis._drawing import displayed, legible
 from traj.pipeline.cli import main
 from traj.pipeline.report import metrics
-from traj.pipeline.report.drawing import displayed, legible
 from traj.pipeline.report.sections import SECTIONS
 from traj.pipeline.report.sections.runs import plan_steps, sampler_name
 

@@ -6,11 +6,11 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 
+from traj.analysis._drawing import MARKERS, colours
 from traj.pipeline.computing.analyze import FOLDERS, RESULTS
 from traj.pipeline.report import metrics, page
 from traj.pipeline.report.collected import KINDS, collect
 from traj.pipeline.report.contents import Material, Run
-from traj.pipeline.report.drawing import MARKERS, colours
 from traj.pipeline.report.failures import Failed, attempt, warn
 from traj.pipeline.report.sections import SECTIONS
 from traj.stores.partials import write_file

@@ -73,11 +73,6 @@ def errors_of(*parts: np.ndarray) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.stack(parts)
 
 
-def band(value: np.ndarray, error: np.ndarray, in_band: float) -> np.ndarray:
-    """Give the low and high ends of a band about a curve, from errors or as they are."""
-    return error if error.ndim == 2 else np.stack([value - in_band * error, value + in_band * error])
-
-
 @dataclass(frozen=True)
 class Material:
     """What a page is made of: all runs, all forks, all sweeps, their numbers by name, and training losses.

@@ -11,8 +11,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from traj.analysis._drawing import STYLE, WIDTH, beside, colours, displayed, legible, tiled
 from traj.pipeline.report.contents import Run
-from traj.pipeline.report.drawing import STYLE, WIDTH, beside, colours, displayed, legible, tiled
 
 SAMPLES, STARTS, FAMILIES = 3, 8, 8
 """Most that is shown of each in a montage."""

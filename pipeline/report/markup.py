@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from traj.pipeline.report.drawing import data_uri
+from traj.analysis._drawing import data_uri
 
 
 def figure(drawn: Figure, caption: str, alt: str) -> str:

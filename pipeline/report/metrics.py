@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from traj.analysis._drawing import band
 from traj.pipeline.configs import shown
 from traj.pipeline.models.folder import json_object
-from traj.pipeline.report.contents import Numbers, Run, Section, Series, band, errors_of
+from traj.pipeline.report.contents import Numbers, Run, Section, Series, errors_of
 from traj.pipeline.report.failures import Failed, attempt
 from traj.stores import InputError
 from traj.stores.partials import write_file

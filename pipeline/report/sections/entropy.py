@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from traj.analysis._drawing import LOG_SNR_LABEL, Curve, on, panels, without_outset
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Numbers, Run, Section, Series
-from traj.pipeline.report.drawing import LOG_SNR_LABEL, Curve, on, panels, without_outset
 from traj.pipeline.report.metrics import curve, over_timesteps, rounded
 
 POOLED = ("stepwise_entropy_debiased", "stepwise_entropy_half_width")

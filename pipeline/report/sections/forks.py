@@ -11,10 +11,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from traj.analysis._drawing import LOG_SNR_LABEL, Curve, Panel, panels
 from traj.analysis._replicas import curve
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Numbers, Run, Section, Series, errors_of
-from traj.pipeline.report.drawing import LOG_SNR_LABEL, Curve, Panel, panels
 from traj.pipeline.report.metrics import rounded
 
 SIMILAR, AGREED = 0.8, 0.5

@@ -8,9 +8,9 @@ from itertools import product
 import numpy as np
 import xarray as xr
 
+from traj.analysis._drawing import of_images
 from traj.pipeline.report import edits, findings, markup
 from traj.pipeline.report.contents import Material, Numbers, Run, Section, Series
-from traj.pipeline.report.drawing import of_images
 from traj.pipeline.report.edits import Family, families, is_shortcut, over_starts
 from traj.pipeline.report.metrics import rounded
 

@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from traj.analysis._drawing import STYLE, WIDTH, Curve, left_edge, legend, on, over_time_and_log_snr, panels
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Numbers, Run, Section, Series, errors_of
-from traj.pipeline.report.drawing import STYLE, WIDTH, Curve, left_edge, legend, on, over_time_and_log_snr, panels
 from traj.pipeline.report.metrics import curve, over_timesteps, rounded, where_signal_equals_noise
 from traj.pipeline.report.sections.savings import percent
 

@@ -8,9 +8,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from traj.analysis._drawing import STYLE, WIDTH, colours, legible
 from traj.pipeline.report import findings, markup
 from traj.pipeline.report.contents import Material, Run, Section
-from traj.pipeline.report.drawing import STYLE, WIDTH, colours, legible
 from traj.pipeline.report.edits import FEWEST, START, Line, lines
 
 LINES = 8

@@ -8,9 +8,9 @@ import xarray as xr
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from traj.analysis._drawing import STYLE, WIDTH, signed
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Section
-from traj.pipeline.report.drawing import STYLE, WIDTH, signed
 
 CAPTION = (
     "How often a grey level of x_0 (horizontal) goes with a grey level of the state at the same pixel (vertical), "

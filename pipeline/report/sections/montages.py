@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from traj.analysis._drawing import CELL, STYLE, WIDTH, beside, displayed, of_images, signed, tiled
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Section
-from traj.pipeline.report.drawing import CELL, STYLE, WIDTH, beside, displayed, of_images, signed, tiled
 
 COLUMNS, SAMPLES = 10, 4
 

@@ -10,9 +10,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from traj import analysis
+from traj.analysis._drawing import STYLE, WIDTH
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Section
-from traj.pipeline.report.drawing import STYLE, WIDTH
 
 
 def html(material: Material) -> str:

@@ -7,9 +7,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from traj.analysis._drawing import STYLE, WIDTH, beside, displayed, of_images, signed, tiled
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Run, Section
-from traj.pipeline.report.drawing import STYLE, WIDTH, beside, displayed, of_images, signed, tiled
 
 SAMPLES, STARTS, REPLICAS = 3, 6, 8
 """Most that is shown of each."""

@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from traj.analysis._drawing import STYLE, WIDTH, colours, legible
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Run, Section
-from traj.pipeline.report.drawing import STYLE, WIDTH, colours, legible
 from traj.pipeline.report.edits import families, is_shortcut
 
 ROWS = 14

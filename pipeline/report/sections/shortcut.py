@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from traj.analysis._drawing import CELL, STYLE, WIDTH, displayed, of_images, tiled
 from traj.analysis._verdicts import (
     CANNOT_TELL,
     NOT_SEEN,
@@ -22,7 +23,6 @@ from traj.analysis._verdicts import (
 )
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Numbers, Run, Section
-from traj.pipeline.report.drawing import CELL, STYLE, WIDTH, displayed, of_images, tiled
 from traj.pipeline.report.edits import ends, is_shortcut
 from traj.pipeline.report.findings import SIMILAR
 from traj.pipeline.report.metrics import rounded

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from traj.analysis._drawing import Curve, on, over_time_and_log_snr, panels
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Numbers, Run, Section, Series
-from traj.pipeline.report.drawing import Curve, on, over_time_and_log_snr, panels
 from traj.pipeline.report.metrics import curve, over_timesteps, rounded, where_signal_equals_noise
 
 SIMILAR = 0.8

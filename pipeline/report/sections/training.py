@@ -9,9 +9,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from traj.analysis._drawing import STYLE, WIDTH, legible
 from traj.pipeline.report import markup
 from traj.pipeline.report.contents import Material, Section
-from traj.pipeline.report.drawing import STYLE, WIDTH, legible
 
 TERMS = (("#222222", "-"), ("#777777", "--"), ("#777777", ":"))
 """Lines of training losses, which are no run's."""

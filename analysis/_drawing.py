@@ -1,4 +1,4 @@
-"""How figures of a report look, and what several of them share: colours, panels of curves, images side by side."""
+"""How figures look, and what several of them share: colours, panels of curves, images side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from traj.pipeline.report.contents import band
+from traj.analysis._quantity import Look, Results
 from traj.stores import IMAGE_DIMS, event_dims
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -77,6 +77,16 @@ def colours(runs: Sequence[str]) -> dict[str, str]:
     """Give every run its colour, the same in all figures."""
     palette = OKABE_ITO if len(runs) <= len(OKABE_ITO) else mpl.colormaps["turbo"](np.linspace(0.05, 0.95, len(runs)))
     return {run: mpl.colors.to_hex(colour) for run, colour in zip(runs, palette, strict=False)}
+
+
+def look_of(results: Results) -> Look:
+    """Give results a look of their own, apart from any report."""
+    return Look(colours(list(results)), dict.fromkeys(results, ""))
+
+
+def band(value: np.ndarray, error: np.ndarray, in_band: float) -> np.ndarray:
+    """Give the low and high ends of a band about a curve, from errors or as they are."""
+    return error if error.ndim == 2 else np.stack([value - in_band * error, value + in_band * error])
 
 
 def data_uri(figure: Figure) -> str:
