@@ -13,9 +13,9 @@ from tests import runs
 from tests.report_data import CONFIG, DIGITS, IMAGES, T, analyse, collected, fixtures, make_run, svgs, unbalanced, write
 from traj import stores
 from traj.analysis import _drawing as drawing
-from traj.analysis import metrics, quality, sections
 from traj.pipeline.computing import analyze
 from traj.pipeline.computing.engines import threads
+from traj.pipeline.report import metrics, quality, sections
 from traj.pipeline.report.sections import SECTIONS, entropy, maps, montages, similarity
 from traj.pipeline.report.sections.runs import plan_steps, sampler_name
 
