@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import xarray as xr
+    from traj.analysis._quantity import Quantity
 
 NUMERICS = 4
 """Raised by hand when a quantity's numbers change, so that saved results are known to be old."""
@@ -36,13 +38,33 @@ def summary(name: str) -> str:
     return (ast.get_docstring(function) or "").split("\n")[0]
 
 
-def load(name: str) -> Callable[..., xr.Dataset]:
-    """Import one quantity and return its function.
+def load(name: str) -> Quantity:
+    """Import one quantity.
 
     Raises InputError for an unknown name.
     """
     _require(name)
-    quantity: Callable[..., xr.Dataset] = getattr(import_module(f"traj.analysis.{name}"), name)
+    from traj.analysis._quantity import Quantity
+
+    module = import_module(f"traj.analysis.{name}")
+    found = getattr(module, name)
+    return found if isinstance(found, Quantity) else _wrapped(found, module)
+
+
+def _wrapped(function: Callable[..., Any], module: ModuleType) -> Quantity:
+    """Make a quantity of a function that is not marked yet."""
+    from traj.analysis._quantity import Quantity
+
+    options = inspect.signature(function).parameters
+    quantity = Quantity(
+        function,
+        reads="sweep" if "baseline" in options else getattr(module, "KIND", "trajectories"),
+        numerics=NUMERICS,
+        title=function.__name__,
+        source="",
+        reads_with={"against": "trajectories"} if "against" in options else {},
+    )
+    quantity.takes_memory(getattr(module, "working_bytes", lambda ds, **options: 0))
     return quantity
 
 

@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+
+from traj.stores import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -153,18 +155,32 @@ class Quantity:
         return self._memory(ds, **options)
 
     def plot(self, results: xr.Dataset | Results, figure: str = "") -> Drawing | None:
-        """Draw a figure of one result, or of several by name: the first one, or the one called `figure`."""
+        """Draw a figure of one result, or of several by name: the first one, or the one called `figure`.
+
+        Gives None where these results have nothing for it. Raises InputError for a figure there is not.
+        """
+        named = {one.name: one for one in self.figures}
+        if not named or figure not in ("", *named):
+            raise InputError(
+                f"{self.name} has no figure {figure!r}; expected one of {', '.join(named) or 'none at all'}"
+            )
         from traj.analysis._drawing import look_of
 
         by_name = {self.name: results} if isinstance(results, xr.Dataset) else results
-        (drawn,) = [one for one in self.figures if one.name == figure] if figure else self.figures[:1]
-        return drawn.draw(by_name, look_of(by_name))
+        return named[figure or self.figures[0].name].draw(by_name, look_of(by_name))
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
         """The keyword options of the function, by name."""
         parameters = inspect.signature(self.function).parameters.items()
         return {name: one for name, one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+
+    @property
+    def stores(self) -> dict[str, bool]:
+        """The options that are other stores, by name, and whether each takes several."""
+        hints = get_type_hints(self.function)
+        parts = {name: (hints[name], *get_args(hints[name])) for name in self.options}
+        return {name: get_origin(hints[name]) is tuple for name, hint in parts.items() if xr.Dataset in hint}
 
     # What follows registers the rest of the file.
 

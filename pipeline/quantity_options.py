@@ -6,15 +6,18 @@ import inspect
 import os
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from traj.pipeline.configs import refusal
 from traj.pipeline.options import LocalPath
 from traj.pipeline.parsing import Whole, most_workers, number, whole
+
+if TYPE_CHECKING:
+    from traj.analysis._quantity import Quantity
 
 
 class QuantityGroup(click.Group):
@@ -124,22 +127,24 @@ traj analyze {0} --scheduler 4
 """
 
 
-def option_parameters(function: Callable[..., Any]) -> list[click.Option]:
-    """Turn the keyword options of a quantity into command-line options."""
-    hints = typing.get_type_hints(function)
-    texts = parameter_texts(inspect.getdoc(function) or "")
+def option_parameters(quantity: Quantity) -> list[click.Option]:
+    """Turn the keyword options of a quantity into command-line options; other stores are given by their paths."""
+    hints = typing.get_type_hints(quantity)
+    texts = parameter_texts(inspect.getdoc(quantity) or "")
+    paths = {
+        name: (tuple[str, ...], "STORE,...") if several else (str, "STORE") for name, several in quantity.stores.items()
+    }
     options = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            continue
+    for name, parameter in quantity.options.items():
         flag = "--" + name.replace("_", "-")
-        hint = hints[name]
+        hint, shown = paths.get(name, (hints[name], None))
         options.append(
             click.Option(
                 [f"{flag}/--no-{flag[2:]}" if hint is bool else flag],
                 type=None if hint is bool else OptionValue(hint),
                 default=parameter.default,
-                show_default=parameter.default is not None,
+                show_default=parameter.default not in (None, ()),
+                metavar=shown,
                 help=texts.get(name),
             )
         )
@@ -211,7 +216,7 @@ def parameter_texts(doc: str) -> dict[str, str]:
     return texts
 
 
-def own_settings(name: str, functions: dict[str, Callable[..., Any]], sets: Sequence[str]) -> dict[str, Any]:
+def own_settings(name: str, functions: Mapping[str, Quantity], sets: Sequence[str]) -> dict[str, Any]:
     """Read the --set QUANTITY.OPTION=VALUE that are meant for one quantity."""
     chosen = {}
     for text in sets:

@@ -338,3 +338,43 @@ def test_several_other_stores_are_known_in_their_order(monkeypatch):
     assert job.options["against"] == (str(Path("b.zarr").absolute()), str(Path("a.zarr").absolute()))
     (job,) = analyze.plan_jobs([Path("a.zarr")], {"psnr": {}}, None)
     assert "against" not in job.config
+
+
+def test_other_stores_reach_a_quantity_opened(monkeypatch):
+    seen = {}
+
+    def compared(
+        ds: xr.Dataset, *, against: xr.Dataset | None = None, others: tuple[xr.Dataset, ...] = ()
+    ) -> xr.Dataset:
+        seen.update(against=against, others=others)
+        return xr.Dataset({"gap": abs(ds["x_0"] - against["x_0"]).max()})
+
+    monkeypatch.setattr(sys.modules[analysis.load("psnr").__module__], "psnr", compared)
+    compared.__module__ = "traj.analysis.psnr"
+    paths = [runs.make(f"{name}.zarr", seed=seed) for seed, name in enumerate("abc")]
+    identities = [stores.identity(path) for path in paths]
+    traj("analyze", "psnr", *("a.zarr", "--against", "b.zarr", "--others", "c.zarr,b.zarr"))
+    assert [ds.attrs["fingerprint"] for ds in (seen["against"], *seen["others"])] == [
+        identities[k]["fingerprint"] for k in (1, 2, 1)
+    ]
+    config = json.loads(read_root(Path("results/a/psnr.zarr"))["attributes"]["config"])
+    assert config["against"] == identities[1]
+    assert config["others"] == [identities[2], identities[1]]
+    assert config["options"] == {"against": None, "others": None}
+    traj("analyze", "psnr", "b.zarr", "--against", "a.zarr")
+    assert seen["others"] == ()
+
+
+def test_raising_the_numerics_of_one_quantity_makes_only_its_results_stale(monkeypatch):
+    runs.make("a.zarr")
+    traj("analyze", "psnr,ssim", "a.zarr")
+    load = analysis.load
+
+    def raised(name):
+        quantity = load(name)
+        quantity.numerics += name == "psnr"
+        return quantity
+
+    monkeypatch.setattr(analysis, "load", raised)
+    assert "nothing to do" in traj("analyze", "ssim", "a.zarr")
+    assert "psnr.zarr exists and was computed with other options" in traj("analyze", "psnr", "a.zarr", code=1)

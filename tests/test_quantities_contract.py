@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests import analysis_data
 from tests.fork_states import fork_state_readout
-from traj import analysis
+from traj import analysis, stores
 
 mpl.use("agg")
 
@@ -30,13 +30,7 @@ MAKERS = {
 }
 
 
-def kind(name):
-    if "baseline" in inspect.signature(analysis.load(name)).parameters:
-        return "sweep"
-    return getattr(sys.modules[analysis.load(name).__module__], "KIND", "trajectories")
-
-
-CASES = [(name, make) for name in analysis.quantities() for make in MAKERS[kind(name)]]
+CASES = [(name, make) for name in analysis.quantities() for make in MAKERS[analysis.load(name).reads]]
 QUANTITIES = pytest.mark.parametrize("name", analysis.quantities())
 EVERY = pytest.mark.parametrize(("name", "make"), CASES, ids=[f"{name} of {make.__name__}" for name, make in CASES])
 SAMPLES, STEPS = 11, 9
@@ -50,9 +44,11 @@ def refuse(*_, **__):
 
 def lay_out(name, ds, **options):
     """Call a quantity, with the run its dataset is compared with where it needs one."""
-    if kind(name) == "sweep":
-        options["baseline"] = analysis_data.baseline(*ds["x_0"].shape[3:5])
-    return analysis.load(name)(ds, **options)
+    quantity = analysis.load(name)
+    if quantity.reads == "sweep":
+        run = analysis_data.baseline(*ds["x_0"].shape[3:5])
+        options["baseline"] = stores.open(run) if "baseline" in quantity.stores else run
+    return quantity(ds, **options)
 
 
 @cache

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,10 @@ from traj.stores.places import local
 FOLDERS = {"trajectories": Path("data/trajectories"), "fork": Path("data/forks"), "readout": Path("data/readouts")}
 VERBS = {"trajectories": "traj generate", "fork": "traj fork", "readout": "traj readout"}
 STORE_OPTIONS = ("against", "readout", "baseline")
-"""Options whose value is the path, or several paths, of other stores."""
+"""Options that are paths of other stores in quantities which open them themselves."""
+
+STORED_AS = {"sweep": "fork"}
+"""Kinds of stores that are saved as another kind."""
 
 RESULTS = Path("results")
 Options = Mapping[str, Any]
@@ -32,7 +33,7 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One quantity of one store: where it goes, what defines it, and the function that makes it."""
+    """One quantity of one store: where it goes, and what defines it. Other stores are paths in its options."""
 
     quantity: str
     store: Path
@@ -40,13 +41,14 @@ class Job:
     options: Options
     config: dict[str, Any]
 
-    def build(self, ds: xr.Dataset) -> xr.Dataset:
-        """Lay out the computation; nothing is read yet."""
-        return analysis.load(self.quantity)(ds, **self.options)
+    def opened(self) -> dict[str, Any]:
+        """Give the options with the other stores opened."""
+        paths = {name: self.options[name] for name in analysis.load(self.quantity).stores}
+        return {**self.options, **{name: opened(there) for name, there in paths.items()}}
 
     def require_unchanged(self) -> None:
         """Raise StaleStore where a store it reads holds something else than when it was planned."""
-        others = {self.options[name]: self.config[name] for name in STORE_OPTIONS if name in self.config}
+        others = {self.options[name]: self.config[name] for name in stores_of(self.quantity) if name in self.config}
         for path, planned in {str(self.store): self.config["store"], **others}.items():
             if identities(path) != planned:
                 raise stores.StaleStore(
@@ -56,20 +58,25 @@ class Job:
 
 
 def kind_of(options: Mapping[str, Options]) -> str:
-    """Say which kind of store these quantities read with these options: their KIND, or runs `against` other runs.
+    """Say which kind of store these quantities read with these options.
 
     Raises InputError where they read different kinds.
     """
-    kinds = {
-        name: "trajectories"
-        if chosen.get("against")
-        else getattr(sys.modules[analysis.load(name).__module__], "KIND", "trajectories")
-        for name, chosen in options.items()
-    }
+    kinds = {}
+    for name, chosen in options.items():
+        quantity = analysis.load(name)
+        read = next((kind for option, kind in quantity.reads_with.items() if chosen.get(option)), quantity.reads)
+        kinds[name] = STORED_AS.get(read, read)
     if len(set(kinds.values())) > 1:
         each = ", ".join(f"{name} reads {kind}" for name, kind in kinds.items())
         raise InputError(f"{', '.join(kinds)} cannot share a pass, they read different kinds of stores: {each}")
     return next(iter(kinds.values()))
+
+
+def stores_of(quantity: str) -> list[str]:
+    """Name the options of a quantity that are other stores."""
+    options = analysis.load(quantity).options
+    return [*analysis.load(quantity).stores, *(name for name in STORE_OPTIONS if name in options)]
 
 
 def default_stores(kind: str) -> list[Path]:
@@ -105,19 +112,19 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
     kind = kind_of(options)
     jobs = []
     for path in paths:
-        found = read_root(path)["attributes"]["kind"]
-        if found != kind:
+        here = read_root(path)["attributes"]["kind"]
+        if here != kind:
             raise InputError(
-                f"{path} is a store of kind {found}; {', '.join(options)} needs one of kind {kind}, which "
+                f"{path} is a store of kind {here}; {', '.join(options)} needs one of kind {kind}, which "
                 f"`{VERBS[kind]}` makes"
             )
         source = stores.identity(path)
         for quantity, chosen in options.items():
-            signature = inspect.signature(analysis.load(quantity)).parameters
-            full = {name: chosen.get(name, p.default) for name, p in signature.items() if name != "ds"}
-            others = {name: identities(full[name]) for name in STORE_OPTIONS if full.get(name)}
+            found = analysis.load(quantity)
+            full = {name: chosen.get(name, option.default) for name, option in found.options.items()}
+            others = {name: identities(full[name]) for name in stores_of(quantity) if full[name]}
             config = {
-                "numerics": analysis.NUMERICS,
+                "numerics": found.numerics,
                 "quantity": quantity,
                 "options": json.loads(json.dumps({**full, **dict.fromkeys(others)})),
                 "store": source,
@@ -141,6 +148,13 @@ def absolute(paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
     return str(Path(paths).absolute()) if isinstance(paths, str) else tuple(str(Path(p).absolute()) for p in paths)
 
 
+def opened(paths: str | tuple[str, ...] | None) -> xr.Dataset | tuple[xr.Dataset, ...] | None:
+    """Open another store, or several, or none."""
+    if not paths:
+        return () if isinstance(paths, tuple) else None
+    return stores.open(paths) if isinstance(paths, str) else tuple(stores.open(path) for path in paths)
+
+
 def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
     """Leave out the results that are there already.
 
@@ -160,9 +174,11 @@ def run(store: Path, jobs: Sequence[Job], *, engine: Engine, say: Callable[[str]
     in the way.
     """
     ds = stores.open(store.absolute())
-    lazy = [job.build(ds) for job in jobs]
+    given = [job.opened() for job in jobs]
+    lazy = [analysis.load(job.quantity)(ds, **options) for job, options in zip(jobs, given, strict=True)]
+    pooled = sum(analysis.load(job.quantity).memory(ds, **options) for job, options in zip(jobs, given, strict=True))
     names = ", ".join(job.quantity for job in jobs)
-    say(f"{names} of {store}: {engine.name}, memory {size(memory(ds, jobs, lazy, engine))}")
+    say(f"{names} of {store}: {engine.name}, memory {size(memory(ds, pooled, lazy, engine))}")
     try:
         with compiling.said(say):
             computed = engine.compute(lazy)
@@ -177,21 +193,16 @@ def run(store: Path, jobs: Sequence[Job], *, engine: Engine, say: Callable[[str]
         say(f"wrote {job.out}" if saved else f"{job.out} is there already, another process wrote it")
 
 
-def memory(ds: xr.Dataset, jobs: Sequence[Job], lazy: Sequence[xr.Dataset], engine: Engine) -> int:
+def memory(ds: xr.Dataset, pooled: int, lazy: Sequence[xr.Dataset], engine: Engine) -> int:
     """Estimate the peak memory of an analysis in bytes, in all its processes.
 
-    Each worker holds the decoded chunks of one task, their encoded bytes and a copy in progress; what a quantity
-    pools stays until all samples have gone by, and the results until they are saved.
+    Each worker holds the decoded chunks of one task, their encoded bytes and a copy in progress; what the quantities
+    pool stays until all samples have gone by, and the results until they are saved.
     """
     task = sum(
         int(np.prod([sizes[0] for sizes in array.chunks])) * array.dtype.itemsize
         for array in ds.data_vars.values()
         if array.chunks is not None
-    )
-    pooled: int = sum(
-        module.working_bytes(ds, **job.options)
-        for job in jobs
-        if hasattr(module := sys.modules[f"traj.analysis.{job.quantity}"], "working_bytes")
     )
     results = sum(result.nbytes for result in lazy)
     processes = (1 + engine.processes) * (peak_memory() + MARGIN_BYTES)
