@@ -12,7 +12,7 @@ from traj.stores.claim import ranges
 from traj.stores.events import named
 
 if TYPE_CHECKING:
-    from traj.pipeline.models.surgery import Block
+    from traj.pipeline.models.surgery import UnetBlock
 
 
 def describe_store(path: Path) -> str:
@@ -60,7 +60,7 @@ def describe_model(name: str) -> str:
         ),
     ]
     if hasattr(denoiser, "network"):
-        lines += ["", *_describe_blocks(denoiser.network)]
+        lines += ["", *_describe_unet_blocks(denoiser.network)]
     return "\n".join(lines)
 
 
@@ -70,24 +70,24 @@ def _event(shape: tuple[int, ...], dims: tuple[str, ...]) -> str:
     return ", ".join(f"{dim} {length}" for dim, length in zip(dims, shape, strict=True))
 
 
-def _describe_blocks(network: Any) -> list[str]:
+def _describe_unet_blocks(network: Any) -> list[str]:
     from traj.pipeline.models import surgery
 
     try:
-        blocks, total = surgery.blocks(network), surgery.multiply_adds(network)
+        unet_blocks, total = surgery.unet_blocks(network), surgery.multiply_adds(network)
     except InputError as error:
         return [f"no cuts: {error}"]
-    count = blocks[-1].number
-    rest = total - sum(block.multiply_adds for block in blocks)
+    count = unet_blocks[-1].number
+    rest = total - sum(unet_block.multiply_adds for unet_block in unet_blocks)
     rows = [
         ("block", "skip", "channels", "image", "share", "saves", ""),
-        *(_row(block, total, _saved(blocks, block, count)) for block in blocks),
+        *(_row(unet_block, total, _saved(unet_blocks, unet_block, count)) for unet_block in unet_blocks),
         ("rest", "", "", "", _percent(rest, total), "", "time embedding, last convolution"),
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     return [
-        f"U-Net: {count} input blocks, {'a' if len(blocks) > 2 * count else 'no'} middle block, {count} output blocks; "
-        f"{total:,} multiply-adds for one image",
+        f"U-Net: {count} input blocks, {'a' if len(unet_blocks) > 2 * count else 'no'} middle block, "
+        f"{count} output blocks; {total:,} multiply-adds for one image",
         "A cut of N skips sets skips 1 to N, the topmost, to zero. A cut of N blocks leaves out output blocks 1 to N,",
         "the bottom ones, with the middle and all that only they read, and saves what stands at output block N.",
         *(
@@ -97,27 +97,29 @@ def _describe_blocks(network: Any) -> list[str]:
     ]
 
 
-def _row(block: Block, total: int, saved: int | None) -> tuple[str, ...]:
-    channels, height, width = block.shape
+def _row(unet_block: UnetBlock, total: int, saved: int | None) -> tuple[str, ...]:
+    channels, height, width = unet_block.shape
     return (
-        block.part if block.part == "middle" else f"{block.part} {block.number}",
-        "" if block.skip is None else f"{'to' if block.part == 'input' else 'from'} {block.skip}",
-        f"{block.channels_in} -> {channels}",
+        unet_block.part if unet_block.part == "middle" else f"{unet_block.part} {unet_block.number}",
+        "" if unet_block.skip is None else f"{'to' if unet_block.part == 'input' else 'from'} {unet_block.skip}",
+        f"{unet_block.channels_in} -> {channels}",
         f"{height} x {width}",
-        _percent(block.multiply_adds, total),
+        _percent(unet_block.multiply_adds, total),
         "" if saved is None else _percent(saved, total),
-        block.name,
+        unet_block.name,
     )
 
 
-def _saved(blocks: list[Block], block: Block, count: int) -> int | None:
+def _saved(unet_blocks: list[UnetBlock], unet_block: UnetBlock, count: int) -> int | None:
     """Multiply-adds that a cut up to an output block saves."""
     from traj.pipeline.models.surgery import left_out
     from traj.pipeline.process.cut import Cut
 
-    if block.part != "output":
+    if unet_block.part != "output":
         return None
-    return sum(other.multiply_adds for other in blocks if left_out(other, Cut(blocks=block.number), count))
+    return sum(
+        other.multiply_adds for other in unet_blocks if left_out(other, Cut(unet_blocks=unet_block.number), count)
+    )
 
 
 def _percent(part: int, total: int) -> str:

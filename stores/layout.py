@@ -61,7 +61,7 @@ LONG_NAMES = {
     "n": "steps jumped or cut",
     "ns": "skip connections cut, from the top",
     "nb": "output blocks left out, counted on a network of 16",
-    "blocks": "output blocks left out of this network, from the bottom",
+    "unet_blocks": "output blocks left out of this network, from the bottom",
     "r": "steps of relaxation before the cut is made again, -1 for none",
     "evaluations_saved": "network evaluations of the run that are not made",
     "evaluations_cut": "network evaluations made with a part of the network left out",

@@ -169,7 +169,7 @@ def sweep_dataset(
     x_0 = (1 - weight) * baseline_images(samples, channels, side) + weight * other
     ds = fork_dataset(x_0, dtype=dtype)
     timesteps = np.unique(at)[::-1]
-    edits = {"edit": edit, "n": n, "ns": ns, "nb": nb, "blocks": nb, "r": r}
+    edits = {"edit": edit, "n": n, "ns": ns, "nb": nb, "unet_blocks": nb, "r": r}
     names = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
     edits |= dict(zip(names, zip(*(saved(*row) for row in table), strict=True), strict=True))
     ds = ds.drop_dims("timestep").assign_coords(

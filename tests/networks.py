@@ -121,7 +121,9 @@ def output_layers(network):
 
 def some_cut(data, network):
     count = len(list(output_layers(network)))
-    return Cut(skips=data.draw(st.integers(0, count), "skips"), blocks=data.draw(st.integers(0, count), "blocks"))
+    return Cut(
+        skips=data.draw(st.integers(0, count), "skips"), unet_blocks=data.draw(st.integers(0, count), "unet_blocks")
+    )
 
 
 def meta(kind, **config):

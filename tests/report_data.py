@@ -108,7 +108,7 @@ def make_sweep(path, of, share=SHARE, *, at=AT, shortcut=None, eta="1"):
     table = [(start, *edit, *saved(edit), shares[k]) for k, start in enumerate(at) for edit, shares in share.items()]
     if shortcut is not None:
         table.append((T - 1, *SHORTCUT, *saved(SHORTCUT), shortcut))
-    names = ("at", "edit", "n", "ns", "nb", "blocks", "r", "evaluations_saved", "evaluations_cut")
+    names = ("at", "edit", "n", "ns", "nb", "unet_blocks", "r", "evaluations_saved", "evaluations_cut")
     *columns, mixed = (list(column) for column in zip(*table, strict=True))
     steps = ds.sel(timestep=slice(max(columns[0]), 0))
     with stores.create_forks(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.networks import built, conditional, digits, meta, output_layers, skipping, some_cut, unconditional
 from traj.pipeline.models.analytic import GaussianDenoiser
 from traj.pipeline.models.digits import RECIPES
-from traj.pipeline.models.surgery import blocks, check, forward, multiply_adds, scaled_blocks
+from traj.pipeline.models.surgery import check, forward, multiply_adds, scaled_unet_blocks, unet_blocks
 from traj.pipeline.process.cut import Cut
 
 RANDOM = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -54,8 +54,8 @@ def cut_by_hooks(network, cut):
     layers, channels = list(output_layers(network)), list(skip_channels(network))
     assert len(layers) == len(channels)
     hooks = [layers[-1 - k][0].register_forward_pre_hook(zero_the_skip(channels[k])) for k in range(cut.skips)]
-    if cut.blocks:
-        hooks.append(layers[cut.blocks - 1][1].register_forward_hook(lambda _, __, output: zeroed(output)))
+    if cut.unet_blocks:
+        hooks.append(layers[cut.unet_blocks - 1][1].register_forward_hook(lambda _, __, output: zeroed(output)))
     yield
     for hook in hooks:
         hook.remove()
@@ -78,14 +78,16 @@ def test_zeroed_equals_not_run(data):
     assert same
 
 
-@pytest.mark.parametrize("cut", [Cut(skips=2), Cut(blocks=1), Cut(blocks=2), Cut(skips=1, blocks=3), Cut(4, 4)])
+@pytest.mark.parametrize(
+    "cut", [Cut(skips=2), Cut(unet_blocks=1), Cut(unet_blocks=2), Cut(skips=1, unet_blocks=3), Cut(4, 4)]
+)
 def test_zeroed_equals_not_run_in_bfloat16(cut):
     network, arguments = digits(), (torch.randn(3, 1, 8, 8), torch.tensor(500), torch.tensor([0, 3, 10]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(forward(network, cut, *arguments), expected(network, cut, *arguments))
 
 
-@pytest.mark.parametrize("cut", [Cut(), Cut(skips=1), Cut(blocks=1)])
+@pytest.mark.parametrize("cut", [Cut(), Cut(skips=1), Cut(unet_blocks=1)])
 def test_a_cut_changes_the_prediction_and_no_cut_does_not(cut):
     network, arguments = digits(), (torch.randn(3, 1, 8, 8), torch.tensor(500), torch.tensor([0, 3, 10]))
     same = torch.equal(forward(network, cut, *arguments), network(*arguments).sample)
@@ -97,7 +99,7 @@ def test_a_network_whose_blocks_cannot_be_cut_still_runs_without_a_cut():
     assert forward(network, Cut(), torch.zeros(1, 3, 8, 8, device="meta"), 5).shape == (1, 3, 8, 8)
 
 
-@pytest.mark.parametrize("cut", [Cut(blocks=1), Cut(blocks=2), Cut(skips=1, blocks=3)])
+@pytest.mark.parametrize("cut", [Cut(unet_blocks=1), Cut(unet_blocks=2), Cut(skips=1, unet_blocks=3)])
 def test_the_halves_of_a_network_may_differ(cut):
     # diffusers' attention changes the layout in memory, and with it the last bits of the convolutions after it
     halves = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("AttnUpBlock2D",) * 2}
@@ -117,18 +119,18 @@ def left_out_names(cut):
     forward(network, cut, torch.randn(1, 1, 8, 8), torch.tensor(5), torch.tensor([0]))
     for hook in hooks:
         hook.remove()
-    parts = [block.name.split(" + ")[0].replace("downsampler", "downsamplers.0") for block in blocks(network)]
+    parts = [block.name.split(" + ")[0].replace("downsampler", "downsamplers.0") for block in unet_blocks(network)]
     return {part for part in parts if part not in ran}
 
 
 def test_left_out_blocks_are_not_run():
     assert left_out_names(Cut(skips=4)) == set()
-    assert left_out_names(Cut(blocks=1)) == {"mid_block", "up_blocks.0.resnets.0", "down_blocks.1.resnets.0"}
-    assert left_out_names(Cut(blocks=2)) == left_out_names(Cut(blocks=1)) | {
+    assert left_out_names(Cut(unet_blocks=1)) == {"mid_block", "up_blocks.0.resnets.0", "down_blocks.1.resnets.0"}
+    assert left_out_names(Cut(unet_blocks=2)) == left_out_names(Cut(unet_blocks=1)) | {
         "up_blocks.0.resnets.1",
         "down_blocks.0.downsamplers.0",
     }
-    assert len(left_out_names(Cut(blocks=4))) == 9
+    assert len(left_out_names(Cut(unet_blocks=4))) == 9
 
 
 # --- the network is left as it was ------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ def test_a_cut_leaves_no_trace_on_the_network_even_when_it_fails():
     network, arguments = digits(), (torch.randn(3, 1, 8, 8), torch.tensor(500), torch.tensor([0, 3, 10]))
     before, weights = network(*arguments).sample, {name: value.clone() for name, value in network.state_dict().items()}
     attributes = {name: set(vars(module)) for name, module in network.named_modules()}
-    forward(network, Cut(skips=1, blocks=2), *arguments)
+    forward(network, Cut(skips=1, unet_blocks=2), *arguments)
     with pytest.raises(RuntimeError):
         forward(network, Cut(skips=1), torch.randn(3, 2, 8, 8), *arguments[1:])
     assert torch.equal(network(*arguments).sample, before)
@@ -153,8 +155,8 @@ def test_a_cut_leaves_no_trace_on_the_network_even_when_it_fails():
 @pytest.mark.parametrize(
     ("cut", "says"),
     [
-        (Cut(blocks=5), "a cut of 5 blocks, but the network has 4 output blocks; expected 0 to 4"),
-        (Cut(skips=5), "a cut of 5 skips, but the network has 4 skip connections; expected 0 to 4"),
+        (Cut(unet_blocks=5), "a cut of 5 output blocks, but the network has 4; expected 0 to 4"),
+        (Cut(skips=5), "a cut of 5 skip connections, but the network has 4; expected 0 to 4"),
     ],
 )
 def test_a_cut_larger_than_the_network_is_refused(cut, says):
@@ -171,17 +173,17 @@ def test_a_cut_larger_than_the_network_is_refused(cut, says):
 def test_a_model_without_a_unet_is_refused(model):
     check(model, Cut())
     with pytest.raises(ValueError, match=f"a cut needs a U-Net, and this model is a {type(model).__name__}"):
-        check(model, Cut(blocks=1))
+        check(model, Cut(unet_blocks=1))
 
 
 def test_blocks_that_cannot_be_cut_are_refused_by_name():
     network = meta(UNet2DModel, **skipping())
-    for refused in (lambda: check(network, Cut(skips=1)), lambda: blocks(network)):
+    for refused in (lambda: check(network, Cut(skips=1)), lambda: unet_blocks(network)):
         with pytest.raises(ValueError, match="the network has a SkipDownBlock2D, which cannot be cut; expected AttnD"):
             refused()
 
 
-@pytest.mark.parametrize("numbers", [{"skips": -1}, {"blocks": -2}])
+@pytest.mark.parametrize("numbers", [{"skips": -1}, {"unet_blocks": -2}])
 def test_a_negative_cut_is_refused(numbers):
     with pytest.raises(ValueError, match="expected 0 or more"):
         Cut(**numbers)
@@ -190,9 +192,9 @@ def test_a_negative_cut_is_refused(numbers):
 @pytest.mark.parametrize("nb", [-1, 17])
 def test_a_block_the_source_does_not_have_is_refused(nb):
     with pytest.raises(ValueError, match=f"nb {nb}; expected 0 to 16"):
-        scaled_blocks(nb, digits())
+        scaled_unet_blocks(nb, digits())
 
 
 def test_a_network_of_no_size_is_not_counted():
     with pytest.raises(ValueError, match="no sample_size"):
-        blocks(meta(UNet2DModel, **{**RECIPES["digits"].network, "sample_size": None}))
+        unet_blocks(meta(UNet2DModel, **{**RECIPES["digits"].network, "sample_size": None}))

@@ -8,7 +8,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from tests.networks import built, conditional, digits, glide, some_cut, unconditional
-from traj.pipeline.models.surgery import TEXT_TOKENS, blocks, forward, left_out, multiply_adds, scaled_blocks
+from traj.pipeline.models.surgery import TEXT_TOKENS, forward, left_out, multiply_adds, scaled_unet_blocks, unet_blocks
 from traj.pipeline.process.cut import Cut
 
 RANDOM = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -18,7 +18,7 @@ RANDOM = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCh
 
 
 def test_the_network_of_glide_has_16_blocks_a_middle_and_16_blocks():
-    found = blocks(glide())
+    found = unet_blocks(glide())
     assert [block.part for block in found] == ["input"] * 16 + ["middle"] + ["output"] * 16
     assert [block.number for block in found] == [*range(1, 17), 1, *range(1, 17)]
     outputs = found[17:]
@@ -34,7 +34,7 @@ def test_the_network_of_glide_has_16_blocks_a_middle_and_16_blocks():
 
 
 def test_the_digits_network_has_4_blocks_a_middle_and_4_blocks():
-    found = blocks(digits())
+    found = unet_blocks(digits())
     assert [(block.part, block.number, block.skip) for block in found] == [
         *(("input", n, n) for n in (1, 2, 3, 4)),
         ("middle", 1, None),
@@ -45,8 +45,8 @@ def test_the_digits_network_has_4_blocks_a_middle_and_4_blocks():
 
 
 def test_the_blocks_of_the_source_are_scaled_to_the_network():
-    assert [scaled_blocks(nb, glide()) for nb in range(17)] == list(range(17))
-    assert [scaled_blocks(nb, digits()) for nb in (0, 1, 2, 4, 6, 8, 10, 12, 16)] == [0, 0, 1, 1, 2, 2, 3, 3, 4]
+    assert [scaled_unet_blocks(nb, glide()) for nb in range(17)] == list(range(17))
+    assert [scaled_unet_blocks(nb, digits()) for nb in (0, 1, 2, 4, 6, 8, 10, 12, 16)] == [0, 0, 1, 1, 2, 2, 3, 3, 4]
 
 
 # --- multiply-adds ----------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ def test_the_blocks_of_the_source_are_scaled_to_the_network():
     [(2, 5.20, 5.6), (4, 10.94, None), (6, 19.99, 20.7), (8, 32.77, 33.5), (10, 51.55, None), (12, 75.16, 75.8)],
 )
 def test_cuts_of_glides_network_save_exact_shares(nb, percent, with_text):
-    found = 100 * (1 - multiply_adds(glide(), Cut(blocks=nb)) / multiply_adds(glide()))
+    found = 100 * (1 - multiply_adds(glide(), Cut(unet_blocks=nb)) / multiply_adds(glide()))
     assert found == pytest.approx(percent, abs=0.005)
     # METHODS 3.5 counts attention to the text, too, which lies mostly in the lowest blocks
     assert with_text is None or 0 < with_text - found < 1
@@ -115,7 +115,7 @@ def test_multiply_adds_are_those_of_the_layers(data):
     assume("class_embed_type" not in config)
     network, states, given = built((kind, config, (8, 8), time), batch=1, tokens=TEXT_TOKENS)
     cut = some_cut(data, network)
-    found = blocks(network)
+    found = unet_blocks(network)
     rest = multiply_adds(network) - sum(block.multiply_adds for block in found)
     kept = sum(block.multiply_adds for block in found if not left_out(block, cut, found[-1].number))
     assert multiply_adds(network, cut) == kept + rest == counted_by_hand(network, cut, *states, **given)

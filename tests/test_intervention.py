@@ -96,7 +96,7 @@ def test_samples_are_matched_by_number():
 
 def test_coordinates_of_the_edits_are_kept():
     result = intervention(sweeps(), baseline=baseline())
-    assert {"at", "edit", "n", "ns", "nb", "blocks", "r", "at_log_snr", "label"} <= set(result.coords)
+    assert {"at", "edit", "n", "ns", "nb", "unet_blocks", "r", "at_log_snr", "label"} <= set(result.coords)
     np.testing.assert_array_equal(result["at_log_snr"], -0.1 * result["at"])
 
 
@@ -291,7 +291,14 @@ def stored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = runs.make("run.zarr", 8)
     fingerprint = stores.open(run).attrs["fingerprint"]
-    edits = {"edit": ["jump"] * 4, "n": [2, 2, 5, 5], "ns": [0] * 4, "nb": [0] * 4, "blocks": [0] * 4, "r": [-1] * 4}
+    edits = {
+        "edit": ["jump"] * 4,
+        "n": [2, 2, 5, 5],
+        "ns": [0] * 4,
+        "nb": [0] * 4,
+        "unet_blocks": [0] * 4,
+        "r": [-1] * 4,
+    }
     edits |= {"evaluations_saved": [1, 1, 4, 2], "evaluations_cut": [0] * 4, "multiply_adds_removed": [1, 1, 4, 2]}
     with stores.create_forks(
         "sweep.zarr",

@@ -73,7 +73,7 @@ def test_the_steps_a_jump_leaves_draw_the_noise_they_had():
 # --- cuts -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cut", [Cut(skips=2), Cut(blocks=1), Cut(skips=1, blocks=2)])
+@pytest.mark.parametrize("cut", [Cut(skips=2), Cut(unet_blocks=1), Cut(skips=1, unet_blocks=2)])
 @pytest.mark.parametrize("plan", PLANS)
 def test_a_cut_changes_the_predictions_of_its_steps_and_no_others(plan, cut):
     learned = plan.steps[0].variance == "learned"
@@ -89,30 +89,30 @@ def test_a_cut_changes_the_predictions_of_its_steps_and_no_others(plan, cut):
 def test_nothing_changes_before_a_cut():
     plan = ddpm(LINEAR, 12)
     whole, *_ = run(network(LINEAR), plan, start())
-    cut, *_ = run(network(LINEAR), plan.with_cut(Cut(blocks=1), plan.timesteps[7], 2), start())
+    cut, *_ = run(network(LINEAR), plan.with_cut(Cut(unet_blocks=1), plan.timesteps[7], 2), start())
     assert [torch.equal(*states) for states in zip(whole, cut, strict=True)] == [True] * 8 + [False] * 4
 
 
 def test_a_cut_of_a_network_is_that_of_the_surgery():
     denoiser = network(LINEAR)
-    eps = denoiser(start(), 500, NO_LABEL, Cut(skips=1, blocks=2)).eps
-    assert torch.equal(eps, surgery.forward(denoiser.network, Cut(skips=1, blocks=2), start(), 500))
+    eps = denoiser(start(), 500, NO_LABEL, Cut(skips=1, unet_blocks=2)).eps
+    assert torch.equal(eps, surgery.forward(denoiser.network, Cut(skips=1, unet_blocks=2), start(), 500))
 
 
 @pytest.mark.parametrize("name", ["gaussian:0,1,1x8x8", "dataset:digits"])
 def test_exact_denoisers_have_nothing_to_cut(name):
     denoiser = analytic.load(name)
     with pytest.raises(ValueError, match=rf"this model is a {type(denoiser).__name__}"):
-        run(denoiser, ddpm(LINEAR, 4).with_cut(Cut(blocks=1), 500, 1), start())
+        run(denoiser, ddpm(LINEAR, 4).with_cut(Cut(unet_blocks=1), 500, 1), start())
 
 
 def test_branches_share_a_call_only_where_their_cuts_agree():
     plan, calls = ddpm(LINEAR, 6), []
     plans = [
         plan,
-        plan.with_cut(Cut(blocks=1), plan.timesteps[2], 2),
+        plan.with_cut(Cut(unet_blocks=1), plan.timesteps[2], 2),
         plan.with_cut(Cut(skips=1), plan.timesteps[2], 1),
-        plan.with_cut(Cut(blocks=1), plan.timesteps[3], 1),
+        plan.with_cut(Cut(unet_blocks=1), plan.timesteps[3], 1),
         plan,
     ]
     denoiser = network(LINEAR)
@@ -132,7 +132,7 @@ def test_branches_share_a_call_only_where_their_cuts_agree():
         keep=lambda *_: None,
         together=5,
     )
-    block, skip = Cut(blocks=1), Cut(skips=1)
+    block, skip = Cut(unet_blocks=1), Cut(skips=1)
     assert calls == [
         *((k, Cut(), 5) for k in (0, 1)),
         *((2, Cut(), 3), (2, block, 1), (2, skip, 1)),

@@ -129,7 +129,7 @@ treatments = st.tuples(
         st.tuples(st.just("ddim"), st.sampled_from([0, 0.0, 0.3, 1.0])),
     ),
     st.sampled_from(NOISES),
-    st.sampled_from([Cut(), Cut(skips=2), Cut(blocks=1)]),
+    st.sampled_from([Cut(), Cut(skips=2), Cut(unet_blocks=1)]),
 )
 
 
@@ -176,7 +176,7 @@ def test_json_form_is_short():
         {"rule": "euler"},
         {"first": None},
         {"first": -5},
-        {"cut": {"blocks": 0}},
+        {"cut": {"unet_blocks": 0}},
         {"cut": {"heads": 1}},
         {"planned": None},
     ],
@@ -265,7 +265,7 @@ def test_with_eta_changes_the_named_timesteps_of_ddim_only():
         plan.with_eta(1, 90, 10)
 
 
-BLOCK, SKIPS = Cut(blocks=1), Cut(skips=2)
+BLOCK, SKIPS = Cut(unet_blocks=1), Cut(skips=2)
 
 
 @given(st.integers(0, 9), st.integers(0, 14))
@@ -309,7 +309,7 @@ def test_the_shortcut_is_the_published_list_of_83_evaluations():
     network = random_unet()  # four output blocks: a quarter of the source's sixteen
     plan = shortcut(ddim(LINEAR, 100, eta=1), network)
     found = {t // 10 + 1: step.cut for t, step in zip(plan.timesteps, plan.steps, strict=True)}
-    two = Cut(blocks=2)  # of 6 of 16, 1.5 of 4, and of 8 of 16
+    two = Cut(unet_blocks=2)  # of 6 of 16, 1.5 of 4, and of 8 of 16
     expected = {
         **dict.fromkeys(range(100, 65, -1), Cut()),
         **dict.fromkeys(range(65, 58, -1), two),
@@ -328,7 +328,7 @@ def test_the_shortcut_is_the_published_list_of_83_evaluations():
 def test_the_shortcut_leaves_out_the_published_numbers_of_16_blocks():
     network = random_unet(block_out_channels=(4,) * 4, layers_per_block=3)
     steps = shortcut(ddpm(LINEAR, 100), network).steps
-    assert [step.cut.blocks for step in steps] == (
+    assert [step.cut.unet_blocks for step in steps] == (
         [0] * 35 + [6] * 5 + [8] * 2 + [0] * 11 + [8] * 7 + [0] * 9 + [8] * 7 + [0] * 7
     )
 

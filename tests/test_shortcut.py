@@ -48,7 +48,7 @@ def test_the_shortcut_is_generated_and_recorded(model, tmp_path):
     same = (ds.x_t == baseline.x_t.sel(timestep=ds.timestep)).all(("sample", "channel", "y", "x"))
     assert ds.timestep[same.values].values.tolist() == list(range(990, 639, -10))  # 640 is the first with a cut
     config = json.loads(ds.attrs["config"])
-    assert [run["cut"] for run in config["plan"]["runs"] if "cut" in run] == [{"skips": 0, "blocks": 2}] * 3
+    assert [run["cut"] for run in config["plan"]["runs"] if "cut" in run] == [{"skips": 0, "unet_blocks": 2}] * 3
     assert Plan.from_json(config["plan"]).end == config["plan"]["end"] == "pred_x0"
     replayed = forked(out, tmp_path / "f.zarr", at=[640, 170], noise=["shared"], replicas=1, batch=4, model=model)
     np.testing.assert_array_equal(replayed.x_0[:, 0], np.stack([ds.x_0] * 2))
@@ -93,10 +93,20 @@ def test_the_shortcut_saves_17_evaluations_and_cuts_21(run, model, table, tmp_pa
     with forking.open(tmp_path / "f.zarr") as writer:
         forking.run(writer, bar=False)
     ds = stores.open(tmp_path / "f.zarr").isel(variant=1)
-    row = {"at": 990, "edit": "shortcut", "n": 0, "ns": 0, "nb": 0, "blocks": 0, "r": -1, "noise": "shared", "eta": "1"}
+    row = {
+        "at": 990,
+        "edit": "shortcut",
+        "n": 0,
+        "ns": 0,
+        "nb": 0,
+        "unet_blocks": 0,
+        "r": -1,
+        "noise": "shared",
+        "eta": "1",
+    }
     assert {name: ds[name].item() for name in row} == row
     assert (ds.evaluations_saved, ds.evaluations_cut) == (17, 21)
-    whole, cut = (surgery.multiply_adds(forking.denoiser.network, cut) for cut in (Cut(), Cut(blocks=2)))
+    whole, cut = (surgery.multiply_adds(forking.denoiser.network, cut) for cut in (Cut(), Cut(unet_blocks=2)))
     assert ds.multiply_adds_removed.item() == pytest.approx((17 + 21 * (1 - cut / whole)) / 100, rel=1e-12)
 
 

@@ -63,8 +63,8 @@ EDITS = [
     ({"edit": "jump", "n": 5}, lambda plan: plan.jump(700, 5)),
     ({"edit": "jump", "n": 40}, lambda plan: plan.jump(700, 40)),
     ({"edit": "skips", "ns": 2, "n": 3}, lambda plan: plan.with_cut(Cut(skips=2), 700, 3)),
-    ({"edit": "blocks", "nb": 6, "n": 3}, lambda plan: plan.with_cut(Cut(blocks=2), 700, 3)),
-    ({"edit": "blocks", "nb": 12, "n": 2, "r": 4}, lambda plan: plan.cut_relax_cut(Cut(blocks=3), 700, 2, 4)),
+    ({"edit": "blocks", "nb": 6, "n": 3}, lambda plan: plan.with_cut(Cut(unet_blocks=2), 700, 3)),
+    ({"edit": "blocks", "nb": 12, "n": 2, "r": 4}, lambda plan: plan.cut_relax_cut(Cut(unet_blocks=3), 700, 2, 4)),
 ]
 
 
@@ -124,7 +124,7 @@ def test_coordinates_say_what_was_edited(run, model, tmp_path):
         *((t, "blocks", 3, 0, nb, blocks, -1) for t, (nb, blocks) in product([950, 450], [(2, 1), (6, 2)])),
         *((700, "skips", 3, 2, 0, 0, r) for r in (0, 4)),
     ]
-    names = ("at", "edit", "n", "ns", "nb", "blocks", "r")
+    names = ("at", "edit", "n", "ns", "nb", "unet_blocks", "r")
     assert list(zip(*(ds[name].values.tolist() for name in names), strict=True)) == rows
     assert set(ds.noise.values.tolist()) == {"shared"}
     assert set(ds.eta.values.tolist()) == {"1"}

@@ -26,7 +26,7 @@ def run(model, tmp_path_factory):
     return make(tmp_path_factory.mktemp("runs") / "p.zarr", 4, model=model, sampler_name="ddim", eta=1.0)
 
 
-WHOLE, TWO = Cut(), Cut(blocks=2)
+WHOLE, TWO = Cut(), Cut(unet_blocks=2)
 SAVED = [
     # edit, t_start, evaluations of 20 that are saved, and that are cut
     ({"edit": "jump", "n": 5}, 700, 4, 0),
@@ -57,7 +57,7 @@ def test_skips_are_cut_but_nothing_is_removed_with_them(run, model, tmp_path):
     families = [{"edit": edit, key: 1, "n": 4, "t_start": 700} for edit, key in (("skips", "ns"), ("blocks", "nb"))]
     forking = prepare(run, table=table(tmp_path, *families), replicas=None, model=model)
     # one block of 16 is none of this network's four
-    assert (forking.edits["blocks"], forking.edits["evaluations_cut"]) == ([0, 0], [4, 0])
+    assert (forking.edits["unet_blocks"], forking.edits["evaluations_cut"]) == ([0, 0], [4, 0])
     assert forking.edits["multiply_adds_removed"] == [0, 0]
 
 
@@ -86,7 +86,7 @@ def test_each_cut_is_counted_once_and_a_model_without_a_network_never(run, model
         {"edit": "blocks", "nb": 6, "n": 2, "r": [1, 2], "t_start": 700},
     ]
     prepare(run, table=table(tmp_path, *families), replicas=None, model=model)
-    assert sorted(counted, key=lambda cut: cut.blocks) == [WHOLE, TWO, Cut(blocks=3)]
+    assert sorted(counted, key=lambda cut: cut.unet_blocks) == [WHOLE, TWO, Cut(unet_blocks=3)]
     counted.clear()
     exact = make(tmp_path / "p.zarr", 4, model=GAUSSIAN, sampler_name="ddim")
     jumps = table(tmp_path, {"edit": "jump", "n": [2, 5], "t_start": [700, 50]})

@@ -45,7 +45,7 @@ def rows(path):
 
 
 def test_a_share_is_that_of_the_whole_runs_network_time(run, model, table, tmp_path, monkeypatch):
-    seconds = {Cut(): 2.0, Cut(blocks=2): 1.0, Cut(skips=2): 2.2}
+    seconds = {Cut(): 2.0, Cut(unet_blocks=2): 1.0, Cut(skips=2): 2.2}
     monkeypatch.setattr(times, "timed_call", lambda denoiser, timestep, label, cut: seconds[cut])
     times.write_times(prepare(run, table=table, replicas=None, model=model), tmp_path / "new" / "times.csv")
     assert rows(tmp_path / "new" / "times.csv") == [
@@ -58,7 +58,7 @@ def test_a_share_is_that_of_the_whole_runs_network_time(run, model, table, tmp_p
 
 
 def test_all_cuts_are_timed_in_turn_and_a_slow_moment_does_not_count(monkeypatch):
-    cuts, calls = [Cut(), Cut(blocks=1), Cut(skips=1)], []
+    cuts, calls = [Cut(), Cut(unet_blocks=1), Cut(skips=1)], []
 
     def call(denoiser, timestep, label, cut):
         calls.append((cut, timestep, len(label)))
@@ -82,7 +82,7 @@ def test_slow_networks_are_timed_a_few_times_only(seconds, count, monkeypatch):
 
     monkeypatch.setattr(times, "timed_call", call)
     monkeypatch.setattr(times.time, "perf_counter", lambda: clock[0])
-    times.call_medians(None, [Cut(blocks=nb) for nb in range(5)], 700, torch.zeros(8, dtype=torch.int64))
+    times.call_medians(None, [Cut(unet_blocks=nb) for nb in range(5)], 700, torch.zeros(8, dtype=torch.int64))
     assert len(calls) == 5 * (1 + count)
 
 

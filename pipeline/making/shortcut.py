@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from traj.pipeline.models.surgery import scaled_blocks
+from traj.pipeline.models.surgery import scaled_unet_blocks
 from traj.pipeline.process.cut import Cut
 from traj.pipeline.process.plan import Plan
 from traj.stores import InputError
@@ -31,5 +31,5 @@ def shortcut(plan: Plan, network: nn.Module) -> Plan:
         )
     timestep = dict(zip(range(STEPS, 0, -1), plan.timesteps, strict=True))
     for first, last, nb in CUTS:
-        plan = plan.with_cut(Cut(blocks=scaled_blocks(nb, network)), timestep[first], first - last + 1)
+        plan = plan.with_cut(Cut(unet_blocks=scaled_unet_blocks(nb, network)), timestep[first], first - last + 1)
     return plan.stop(timestep[LAST])

@@ -14,7 +14,7 @@ import yaml
 from traj.pipeline.configs import shown
 from traj.pipeline.making.shortcut import shortcut
 from traj.pipeline.models import surgery
-from traj.pipeline.models.surgery import scaled_blocks
+from traj.pipeline.models.surgery import scaled_unet_blocks
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Denoiser, network_of
 from traj.pipeline.process.plan import Plan, Step
@@ -71,9 +71,9 @@ def read(table: str, timesteps: Sequence[int]) -> list[Family]:
 def variants(families: Sequence[Family], plan: Plan, denoiser: Denoiser) -> tuple[list[Plan], dict[str, list[Any]]]:
     """Edit a plan in every way of the families, each plan from its t_start on, and list what was edited and saved.
 
-    The coordinates are edit, n, ns, nb as the source counts, ``blocks`` of this network that nb comes to, and r; of the
-    network evaluations of a sample, from noise on, ``evaluations_saved`` are not made, ``evaluations_cut`` are made
-    with a part of the network, and ``multiply_adds_removed`` is the share of their multiply-adds that is not done.
+    The coordinates are edit, n, ns, nb as the source counts, ``unet_blocks`` of this network that nb comes to, and r.
+    Of the network evaluations of a sample, from noise on, ``evaluations_saved`` are not made, ``evaluations_cut`` are
+    made with a part of the network, and ``multiply_adds_removed`` is the share of their multiply-adds that is not done.
 
     Raises
     ------
@@ -84,8 +84,8 @@ def variants(families: Sequence[Family], plan: Plan, denoiser: Denoiser) -> tupl
     network, plans, rows = network_of(denoiser), [], []
     for family in families:
         for t_start, n, ns, nb, r in product(family.t_start, family.n, family.ns, family.nb, family.r):
-            blocks = scaled_blocks(nb, network) if family.edit == "blocks" else 0
-            cut, left = Cut(ns, blocks), plan.after(t_start)
+            unet_blocks = scaled_unet_blocks(nb, network) if family.edit == "blocks" else 0
+            cut, left = Cut(ns, unet_blocks), plan.after(t_start)
             surgery.check(network, cut)
             match family.edit:
                 case "jump":
@@ -96,8 +96,8 @@ def variants(families: Sequence[Family], plan: Plan, denoiser: Denoiser) -> tupl
                     plans.append(left.with_cut(cut, t_start, n))
                 case _:
                     plans.append(left.cut_relax_cut(cut, t_start, n, r))
-            rows.append((family.edit, n, ns, nb, blocks, r))
-    names = ("edit", "n", "ns", "nb", "blocks", "r")
+            rows.append((family.edit, n, ns, nb, unet_blocks, r))
+    names = ("edit", "n", "ns", "nb", "unet_blocks", "r")
     edits = {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
     return plans, edits | _saved(plan, plans, network)
 

@@ -30,7 +30,7 @@ _CUTTABLE = _PLAIN | {"ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"}
 
 
 @dataclass(frozen=True)
-class Block:
+class UnetBlock:
     """A block of a U-Net: where it stands, what it takes and gives, and its multiply-adds for one image.
 
     ``part`` is input, middle or output; ``number`` counts input blocks from the top and output blocks from the bottom,
@@ -57,7 +57,7 @@ def forward(
     """Run a UNet2DModel or UNet2DConditionModel under a cut; the network itself is not touched (002, section 3.2).
 
     The output is, bit for bit, that of the network with the top ``cut.skips`` skips and the output of output block
-    ``cut.blocks`` set to zeros. Output blocks up to that one, the middle block and the input blocks that only they
+    ``cut.unet_blocks`` set to zeros. Output blocks up to that one, the middle block and the input blocks that only they
     read are not run. (Bit for bit where both halves have attention of the same kind at the same levels; elsewhere
     within rounding.) States x_t are (sample, channel, y, x), and so is the output.
 
@@ -85,7 +85,7 @@ def check(network: Any, cut: Cut) -> None:
         _allowed(network, cut)
 
 
-def scaled_blocks(nb: int, network: nn.Module) -> int:
+def scaled_unet_blocks(nb: int, network: nn.Module) -> int:
     """Scale a number of blocks of the network of 002 to this one's: nb B / 16, rounded, a half upwards.
 
     Raises
@@ -98,7 +98,7 @@ def scaled_blocks(nb: int, network: nn.Module) -> int:
     return (2 * nb * len(_stages(network).outputs) + SOURCE_BLOCKS) // (2 * SOURCE_BLOCKS)
 
 
-def blocks(network: nn.Module) -> list[Block]:
+def unet_blocks(network: nn.Module) -> list[UnetBlock]:
     """List a U-Net's blocks in the order they run, with their multiply-adds for one image.
 
     Convolutions, linear layers and attention are counted; nothing is computed.
@@ -114,22 +114,22 @@ def blocks(network: nn.Module) -> list[Block]:
     stages = _stages(sketch)
     count = len(stages.outputs)
 
-    def counted(block: _Stage, part: str, number: int, skip: int | None) -> _Stage:
+    def counted(unet_block: _Stage, part: str, number: int, skip: int | None) -> _Stage:
         def run(hidden: Tensor, *context: Any) -> Tensor:
             before = counter.get_total_flops()
-            out = block.run(hidden, *context)
+            out = unet_block.run(hidden, *context)
             multiply_adds = (counter.get_total_flops() - before) // 2
             channels, height, width = out.shape[1:]
             shape = channels, height, width
-            found.append(Block(part, number, block.name, skip, hidden.shape[1], shape, multiply_adds))
+            found.append(UnetBlock(part, number, unet_block.name, skip, hidden.shape[1], shape, multiply_adds))
             return out
 
-        return block._replace(run=run)
+        return unet_block._replace(run=run)
 
     watched = stages._replace(
-        inputs=[counted(block, "input", n, n) for n, block in enumerate(stages.inputs, 1)],
+        inputs=[counted(unet_block, "input", n, n) for n, unet_block in enumerate(stages.inputs, 1)],
         middle=stages.middle and counted(stages.middle, "middle", 1, None),
-        outputs=[counted(block, "output", n, count + 1 - n) for n, block in enumerate(stages.outputs, 1)],
+        outputs=[counted(unet_block, "output", n, count + 1 - n) for n, unet_block in enumerate(stages.outputs, 1)],
     )
     with counter:
         type(sketch).forward(_StandIn(sketch, _Trunk(watched, WHOLE)), *states, **text)
@@ -142,7 +142,7 @@ def multiply_adds(network: nn.Module, cut: Cut = WHOLE) -> int:
     Raises
     ------
     InputError
-        As ``check`` and ``blocks`` do.
+        As ``check`` and ``unet_blocks`` do.
     """
     check(network, cut)
     sketch, states, text = _sketch(network)
@@ -151,15 +151,15 @@ def multiply_adds(network: nn.Module, cut: Cut = WHOLE) -> int:
     return counter.get_total_flops() // 2
 
 
-def left_out(block: Block, cut: Cut, count: int) -> bool:
+def left_out(unet_block: UnetBlock, cut: Cut, count: int) -> bool:
     """Tell whether a cut leaves a block out of a U-Net with ``count`` output blocks."""
-    match block.part:
+    match unet_block.part:
         case "input":
-            return block.number > count - cut.blocks
+            return unet_block.number > count - cut.unet_blocks
         case "output":
-            return block.number <= cut.blocks
+            return unet_block.number <= cut.unet_blocks
         case _:
-            return cut.blocks > 0
+            return cut.unet_blocks > 0
 
 
 class _Stage(NamedTuple):
@@ -192,27 +192,27 @@ class _Trunk:
 
         inputs, middle, outputs, channels_out = self.stages
         hidden, text = hidden_states, encoder_hidden_states
-        kept = len(outputs) - self.cut.blocks
+        kept = len(outputs) - self.cut.unet_blocks
         if not kept:
             return hidden.new_zeros(len(hidden), channels_out, *hidden.shape[2:]), ()
         skips: list[Tensor] = []
-        for block in inputs[:kept]:
-            hidden = block.run(hidden, temb, text, None)
+        for unet_block in inputs[:kept]:
+            hidden = unet_block.run(hidden, temb, text, None)
             skips.append(hidden)
-        if self.cut.blocks:
-            below = outputs[self.cut.blocks].channels - hidden.shape[1]
+        if self.cut.unet_blocks:
+            below = outputs[self.cut.unet_blocks].channels - hidden.shape[1]
             # laid out in memory as its skip, as it would be; another layout changes the last bits of convolutions
             channels_last = hidden.is_contiguous(memory_format=torch.channels_last)
             hidden = hidden.new_zeros(len(hidden), below, *hidden.shape[2:])
             hidden = hidden.contiguous(memory_format=torch.channels_last) if channels_last else hidden
         elif middle:
             hidden = middle.run(hidden, temb, text, None)
-        for block in outputs[self.cut.blocks :]:
+        for unet_block in outputs[self.cut.unet_blocks :]:
             skip = skips.pop()
             if len(skips) < self.cut.skips:
                 skip = torch.zeros_like(skip)
             size = skips[-1].shape[2:] if skips else None
-            hidden = block.run(torch.cat([hidden, skip], dim=1), temb, text, size)
+            hidden = unet_block.run(torch.cat([hidden, skip], dim=1), temb, text, size)
         return hidden, ()
 
 
@@ -238,10 +238,10 @@ class _StandIn:
 def _allowed(network: Any, cut: Cut) -> _Stages:
     stages = _stages(network)
     count = len(stages.outputs)
-    for name, number, known in (("blocks", cut.blocks, "output blocks"), ("skips", cut.skips, "skip connections")):
+    for number, parts in ((cut.unet_blocks, "output blocks"), (cut.skips, "skip connections")):
         if number > count:
             raise InputError(
-                f"a cut of {number} {name}, but the network has {count} {known}; expected 0 to {count} "
+                f"a cut of {number} {parts}, but the network has {count}; expected 0 to {count} "
                 "(traj info MODEL lists them)"
             )
     return stages

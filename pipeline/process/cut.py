@@ -9,7 +9,7 @@ from traj.stores import InputError
 
 @dataclass(frozen=True)
 class Cut:
-    """What is left out of a U-Net: the top ``skips`` skip connections, the bottom ``blocks`` output blocks.
+    """What is left out of a U-Net: the top ``skips`` skip connections, the bottom ``unet_blocks`` output blocks.
 
     Raises
     ------
@@ -18,11 +18,11 @@ class Cut:
     """
 
     skips: int = 0
-    blocks: int = 0
+    unet_blocks: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name, number in (("skips", self.skips), ("blocks", self.blocks)):
+        for name, number in (("skips", self.skips), ("unet_blocks", self.unet_blocks)):
             if number < 0:
                 raise InputError(f"a cut of {number} {name}; expected 0 or more")
 

@@ -81,7 +81,7 @@ def visits(plans: Sequence[Plan]) -> Iterator[tuple[int, Cut, list[tuple[int, in
     for i, plan in enumerate(plans):
         for k, step in enumerate(plan.steps):
             due[step.timestep, step.cut].append((i, k))
-    for timestep, cut in sorted(due, key=lambda visit: (-visit[0], visit[1].skips, visit[1].blocks)):
+    for timestep, cut in sorted(due, key=lambda visit: (-visit[0], visit[1].skips, visit[1].unet_blocks)):
         yield timestep, cut, due[timestep, cut]
 
 

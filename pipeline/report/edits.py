@@ -75,7 +75,7 @@ def over_starts(ds: xr.Dataset) -> list[Family]:
 def scaled(ds: xr.Dataset) -> list[tuple[int, int]]:
     """List which nb of the source's blocks are how many of this network's."""
     cuts = ds["edit"].to_numpy() == "blocks"
-    return sorted(set(zip(*(ds[name].to_numpy()[cuts].tolist() for name in ("nb", "blocks")), strict=True)))
+    return sorted(set(zip(*(ds[name].to_numpy()[cuts].tolist() for name in ("nb", "unet_blocks")), strict=True)))
 
 
 class Line(NamedTuple):
@@ -115,7 +115,7 @@ def _part(edit: str, ns: int, nb: int, blocks: int | None) -> str:
 
 
 def _here(ds: xr.Dataset, variant: int) -> int | None:
-    return int(ds["blocks"][variant]) if "blocks" in ds.coords else None
+    return int(ds["unet_blocks"][variant]) if "unet_blocks" in ds.coords else None
 
 
 def similarity(compared: xr.Dataset, phases: xr.Dataset | None) -> Figure:

@@ -70,7 +70,9 @@ def _of_sweep(sweep: Run) -> str:
 
 def _mapping(sweep: Run) -> str:
     """Print how many blocks of this network the source's nb come to."""
-    ds = next((ds for ds in (*sweep.results.values(), sweep.store) if ds is not None and "blocks" in ds.coords), None)
+    ds = next(
+        (ds for ds in (*sweep.results.values(), sweep.store) if ds is not None and "unet_blocks" in ds.coords), None
+    )
     if ds is None or not (pairs := edits.scaled(ds)):
         return ""
     told = ", ".join(f"nb = {nb} is {blocks}" for nb, blocks in pairs)

@@ -127,7 +127,7 @@ def front(tried: xr.Dataset) -> np.ndarray:
         more = (removed[best] > removed[variant]) & (ssim[best] >= ssim[variant])
         higher = (removed[best] == removed[variant]) & (ssim[best] > ssim[variant])
         if not (more | higher).any():
-            part = "blocks" if "blocks" in tried.coords else "nb"
+            part = "unet_blocks" if "unet_blocks" in tried.coords else "nb"
             edit = tuple(tried[name].to_numpy()[variant] for name in ("edit", "ns", part, "n", "r", "at"))
             kept.setdefault(edit, variant)
     found = np.array(list(kept.values()), int)
