@@ -10,8 +10,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from traj.analysis import _offered
+
 if TYPE_CHECKING:
-    from traj.analysis._quantity import Quantity
+    from traj.analysis._quantity import Landmark, Look, Number, Quantity, Series, Table, quantity
+
+__all__ = [
+    "Landmark",
+    "Look",
+    "Number",
+    "Quantity",
+    "Series",
+    "Table",
+    "clashes",
+    "load",
+    "quantities",
+    "quantity",
+    "summary",
+]
 
 NUMERICS = 4
 """Raised by hand when a quantity's numbers change, so that saved results are known to be old."""
@@ -23,8 +39,13 @@ FOLDER = Path(__file__).parent
 
 
 def quantities() -> list[str]:
-    """List the quantities: the public files of this folder, none of them imported."""
-    return sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
+    """List the quantities, none of them imported: the public files of this folder, and those of other packages."""
+    return sorted({*_ours(), *_offered.names()})
+
+
+def clashes() -> list[str]:
+    """Say which quantities of other packages are left out because ours have their names, a line each."""
+    return _offered.clashes(_ours())
 
 
 def summary(name: str) -> str:
@@ -33,6 +54,8 @@ def summary(name: str) -> str:
     Raises InputError for an unknown name.
     """
     _require(name)
+    if name not in _ours():
+        return _offered.summary(name)
     tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
     (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
     return (ast.get_docstring(function) or "").split("\n")[0]
@@ -41,9 +64,11 @@ def summary(name: str) -> str:
 def load(name: str) -> Quantity:
     """Import one quantity.
 
-    Raises InputError for an unknown name.
+    Raises InputError for an unknown name, and where another package's quantity cannot be used.
     """
     _require(name)
+    if name not in _ours():
+        return _offered.load(name)
     from traj.analysis._quantity import Quantity
 
     module = import_module(f"traj.analysis.{name}")
@@ -68,8 +93,21 @@ def _wrapped(function: Callable[..., Any], module: ModuleType) -> Quantity:
     return quantity
 
 
+def _ours() -> list[str]:
+    return sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith("_"))
+
+
 def _require(name: str) -> None:
-    if name not in quantities():
+    if name not in _ours() and name not in quantities():
         from traj.stores import InputError  # takes seconds to import, and help needs none of it
 
         raise InputError(f"unknown quantity {name!r}; expected one of {', '.join(quantities())}")
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Bring what a quantity is made with when it is asked for: help imports no numpy."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module("traj.analysis._quantity"), name)

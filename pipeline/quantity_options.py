@@ -30,11 +30,14 @@ class QuantityGroup(click.Group):
         return analysis.quantities()
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Show each quantity with the first line of its file."""
+        """Show each quantity with the first line of its docstring, and those of other packages that are left out."""
         from traj import analysis
 
         with formatter.section("Quantities"):
             formatter.write_dl([(name, analysis.summary(name)) for name in self.list_commands(ctx)])
+        if left_out := analysis.clashes():
+            with formatter.section("Left out"):
+                formatter.write("".join(f"{' ' * formatter.current_indent}{line}\n" for line in left_out))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Build the command of NAME or NAME,NAME."""
