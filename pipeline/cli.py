@@ -15,6 +15,7 @@ from traj.pipeline.mishaps import INTERRUPTED, Traj
 from traj.pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, TF32, LocalName, LocalPath, timestep_list
 from traj.pipeline.parsing import Number, Whole
 from traj.pipeline.quantity_options import QuantityGroup
+from traj.pipeline.readout_options import ReadoutGroup
 
 # whatever the user's Dask is told: analyses lay out their own graphs
 os.environ["DASK_ARRAY__QUERY_PLANNING"] = "False"
@@ -261,60 +262,13 @@ def fork(
         say(f"wrote {times}")
 
 
-@main.group()
+@main.group(cls=ReadoutGroup)
 def readout() -> None:
-    """Read every stored image with a network.
+    """Read every stored event with a network.
 
     \b
     traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model digits-classifier
     """
-
-
-@readout.command()
-@click.argument("store", type=LocalPath())
-@click.argument("out", type=LocalPath())
-@click.option(
-    "--model",
-    type=LocalName(),
-    required=True,
-    help="digits-classifier, or the folder or hub id of a Hugging Face image classifier.",
-)
-@click.option("--on", help="Variables to read beside x_0: x_t, pred_x0 or both.  [default: all there are]")
-@click.option("--batch", type=Whole(), default=4096, show_default=True, help="Images classified together; part of OUT.")
-@DEVICE
-@TF32
-@BLOCKS
-@STALE
-@DRY_RUN
-def classifier(
-    store: Path, out: Path, on: str | None, blocks: range | None, stale: Any, dry_run: bool, **options: Any
-) -> None:
-    """Classify the images of STORE, trajectories or forks, into the store OUT of logits.
-
-    Values are clipped to the valid range first. Run the same command again to go on where it was stopped, or when
-    STORE was extended.
-
-    \b
-    traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model digits-classifier
-    traj readout classifier data/forks/ddpm_forks.zarr data/readouts/ddpm_forks.zarr --model digits-classifier
-    traj readout classifier data/trajectories/cat.zarr data/readouts/cat.zarr --model microsoft/resnet-18 --batch 256
-    """
-    from traj.pipeline.making.readout import prepare
-
-    reading = prepare(store=store, on=None if on is None else on.split(","), **options)
-    if reading.prepared != reading.shape:
-        shapes = ["x".join(map(str, shape)) for shape in (reading.prepared, reading.shape)]
-        say(f"the classifier takes {shapes[0]} (channel, y, x): images of {shapes[1]} are resized or repeated to fit")
-    carry_out(
-        reading,
-        out,
-        stale=stale,
-        blocks=blocks,
-        dry_run=dry_run,
-        smaller="--on pred_x0",
-        complete=f"and {store} has fewer now; extend that first",
-        following="traj analyze label_variance",
-    )
 
 
 @main.group(cls=QuantityGroup)

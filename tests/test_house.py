@@ -21,7 +21,8 @@ BASE = {"configs", "parsing", "threads", "estimate"}
 WINGS = {
     "process": (),
     "models": ("process",),
-    "making": ("process", "models"),
+    "readouts": ("process", "models"),
+    "making": ("process", "models", "readouts"),
     "computing": (),
     "report": ("computing", "models"),
 }

@@ -34,8 +34,12 @@ def digits(tmp_path_factory):
     return folder
 
 
+def prepare(store, model, **options):
+    return readout.prepare("classifier", store=store, model=str(model), device="cpu", **options)
+
+
 def make(out, store, model, *, blocks=None, bar=False, **options):
-    reading = readout.prepare(store=Path(store), model=str(model), device="cpu", **{"batch": 7, **options})
+    reading = prepare(Path(store), model, **{"batch": 7, **options})
     with reading.open(Path(out), blocks=blocks) as written:
         reading.run(written, bar=bar)
     return Path(out)
@@ -135,11 +139,16 @@ def test_values_beyond_the_valid_range_are_clipped_to_it(digits):
 
 
 @pytest.mark.parametrize("tf32", [False, True])
-def test_a_gpu_keeps_float32_unless_asked_for_less_which_is_an_input(tf32, digits, tmp_path):
-    reading = readout.prepare(store=runs.make(tmp_path / "a.zarr", 4), model=str(digits), device="cpu")
+def test_a_gpu_keeps_float32_unless_asked_for_less_which_is_an_input(tf32, digits, tmp_path, monkeypatch):
+    reading = prepare(runs.make(tmp_path / "a.zarr", 4), digits)
     asked, found = replace(reading, tf32=tf32), []
+    original = classifiers.Classifier.__call__
+    monkeypatch.setattr(
+        classifiers.Classifier,
+        "__call__",
+        lambda *given: found.append(torch.backends.cudnn.allow_tf32) or original(*given),
+    )
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
-        asked.classifier.network.register_forward_pre_hook(lambda *_: found.append(torch.backends.cudnn.allow_tf32))
         with asked.open(tmp_path / "r.zarr") as written:
             asked.run(written, bar=False)
     assert set(found) == {tf32}
@@ -182,8 +191,19 @@ def test_states_a_fork_never_visited_have_no_logits(digits, tmp_path):
 
 
 def test_a_shard_nobody_visited_is_all_nan(digits, tmp_path):
-    reading = readout.prepare(store=forks(tmp_path / "f.zarr", states=True), model=str(digits), device="cpu")
-    assert np.isnan(reading.classify(torch.full((3, 1, 8, 8), torch.nan))).all()
+    reading = prepare(forks(tmp_path / "f.zarr", states=True), digits)
+    (logits,) = (output for output in reading.readout.outputs if output.name == "logits")
+    never = np.full((3, 1, 8, 8), np.nan, np.float32)
+    assert np.isnan(reading.evaluate(logits, {"x_t": never}, np.zeros(3, int), {})).all()
+
+
+def test_an_image_with_a_nan_has_no_logits_and_the_others_have(digits, tmp_path):
+    reading = prepare(runs.make(tmp_path / "a.zarr", 4), digits)
+    images = np.zeros((3, 1, 8, 8), np.float32)
+    images[1, 0, 4, 4] = np.nan
+    found = reading.evaluate(reading.readout.outputs[0], {"x_0": images}, None, {})
+    np.testing.assert_array_equal(np.isnan(found).all(axis=1), [False, True, False])
+    np.testing.assert_array_equal(np.isnan(found).any(axis=1), [False, True, False])
 
 
 # ---- streaming
@@ -197,8 +217,8 @@ def test_one_shard_is_in_memory_at_a_time(digits, tmp_path, monkeypatch):
     store = runs.make(tmp_path / "a.zarr", 8, timesteps=np.arange(24)[::-1])
     lengths = stores.open(store).x_t.chunks[1]
     assert len(lengths) > 2
-    read, original = [], readout.Readout._read
-    monkeypatch.setattr(readout.Readout, "_read", lambda self, array: read.append(array.shape) or original(self, array))
+    read, original = [], readout.Reading._read
+    monkeypatch.setattr(readout.Reading, "_read", lambda self, array: read.append(array.shape) or original(self, array))
     found = stores.open(make(tmp_path / "r.zarr", store, digits, batch=4096))
     assert set(read) == {(4, length, 1, 8, 8) for length in lengths} | {(4, 1, 8, 8)}
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
@@ -218,7 +238,7 @@ def test_a_short_last_block_is_cut_into_the_same_batches_as_a_whole_one(digits, 
     monkeypatch.setattr(
         classifiers.Classifier, "__call__", lambda self, x, ends: lengths.append(len(x)) or original(self, x, ends)
     )
-    reading = readout.prepare(store=store, model=str(digits), batch=7, device="cpu")
+    reading = prepare(store, digits, batch=7)
     lengths.clear()
     with reading.open(tmp_path / "r.zarr") as written:
         reading.run(written, bar=False)
@@ -261,8 +281,8 @@ def test_stopped_and_resumed_equals_uninterrupted(digits, tmp_path, how):
 
 def test_a_parent_changed_meanwhile_is_noticed(digits, tmp_path, monkeypatch):
     store = runs.make(tmp_path / "a.zarr", 4)
-    original = readout.Readout._read
-    monkeypatch.setattr(readout.Readout, "_read", lambda *given: runs.make(store, 8) and original(*given))
+    original = readout.Reading._read
+    monkeypatch.setattr(readout.Reading, "_read", lambda *given: runs.make(store, 8) and original(*given))
     with pytest.raises(stores.StaleStore, match="was changed while it was read"):
         make(tmp_path / "r.zarr", store, digits)
 
@@ -274,7 +294,7 @@ def test_no_block_of_another_run_is_flagged_when_the_parent_is_replaced_meanwhil
     """Replaced before any of the reads: three to a block."""
     store = runs.make(tmp_path / "a.zarr", 8)
     expected = stores.open(make(tmp_path / "expected.zarr", store, digits)).compute()
-    original, reads = readout.Readout._read, iter(range(1, 100))
+    original, reads = readout.Reading._read, iter(range(1, 100))
 
     def replaced_meanwhile(*given):
         if next(reads) == moment:
@@ -285,7 +305,7 @@ def test_no_block_of_another_run_is_flagged_when_the_parent_is_replaced_meanwhil
                 (store / shard.parent.name / other).write_bytes(shard.read_bytes())
         return original(*given)
 
-    monkeypatch.setattr(readout.Readout, "_read", replaced_meanwhile)
+    monkeypatch.setattr(readout.Reading, "_read", replaced_meanwhile)
     with pytest.raises(stores.StaleStore, match="was changed while it was read"):
         make(tmp_path / "r.zarr", store, digits)
     done = stores.describe(tmp_path / "r.zarr")["blocks_done"]
@@ -319,10 +339,10 @@ def test_cost_comes_first_and_what_to_type_next_last(digits, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     runs.make("a.zarr", 6)
     text = traj("a.zarr", "r.zarr", "--model", digits, "--dry-run")
-    assert "104 images, 2 network evaluations" in text
+    assert "104 events, 2 network evaluations" in text
     assert not Path("r.zarr").exists()
     text = traj("a.zarr", "r.zarr", "--model", digits, "--blocks", "0:1")
-    assert "1 of 2 blocks to do; 52 images" in text
+    assert "1 of 2 blocks to do; 52 events" in text
     assert text.endswith("r.zarr: the blocks asked for are done, 1 of all 2")
     assert traj("a.zarr", "r.zarr", "--model", digits).endswith("is complete; next: traj analyze label_variance r.zarr")
     assert "nothing to do" in traj("a.zarr", "r.zarr", "--model", digits)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,6 +110,21 @@ class Classifier:
         Values beyond valid_range are clipped to it.
         """
         return self.network(self.preprocessing(images, valid_range)).float()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the last bits may depend on besides torch and the device."""
+        return {"classifier": self.name, **{package: version(package) for package in self.packages}}
+
+    def cautions(self, image: Shape) -> tuple[str, ...]:
+        """Say what is done to images of this shape (channel, y, x) before the network sees them."""
+        given = self.preprocessing.shape(image)
+        if given == image:
+            return ()
+        return (
+            f"the classifier takes {_times(given)} (channel, y, x): images of {_times(image)} are resized or repeated "
+            "to fit",
+        )
 
     def check(self, image: Shape, device: torch.device) -> None:
         """Raise InputError where images of this shape (channel, y, x) do not fit the network."""

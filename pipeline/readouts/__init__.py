@@ -1,0 +1,99 @@
+"""Readouts: one public file, one function of the file's name, which makes a `Readout`.
+
+These files import nothing heavy before the function is called: the command line reads its options off it.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    import xarray as xr
+    from numpy.typing import ArrayLike, NDArray
+
+    Function = Callable[[Mapping[str, torch.Tensor], torch.Tensor | None, Mapping[str, NDArray[Any]]], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The store that is read, trajectories or forks, and the device the network runs on."""
+
+    path: Path
+    ds: xr.Dataset
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Output:
+    """One variable of a readout's store, and the variables of the source it is made from.
+
+    ``dims`` are those of one value. The variable has them after the dims that count the events that are read: sample,
+    and timestep, variant and replica where there are any. ``on`` reads each of ``reads`` in calls of its own, and puts
+    the values along a first dim ``on``; without it, one call gets an event of each, all of the same sample and
+    timestep.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    dims: tuple[str, ...]
+    long_name: str
+    units: str = "1"
+    on: bool = False
+
+    @property
+    def calls(self) -> tuple[tuple[str, ...], ...]:
+        """The variables that are read together, for each pass over the store."""
+        return tuple((name,) for name in self.reads) if self.on else (self.reads,)
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What is read, what it gives, and the function between the two.
+
+    ``function(events, timestep, condition)`` gives the values of a batch of events, a float tensor (event, *dims).
+    ``events`` holds a float32 tensor (event, *event dims) on the source's device for each variable that is read.
+    ``timestep`` is an int64 tensor (event,), None for events that have none, as x_0. ``condition`` holds the
+    coordinates along the samples as they are stored, an array (event,) each: sample, label, and whatever else there is.
+    Events that are NaN throughout were never made: they are not handed over, and their values are NaN.
+
+    ``coords`` maps a name to (dim, values, units, long_name), and gives every dim of the outputs its length.
+    ``identity`` holds the JSON values that define the function's numbers, and ``numerics`` is raised by hand when they
+    change for equal inputs. ``batch`` is the most events of a call. ``environment`` holds what else the last bits may
+    depend on, names of models and versions of packages. A person is told of ``cautions`` before it begins, of
+    ``smaller`` where the disk may fill up, and of ``following``, the command that goes on, at the end.
+    """
+
+    outputs: tuple[Output, ...]
+    coords: Mapping[str, tuple[str, ArrayLike, str, str]]
+    function: Function
+    identity: Mapping[str, Any]
+    batch: int
+    numerics: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cautions: tuple[str, ...] = ()
+    smaller: str = "fewer samples in the store that is read"
+    following: str = "traj info"
+
+
+def names() -> list[str]:
+    """List the readouts: the public files of this folder, none of them imported."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load(name: str) -> Callable[..., Readout]:
+    """Import one readout and return its function, of a `Source` and keyword options.
+
+    Raises InputError for an unknown name.
+    """
+    if name not in names():
+        from traj.stores import InputError  # takes seconds to import, and help needs none of it
+
+        raise InputError(f"readout {name!r} is unknown; expected one of {', '.join(names())}")
+    readout: Callable[..., Readout] = getattr(import_module(f"{__name__}.{name}"), name)
+    return readout

@@ -1,0 +1,94 @@
+"""Class logits of every stored image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from traj.pipeline.readouts import Output, Readout, Source
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+# Raised by hand when the logits change for equal inputs.
+NUMERICS = 1
+STATES = ("x_t", "pred_x0")
+
+
+def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None, batch: int = 4096) -> Readout:
+    """Classify the images of STORE, and write their logits into the store OUT.
+
+    STORE holds trajectories, forks or a sweep. Values outside the model's valid range are clipped to it first.
+
+    \b
+    traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model digits-classifier
+    traj readout classifier data/forks/ddpm_forks.zarr data/readouts/ddpm_forks.zarr --model digits-classifier
+    traj readout classifier data/trajectories/cat.zarr data/readouts/cat.zarr --model microsoft/resnet-18 --batch 256
+
+    Parameters
+    ----------
+    model :
+        digits-classifier, or the folder or hub id of a Hugging Face image classifier.
+    on :
+        Variables to classify besides x_0: x_t, pred_x0 or both.  [default: all that STORE has]
+    batch :
+        Images in one network call. Other batches give other last bits, so it is part of OUT.
+
+    Raises
+    ------
+    InputError
+        When STORE holds no images, or has not what ``on`` names; when the model is no classifier of such images.
+    MissingFile
+        When the model is not there.
+    """
+    import numpy as np
+
+    from traj.pipeline.models import classifiers
+    from traj.pipeline.process.device import inference
+    from traj.stores import IMAGE_DIMS, InputError, event_dims
+
+    store, ds = source.path, source.ds
+    if (dims := event_dims(ds.x_0.dims)) != IMAGE_DIMS:
+        raise InputError(
+            f"{store} holds events of dims {', '.join(dims)}; a classifier reads images, expected "
+            f"{', '.join(IMAGE_DIMS)}"
+        )
+    there = [name for name in STATES if name in ds]
+    if unknown := [name for name in on or () if name not in there]:
+        raise InputError(
+            f"{store} has no {' and no '.join(map(repr, unknown))} to read; expected "
+            + (f"some of {', '.join(there)}" if there else "nothing: these forks were made without --states")
+        )
+    states = tuple(name for name in there if on is None or name in on)
+    network = classifiers.load(model, str(source.device))
+    channel, y, x = (ds.sizes[dim] for dim in IMAGE_DIMS)
+    with inference():
+        network.check((channel, y, x), source.device)
+    low, high = ds.x_0.attrs["valid_range"]
+
+    def logits(events: Mapping[str, Tensor], timestep: Tensor | None, condition: Mapping[str, NDArray[Any]]) -> Tensor:
+        (images,) = events.values()
+        incomplete = images.flatten(1).isnan().any(dim=1)
+        return network(images, (low, high)).masked_fill(incomplete[:, None], math.nan)
+
+    outputs = [Output("x_0_logits", ("x_0",), ("class",), "logits of the final sample")]
+    if states:
+        outputs.append(Output("logits", states, ("class",), "logits of the state or prediction", on=True))
+    names = network.class_names
+    return Readout(
+        outputs=tuple(outputs),
+        coords={
+            "class": ("class", np.arange(len(names)), "1", "number of the class"),
+            "class_name": ("class", np.array(names), "1", "what the classifier calls the class"),
+        },
+        function=logits,
+        identity={"classifier": network.identity, "on": list(states)},
+        batch=batch,
+        numerics=NUMERICS,
+        environment=network.environment,
+        cautions=network.cautions((channel, y, x)),
+        smaller="--on pred_x0",
+        following="traj analyze label_variance",
+    )

@@ -1,0 +1,233 @@
+"""Readouts that are no classifiers, each one file, get what classifiers get: numbers, resuming, extending, refusals."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests import runs
+from tests.runs import digest
+from tests.test_readout import forks
+from traj import stores
+from traj.pipeline import readouts
+from traj.pipeline.cli import main
+
+SHAPE = (5,)
+
+MEANS = '''
+import os, signal
+import numpy as np
+import torch
+from traj.pipeline.readouts import Output, Readout, Source
+
+calls = []
+
+def means(source: Source, *, scale: float, batch: int = 7) -> Readout:
+    """Tell the mean of every state.
+
+    Parameters
+    ----------
+    scale :
+        What the mean is multiplied by.
+    """
+    def read(events, timestep, condition):
+        calls.append(len(timestep))
+        if len(calls) == int(os.environ.get("KILLED_AT", -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        mean = scale * events["x_t"].flatten(1).mean(dim=1)
+        return torch.stack([mean, timestep, torch.from_numpy(condition["label"])], dim=1)
+
+    coords = {"what": ("what", np.array(["mean", "timestep", "label"]), "1", "what is told of a state")}
+    output = Output("told", ("x_t",), ("what",), "what is told")
+    return Readout((output,), coords, read, identity={"scale": scale}, batch=batch)
+'''
+
+LARGER = '''
+import numpy as np
+from traj.pipeline.readouts import Output, Readout, Source
+
+def larger(source: Source, *, batch: int = 6) -> Readout:
+    """Show images in colour and twice as large."""
+    def read(events, timestep, condition):
+        ((name, images),) = events.items()
+        assert (timestep is None) == (name == "x_0")
+        return images.repeat_interleave(2, 2).repeat_interleave(2, 3).expand(-1, 3, -1, -1)
+
+    dims = {"channel": 3, **{dim: 2 * source.ds.sizes[dim] for dim in ("y", "x")}}
+    coords = {dim: (dim, np.arange(length), "1", dim) for dim, length in dims.items()}
+    outputs = (
+        Output("x_0_decoded", ("x_0",), tuple(dims), "the final sample, larger"),
+        Output("decoded", ("x_t", "pred_x0"), tuple(dims), "state or prediction, larger", on=True),
+    )
+    return Readout(outputs, coords, read, identity={}, batch=batch)
+'''
+
+GAP = '''
+from traj.pipeline.readouts import Output, Readout, Source
+
+def gap(source: Source, *, batch: int = 4) -> Readout:
+    """Tell how far every prediction is from its state."""
+    def read(events, timestep, condition):
+        return (events["x_t"] - events["pred_x0"]).square().flatten(1).sum(dim=1)
+
+    return Readout((Output("gap", ("x_t", "pred_x0"), (), "squared distance"),), {}, read, identity={}, batch=batch)
+'''
+
+WRONG = '''
+from traj.pipeline.readouts import Output, Readout, Source
+
+def wrong(source: Source) -> Readout:
+    """Give one number too many."""
+    def read(events, timestep, condition):
+        return events["x_t"].new_zeros(len(timestep), 1)
+
+    return Readout((Output("wrong", ("x_t",), (), "wrong"),), {}, read, identity={}, batch=4)
+'''
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder of readouts besides those of the project; stores lie in another, where the test runs."""
+    place = tmp_path / "own"
+    place.mkdir()
+    for name, text in (("means", MEANS), ("larger", LARGER), ("gap", GAP), ("wrong", WRONG)):
+        (place / f"{name}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, f"{readouts.__name__}.{name}", raising=False)
+    monkeypatch.setattr(readouts, "__path__", [*readouts.__path__, str(place)])
+    (tmp_path / "stores").mkdir()
+    monkeypatch.chdir(tmp_path / "stores")
+    return place
+
+
+def traj(*arguments, code=0):
+    result = CliRunner().invoke(main, ["readout", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
+def means(out, store="a.zarr", **options):
+    return traj("means", store, out, "--scale", 2, "--device", "cpu", **options)
+
+
+def test_a_readout_is_found_by_its_file_and_asks_for_its_own_options():
+    assert readouts.names() == ["classifier", "gap", "larger", "means", "wrong"]
+    text = traj("--help")
+    assert "means Tell the mean of every state." in text
+    text = traj("means", "--help")
+    assert "Tell the mean of every state." in text
+    assert "--scale NUMBER What the mean is multiplied by. [required]" in text
+    assert "Missing option '--scale'" in traj("means", "a.zarr", "b.zarr", code=2)
+    assert "readout 'nothing' is unknown; expected one of classifier, gap" in traj("nothing", "a", "b", code=2)
+
+
+def test_events_that_are_no_images_come_with_their_timestep_and_condition():
+    ds = stores.open(runs.make("a.zarr", 6, shape=SHAPE, label=[3, 1, 4, 1, 5, -1]))
+    text = means("r.zarr")
+    assert "2 of 2 blocks to do; 48 events, 7 network evaluations" in text
+    assert text.endswith("r.zarr is complete; next: traj info r.zarr")
+    found = stores.open("r.zarr")
+    assert found.told.dims == ("sample", "timestep", "what")
+    assert found.told.dtype == np.float32
+    assert "class" not in found.dims
+    np.testing.assert_allclose(found.told.sel(what="mean"), 2 * ds.x_t.mean("feature"), atol=1e-6)
+    np.testing.assert_array_equal(found.told.sel(what="timestep")[2], ds.timestep)
+    np.testing.assert_array_equal(found.told.sel(what="label")[:, 3], ds.label)
+    np.testing.assert_array_equal(found.log_snr, ds.log_snr)
+    assert stores.verify("r.zarr", deep=True) == []
+
+
+def test_killed_and_resumed_equals_uninterrupted(folder):
+    runs.make("a.zarr", 16, shape=SHAPE)
+    code = f"""
+from traj.pipeline import readouts
+readouts.__path__.append({str(folder)!r})
+from traj.pipeline.cli import main
+main(["readout", "means", "a.zarr", "r.zarr", "--scale", "2", "--device", "cpu"])
+"""
+    # after five calls that are trials at most, in the second block
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "KILLED_AT": "10"}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert 0 < stores.describe("r.zarr")["blocks_done"] < 4
+    means("r.zarr")
+    means("straight.zarr")
+    assert digest("r.zarr") == digest("straight.zarr")
+
+
+def test_a_readout_grows_with_its_source():
+    runs.make("a.zarr", 6, shape=SHAPE)
+    means("grown.zarr")
+    runs.make("a.zarr", 11, shape=SHAPE)
+    means("grown.zarr")
+    means("straight.zarr")
+    assert digest("grown.zarr") == digest("straight.zarr")
+    assert "nothing to do" in means("grown.zarr")
+
+
+def test_a_source_that_was_changed_is_refused(folder, monkeypatch):
+    runs.make("a.zarr", 4, shape=SHAPE)
+    means("r.zarr")
+    runs.make("a.zarr", 4, shape=SHAPE, seed=1, stale="set-aside")
+    assert "parent.fingerprint" in traj("means", "a.zarr", "r.zarr", "--scale", 2, code=1)
+    assert "scale: 2.0 in the store, 3.0 asked for" in traj("means", "a.zarr", "r.zarr", "--scale", 3, code=1)
+
+
+def test_a_source_that_changes_meanwhile_is_noticed_before_a_block_is_flagged(monkeypatch):
+    runs.make("a.zarr", 4, shape=SHAPE)
+    from traj.pipeline.making import readout
+
+    original = readout.Reading._read
+    monkeypatch.setattr(
+        readout.Reading, "_read", lambda *given: runs.make("a.zarr", 8, shape=SHAPE) and original(*given)
+    )
+    assert "a.zarr was changed while it was read" in traj("means", "a.zarr", "r.zarr", "--scale", 2, code=1)
+    assert stores.describe("r.zarr")["blocks_done"] == 0
+
+
+def test_a_readout_may_give_images_of_another_size():
+    ds = stores.open(runs.make("a.zarr", 6))
+    traj("larger", "a.zarr", "r.zarr")
+    found = stores.open("r.zarr")
+    assert found.x_0_decoded.dims == ("sample", "channel", "y", "x")
+    assert found.decoded.dims == ("on", "sample", "timestep", "channel", "y", "x")
+    assert found.decoded.shape[-3:] == (3, 16, 16)
+    assert found["on"].values.tolist() == ["x_t", "pred_x0"]
+    for name, values in (("x_0", found.x_0_decoded), ("x_t", found.decoded[0]), ("pred_x0", found.decoded[1])):
+        expected = np.repeat(np.repeat(np.repeat(ds[name], 2, -1), 2, -2), 3, -3)
+        np.testing.assert_array_equal(values, expected)
+
+
+def test_states_that_no_fork_visited_are_not_handed_over():
+    ds = stores.open(forks("f.zarr", states=True))
+    traj("larger", "f.zarr", "r.zarr")
+    found = stores.open("r.zarr").decoded
+    assert found.dims == ("on", "variant", "replica", "sample", "timestep", "channel", "y", "x")
+    np.testing.assert_array_equal(found[0, ..., 0, ::2, ::2], ds.x_t[..., 0, :, :])
+    assert np.isnan(found.sel(timestep=50)[:, 1]).all()
+    traj("means", "f.zarr", "m.zarr", "--scale", 1)
+    called = sys.modules[f"{readouts.__name__}.means"].calls
+    visited = 3 * 4 * int((ds.timestep <= ds["at"]).sum())
+    assert sum(called[-2 * -(-visited // 7) :]) == 2 * visited
+
+
+def test_variables_that_are_read_together_come_in_one_call():
+    ds = stores.open(runs.make("a.zarr", 4, shape=SHAPE))
+    traj("gap", "a.zarr", "r.zarr")
+    found = stores.open("r.zarr").gap
+    assert found.dims == ("sample", "timestep")
+    np.testing.assert_allclose(found, ((ds.x_t - ds.pred_x0) ** 2).sum("feature"), rtol=1e-5)
+
+
+def test_what_cannot_be_read_is_refused_by_name():
+    runs.make("a.zarr", 4, shape=SHAPE)
+    forks("f.zarr")
+    assert "f.zarr has no x_t, which readout means reads" in traj("means", "f.zarr", "r.zarr", "--scale", 1, code=2)
+    assert "gave values of shape (4, 1) for 4 events; expected (4,)" in traj("wrong", "a.zarr", "r.zarr", code=2)
+    assert "holds events of dims feature; a classifier reads images, expected channel, y, x" in traj(
+        "classifier", "a.zarr", "r.zarr", "--model", "digits-classifier", code=2
+    )
+    assert "batch 0 was given" in traj("means", "a.zarr", "r.zarr", "--scale", 1, "--batch", 0, code=2)
