@@ -12,27 +12,15 @@ from numpy.typing import NDArray
 
 from traj.analysis import _chunks
 from traj.analysis._compiled import compiled
-from traj.stores import IMAGE_DIMS, InputError, event_dims
+from traj.stores import FAMILY, IMAGE_DIMS, ONCE, SAVED, SHORTCUT, InputError, event_dims
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Array = NDArray[Any]
 
-FAMILY = ("edit", "ns", "nb", "n", "r")
-"""Coordinates along variant that two edits with the same curve over `at` have in common."""
-
-SAVED = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
-"""Coordinates along variant that say what an edit saves."""
-
-ONCE = -1
-"""The r of a cut that is not made again."""
-
 UNUSED = {"ns": 0, "nb": 0, "r": ONCE}
 """Values that say nothing of an edit."""
-
-SHORTCUT = "shortcut"
-"""The edit with a schedule of its own, of which no number says anything."""
 
 
 def require_sweep(ds: xr.Dataset) -> None:

@@ -16,7 +16,7 @@ from traj.analysis.psnr import CAP
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KIND = "fork"
+KIND = "sweep"
 
 COLUMNS = (
     Named("ssim", "structural similarity to x_0 of the run without the edit"),

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from traj.analysis import _edits, _verdicts
 from traj.analysis.intervention import intervention
 from traj.analysis.psnr import CAP
+from traj.stores import FAMILY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KIND = "fork"
+KIND = "sweep"
 
 Array = NDArray[Any]
 
@@ -64,7 +65,7 @@ def phases(ds: xr.Dataset, *, baseline: str | None = None, threshold: float = 0.
     """
     _edits.require_threshold(threshold)
     compared = intervention(ds, baseline=baseline, preset=preset)
-    families, of = _edits.groups(ds, _edits.FAMILY)
+    families, of = _edits.groups(ds, FAMILY)
     at = ds["at"].to_numpy()
     kept = [f"{name}_{part}" for name in ("ssim", "psnr") for part in ("mean", "sd", "se")]
     curves = compared["ssim"], compared["psnr"]

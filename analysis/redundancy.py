@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from traj.analysis import _edits, _verdicts
 from traj.analysis.intervention import intervention
+from traj.stores import FAMILY, ONCE, SHORTCUT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-KIND = "fork"
+KIND = "sweep"
 
 Array = NDArray[Any]
 
@@ -75,7 +76,7 @@ def redundancy(
     at, n, r = (ds[name].to_numpy() for name in ("at", "n", "r"))
     t_starts = np.unique(at)[::-1]
     where = np.searchsorted(-t_starts, -at)
-    families, family = _edits.groups(ds, _edits.FAMILY)
+    families, family = _edits.groups(ds, FAMILY)
     parts, part = _edits.groups(ds, ("edit", "ns", "nb"))
     cuts, cut = _edits.groups(ds, ("edit", "ns", "nb", "n"))
 
@@ -91,7 +92,7 @@ def redundancy(
         }
 
     everywhere = np.ones(len(at), bool)
-    once = (r == _edits.ONCE) & (ds["edit"].to_numpy() != _edits.SHORTCUT)
+    once = (r == ONCE) & (ds["edit"].to_numpy() != SHORTCUT)
     saved = ds["multiply_adds_removed"].to_numpy()
     over = {"variant": len(at)}
     keeps = _edits.over_variants(_keeps, ssim, sizes=over, threshold=threshold).astype(np.int8)
@@ -104,7 +105,7 @@ def redundancy(
         "keeps": keeps.assign_attrs(_verdicts.FLAGS, long_name="whether the edit keeps SSIM"),
         **edges("safe_from", {"family": len(families)}, (family,), at, at, everywhere),
         **edges("longest_n", {"part": len(parts), "t_start": len(t_starts)}, (part, where), n, n, once),
-        **edges("shortest_r", {"cut": len(cuts), "t_start": len(t_starts)}, (cut, where), r, -r, r != _edits.ONCE),
+        **edges("shortest_r", {"cut": len(cuts), "t_start": len(t_starts)}, (cut, where), r, -r, r != ONCE),
         "pareto": pareto.assign_attrs(long_name=on_front, units="1"),
         "pareto_possible": possible.assign_attrs(long_name=f"{on_front}, as far as is seen", units="1"),
     }

@@ -101,7 +101,13 @@ def make_logits(path: Path, block: int, blocks: int, timesteps: int) -> Path:
         "x_0_logits": (("sample", "class"), "logits of the final sample", "1"),
     }
     with stores.create_readout(
-        path, variables=variables, coords=coords, samples=block * blocks, block=block, config={"model": "made up"}
+        path,
+        of="trajectories",
+        variables=variables,
+        coords=coords,
+        samples=block * blocks,
+        block=block,
+        config={"model": "made up"},
     ) as store:
         for number in range(blocks):
             of_x_0 = 4 * random.standard_normal((block, CLASSES))

@@ -229,8 +229,8 @@ def fork(
     traj fork data/trajectories/ddpm.zarr data/forks/ddpm_forks.zarr --at 900,700,500,300,100 --replicas 8
     traj fork data/trajectories/ddpm.zarr data/forks/quiet.zarr --at 999 --noise zero:999-500
     traj fork data/trajectories/ddim.zarr data/forks/late.zarr --at 980 --eta 0:980-500 --eta 1:499-0
-    traj fork data/trajectories/ddim100_eta1.zarr data/forks/jumps.zarr --sweep params.yaml:sweeps.jumps
-    traj fork data/trajectories/ddim100_eta1.zarr data/forks/edits.zarr --sweep edits.yaml --times times.csv
+    traj fork data/trajectories/ddim100_eta1.zarr data/sweeps/jumps.zarr --sweep params.yaml:sweeps.jumps
+    traj fork data/trajectories/ddim100_eta1.zarr data/sweeps/edits.zarr --sweep edits.yaml --times times.csv
     """
     swept = options["table"] is not None
     if times and not swept:

@@ -53,10 +53,10 @@ class QuantityGroup(click.Group):
 
 def quantity_command(names: Sequence[str]) -> click.Command:
     """Build the command that computes these quantities in one pass."""
-    from traj import analysis
-    from traj.pipeline.computing.analyze import FOLDERS, kind_of
+    from traj import analysis, stores
+    from traj.pipeline.computing.analyze import kind_of
 
-    folder = FOLDERS[kind_of({name: {} for name in names})]
+    folder = stores.KINDS[kind_of({name: {} for name in names})].folder
     functions = {name: analysis.load(name) for name in names}
     own = {name: option_parameters(function) for name, function in functions.items()}
     shared = [option for option in own[names[0]] if all(option.name in {o.name for o in own[n]} for n in names)]

@@ -19,6 +19,7 @@ from traj.stores.errors import (
     is_known,
 )
 from traj.stores.events import IMAGE_DIMS, event_dims
+from traj.stores.kinds import EDIT, FAMILY, KINDS, ONCE, RESULTS, SAVED, SHORTCUT, Kind, KindName
 from traj.stores.layout import canonical_json, fingerprint
 from traj.stores.reader import describe, identity, open
 from traj.stores.result import Kept, save, would_keep
@@ -26,13 +27,22 @@ from traj.stores.verify import verify
 from traj.stores.writer import TrajectoryWriter
 
 __all__ = [
+    "EDIT",
+    "FAMILY",
     "IMAGE_DIMS",
+    "KINDS",
+    "ONCE",
+    "RESULTS",
+    "SAVED",
+    "SHORTCUT",
     "BlockWriter",
     "DamagedStore",
     "FailedRun",
     "IncompleteStore",
     "InputError",
     "Kept",
+    "Kind",
+    "KindName",
     "LockedStore",
     "MissingFile",
     "NotAStore",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -15,6 +15,7 @@ from traj.stores.blocks import BlockWriter, Variable, build_readout
 from traj.stores.claim import claim
 from traj.stores.errors import InputError
 from traj.stores.events import USUAL, named
+from traj.stores.kinds import KINDS, SAVED, KindName
 from traj.stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
 from traj.stores.locks import BlockLocks
 from traj.stores.places import place
@@ -106,7 +107,7 @@ def create_forks(
     samples: int,
     block: int,
     config: Mapping[str, Any],
-    derived: Collection[str] = (),
+    kind: Literal["fork", "sweep"] = "fork",
     states: bool = False,
     step: ArrayLike | None = None,
     model_time: ArrayLike | None = None,
@@ -117,18 +118,23 @@ def create_forks(
     stale: Stale = "refuse",
     blocks: Iterable[int] | None = None,
 ) -> TrajectoryWriter:
-    """Open a fork store for writing: make it, resume it, or extend it.
+    """Open a fork store, or that of a sweep, for writing: make it, resume it, or extend it.
 
     variant maps the name of a coordinate to its value for every fork, `at` among them: the timestep it starts from.
-    ``derived`` names those of them that follow from the others and are no part of the config.
+    Those of a sweep say what was edited, and what that saves: edit, n, ns, nb, unet_blocks, r, evaluations_saved,
+    evaluations_cut, multiply_adds_removed; it has one replica.
     Replicas are numbered from 1. states keeps x_t and pred_x0 along timestep beside the final samples; NaN is put
     where a fork has no state. All else is as for `create`.
 
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
     """
     _at_least_one(samples=samples, block=block, replicas=replicas)
-    if "at" not in variant:
-        raise InputError(f"variant has {', '.join(variant) or 'nothing'}; expected `at` among its coordinates")
+    if missing := [name for name in KINDS[kind].edits if name not in variant]:
+        raise InputError(
+            f"variant has {', '.join(variant) or 'nothing'}; a {kind} has {', '.join(missing)} among its coordinates"
+        )
+    if kind == "sweep" and replicas != 1:
+        raise InputError(f"replicas={replicas} was given for a sweep; expected 1, all its noise is the run's")
     along_variant = {name: np.asarray(values) for name, values in variant.items()}
     count = len(along_variant["at"])
     if not count or any(values.shape != (count,) for values in along_variant.values()):
@@ -144,7 +150,7 @@ def create_forks(
     }
     return _open_states(
         place(path),
-        "fork",
+        kind,
         Layout.of(
             samples=samples,
             block=block,
@@ -160,7 +166,7 @@ def create_forks(
         forks,
         label,
         {
-            "variant": {name: values.tolist() for name, values in along_variant.items() if name not in derived},
+            "variant": {name: values.tolist() for name, values in along_variant.items() if name not in SAVED},
             "replicas": replicas,
         },
         None,
@@ -175,6 +181,7 @@ def create_forks(
 def create_readout(
     path: str | os.PathLike[str],
     *,
+    of: Literal["trajectories", "fork", "sweep"],
     variables: Mapping[str, tuple[tuple[str, ...], str, str]],
     coords: Mapping[str, tuple[str, ArrayLike, str, str]],
     samples: int,
@@ -186,9 +193,9 @@ def create_readout(
 ) -> BlockWriter:
     """Open a readout store for writing: make it, resume it, or extend it.
 
-    variables maps a name to (dims, long_name, units), `sample` among the dims; coords a name to (dim, values, units,
-    long_name), and gives every dim its length. Values are float32. All else is as for
-    `create`.
+    of is the kind of the store that is read. variables maps a name to (dims, long_name, units), `sample` among the
+    dims; coords a name to (dim, values, units, long_name), and gives every dim its length. Values are float32. All else
+    is as for `create`.
 
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
     """
@@ -219,10 +226,11 @@ def create_readout(
     fixed = {name: coord for name, coord in described.items() if coord.dim != "sample"}
     store = {
         "block": block,
+        "of": of,
         "variables": {name: list(spec.dims) for name, spec in specs.items()},
         "coordinates": fingerprint({name: list(map(_steady, coord.values.tolist())) for name, coord in fixed.items()}),
     }
-    attrs = _attrs("readout", {**config, "store": store})
+    attrs = {**_attrs("readout", {**config, "store": store}), "of": of}
     made_in = dict(environment or {})
 
     def build(at: Path) -> None:
@@ -242,7 +250,7 @@ def create_readout(
 
 def _open_states(
     path: Path,
-    kind: str,
+    kind: KindName,
     layout: Layout,
     dims: tuple[str, ...],
     states: Sequence[str],
@@ -296,7 +304,7 @@ def _open_states(
 
 def _claimed(
     path: Path,
-    kind: str,
+    kind: KindName,
     layout: Layout,
     config: Mapping[str, Any],
     label: Coord,
@@ -331,7 +339,7 @@ def _wanted(layout: Layout, blocks: Iterable[int] | None) -> list[int]:
     return sorted(wanted)
 
 
-def _attrs(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+def _attrs(kind: KindName, config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "kind": kind,
         "format": FORMAT,

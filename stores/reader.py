@@ -15,6 +15,7 @@ import xarray as xr
 
 from traj.stores.binding import digest
 from traj.stores.errors import DamagedStore, IncompleteStore
+from traj.stores.kinds import KINDS
 from traj.stores.layout import canonical_json, metadata_text, read_root
 from traj.stores.manifest import Manifest, digests_of, flag_file, manifests, misplaced, seals_of
 from traj.stores.places import local
@@ -153,7 +154,7 @@ def block_of(meta: dict[str, Any], position: tuple[int, ...]) -> int | None:
 
 def verb(root: dict[str, Any]) -> str:
     """Name the command that makes a store of this kind."""
-    return {"fork": "traj fork", "readout": "traj readout"}.get(root["attributes"]["kind"], "traj generate")
+    return KINDS[root["attributes"]["kind"]].command
 
 
 def _missing(path: Path, root: dict[str, Any], block: int | None, file: str) -> str:

@@ -180,7 +180,7 @@ def sweep_dataset(
         **{name: ("variant", list(values)) for name, values in edits.items()},
     )
     parent = read_root(Path(run))["attributes"]["fingerprint"]
-    ds = ds.assign_attrs(config=json.dumps({"parent": {"fingerprint": parent}}))
+    ds = ds.assign_attrs(config=json.dumps({"parent": {"fingerprint": parent}}), kind="sweep")
     return ds if chunks is None else cut(ds, {"sample": chunks[0], "variant": chunks[1]})
 
 

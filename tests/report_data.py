@@ -17,7 +17,7 @@ from traj import stores
 from traj.pipeline.computing import analyze
 from traj.pipeline.computing.engines import threads
 from traj.pipeline.report import report
-from traj.pipeline.report.collected import EDIT, collect
+from traj.pipeline.report.collected import collect
 from traj.pipeline.report.sections import SECTIONS
 
 T = 40
@@ -113,6 +113,7 @@ def make_sweep(path, of, share=SHARE, *, at=AT, shortcut=None, eta="1"):
     steps = ds.sel(timestep=slice(max(columns[0]), 0))
     with stores.create_forks(
         path,
+        kind="sweep",
         variant=dict(zip((*names, "multiply_adds_removed"), columns, strict=True)) | {"eta": [eta] * len(table)},
         replicas=1,
         timestep=steps.timestep.values,
@@ -148,7 +149,7 @@ def analyse_sweep(path, of, results):
 def write_times(path, sweep, removed, **changes):
     """Times of the edits of a sweep, as they are measured, or with other columns."""
     ds = stores.open(sweep)
-    columns = {name: [*ds[name].to_numpy().tolist()] for name in EDIT} | {"time_removed": removed} | changes
+    columns = {name: [*ds[name].to_numpy().tolist()] for name in stores.EDIT} | {"time_removed": removed} | changes
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["variant", *columns])
@@ -170,7 +171,7 @@ def fail(where, error):
 
 def write(place, out, *, only=None, failed=fail, **options):
     """Write a report, with the pictures of these sections only: a whole page takes seconds."""
-    folders = ("results", "trajectories", "forks", "readouts", "models")
+    folders = ("results", "trajectories", "forks", "sweeps", "readouts", "models")
     drawn = [one if only is None or one.anchor in only else replace(one, html=lambda material: "") for one in SECTIONS]
     with patch("traj.pipeline.report.SECTIONS", tuple(drawn)):
         return report(out, **{**{name: place / name for name in folders}, **options}, failed=failed)
@@ -178,7 +179,7 @@ def write(place, out, *, only=None, failed=fail, **options):
 
 def collected(place, trajectories=None):
     folders = {"trajectories": trajectories or place / "trajectories"}
-    folders |= {"fork": place / "forks", "readout": place / "readouts"}
+    folders |= {"fork": place / "forks", "sweep": place / "sweeps", "readout": place / "readouts"}
     return {(run.kind, run.name): run for run in collect(place / "results", folders, SECTIONS, None, fail)}
 
 

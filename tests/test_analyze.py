@@ -100,6 +100,22 @@ def test_processes_give_the_same_bytes_as_threads():
 
 
 @pytest.mark.slow
+def test_without_a_path_each_quantity_takes_the_stores_of_its_own_kind():
+    Path("sweep.yaml").write_text("[{edit: jump, n: [2, 3], t_start: {every: 6}}]")
+    run, forks, sweep = "data/trajectories/a.zarr", "data/forks/f.zarr", "data/sweeps/s.zarr"
+    model = "--model", "gaussian:0,1,1x8x8", "--sampler", "ddim", "--steps", 10, "--samples", 4, "--block", 2
+    traj("generate", run, *model, "--device", "cpu")
+    traj("fork", run, forks, "--at", "500", "--replicas", 2, "--device", "cpu")
+    traj("fork", run, sweep, "--sweep", "sweep.yaml", "--device", "cpu")
+    assert "s.zarr" not in traj("analyze", "consistency")
+    assert "f.zarr" not in traj("analyze", "intervention", "--baseline", run)
+    of = {path.parent.name: stores.open(path).attrs["of"] for path in Path("results").glob("*/*.zarr")}
+    assert of == {"f": "fork", "s": "sweep"}
+    assert "s.zarr is a store of kind sweep" in traj("analyze", "consistency", sweep, code=2)
+    assert "f.zarr is a store of kind fork" in traj("analyze", "intervention", forks, "--baseline", run, code=2)
+
+
+@pytest.mark.slow
 def test_processes_compare_a_sweep_with_its_run_as_threads_do():
     Path("sweep.yaml").write_text("[{edit: jump, n: [2, 3], t_start: {every: 3}}]")
     run = "--model", "gaussian:0,1,1x8x8", "--sampler", "ddim", "--steps", 12, "--samples", 6, "--block", 2

@@ -204,7 +204,9 @@ def test_verify_names_the_verb_that_made_the_store():
     traj("fork", "a.zarr", "f.zarr", "--at", 250, "--replicas", 1)
     variables = {"logits": (("sample", "class"), "logits", "1")}
     coords = {"class": ("class", np.arange(3), "1", "class")}
-    with stores.create_readout("r.zarr", variables=variables, coords=coords, samples=4, block=4, config={}) as store:
+    with stores.create_readout(
+        "r.zarr", of="trajectories", variables=variables, coords=coords, samples=4, block=4, config={}
+    ) as store:
         store.write(0, {"logits": np.zeros((4, 3))})
     traj("analyze", "psnr", "a.zarr", "-o", "psnr.zarr")
     for store, way_out in (

@@ -127,6 +127,7 @@ def label_as_readout(forks, path, points):
     log_snr = {"log_snr": ("timestep", ds.log_snr.values, "nat", "log SNR")}
     with stores.create_readout(
         path,
+        of="fork",
         variables={"x_0_logits": (("variant", "replica", "sample", "class"), "logits", "1")},
         coords={**axes, **along, **log_snr, "class": ("class", np.arange(len(points)), "1", "class")},
         samples=ds.sizes["sample"],

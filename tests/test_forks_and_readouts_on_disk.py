@@ -57,6 +57,7 @@ def logits(block, samples):
 def create_readout(path, samples=8, seed=0, **options):
     return stores.create_readout(
         path,
+        of="trajectories",
         variables={
             "logits": (("on", "sample", "timestep", "class"), "class logits", "1"),
             "x_0_logits": (("sample", "class"), "class logits of the final sample", "1"),
@@ -192,9 +193,14 @@ def test_a_half_written_block_is_unfinished_not_damaged(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variant": {"noise": ["zero"]}}, "expected `at`"),
+        ({"variant": {"noise": ["zero"]}}, "variant has noise; a fork has at among its coordinates"),
         ({"variant": {"at": [40], "noise": ["zero", "zero"]}}, "one value for every fork"),
         ({"replicas": 0}, "at least 1"),
+        ({"kind": "sweep"}, "a sweep has edit, ns, nb, n, r, unet_blocks, .* among its coordinates"),
+        (
+            {"kind": "sweep", "variant": {name: [40] for name in stores.KINDS["sweep"].edits}},
+            "replicas=2 .* expected 1",
+        ),
     ],
 )
 def test_bad_forks_say_what_was_expected(tmp_path, change, message):
@@ -221,6 +227,7 @@ def test_a_readout_of_the_wrong_shape_is_refused(tmp_path):
     with pytest.raises(ValueError, match="a coordinate along each"):
         stores.create_readout(
             tmp_path / "q.zarr",
+            of="trajectories",
             variables={"logits": (("sample", "class"), "logits", "1")},
             coords={},
             samples=4,

@@ -302,6 +302,7 @@ def stored(tmp_path, monkeypatch):
     edits |= {"evaluations_saved": [1, 1, 4, 2], "evaluations_cut": [0] * 4, "multiply_adds_removed": [1, 1, 4, 2]}
     with stores.create_forks(
         "sweep.zarr",
+        kind="sweep",
         variant={"at": [50, 20, 50, 20], "noise": ["shared"] * 4, **edits},
         replicas=1,
         timestep=[50, 20],

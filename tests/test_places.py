@@ -166,7 +166,9 @@ def test_a_full_disk_names_the_store(tmp_path, monkeypatch, where):
     path = tmp_path / "a.zarr"
     variables = {"logits": (("sample", "class"), "logits", "1")}
     coords = {"class": ("class", np.arange(3), "1", "class")}
-    with stores.create_readout(path, variables=variables, coords=coords, samples=4, block=4, config={}) as store:
+    with stores.create_readout(
+        path, of="trajectories", variables=variables, coords=coords, samples=4, block=4, config={}
+    ) as store:
         write = {
             "readout": lambda: store.write(0, {"logits": np.zeros((4, 3))}),
             "create": lambda: runs.create(tmp_path / "b.zarr"),
@@ -294,6 +296,7 @@ def test_no_chunk_of_a_readout_exceeds_a_shard(tmp_path, monkeypatch):
     coords = {name: (name, np.arange(n), "1", name) for name, n in (("variant", 3), ("replica", 5), ("class", 2))}
     with stores.create_readout(
         tmp_path / "a.zarr",
+        of="fork",
         variables={"logits": (("variant", "replica", "sample", "class"), "logits", "1")},
         coords=coords,
         samples=4,

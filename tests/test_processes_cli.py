@@ -55,7 +55,7 @@ def test_a_start_without_signal_survives_every_analysis_and_the_report():
         traj("generate", run, *model, *options, "--samples", 32, "--block", 16, "--device", "cpu")
         assert stores.open(run).log_snr[0] == -np.inf
         traj("analyze", "entropy,ssim,psnr", run, "--set", "entropy.bins=16")
-    forks, sweep = "data/forks/flow_forks.zarr", "data/forks/jumps.zarr"
+    forks, sweep = "data/forks/flow_forks.zarr", "data/sweeps/jumps.zarr"
     traj("fork", stored[0], forks, "--at", "11,8,4", "--replicas", 3, "--samples", 16, "--device", "cpu")
     Path("edits.yaml").write_text("- {edit: jump, n: 3, t_start: [11, 6]}\n")
     traj("fork", stored[1], sweep, "--sweep", "edits.yaml", "--device", "cpu")

@@ -364,7 +364,7 @@ def test_bad_input_gets_one_message(digits, tmp_path, monkeypatch):
         (["a.zarr", "--model", "./no/folder"], 2, "no such folder"),
         (["a.zarr", "--model", tmp_path], 2, "no config.json"),
         (["c.zarr", "--model", digits], 2, "takes images of shape 1x8x8 (channel, y, x), the store's are 3x32x32"),
-        (["result.zarr", "--model", digits], 2, "a store of kind result; expected trajectories or forks"),
+        (["result.zarr", "--model", digits], 2, "a store of kind result; expected trajectories, forks or a sweep"),
         (["nowhere.zarr", "--model", digits], 2, "does not exist"),
         (["part.zarr", "--model", digits], 1, "incomplete: 1 of 2 blocks"),
         (["a.zarr", "--model", digits, "--on", "x_t,eps"], 2, "has no 'eps' to read; expected some of x_t, pred_x0"),

@@ -43,6 +43,7 @@ def make_readout(path, of, variables, coords, arrays):
     samples = len(stores.open(of)["sample"])
     with stores.create_readout(
         path,
+        of=stores.open(of).attrs["kind"],
         variables={name: (dims, "logits", "1") for name, dims in variables.items()},
         coords={**coords, "class": ("class", np.arange(4), "1", "class")},
         samples=samples,

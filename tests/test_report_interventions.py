@@ -44,7 +44,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("report")
     run = make_run(root / "trajectories/ddim.zarr")
     analyse(run, root / "results", ("ssim",))
-    sweep = make_sweep(root / "forks/ddim_edits.zarr", run)
+    sweep = make_sweep(root / "sweeps/ddim_edits.zarr", run)
     analyse_sweep(sweep, run, root / "results")
     make_forks(root / "forks/ddim_forks.zarr", run)
     return root
@@ -71,7 +71,7 @@ def test_a_sweep_is_no_replicas(found, html):
 def test_missing_results_of_a_sweep_say_what_makes_them(copy):
     shutil.rmtree(copy / "results/ddim_edits")
     (remark,) = collected(copy)["sweep", "ddim_edits"].remarks
-    store, run = copy / "forks/ddim_edits.zarr", copy / "trajectories/ddim.zarr"
+    store, run = copy / "sweeps/ddim_edits.zarr", copy / "trajectories/ddim.zarr"
     assert remark.endswith(f"run `traj analyze intervention,phases,redundancy {store} --baseline {run}`")
     page = write(copy, copy / "report", only=["interventions"]).read_text(encoding="utf-8")
     assert len(svgs(section(page, "interventions"))) == 2  # endings and schedules need no result
@@ -110,7 +110,7 @@ def test_numbers_equal_what_was_put_in(written, sweep):
 
 def test_no_edit_that_keeps_ssim_is_never(copy):
     run, always = copy / "trajectories/ddim.zarr", {JUMP: [0.1, 0.1, 0.95]}
-    analyse_sweep(make_sweep(copy / "forks/bad.zarr", run, always), run, copy / "results")
+    analyse_sweep(make_sweep(copy / "sweeps/bad.zarr", run, always), run, copy / "results")
     assert interventions.numbers(collected(copy)["sweep", "bad"])["jump_safe_from"] is None
 
 
@@ -135,7 +135,7 @@ def test_findings_follow_from_the_data(sweep, copy):
     assert "seen to be lower at 3 of 3" in here[2][1]
     run = copy / "trajectories/ddim.zarr"
     other = {SKIPS: SHARE[BLOCKS], BLOCKS: SHARE[SKIPS], ("blocks", 5, 0, 8, 2, -1): [0.9, 0.1, 0.0]}
-    analyse_sweep(make_sweep(copy / "forks/other.zarr", run, other), run, copy / "results")
+    analyse_sweep(make_sweep(copy / "sweeps/other.zarr", run, other), run, copy / "results")
     results = collected(copy)["sweep", "other"].results
     swapped = verdicts(findings.table(results["intervention"], results["phases"]))
     assert [swapped[row][0] for row in (0, 2, 3)] == ["seen in some", "not seen", "seen"]
@@ -231,10 +231,11 @@ def test_a_sweep_without_its_run_is_shown_without_it(copy):
 def test_runs_of_a_project_beside_are_shown_too_and_its_sweeps_are_not(copy):
     root = copy / "elsewhere"
     shutil.copytree(copy / "forks", root / "data/forks")
+    shutil.copytree(copy / "sweeps", root / "data/sweeps")
     shutil.copytree(copy / "results", root / "results")
     shutil.move(copy / "trajectories", root / "data")
     shutil.rmtree(copy / "results/ddim")
-    (copy / "forks/ddim_edits.zarr").rename(copy / "forks/mine.zarr")
+    (copy / "sweeps/ddim_edits.zarr").rename(copy / "sweeps/mine.zarr")
     (copy / "results/ddim_edits").rename(copy / "results/mine")
     page = write(copy, copy / "report", only=["runs", "interventions"], beside=root).read_text(encoding="utf-8")
     assert len(svgs(section(page, "interventions"))) == 3  # the schedule of the run too

@@ -82,7 +82,7 @@ def test_stores_of_ones_own_may_have_any_config_and_any_name(copy):
         analyse(run, copy / "results", ("ssim",))
     make_forks(copy / "forks/$x^$.zarr", copy / "trajectories/good.zarr")
     good = copy / "trajectories/good.zarr"
-    analyse_sweep(make_sweep(copy / "forks/_$x^$.zarr", good), good, copy / "results")
+    analyse_sweep(make_sweep(copy / "sweeps/_$x^$.zarr", good), good, copy / "results")
     html, _ = page(copy)
     assert "<b></span>" not in html
     assert "&lt;b&gt;" in section(html, "numbers")

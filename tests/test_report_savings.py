@@ -31,8 +31,8 @@ from tests.report_data import (
     write,
     write_times,
 )
+from traj import stores
 from traj.pipeline.report import edits, findings
-from traj.pipeline.report.collected import EDIT
 from traj.pipeline.report.sections import interventions, lengths, savings, shortcut
 
 pytestmark = pytest.mark.slow
@@ -57,10 +57,10 @@ def place(tmp_path_factory):
         "long": {"share": LENGTHS | PAUSES, "at": AT[:2]},
         "jumps": {"share": ALWAYS},
     }.items():
-        sweep = make_sweep(root / f"forks/{name}.zarr", run, **options)
+        sweep = make_sweep(root / f"sweeps/{name}.zarr", run, **options)
         analyse_sweep(sweep, run, root / "results")
-    write_times(root / "results/short/times.csv", root / "forks/short.zarr", [0.27])
-    write_times(root / "results/mixed/times.csv", root / "forks/mixed.zarr", np.arange(10) / 100 - 0.01)
+    write_times(root / "results/short/times.csv", root / "sweeps/short.zarr", [0.27])
+    write_times(root / "results/mixed/times.csv", root / "sweeps/mixed.zarr", np.arange(10) / 100 - 0.01)
     return root
 
 
@@ -98,7 +98,7 @@ def tried(found):
 
 def test_the_front_is_what_no_edit_of_any_sweep_of_the_run_beats(tried):
     removed, ssim = tried["multiply_adds_removed"].to_numpy(), tried["ssim_mean"].to_numpy()
-    edit = list(zip(*(tried[name].to_numpy().tolist() for name in EDIT), strict=True))
+    edit = list(zip(*(tried[name].to_numpy().tolist() for name in stores.EDIT), strict=True))
     expected = {
         edit[k]
         for k, (a, b) in enumerate(zip(removed, ssim, strict=True))
@@ -152,7 +152,7 @@ def test_times_that_fit_are_read_and_no_metric(found, written):
 
 def test_a_run_whose_edits_save_nothing_has_no_front(copy):
     run = make_run(copy / "trajectories/other.zarr", seed=1)
-    analyse_sweep(make_sweep(copy / "forks/skips.zarr", run, {SKIPS: SHARE[SKIPS]}), run, copy / "results")
+    analyse_sweep(make_sweep(copy / "sweeps/skips.zarr", run, {SKIPS: SHARE[SKIPS]}), run, copy / "results")
     page = write(copy, copy / "report", only=["interventions", "savings"]).read_text(encoding="utf-8")
     assert "skips</span></h3>" in section(page, "interventions")
     assert "ddim</span></h3>" in section(page, "savings")
@@ -162,7 +162,7 @@ def test_a_run_whose_edits_save_nothing_has_no_front(copy):
 @pytest.mark.parametrize("changes", [{"n": [4] * 10}, {"time_removed": ["fast"] * 10}, {"at": [30]}])
 def test_times_that_do_not_fit_are_left_out_and_said(changes, copy):
     times = copy / "results/mixed/times.csv"
-    write_times(times, copy / "forks/mixed.zarr", [0.1] * 10, **changes)
+    write_times(times, copy / "sweeps/mixed.zarr", [0.1] * 10, **changes)
     sweep = collected(copy)["sweep", "mixed"]
     assert sweep.time_removed is None
     (remark,) = sweep.remarks
@@ -311,7 +311,7 @@ def test_a_shortcut_without_its_run_has_no_montage(copy):
 
 def test_the_mapping_of_blocks_is_printed(copy):
     run, share = copy / "trajectories/ddim.zarr", {BLOCKS: SHARE[BLOCKS], ("blocks", 5, 0, 8, 2, -1): [0.1] * 3}
-    analyse_sweep(make_sweep(copy / "forks/cuts.zarr", run, share), run, copy / "results")
+    analyse_sweep(make_sweep(copy / "sweeps/cuts.zarr", run, share), run, copy / "results")
     page = write(copy, copy / "report", only=["interventions"]).read_text(encoding="utf-8")
     assert "Here nb = 2 is 1, nb = 8 is 2;" in part(page, "interventions", "cuts")
     assert "Here nb" not in part(page, "interventions", "jumps")
@@ -319,7 +319,7 @@ def test_the_mapping_of_blocks_is_printed(copy):
 
 def test_equal_cuts_are_not_compared(copy):
     run, same = copy / "trajectories/ddim.zarr", {BLOCKS: SHARE[BLOCKS], ("blocks", 5, 0, 3, 1, -1): SHARE[BLOCKS]}
-    analyse_sweep(make_sweep(copy / "forks/same.zarr", run, same), run, copy / "results")
+    analyse_sweep(make_sweep(copy / "sweeps/same.zarr", run, same), run, copy / "results")
     table = findings.table(collected(copy)["sweep", "same"].results["intervention"], None)
     assert "the later SSIM" not in table
 
@@ -327,7 +327,7 @@ def test_equal_cuts_are_not_compared(copy):
 def test_a_run_without_new_noise_is_compared_with_one_that_has_it(copy):
     run = make_run(copy / "trajectories/still.zarr", seed=1)
     share = {JUMP: [0.0, 0.0, 0.1], SKIPS: [0.9, 0.2, 0.1]}
-    analyse_sweep(make_sweep(copy / "forks/still.zarr", run, share, eta="0"), run, copy / "results")
+    analyse_sweep(make_sweep(copy / "sweeps/still.zarr", run, share, eta="0"), run, copy / "results")
     sweeps = {name: sweep.results["intervention"] for (kind, name), sweep in collected(copy).items() if kind == "sweep"}
     shown = findings.noise(sweeps)
     assert "With and without new noise: mixed and still" in shown

@@ -12,7 +12,7 @@ from tests.test_generate import make
 from traj.pipeline.making import times
 from traj.pipeline.process.cut import Cut
 
-HEAD = ["variant", "edit", "at", "n", "ns", "nb", "r", "time_removed"]
+HEAD = ["variant", "edit", "at", "ns", "nb", "n", "r", "time_removed"]
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,9 @@ def test_a_share_is_that_of_the_whole_runs_network_time(run, model, table, tmp_p
     assert rows(tmp_path / "new" / "times.csv") == [
         HEAD,
         ["0", "jump", "700", "0", "0", "0", "-1", "0.000000"],
-        ["1", "jump", "700", "5", "0", "0", "-1", "0.200000"],  # 4 evaluations of 20
-        ["2", "blocks", "500", "2", "0", "6", "3", "0.100000"],  # 4 of 20 take half
-        ["3", "skips", "50", "4", "2", "0", "-1", "-0.010000"],  # 2 of 20, as many as are left, take a tenth more
+        ["1", "jump", "700", "0", "0", "5", "-1", "0.200000"],  # 4 evaluations of 20
+        ["2", "blocks", "500", "0", "6", "2", "3", "0.100000"],  # 4 of 20 take half
+        ["3", "skips", "50", "2", "0", "4", "-1", "-0.010000"],  # 2 of 20, as many as are left, take a tenth more
     ]
 
 

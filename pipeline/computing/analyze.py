@@ -15,19 +15,13 @@ from traj import analysis, stores
 from traj.pipeline.computing import compiling
 from traj.pipeline.computing.engines import Engine
 from traj.pipeline.estimate import MARGIN_BYTES, peak_memory, size
-from traj.stores import InputError, MissingFile
+from traj.stores import KINDS, RESULTS, InputError, KindName, MissingFile
 from traj.stores.layout import read_root
 from traj.stores.places import local
 
-FOLDERS = {"trajectories": Path("data/trajectories"), "fork": Path("data/forks"), "readout": Path("data/readouts")}
-VERBS = {"trajectories": "traj generate", "fork": "traj fork", "readout": "traj readout"}
 STORE_OPTIONS = ("against", "readout", "baseline")
 """Options that are paths of other stores in quantities which open them themselves."""
 
-STORED_AS = {"sweep": "fork"}
-"""Kinds of stores that are saved as another kind."""
-
-RESULTS = Path("results")
 Options = Mapping[str, Any]
 
 
@@ -57,16 +51,16 @@ class Job:
                 )
 
 
-def kind_of(options: Mapping[str, Options]) -> str:
+def kind_of(options: Mapping[str, Options]) -> KindName:
     """Say which kind of store these quantities read with these options.
 
     Raises InputError where they read different kinds.
     """
-    kinds = {}
+    kinds: dict[str, KindName] = {}
     for name, chosen in options.items():
         quantity = analysis.load(name)
-        read = next((kind for option, kind in quantity.reads_with.items() if chosen.get(option)), quantity.reads)
-        kinds[name] = STORED_AS.get(read, read)
+        given = (kind for option, kind in quantity.reads_with.items() if chosen.get(option))
+        kinds[name] = next(given, quantity.reads)
     if len(set(kinds.values())) > 1:
         each = ", ".join(f"{name} reads {kind}" for name, kind in kinds.items())
         raise InputError(f"{', '.join(kinds)} cannot share a pass, they read different kinds of stores: {each}")
@@ -79,16 +73,16 @@ def stores_of(quantity: str) -> list[str]:
     return [*analysis.load(quantity).stores, *(name for name in STORE_OPTIONS if name in options)]
 
 
-def default_stores(kind: str) -> list[Path]:
+def default_stores(kind: KindName) -> list[Path]:
     """List every store of a kind under its folder, without those set aside.
 
     Raises MissingFile where there is none.
     """
-    found = sorted(path for path in FOLDERS[kind].glob("*.zarr") if ".stale-" not in path.name)
+    found = sorted(path for path in KINDS[kind].folder.glob("*.zarr") if ".stale-" not in path.name)
     if not found:
         raise MissingFile(
-            f"no store was given and there is none under {FOLDERS[kind]}; name one, or run `dvc repro` or "
-            f"`{VERBS[kind]}`"
+            f"no store was given and there is none under {KINDS[kind].folder}; name one, or run `dvc repro` or "
+            f"`{KINDS[kind].command}`"
         )
     return found
 
@@ -116,7 +110,7 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
         if here != kind:
             raise InputError(
                 f"{path} is a store of kind {here}; {', '.join(options)} needs one of kind {kind}, which "
-                f"`{VERBS[kind]}` makes"
+                f"`{KINDS[kind].command}` makes"
             )
         source = stores.identity(path)
         for quantity, chosen in options.items():
@@ -174,8 +168,11 @@ def run(store: Path, jobs: Sequence[Job], *, engine: Engine, say: Callable[[str]
     in the way.
     """
     ds = stores.open(store.absolute())
+    of = ds.attrs.get("of", ds.attrs["kind"])
     given = [job.opened() for job in jobs]
-    lazy = [analysis.load(job.quantity)(ds, **options) for job, options in zip(jobs, given, strict=True)]
+    lazy = [
+        analysis.load(job.quantity)(ds, **options).assign_attrs(of=of) for job, options in zip(jobs, given, strict=True)
+    ]
     pooled = sum(analysis.load(job.quantity).memory(ds, **options) for job, options in zip(jobs, given, strict=True))
     names = ", ".join(job.quantity for job in jobs)
     say(f"{names} of {store}: {engine.name}, memory {size(memory(ds, pooled, lazy, engine))}")

@@ -129,7 +129,7 @@ class Fork:
         return stores.create_forks(
             out,
             variant=variant,
-            derived=sweep.SAVED,
+            kind="sweep" if self.edits else "fork",
             replicas=self.replicas,
             timestep=timestep,
             signal=schedule.signal[timestep],

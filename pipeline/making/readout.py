@@ -102,6 +102,7 @@ class Reading:
                 coords["on"] = ("on", np.array(output.reads), "1", "variable that was read")
         return stores.create_readout(
             out,
+            of=self.ds.attrs["kind"],
             variables=variables,
             coords={**coords, **self.readout.coords},
             samples=self.ds.sizes["sample"],
@@ -265,8 +266,8 @@ def prepare(name: str, *, store: Path, device: str = "auto", tf32: bool = False,
     """
     where = choose_device(device)
     ds = stores.open(store)
-    if ds.attrs["kind"] not in ("trajectories", "fork"):
-        raise InputError(f"{store} holds a store of kind {ds.attrs['kind']}; expected trajectories or forks")
+    if "x_0" not in stores.KINDS[ds.attrs["kind"]].variables:
+        raise InputError(f"{store} holds a store of kind {ds.attrs['kind']}; expected trajectories, forks or a sweep")
     source = Source(store, ds, where)
     readout = readouts.load(name)(source, **options)
     check_count("batch", readout.batch)

@@ -18,14 +18,11 @@ from traj.pipeline.models.surgery import scaled_unet_blocks
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Denoiser, network_of
 from traj.pipeline.process.plan import Plan, Step
-from traj.stores import InputError
+from traj.stores import ONCE, SAVED, SHORTCUT, InputError
 
 EXAMPLE = "{edit: jump, n: 5, t_start: {every: 4}}"
 KEYS = {"jump": ("t_start", "n"), "skips": ("t_start", "n", "ns"), "blocks": ("t_start", "n", "nb"), "shortcut": ()}
 OPTIONAL = {"jump": (), "skips": ("r",), "blocks": ("r",), "shortcut": ()}
-NOT_AGAIN = -1
-SAVED = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
-"""Coordinates that follow from the edits."""
 MOST_STEPS = 1_000_000
 MOST_VARIANTS = 100_000
 MOST_VALUES = 1_000_000
@@ -36,7 +33,7 @@ class Family:
     """An edit, and the values of what it is made with; all their combinations are meant.
 
     "jump" goes n steps further; "skips" leaves the ``ns`` top-most skips out of n steps, "blocks" the ``nb`` lowest
-    of the source's 16 output blocks. ``r`` steps later the same is left out again; NOT_AGAIN for once only. "shortcut"
+    of the source's 16 output blocks. ``r`` steps later the same is left out again; ONCE for once only. "shortcut"
     has a schedule of its own, from the first timestep on.
     """
 
@@ -45,7 +42,7 @@ class Family:
     n: tuple[int, ...] = (0,)
     ns: tuple[int, ...] = (0,)
     nb: tuple[int, ...] = (0,)
-    r: tuple[int, ...] = (NOT_AGAIN,)
+    r: tuple[int, ...] = (ONCE,)
 
 
 def read(table: str, timesteps: Sequence[int]) -> list[Family]:
@@ -81,7 +78,9 @@ def variants(families: Sequence[Family], plan: Plan, denoiser: Denoiser) -> tupl
         When the plan does not visit a t_start, the network has no such parts, a jump is asked of another rule than
         ddim, or a shortcut of another number of steps than its own.
     """
-    network, plans, rows = network_of(denoiser), [], []
+    network = network_of(denoiser)
+    plans: list[Plan] = []
+    rows: list[dict[str, Any]] = []
     for family in families:
         for t_start, n, ns, nb, r in product(family.t_start, family.n, family.ns, family.nb, family.r):
             unet_blocks = scaled_unet_blocks(nb, network) if family.edit == "blocks" else 0
@@ -90,15 +89,14 @@ def variants(families: Sequence[Family], plan: Plan, denoiser: Denoiser) -> tupl
             match family.edit:
                 case "jump":
                     plans.append(left.jump(t_start, n))
-                case "shortcut":
+                case _ if family.edit == SHORTCUT:
                     plans.append(shortcut(left, network))
-                case _ if r == NOT_AGAIN:
+                case _ if r == ONCE:
                     plans.append(left.with_cut(cut, t_start, n))
                 case _:
                     plans.append(left.cut_relax_cut(cut, t_start, n, r))
-            rows.append((family.edit, n, ns, nb, unet_blocks, r))
-    names = ("edit", "n", "ns", "nb", "unet_blocks", "r")
-    edits = {name: list(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+            rows.append({"edit": family.edit, "n": n, "ns": ns, "nb": nb, "unet_blocks": unet_blocks, "r": r})
+    edits = {name: [row[name] for row in rows] for name in rows[0]}
     return plans, edits | _saved(plan, plans, network)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from traj.pipeline.making.sweep import cuts_of, removed
 from traj.pipeline.process.cut import Cut
 from traj.pipeline.process.device import inference, timed_call
+from traj.stores import EDIT
 from traj.stores.partials import write_file
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from traj.pipeline.making.fork import Fork
     from traj.pipeline.process.denoiser import Denoiser
 
-EDIT = ("edit", "at", "n", "ns", "nb", "r")
 ROUNDS = 5, 25
 """Calls that are timed under each cut, at least and at most."""
 SECONDS = 2.0
@@ -31,7 +31,7 @@ SECONDS = 2.0
 def write_times(forks: Fork, path: Path) -> None:
     """Time the network under each cut of a sweep's plans, and write what each variant saves of a run's network time.
 
-    A table in CSV: variant, edit, at, n, ns, nb, r, and ``time_removed``, the share of the time of all evaluations of
+    A table in CSV: variant, edit, at, ns, nb, n, r, and ``time_removed``, the share of the time of all evaluations of
     the run, from noise on, that the variant does not take; where it saves nothing it is 0 but for the scatter of the
     times, and may be negative. Calls have the largest batch of the forks.
 

@@ -7,12 +7,13 @@ from itertools import cycle
 from pathlib import Path
 
 from traj.analysis._drawing import MARKERS, colours
-from traj.pipeline.computing.analyze import FOLDERS, RESULTS
 from traj.pipeline.report import metrics, page
 from traj.pipeline.report.collected import KINDS, collect
 from traj.pipeline.report.contents import Material, Run
 from traj.pipeline.report.failures import Failed, attempt, warn
 from traj.pipeline.report.sections import SECTIONS
+from traj.stores import KINDS as STORES
+from traj.stores import RESULTS
 from traj.stores.partials import write_file
 from traj.stores.places import place, require_writable
 
@@ -23,9 +24,10 @@ def report(
     out: Path,
     *,
     results: Path = RESULTS,
-    trajectories: Path = FOLDERS["trajectories"],
-    forks: Path = FOLDERS["fork"],
-    readouts: Path = FOLDERS["readout"],
+    trajectories: Path = STORES["trajectories"].folder,
+    forks: Path = STORES["fork"].folder,
+    sweeps: Path = STORES["sweep"].folder,
+    readouts: Path = STORES["readout"].folder,
     models: Path = Path("models"),
     beside: Path | None = None,
     failed: Failed = warn,
@@ -40,7 +42,7 @@ def report(
     Raises MissingFile where there is no result at all.
     """
     require_writable(place(out, folder=True) / "index.html")
-    folders = {"trajectories": trajectories, "fork": forks, "readout": readouts}
+    folders = {"trajectories": trajectories, "fork": forks, "sweep": sweeps, "readout": readouts}
     runs = collect(results, folders, SECTIONS, beside, failed)
     numbers = {
         kind: {run.name: metrics.numbers(run, SECTIONS, failed) for run in runs if run.kind == kind} for kind in KINDS

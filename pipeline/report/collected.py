@@ -13,23 +13,15 @@ import numpy as np
 import xarray as xr
 
 from traj import analysis, stores
-from traj.pipeline.computing.analyze import FOLDERS, RESULTS, kind_of
+from traj.pipeline.computing.analyze import kind_of
 from traj.pipeline.report.contents import Kind, Run, Section
 from traj.pipeline.report.failures import Failed, attempt, printable, sentence, warn
-from traj.stores import MissingFile
+from traj.stores import EDIT, RESULTS, SAVED, MissingFile
 from traj.stores.layout import read_root
 
 KINDS: tuple[Kind, ...] = ("trajectories", "fork", "sweep")
-EDIT = ("edit", "at", "n", "ns", "nb", "r")
-"""What tells the edits of a sweep apart, in its stores, its results and the times measured of it."""
-
-SAVED = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
-"""What a sweep says that its edits leave out."""
-
 PAIRED = {("sweep", "ssim"), ("sweep", "psnr")}
 """Values of every sample that are compared with others of the same samples."""
-
-WORDS = {"trajectories": "trajectories", "fork": "forks", "readout": "logits"}
 
 
 def collect(
@@ -41,10 +33,10 @@ def collect(
 ) -> list[Run]:
     """Open every run and every fork store that is there or has results, in the order of their names.
 
-    folders are those of the kinds trajectories, fork (sweeps are among the forks) and readout; numbers in names are
-    read as numbers. Forks, sweeps and further readouts follow all runs. After the runs come those of the project in the
-    folder beside, but for names that are taken here; its forks and sweeps are left out. What is damaged is left out,
-    said in the run's remarks, and told to `failed`.
+    folders are those of the kinds trajectories, fork, sweep and readout; numbers in names are read as numbers. Forks,
+    sweeps and further readouts follow all runs. After the runs come those of the project in the folder beside, but for
+    names that are taken here; its forks and sweeps are left out. What is damaged is left out, said in the run's
+    remarks, and told to `failed`.
 
     Raises MissingFile where there is no result.
     """
@@ -62,7 +54,7 @@ def collect(
 
 def _project(root: Path, sections: Sequence[Section], found: dict[str, Run], failed: Failed) -> list[Run]:
     """Open the runs of a project by its root, no forks and no sweeps."""
-    folders = {kind: root / folder for kind, folder in FOLDERS.items()}
+    folders = {name: root / kind.folder for name, kind in stores.KINDS.items()}
     return _runs(root / RESULTS, folders, ("trajectories",), sections, found, failed)
 
 
@@ -75,12 +67,11 @@ def _runs(
     failed: Failed,
 ) -> list[Run]:
     """Open what is of some kinds in one project; found, by fingerprint, has what may be a parent, and grows."""
-    folders = {**folders, "sweep": folders["fork"]}
     by_name: dict[tuple[Kind, str], list[tuple[Path, xr.Dataset]]] = {
         (kind, path.name.removesuffix(".zarr")): []
         for kind in KINDS
         for path in folders[kind].glob("*.zarr")
-        if ".stale-" not in path.name and (kind == "trajectories" or _is_sweep(path) == (kind == "sweep"))
+        if ".stale-" not in path.name
     }
     damaged: dict[tuple[Kind, str], list[str]] = {}
     for file in sorted(results.glob("*/*.zarr")):
@@ -113,16 +104,9 @@ def _result(file: Path) -> xr.Dataset:
 
 
 def _kind(result: xr.Dataset) -> Kind:
-    """Say what a result is about: forks, where every variant has a start, or a sweep, where each is an edit."""
-    if "edit" in result.coords and result["edit"].dims == ("variant",):
-        return "sweep"
-    return "fork" if "at" in result.coords and result["at"].dims == ("variant",) else "trajectories"
-
-
-def _is_sweep(path: Path) -> bool:
-    """Say whether the variants of a fork store are edits of the process."""
-    store = _config(path).get("store")
-    return isinstance(store, dict) and "edit" in store.get("variant", {})
+    """Say what a result is of; what `traj analyze` did not save is taken for that of a run."""
+    of = result.attrs.get("of")
+    return of if of in KINDS else "trajectories"
 
 
 def _order(key: tuple[Kind, str], folders: Mapping[str, Path]) -> tuple[int, bool, list[tuple[int, str]]]:
@@ -201,9 +185,8 @@ def _with_pictures(path: Path, kind: Kind) -> xr.Dataset:
     stores of `traj fork`, besides what `stores.open` raises.
     """
     store = stores.open(path)
-    expected = "trajectories" if kind == "trajectories" else "fork"
-    if store.attrs["kind"] != expected:
-        raise stores.NotAStore(f"{path} is a store of kind {store.attrs['kind']}; expected one of kind {expected} here")
+    if store.attrs["kind"] != kind:
+        raise stores.NotAStore(f"{path} is a store of kind {store.attrs['kind']}; expected one of kind {kind} here")
     if kind != "trajectories" and not np.isin(store["at"], store["timestep"]).all():
         raise stores.NotAStore(
             f"{path} has forks that start where it has no timestep; expected `at` among its timesteps"
@@ -276,7 +259,7 @@ def _out_of_step(file: Path, result: xr.Dataset, folders: Mapping[str, Path]) ->
         return []
     if all(made_of.get(key) == there[key] for key in there):
         return []
-    return [f"{file} was computed from other {WORDS[kind]} than {path} holds now; analyse it again"]
+    return [f"{file} was computed from other {stores.KINDS[kind].contents} than {path} holds now; analyse it again"]
 
 
 def _missing(

@@ -10,7 +10,6 @@ import numpy as np
 import xarray as xr
 
 Kind = Literal["trajectories", "fork", "sweep"]
-"""A sweep is a fork store whose variants are edits of the process; other forks are replicas."""
 
 Numbers = dict[str, float | None]
 

@@ -13,18 +13,13 @@ from matplotlib.figure import Figure
 
 from traj.analysis._drawing import STYLE, WIDTH, beside, colours, displayed, legible, tiled
 from traj.pipeline.report.contents import Run
+from traj.stores import ONCE, SHORTCUT
 
 SAMPLES, STARTS, FAMILIES = 3, 8, 8
 """Most that is shown of each in a montage."""
 
 SHADES = {1: "#9d9d9d", 2: "#c9c9c9", 3: "#ebebeb"}
 """Of the phases of a process."""
-
-SHORTCUT = "shortcut"
-"""The name of that edit."""
-
-ONCE = -1
-"""The r of what is left out once only."""
 
 FEWEST = 3
 """Starts or lengths that make a curve."""

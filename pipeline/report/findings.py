@@ -14,6 +14,7 @@ from traj.analysis import _edits, _verdicts
 from traj.analysis._verdicts import CANNOT_TELL, NOT_SEEN, SEEN, WORDS, together
 from traj.pipeline.report import markup
 from traj.pipeline.report.edits import Family, families, is_shortcut, lines, over_starts
+from traj.stores import FAMILY
 
 SIMILAR = _verdicts.SIMILAR
 
@@ -83,7 +84,7 @@ def _phases(phases: xr.Dataset | None) -> tuple[str, str] | None:
     if phases is None:
         return None
     told, sequences = [], []
-    labels, of = _edits.groups(phases, _edits.FAMILY)
+    labels, of = _edits.groups(phases, FAMILY)
     for family in over_starts(phases):
         of_family = phases.isel(variant=family.variants)
         if (of_family["psnr_mean"] >= phases.attrs["cap"]).all():
