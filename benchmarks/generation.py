@@ -105,14 +105,15 @@ def _generation(
     torch.manual_seed(0)
     schedule = Schedule.from_config(SCHEDULER)
     model = UNet2DModel(**network).to(device)
+    denoiser = NetworkDenoiser(model, schedule, identity={"name": "random weights"}, autocast=autocast)
     return Generation(
-        denoiser=NetworkDenoiser(model, schedule, identity={"name": "random weights"}, autocast=autocast),
+        denoiser=denoiser,
+        conditions=denoiser.conditions({"labels": "none"}),
         plan=plan.ddpm(schedule, steps),
         device=torch.device(device),
         samples=samples,
         block=block,
         seed=0,
-        labels="none",
         every=1,
         dtype="float32",
         round_bits=None,
@@ -136,13 +137,15 @@ def without_storing(generation: Generation) -> None:
         for block in range(generation.layout.blocks):
             ids = range(block * generation.block, (block + 1) * generation.block)
             x_T = torch.from_numpy(source(Purpose.START, ids, 0)).to(device)
-            label = torch.from_numpy(generation.label(ids)).to(device)
             ahead = NoiseAhead(source, ids, noisy, pool)
+
+            def condition(times: int, ids: range = ids) -> Any:
+                return generation.conditions.of([*ids] * times, device)
 
             def noise(_: int, step: Step, ahead: NoiseAhead = ahead) -> torch.Tensor:
                 return torch.from_numpy(ahead(step.timestep)).to(device, non_blocking=True)
 
             (x_0,) = sampler.reverse(
-                denoiser, [generation.plan], label, start=lambda _, x_T=x_T: x_T, noise=noise, keep=lambda *_: None
+                denoiser, [generation.plan], condition, start=lambda _, x_T=x_T: x_T, noise=noise, keep=lambda *_: None
             )
             x_0.cpu()

@@ -95,7 +95,7 @@ def _run(denoiser: Any, steps: Plan, images: int) -> None:
         sampler.reverse(
             denoiser,
             [steps],
-            torch.full((images,), -1),
+            torch.full((images,), -1).repeat,
             start=lambda _: torch.randn(shape, generator=generator),
             noise=lambda *_: torch.randn(shape, generator=generator),
             keep=lambda *_: None,

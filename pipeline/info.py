@@ -53,8 +53,7 @@ def describe_model(name: str) -> str:
     denoiser = models.load(name)
     shape, dims = named(denoiser.shape, dims_of(denoiser))
     lines = [
-        f"{name}: {_event(shape, dims)}, "
-        + (f"{denoiser.num_classes} classes" if denoiser.num_classes else "no classes"),
+        f"{name}: {_event(shape, dims)}, {getattr(denoiser, 'num_classes', 0) or 'no'} classes",
         *_flat(
             "", {"model": denoiser.identity, "schedule": {**denoiser.schedule.identity, **denoiser.schedule.habits}}
         ),

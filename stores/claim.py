@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
 from traj.stores.errors import LockedStore, NotAStore, StaleStore, StoreError, naming
 from traj.stores.layout import (
+    Coord,
     Layout,
     canonical_json,
     fingerprint,
@@ -30,6 +30,8 @@ from traj.stores.manifest import digests_of, flag_file, is_finished
 from traj.stores.reader import arrays_of, require_metadata
 
 LOCK_PATIENCE_S = 20.0
+TOLD = ("label", "prompt")
+"""Coordinates that say what samples were made under; a store may have no prompts."""
 VERBS = {"absent": "make it", "short": "extend it", "stale": "set it aside", "fits": "go on with it", "torn": "mend it"}
 
 
@@ -38,7 +40,7 @@ def claim(
     kind: str,
     layout: Layout,
     config: Mapping[str, Any],
-    label: NDArray[Any],
+    told: Mapping[str, Coord],
     stale: str,
     wanted: Sequence[int],
     locks: BlockLocks,
@@ -51,9 +53,9 @@ def claim(
     deadline = time.monotonic() + LOCK_PATIENCE_S
     set_aside: Path | None = None
     while True:
-        state, stored = _compare(target, kind, layout, config, label)
+        state, stored = _compare(target, kind, layout, config, told)
         if state == "stale" and stale == "refuse":
-            raise StaleStore(_stale_message(target, config, label))
+            raise StaleStore(_stale_message(target, config, told))
         if state == "fits":
             now = layout.resized(stored)
             if all(is_finished(target, fingerprint(config), block, now.samples_in(block)) for block in wanted):
@@ -64,12 +66,12 @@ def claim(
                     "other blocks with --blocks"
                 )
             # Between the look and the lock, another process may have moved or extended the store.
-            again, stored = _compare(target, kind, layout, config, label)
+            again, stored = _compare(target, kind, layout, config, told)
             if again == "fits":
                 return set_aside, stored
             locks.keep_only([])
         elif locks.try_all():
-            again, stored = _compare(target, kind, layout, config, label)
+            again, stored = _compare(target, kind, layout, config, told)
             if again == state:
                 if state == "torn":
                     _shorten(target)
@@ -91,7 +93,7 @@ def claim(
 
 
 def _compare(
-    target: Path, kind: str, layout: Layout, config: Mapping[str, Any], label: NDArray[Any]
+    target: Path, kind: str, layout: Layout, config: Mapping[str, Any], told: Mapping[str, Coord]
 ) -> tuple[Literal["absent", "fits", "short", "stale", "torn"], int]:
     """Say how the store on disk stands to what is asked, and how many samples it has."""
     try:
@@ -107,25 +109,38 @@ def _compare(
     if attrs["kind"] != kind:
         raise NotAStore(f"{target} holds a store of kind {attrs['kind']}, not {kind}; choose another path")
     stored = int(root["consolidated_metadata"]["metadata"]["sample"]["shape"][0])
-    shared = min(stored, layout.samples)
-    if attrs["fingerprint"] != fingerprint(config) or not np.array_equal(
-        _stored_labels(target, stored)[:shared], label[:shared]
-    ):
+    if attrs["fingerprint"] != fingerprint(config) or _told_otherwise(target, root, told):
         return "stale", stored
     if stored < layout.samples:
         return "short", stored
     return ("torn" if any(_longer(target, root)) else "fits"), stored
 
 
-def _stored_labels(target: Path, samples: int) -> NDArray[np.int64]:
-    return np.asarray(zarr.open_array(target / "label", mode="r")[:samples])
+def _told_otherwise(target: Path, root: dict[str, Any], told: Mapping[str, Coord]) -> list[str]:
+    """Name the coordinates that say something else of the samples a store has than is asked for."""
+    arrays = arrays_of(root)
+
+    def stored(name: str) -> list[Any]:
+        samples: int = arrays["sample"]["shape"][0]
+        values: list[Any] = np.asarray(zarr.open_array(target / name, mode="r")[:samples]).tolist()
+        return values
+
+    there = {name: stored(name) for name in TOLD if name in arrays}
+    asked = {name: coord.values.tolist() for name, coord in told.items()}
+    return [
+        name
+        for name in TOLD
+        if (name in there) != (name in asked)
+        or any(old != new for old, new in zip(there.get(name, ()), asked.get(name, ()), strict=False))
+    ]
 
 
-def _stale_message(target: Path, config: Mapping[str, Any], label: NDArray[Any]) -> str:
-    stored = json.loads(read_root(target)["attributes"]["config"])
+def _stale_message(target: Path, config: Mapping[str, Any], told: Mapping[str, Coord]) -> str:
+    root = read_root(target)
+    stored = json.loads(root["attributes"]["config"])
     differing = sorted(_differences(stored, dict(config)))
     if not differing:
-        differing = ["label: other classes were asked for"]
+        differing = [f"{name}: another was asked for" for name in _told_otherwise(target, root, told)]
     return (
         f"{target} was made from other inputs:\n  " + "\n  ".join(differing) + "\n"
         "Choose another path, delete the store, or pass `--stale set-aside` to rename it and start afresh."

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from traj.stores import levels
 from traj.stores.blocks import BlockWriter, Variable, build_readout
-from traj.stores.claim import claim
+from traj.stores.claim import TOLD, claim
 from traj.stores.errors import InputError
 from traj.stores.events import USUAL, named
 from traj.stores.kinds import KINDS, SAVED, KindName
@@ -41,6 +41,7 @@ def create(
     model_time: ArrayLike | None = None,
     noise_sd: ArrayLike | None = None,
     label: ArrayLike | None = None,
+    prompt: ArrayLike | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     keepbits: int | None = None,
     log_variance: bool = False,
@@ -53,11 +54,11 @@ def create(
     """Open a trajectory store for writing: make it, resume it, or extend it.
 
     timestep is the descending list of stored timesteps; signal and noise_scale (x_t = signal x_0 + noise_scale eps),
-    step, model_time and noise_sd go along it, label along the samples (-1 for none). shape is that of one
-    event and dims name its axes; by default they go by its length: feature; channel, position; channel, y, x; channel,
-    frame, y, x. config names every input the numbers depend on: a store with another config is refused, or set aside.
-    keepbits rounds float32 mantissas to that many bits. blocks limits this writer to some blocks, so that several
-    processes can share a run.
+    step, model_time and noise_sd go along it. label (-1 for none) and, where there are texts, prompt go along the
+    samples. shape is that of one event and dims name its axes; by default they go by its length: feature; channel,
+    position; channel, y, x; channel, frame, y, x. config names every input the numbers depend on: a store with another
+    config, or with other labels or prompts, is refused, or set aside. keepbits rounds float32 mantissas to that many
+    bits. blocks limits this writer to some blocks, so that several processes can share a run.
 
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
     """
@@ -84,7 +85,7 @@ def create(
         states,
         along_timestep,
         {},
-        label,
+        _told(samples, label, prompt),
         {"keepbits": keepbits, "log_variance": log_variance},
         keepbits,
         config,
@@ -112,6 +113,7 @@ def create_forks(
     step: ArrayLike | None = None,
     model_time: ArrayLike | None = None,
     label: ArrayLike | None = None,
+    prompt: ArrayLike | None = None,
     dims: Sequence[str] | None = None,
     valid_range: tuple[float, float] = (-1.0, 1.0),
     environment: Mapping[str, Any] | None = None,
@@ -164,7 +166,7 @@ def create_forks(
         ("x_t", "pred_x0") if states else (),
         along_timestep,
         forks,
-        label,
+        _told(samples, label, prompt),
         {
             "variant": {name: values.tolist() for name, values in along_variant.items() if name not in SAVED},
             "replicas": replicas,
@@ -237,15 +239,14 @@ def create_readout(
         build_readout(at, layout, specs, coords=described, attrs=attrs)
 
     target = place(path)
+    told = {name: described[name] for name in TOLD if name in described}
 
     def writer(stored: int, wanted: Sequence[int], locks: BlockLocks, set_aside: Path | None) -> BlockWriter:
         return BlockWriter(
             target, layout.resized(stored), specs, wanted, locks, set_aside, attrs["fingerprint"], made_in
         )
 
-    return _claimed(
-        target, "readout", layout, {**config, "store": store}, described["label"], stale, blocks, build, writer
-    )
+    return _claimed(target, "readout", layout, {**config, "store": store}, told, stale, blocks, build, writer)
 
 
 def _open_states(
@@ -256,7 +257,7 @@ def _open_states(
     states: Sequence[str],
     along_timestep: Mapping[str, NDArray[Any]],
     along_lead: Mapping[str, Coord],
-    label: ArrayLike | None,
+    told: Mapping[str, Coord],
     choices: Mapping[str, Any],
     keepbits: int | None,
     config: Mapping[str, Any],
@@ -266,8 +267,6 @@ def _open_states(
     blocks: Iterable[int] | None,
 ) -> TrajectoryWriter:
     """Open a store of events, with or without the states on the way to them."""
-    numbers = np.arange(layout.samples, dtype="int64")
-    labels = Coord.known("label", "sample", _like(numbers, label, np.full(layout.samples, -1), "label"))
     store = {
         "block": layout.block,
         "shape": list(layout.shape),
@@ -285,8 +284,8 @@ def _open_states(
     coords = {
         **along_lead,
         **{n: Coord.known(n, "timestep", values, UNITS.get(n, "1")) for n, values in along_timestep.items()},
-        "sample": Coord.known("sample", "sample", numbers),
-        "label": labels,
+        "sample": Coord.known("sample", "sample", np.arange(layout.samples, dtype="int64")),
+        **told,
     }
     attrs = _attrs(kind, full_config)
     made_in = dict(environment or {})
@@ -299,7 +298,7 @@ def _open_states(
             path, layout.resized(stored), states, keepbits, wanted, locks, set_aside, attrs["fingerprint"], made_in
         )
 
-    return _claimed(path, kind, layout, full_config, labels, stale, blocks, build, writer)
+    return _claimed(path, kind, layout, full_config, told, stale, blocks, build, writer)
 
 
 def _claimed(
@@ -307,7 +306,7 @@ def _claimed(
     kind: KindName,
     layout: Layout,
     config: Mapping[str, Any],
-    label: Coord,
+    told: Mapping[str, Coord],
     stale: str,
     blocks: Iterable[int] | None,
     build: Callable[[Path], None],
@@ -317,11 +316,20 @@ def _claimed(
     wanted = _wanted(layout, blocks)
     locks = BlockLocks(path)
     try:
-        set_aside, stored = claim(path, kind, layout, config, label.values, stale, wanted, locks, build)
+        set_aside, stored = claim(path, kind, layout, config, told, stale, wanted, locks, build)
         return writer(stored, wanted, locks, set_aside)
     except BaseException:
         locks.close()
         raise
+
+
+def _told(samples: int, label: ArrayLike | None, prompt: ArrayLike | None) -> dict[str, Coord]:
+    """Describe the coordinates that say what samples were made under."""
+    numbers = np.arange(samples, dtype="int64")
+    told = {"label": _like(numbers, label, np.full(samples, -1), "label")}
+    if prompt is not None:
+        told["prompt"] = _like(numbers.astype(object), np.asarray(prompt, np.str_), None, "prompt")
+    return {name: Coord.known(name, "sample", values) for name, values in told.items()}
 
 
 def _wanted(layout: Layout, blocks: Iterable[int] | None) -> list[int]:

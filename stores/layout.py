@@ -52,6 +52,7 @@ LONG_NAMES = {
     "noise_sd": "standard deviation of the noise the sampler added after this state",
     "sample": "absolute sample number",
     "label": "class the sample was asked for, -1 for none",
+    "prompt": "text the sample was asked for",
     "variant": "number of the fork",
     "replica": "number of the repetition, each with noise of its own",
     "at": "timestep of the stored x_t a fork starts from",

@@ -49,7 +49,7 @@ def run(denoiser, plan, x_t, noise=None, label=NO_LABEL):
     (x_0,) = reverse(
         denoiser,
         [plan],
-        label,
+        label.repeat,
         start=lambda _: x_t,
         noise=lambda _, step: noise(step),
         keep=lambda _, k, *arrays: kept.append((k, *arrays)),

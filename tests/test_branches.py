@@ -30,7 +30,7 @@ def test_branches_run_side_by_side_as_each_runs_alone(plan):
         x_0 = reverse(
             denoiser,
             plans,
-            NO_LABEL,
+            NO_LABEL.repeat,
             start=lambda i: starts[i],
             noise=lambda i, step: noises[i](step),
             keep=lambda i, *what, kept=kept: kept[i].append(what),
@@ -61,7 +61,7 @@ def test_a_branch_is_started_when_it_is_due_and_calls_hold_no_more_than_asked():
     reverse(
         Recorder(0.0, 1.0),
         [plan.after(500), plan, plan.after(500), plan.after(250)],
-        torch.tensor([-1]),
+        torch.tensor([-1]).repeat,
         start=started,
         noise=lambda *_: torch.zeros(1),
         keep=lambda *_: None,

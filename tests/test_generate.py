@@ -139,11 +139,19 @@ def test_goldens_of_networks_say_when_numerics_must_be_raised(network, tmp_path)
         )
 
 
-def test_labels_are_a_function_of_the_sample_number():
-    generation = generate.prepare(model="mixture:-8,-4,6,8", labels="cycle")
-    assert generation.label(range(6, 10)).tolist() == [2, 3, 0, 1]
-    assert generate.prepare(model="mixture:-8,-4,6,8", labels="3").label([0, 5]).tolist() == [3, 3]
-    assert generate.prepare(model="gaussian:0,1").label([0, 5]).tolist() == [-1, -1]
+@pytest.mark.parametrize(
+    ("model", "labels", "of_6_to_9"),
+    [
+        ("mixture:-8,-4,6,8", "cycle", [2, 3, 0, 1]),
+        ("mixture:-8,-4,6,8", "3", [3] * 4),
+        ("gaussian:0,1", "none", [-1] * 4),
+    ],
+)
+def test_labels_are_a_function_of_the_sample_number(model, labels, of_6_to_9):
+    conditions = generate.prepare(model=model, labels=labels, device="cpu").conditions
+    assert conditions.asked == {"labels": labels}
+    assert conditions.visible(range(6, 10))["label"].tolist() == of_6_to_9
+    assert conditions.of([*range(6, 10), None], torch.device("cpu")).tolist() == [*of_6_to_9, -1]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.schedule import Schedule
 
 LABELS = torch.tensor([0, 3, 7])
+WITH_NULL = torch.tensor([0, 3, 7, -1, -1, -1])
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,17 @@ def test_both_predictions_are_put_together(network):
     with_label, without = denoiser(x_t, 500, LABELS), denoiser(x_t, 500, torch.full((3,), -1))
     c, d = denoiser.schedule.at(500)
     for w in (0.0, 0.5, 3.0):
-        prediction = guided(denoiser, w)(x_t, 500, LABELS)
+        prediction = guided(denoiser, w)(x_t, 500, WITH_NULL)
         torch.testing.assert_close(prediction.eps, without.eps + w * (with_label.eps - without.eps))
         torch.testing.assert_close(c * prediction.pred_x0 + d * prediction.eps, x_t, rtol=1e-5, atol=1e-5)
     assert guided(denoiser, 1) is denoiser
     assert not torch.allclose(with_label.eps, without.eps, atol=1e-3)
+
+
+def test_a_guided_condition_is_followed_by_as_many_null_ones(network):
+    conditions = guided(models.load(network), 2.0).conditions({"labels": "cycle"})
+    assert torch.equal(conditions.of([0, 3, 7], torch.device("cpu")), WITH_NULL)
+    assert conditions.visible([0, 3, 7])["label"].tolist() == LABELS.tolist()
 
 
 @torch.inference_mode()
@@ -57,7 +64,7 @@ def test_a_learned_variance_is_the_one_with_the_label():
     unet = random_unet(num_class_embeds=11, out_channels=2)
     denoiser = NetworkDenoiser(unet, schedule, identity={}, null_label=10)
     expected = denoiser(states(), 500, LABELS).variance_fraction
-    torch.testing.assert_close(guided(denoiser, 2.0)(states(), 500, LABELS).variance_fraction, expected)
+    torch.testing.assert_close(guided(denoiser, 2.0)(states(), 500, WITH_NULL).variance_fraction, expected)
 
 
 def test_runs_with_guidance_are_told_apart_and_plain_ones_are_as_before(network, tmp_path):
@@ -106,7 +113,7 @@ def test_guidance_that_cannot_be_is_refused(network, options, named):
 def test_a_model_without_a_null_label_is_refused():
     denoiser = NetworkDenoiser(random_unet(num_class_embeds=10), Schedule.from_config({}), identity={})
     with pytest.raises(ValueError, match="trained with labels only"):
-        guided(denoiser, 2.0)
+        guided(denoiser, 2.0).conditions({"labels": "cycle"})
 
 
 def test_exact_models_are_guided_too(tmp_path):

@@ -126,7 +126,7 @@ def test_branches_share_a_call_only_where_their_cuts_agree():
     x_0 = reverse(
         recorded,
         plans,
-        NO_LABEL,
+        NO_LABEL.repeat,
         start=lambda i: start(),
         noise=lambda i, step: noise(step),
         keep=lambda *_: None,

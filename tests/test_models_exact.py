@@ -102,7 +102,7 @@ def test_sampling_the_dataset_ends_on_training_points(build):
     (x_0,) = reverse(
         denoiser,
         [build(denoiser.schedule)],
-        label,
+        label.repeat,
         start=lambda _: states(),
         noise=lambda _, step: torch.randn((3, 1, 8, 8), generator=torch.Generator().manual_seed(step.timestep)),
         keep=lambda *_: None,

@@ -280,7 +280,7 @@ def test_kept_states_are_never_written_to_again():
     reverse(
         denoiser,
         [ddpm(LINEAR, 6)],
-        NO_LABEL,
+        NO_LABEL.repeat,
         start=lambda _: start(),
         noise=lambda _, step: noise(step),
         keep=keep,
@@ -310,7 +310,7 @@ def test_branches_of_heun_that_land_apart_are_each_corrected_where_they_land():
     denoiser, x_t = network(LINEAR), start()
     plans = [heun(LINEAR, [900, 600, 300]), heun(LINEAR, [900, 400]), heun(LINEAR, [900, 600])]
     together = reverse(
-        denoiser, plans, NO_LABEL, start=lambda _: x_t, noise=lambda *_: None, keep=lambda *_: None, together=3
+        denoiser, plans, NO_LABEL.repeat, start=lambda _: x_t, noise=lambda *_: None, keep=lambda *_: None, together=3
     )
     for plan, x_0 in zip(plans, together, strict=True):
         torch.testing.assert_close(x_0, run(denoiser, plan, x_t)[-1], rtol=1e-4, atol=1e-4)

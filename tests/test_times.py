@@ -46,7 +46,7 @@ def rows(path):
 
 def test_a_share_is_that_of_the_whole_runs_network_time(run, model, table, tmp_path, monkeypatch):
     seconds = {Cut(): 2.0, Cut(unet_blocks=2): 1.0, Cut(skips=2): 2.2}
-    monkeypatch.setattr(times, "timed_call", lambda denoiser, timestep, label, cut: seconds[cut])
+    monkeypatch.setattr(times, "timed_call", lambda *arguments: seconds[arguments[-1]])
     times.write_times(prepare(run, table=table, replicas=None, model=model), tmp_path / "new" / "times.csv")
     assert rows(tmp_path / "new" / "times.csv") == [
         HEAD,
@@ -60,29 +60,29 @@ def test_a_share_is_that_of_the_whole_runs_network_time(run, model, table, tmp_p
 def test_all_cuts_are_timed_in_turn_and_a_slow_moment_does_not_count(monkeypatch):
     cuts, calls = [Cut(), Cut(unet_blocks=1), Cut(skips=1)], []
 
-    def call(denoiser, timestep, label, cut):
-        calls.append((cut, timestep, len(label)))
+    def call(denoiser, x_t, timestep, condition, cut):
+        calls.append((cut, timestep, len(x_t), condition))
         return (1.0, 0.5, 2.0)[cuts.index(cut)] * (100 if len(calls) <= 6 else 1)
 
     monkeypatch.setattr(times, "timed_call", call)
     monkeypatch.setattr(times, "SECONDS", 0)
-    found = times.call_medians(None, cuts, 700, torch.zeros(8, dtype=torch.int64))
+    found = times.call_medians(None, cuts, torch.zeros(8, 1), 700, "a condition")
     assert found == dict(zip(cuts, (1.0, 0.5, 2.0), strict=True))
-    assert calls == [(cut, 700, 8) for cut in cuts] * 6
+    assert calls == [(cut, 700, 8, "a condition") for cut in cuts] * 6
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(1.0, 5), (0.06, 7), (0.0, 25)])
 def test_slow_networks_are_timed_a_few_times_only(seconds, count, monkeypatch):
     clock, calls = [0.0], []
 
-    def call(denoiser, timestep, label, cut):
+    def call(denoiser, x_t, timestep, condition, cut):
         calls.append(cut)
         clock[0] += seconds
         return seconds
 
     monkeypatch.setattr(times, "timed_call", call)
     monkeypatch.setattr(times.time, "perf_counter", lambda: clock[0])
-    times.call_medians(None, [Cut(unet_blocks=nb) for nb in range(5)], 700, torch.zeros(8, dtype=torch.int64))
+    times.call_medians(None, [Cut(unet_blocks=nb) for nb in range(5)], torch.zeros(8, 1), 700, None)
     assert len(calls) == 5 * (1 + count)
 
 

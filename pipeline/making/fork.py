@@ -20,10 +20,10 @@ from traj.pipeline.making import sweep
 from traj.pipeline.making.generate import NUMERICS
 from traj.pipeline.making.hostcopy import SLOTS, HostCopy
 from traj.pipeline.making.loop import make_blocks
-from traj.pipeline.making.parent import Parent, load_model
+from traj.pipeline.making.parent import Parent, conditions_of, load_model
 from traj.pipeline.parsing import check_count, is_whole, number
 from traj.pipeline.process import sampler
-from traj.pipeline.process.denoiser import Denoiser, dims_of
+from traj.pipeline.process.denoiser import Conditions, Denoiser, dims_of
 from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds, environment
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource
 from traj.pipeline.process.plan import Plan, Step
@@ -44,6 +44,7 @@ class Fork:
 
     parent: Parent
     denoiser: Denoiser
+    conditions: Conditions
     plan: Plan
     variants: tuple[Plan, ...]
     edits: Mapping[str, Sequence[Any]]
@@ -102,15 +103,17 @@ class Fork:
         """Branches per network call."""
         return max(1, self.batch // self.block)
 
-    @property
-    def trial_label(self) -> torch.Tensor:
-        """Labels of the largest batch that goes through the network, for trial evaluations."""
-        return self._label(0).repeat(min(self.together, len(self.plans)))
+    def trial(self) -> tuple[torch.Tensor, Any]:
+        """Make states and the condition of the largest batch that goes through the network, for trial evaluations."""
+        times = min(self.together, len(self.plans))
+        x_t = torch.zeros((times * self.block, *self.denoiser.shape), device=self.device)
+        return x_t, self._condition(0)(times)
 
     @cached_property
     def call_seconds(self) -> float:
         """How long a network call with the largest batch takes."""
-        return call_seconds(self.denoiser, self.plan.steps[0].timestep, self.trial_label, self.tf32)
+        x_t, condition = self.trial()
+        return call_seconds(self.denoiser, x_t, self.plan.steps[0].timestep, condition, self.tf32)
 
     def open(
         self,
@@ -136,7 +139,7 @@ class Fork:
             noise_scale=schedule.noise_scale[timestep],
             step=[self.parent.plan.timesteps.index(visited) for visited in self.timesteps],
             model_time=schedule.model_time[timestep],
-            label=self.parent.label[: self.samples],
+            **self.conditions.visible(range(self.samples)),
             shape=self.denoiser.shape,
             dims=dims_of(self.denoiser),
             samples=self.samples,
@@ -241,7 +244,7 @@ class Fork:
         x_0 = sampler.reverse(
             self.denoiser,
             plans,
-            self._label(block),
+            self._condition(block),
             start=start,
             noise=noise,
             keep=keep,
@@ -269,10 +272,12 @@ class Fork:
     def _rows(self, block: int) -> np.ndarray:
         """Say which of the parent's samples a block has; the last one is repeated to fill a short block."""
         ids = np.arange(block * self.block, (block + 1) * self.block)
-        return np.minimum(ids, len(self.parent.label) - 1)
+        return np.minimum(ids, self.parent.samples - 1)
 
-    def _label(self, block: int) -> torch.Tensor:
-        return torch.from_numpy(self.parent.label[self._rows(block)]).to(self.device)
+    def _condition(self, block: int) -> Callable[[int], Any]:
+        """Give what makes the condition of a block's samples, so many times in a row."""
+        rows = self._rows(block).tolist()
+        return lambda times: self.conditions.of(rows * times, self.device)
 
 
 def prepare(
@@ -299,13 +304,13 @@ def prepare(
     Raises InputError or MissingFile for what cannot be, StoreError for a parent that is none.
     """
     parent = Parent.open(store)
-    samples = len(parent.label) if samples is None else samples
+    samples = parent.samples if samples is None else samples
     block = parent.config["store"]["block"] if block is None else block
     replicas = (8 if table is None else 1) if replicas is None else replicas
     for name, count in (("replicas", replicas), ("samples", samples), ("block", block), ("batch", batch)):
         check_count(name, count)
-    if samples > len(parent.label):
-        raise InputError(f"samples {samples} was given, but {store} has {len(parent.label)}; generate more first")
+    if samples > parent.samples:
+        raise InputError(f"samples {samples} was given, but {store} has {parent.samples}; generate more first")
     if (table is None) == (not at):
         raise InputError("expected either timesteps to start from (--at) or a table of edits (--sweep)")
     if table is not None and (replicas > 1 or noise or eta):
@@ -326,11 +331,13 @@ def prepare(
         denoiser = load_model(parent, model, where)
         variants, edits = sweep.variants(families, parent.plan, denoiser)
         plan = parent.plan.after(max(variant.timesteps[0] for variant in variants))
+    conditions = conditions_of(parent, denoiser)
     for variant in variants:
         refuse_overfull(denoiser.schedule, variant.steps)
     return Fork(
         parent=parent,
         denoiser=denoiser,
+        conditions=conditions,
         plan=plan,
         variants=tuple(variants),
         edits=edits,

@@ -19,9 +19,9 @@ from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from traj.pipeline.making.hostcopy import SLOTS, HostCopy
 from traj.pipeline.making.loop import make_blocks
 from traj.pipeline.making.shortcut import shortcut
-from traj.pipeline.parsing import check_count, is_whole
+from traj.pipeline.parsing import check_count
 from traj.pipeline.process import plan, sampler
-from traj.pipeline.process.denoiser import Denoiser, dims_of, network_of
+from traj.pipeline.process.denoiser import Conditions, Denoiser, dims_of, network_of
 from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds, environment
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
@@ -44,7 +44,7 @@ class Generation:
     samples: int
     block: int
     seed: int
-    labels: str
+    conditions: Conditions
     every: int
     dtype: Literal["float32", "float16"]
     round_bits: int | None
@@ -67,7 +67,7 @@ class Generation:
             "schedule": self.denoiser.schedule.identity,
             "plan": self.plan.to_json(),
             "seed": self.seed,
-            "labels": self.labels,
+            "condition": dict(self.conditions.asked),
             "every": self.every,
             "autocast": self.autocast,
             **({} if self.guidance == 1 else {"guidance": self.guidance}),
@@ -100,8 +100,9 @@ class Generation:
     @cached_property
     def call_seconds(self) -> float:
         """How long a network call with a whole block takes."""
-        label = torch.from_numpy(self.label(range(self.block))).to(self.device)
-        return call_seconds(self.denoiser, self.plan.steps[0].timestep, label, self.tf32)
+        x_t = torch.zeros((self.block, *self.denoiser.shape), device=self.device)
+        condition = self.conditions.of(range(self.block), self.device)
+        return call_seconds(self.denoiser, x_t, self.plan.steps[0].timestep, condition, self.tf32)
 
     def open(
         self,
@@ -121,7 +122,7 @@ class Generation:
             step=self.kept,
             model_time=schedule.model_time[timestep],
             noise_sd=sampler.noise_sd(schedule, self.plan)[self.kept],
-            label=self.label(range(self.layout.samples)),
+            **self.conditions.visible(range(self.layout.samples)),
             shape=self.denoiser.shape,
             dims=dims_of(self.denoiser),
             samples=self.samples,
@@ -163,13 +164,6 @@ class Generation:
             store, self._block, self.device, tf32=self.tf32, steps=steps, images=self.block, of="samples", bar=bar
         )
 
-    def label(self, samples: Sequence[int]) -> np.ndarray:
-        """Give each absolute sample number its class: int64 (sample,), -1 for none."""
-        ids = np.asarray(samples, np.int64)
-        if self.labels == "none":
-            return np.full_like(ids, -1)
-        return ids % self.denoiser.num_classes if self.labels == "cycle" else np.full_like(ids, int(self.labels))
-
     def _block(self, block: int, host: HostCopy, pool: ThreadPoolExecutor, progress: tqdm) -> torch.Tensor:
         ids = range(block * self.block, (block + 1) * self.block)
         source = NoiseSource(self.seed, self.denoiser.shape)
@@ -188,8 +182,10 @@ class Generation:
                 host.put(block, position[k], [state for state in states if state is not None])
             progress.update()
 
-        label = torch.from_numpy(self.label(ids)).to(self.device)
-        (x_0,) = sampler.reverse(self.denoiser, [self.plan], label, start=lambda _: x_T, noise=noise, keep=keep)
+        def condition(times: int) -> Any:
+            return self.conditions.of([*ids] * times, self.device)
+
+        (x_0,) = sampler.reverse(self.denoiser, [self.plan], condition, start=lambda _: x_T, noise=noise, keep=keep)
         return x_0
 
 
@@ -231,10 +227,8 @@ def prepare(
         raise InputError(f"--round-bits {round_bits} was given with --dtype {dtype}; expected 1 to 22, with float32")
     where = choose_device(device)
     denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps)
-    if guidance != 1:
-        if labels == "none":
-            raise InputError(f"guidance {guidance:g} was given without labels; use --labels cycle, or one class")
-        denoiser = guided(denoiser, guidance)
+    denoiser = guided(denoiser, guidance)
+    conditions = denoiser.conditions({"labels": labels})
     if timesteps and steps is not None and not denoiser.schedule.is_grid:
         raise InputError(f"steps {steps} and timesteps by hand were given, expected one of them")
     chosen = choose_plan(denoiser, sampler_name, timesteps or steps, eta, variance, clip, eps, spacing)
@@ -247,7 +241,7 @@ def prepare(
         samples=samples,
         block=block,
         seed=seed,
-        labels=_labels(labels, denoiser, model),
+        conditions=conditions,
         every=every,
         dtype=dtype,
         round_bits=round_bits,
@@ -309,19 +303,3 @@ def _clip_at(denoiser: Denoiser) -> float:
             "leave out --clip"
         )
     return high
-
-
-def _labels(labels: str, denoiser: Denoiser, model: str) -> str:
-    """Check what classes are asked for; one class is written in one way."""
-    classes = denoiser.num_classes
-    if labels == "none":
-        if not denoiser.unconditional:
-            raise InputError(f"model {model} was trained with labels only; use --labels cycle, or one class")
-        return labels
-    if not classes:
-        raise InputError(f"labels {labels} were asked for, but model {model} has no classes; use --labels none")
-    if labels == "cycle":
-        return labels
-    if not (is_whole(labels) and int(labels) < classes):
-        raise InputError(f"labels {labels!r} was given, expected cycle, none or a class from 0 to {classes - 1}")
-    return str(int(labels))

@@ -15,7 +15,7 @@ import xarray as xr
 from traj import stores
 from traj.pipeline import models
 from traj.pipeline.process import tables
-from traj.pipeline.process.denoiser import Denoiser
+from traj.pipeline.process.denoiser import Conditions, Denoiser
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.plan import Plan
 from traj.stores import InputError
@@ -27,7 +27,8 @@ from traj.stores.manifest import read_manifest
 class Parent:
     """The run that is forked: its inputs, and what of it forks start from; ``timesteps`` are those stored.
 
-    ``model`` is the name its model was loaded by, None where that is not recorded.
+    ``model`` is the name its model was loaded by, None where that is not recorded. ``visible`` are the coordinates that
+    show what its samples were made under, label and perhaps prompt.
     """
 
     path: Path
@@ -36,21 +37,29 @@ class Parent:
     model: str | None
     plan: Plan
     timesteps: tuple[int, ...]
-    label: np.ndarray
+    visible: dict[str, np.ndarray]
 
     @classmethod
     def open(cls, path: Path) -> Parent:
         """Read all but the states of a trajectory store. Raises StoreError where it is none, or not whole."""
         ds = stores.open(path)
         attrs, config = ds.attrs, json.loads(ds.attrs["config"])
-        if attrs["kind"] != "trajectories" or not {"model", "schedule", "plan", "seed", "autocast"} <= set(config):
+        if attrs["kind"] != "trajectories" or not {"model", "schedule", "plan", "seed", "condition", "autocast"} <= set(
+            config
+        ):
             raise stores.NotAStore(
                 f"{path} holds {attrs['kind']} that `traj generate` did not make; a fork needs a run of its"
             )
         plan = Plan.from_json(config["plan"])
         timesteps = tuple(ds.timestep.values.tolist())
         model = read_manifest(path, 0).environment.get("model")
-        return cls(path, config, attrs["fingerprint"], model, plan, timesteps, ds.label.values)
+        visible = {name: ds[name].values for name in ("label", "prompt") if name in ds.coords}
+        return cls(path, config, attrs["fingerprint"], model, plan, timesteps, visible)
+
+    @property
+    def samples(self) -> int:
+        """How many samples the run has."""
+        return len(self.visible["label"])
 
     @property
     def rounding(self) -> str | None:
@@ -121,3 +130,19 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
             "give that one with --model"
         )
     return guided(denoiser, parent.config.get("guidance", 1))
+
+
+def conditions_of(parent: Parent, denoiser: Denoiser) -> Conditions:
+    """Have the model read what the parent's samples were made under.
+
+    Raises InputError where it makes something else of it now, as a function of one's own may.
+    """
+    conditions = denoiser.conditions(parent.config["condition"])
+    now = conditions.visible(range(parent.samples))
+    for name in now.keys() | parent.visible.keys():
+        if not np.array_equal(now.get(name, ()), parent.visible.get(name, ())):
+            raise InputError(
+                f"model {denoiser.name} gives samples of {parent.path} another {name} than they were made with; give "
+                "that one with --model"
+            )
+    return conditions

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from traj.pipeline.making.sweep import cuts_of, removed
 from traj.pipeline.process.cut import Cut
@@ -39,7 +39,9 @@ def write_times(forks: Fork, path: Path) -> None:
     """
     whole = forks.parent.plan
     with inference(forks.tf32):
-        seconds = call_medians(forks.denoiser, cuts_of([whole, *forks.variants]), whole.timesteps[0], forks.trial_label)
+        x_t, condition = forks.trial()
+        cuts = cuts_of([whole, *forks.variants])
+        seconds = call_medians(forks.denoiser, cuts, x_t, whole.timesteps[0], condition)
     columns = {"at": forks.at, **forks.edits}
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -50,15 +52,17 @@ def write_times(forks: Fork, path: Path) -> None:
     write_file(path, text.getvalue())
 
 
-def call_medians(denoiser: Denoiser, cuts: Sequence[Cut], timestep: int, label: torch.Tensor) -> dict[Cut, float]:
-    """Time network calls with a batch of this many labels: the median seconds under each cut.
+def call_medians(
+    denoiser: Denoiser, cuts: Sequence[Cut], x_t: torch.Tensor, timestep: int, condition: Any
+) -> dict[Cut, float]:
+    """Time network calls with these states: the median seconds under each cut.
 
     Rounds go through all cuts in turn, so that what else the machine does meets all of them alike.
     """
     least, most = ROUNDS
 
     def timed() -> dict[Cut, float]:
-        return {cut: timed_call(denoiser, timestep, label, cut) for cut in cuts}
+        return {cut: timed_call(denoiser, x_t, timestep, condition, cut) for cut in cuts}
 
     timed()  # warms up
     found: list[dict[Cut, float]] = []

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from traj.pipeline.models import surgery
+from traj.pipeline.models.labels import Labels, check_label
 from traj.pipeline.parsing import number, whole
 from traj.pipeline.process import tables
 from traj.pipeline.process.cut import WHOLE, Cut
-from traj.pipeline.process.denoiser import Prediction, check_label
+from traj.pipeline.process.denoiser import Prediction
 from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
 from traj.stores.events import USUAL
@@ -69,6 +71,10 @@ class GaussianDenoiser:
         self.name = f"gaussian:{mean!r},{variance!r},{'x'.join(map(str, shape))}"
         self.identity = {"name": "gaussian", "mean": mean, "variance": variance, "shape": list(shape)}
 
+    def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Labels:
+        """Read which labels samples are to have."""
+        return Labels(self, asked, null)
+
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
         """Predict from states (sample, *event) of one timestep; the label (sample,) must be -1, nothing cut."""
         surgery.check(self, cut)
@@ -107,6 +113,10 @@ class PointsDenoiser:
         self.valid_range = valid_range
         self.identity = identity
         self.name = name
+
+    def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Labels:
+        """Read which labels samples are to have."""
+        return Labels(self, asked, null)
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
         """Predict from states (sample, *event) of one timestep; label (sample,), -1 unconditional; uncut."""

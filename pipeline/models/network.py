@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from traj.pipeline.models import surgery
+from traj.pipeline.models.labels import Labels, check_label
 from traj.pipeline.process.cut import WHOLE, Cut
-from traj.pipeline.process.denoiser import Prediction, check_label, model_time, predicted
+from traj.pipeline.process.denoiser import Prediction, model_time, predicted
 from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
 
@@ -66,6 +67,10 @@ class NetworkDenoiser:
             raise InputError(f"null_label is {null_label}; expected the last of {embeddings} class embeddings")
         self.num_classes = embeddings if null_label is None else embeddings - 1
         self.unconditional = self.num_classes == 0 or null_label is not None
+
+    def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Labels:
+        """Read which labels samples are to have."""
+        return Labels(self, asked, null)
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
         """Predict from states (sample, channel, y, x) of one timestep; condition is a label (sample,), -1 for none.

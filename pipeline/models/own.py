@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -18,14 +18,15 @@ import torch
 from torch import nn
 
 from traj.pipeline.models import surgery
+from traj.pipeline.models.labels import Labels, check_label
 from traj.pipeline.process.cut import WHOLE, Cut
-from traj.pipeline.process.denoiser import Denoiser, Prediction, check_label, predicted
+from traj.pipeline.process.denoiser import Conditions, Denoiser, Prediction, predicted
 from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError, MissingFile
 from traj.stores.events import named
 
 ENTRY_POINTS = "traj.models"
-_DENOISER = ("schedule", "shape", "num_classes", "unconditional", "valid_range", "identity")  # and its name, added here
+_DENOISER = ("schedule", "shape", "valid_range", "identity", "conditions")  # and its name, added here
 
 
 class OwnDenoiser:
@@ -41,6 +42,8 @@ class OwnDenoiser:
         whole_times: bool,
         num_classes: int,
         null_label: int | None,
+        condition: Callable[[list[int | None]], Any] | None,
+        prompt: Callable[[int], str] | None,
         valid_range: tuple[float, float],
         identity: dict[str, Any],
     ) -> None:
@@ -48,24 +51,61 @@ class OwnDenoiser:
         self.shape, self.dims = named(shape, dims)
         self.num_classes, self.null_label = num_classes, null_label
         self.unconditional = num_classes == 0 or null_label is not None
+        self.condition, self.prompt = condition, prompt
         self.name, self.valid_range, self.identity = "own", valid_range, identity
         self.autocast = False
         self._times = torch.int64 if whole_times else torch.float32
 
-    def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
-        """Predict from states (sample, *event) of one timestep; condition is a label (sample,), -1 for none.
+    def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Conditions:
+        """Read which labels samples are to have, or make their conditions in one's own way."""
+        if self.condition is None:
+            return Labels(self, asked, null)
+        if asked["labels"] != "none":
+            raise InputError(
+                f"labels {asked['labels']} were asked for, but model {self.name} has conditions of its own; use "
+                "--labels none"
+            )
+        return OwnConditions(self.condition, self.prompt)
+
+    def __call__(self, x_t: torch.Tensor, timestep: int, condition: Any, cut: Cut = WHOLE) -> Prediction:
+        """Predict from states (sample, *event) of one timestep; condition is a label (sample,), or one's own.
 
         InputError where parts of a U-Net are cut, a label is unknown, or the network answers in another shape.
         """
         surgery.check(self, cut)
-        check_label(condition, self.num_classes, self.unconditional)
         time = torch.full((len(x_t),), self.schedule.model_time[timestep].item(), dtype=self._times, device=x_t.device)
-        labels = [condition.where(condition >= 0, self.null_label or 0)] if self.num_classes else []
         with torch.autocast(x_t.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            output = self.network(x_t, time, *labels)
+            output = self.network(x_t, time, *self._told(condition))
         if output.shape != x_t.shape:
             raise InputError(f"the network answers in shape {tuple(output.shape)} to states of {tuple(x_t.shape)}")
         return predicted(self.schedule, timestep, x_t, output.to(x_t.dtype))
+
+    def _told(self, condition: Any) -> list[Any]:
+        """List what the network is given beside the state and the time."""
+        if self.condition is not None:
+            return [condition]
+        check_label(condition, self.num_classes, self.unconditional)
+        return [condition.where(condition >= 0, self.null_label or 0)] if self.num_classes else []
+
+
+class OwnConditions:
+    """Conditions that a function of one's own makes of the numbers of samples."""
+
+    def __init__(self, make: Callable[[list[int | None]], Any], prompt: Callable[[int], str] | None) -> None:
+        self._make, self._prompt = make, prompt
+        self.asked = {"labels": "none"}
+
+    def of(self, samples: Sequence[int | None], device: torch.device) -> Any:
+        """Make the condition of a batch, on a device where it can be moved."""
+        condition = self._make(list(samples))
+        return condition.to(device) if hasattr(condition, "to") else condition
+
+    def visible(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
+        """Give the coordinates label, -1, and prompt, where there are prompts."""
+        label = {"label": np.full(len(samples), -1, np.int64)}
+        if self._prompt is None:
+            return label
+        return {**label, "prompt": np.array([self._prompt(k) for k in samples], object)}
 
 
 def wrap(
@@ -77,11 +117,13 @@ def wrap(
     time: Literal["model_time", "index", "sigma"] = "model_time",
     num_classes: int = 0,
     null_label: int | None = None,
+    condition: Callable[[list[int | None]], Any] | None = None,
+    prompt: Callable[[int], str] | None = None,
     dims: Sequence[str] | None = None,
     valid_range: tuple[float, float] = (-1.0, 1.0),
     weights: Iterable[str | os.PathLike[str]] = (),
 ) -> OwnDenoiser:
-    """Make a denoiser of any callable network(x_t, time) or, with classes, network(x_t, time, label).
+    """Make a denoiser of any callable network(x_t, time), network(x_t, time, label) or network(x_t, time, condition).
 
     x_t is float32 (sample, *shape), time (sample,): the schedule's model time (sigma on EDM's grid, t from 1 to 0 on
     that of a flow), the timestep's index, or sigma = noise_scale / signal. label is int64 (sample,), null_label for
@@ -90,15 +132,26 @@ def wrap(
     channel, position; channel, y, x; or channel, frame, y, x. ``weights`` are the files whose content the fingerprint
     covers.
 
+    A network that knows classes has ``num_classes`` of them. One that knows anything else gets what ``condition``
+    makes of the numbers of a batch's samples, such as embeddings of texts: whatever it is, it is moved to the device
+    where it has ``to``, and handed over. A number is None where --guidance asks for the null condition. ``prompt``
+    gives the text of a sample, which the store keeps. Both must say the same of a number whenever they are asked: a run
+    is resumed, extended and forked by them.
+
     Raises
     ------
     InputError
-        When the schedule does not go with what is predicted, null_label is one of the classes, or dims do not fit.
+        When the schedule does not go with what is predicted, null_label is one of the classes, there are both classes
+        and conditions, prompts without conditions, or dims do not fit.
     MissingFile
         When a file of weights is not there.
     """
     if null_label is not None and 0 <= null_label < num_classes:
         raise InputError(f"null_label {null_label} is one of the {num_classes} classes; expected a number of its own")
+    if condition is not None and num_classes:
+        raise InputError(f"{num_classes} classes and a condition of one's own were given, expected one of them")
+    if prompt is not None and condition is None:
+        raise InputError("prompt was given without condition; expected what the network is to make of it")
     times = {"model_time": schedule.model_time, "index": np.arange(schedule.T), "sigma": schedule.sigma}
     if time not in times:
         raise InputError(f"time {time!r}; expected one of {', '.join(times)}")
@@ -117,6 +170,8 @@ def wrap(
         whole_times=time == "index",
         num_classes=num_classes,
         null_label=null_label,
+        condition=condition,
+        prompt=prompt,
         valid_range=valid_range,
         identity={"time": time, "null_label": null_label, "weights": [_sha256(Path(file)) for file in weights]},
     )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.schedule import Schedule
-from traj.stores import InputError
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,23 @@ class Prediction:
     variance_fraction: torch.Tensor | None = None
 
 
-class Condition(Protocol):
-    """What a denoiser is to know of some samples, a class or a text: the sampling loop only repeats it."""
+class Conditions(Protocol):
+    """What each sample is made under, such as a class or a text: made by a model, of the numbers of samples."""
 
-    def repeat(self, times: int, /) -> Self:
-        """Give the condition of the same samples so many times in a row."""
+    @property
+    def asked(self) -> Mapping[str, Any]:
+        """What was asked for, JSON values that a store's fingerprint covers."""
+        ...
+
+    def of(self, samples: Sequence[int | None], device: torch.device) -> Any:
+        """Make the condition of a batch of samples, with the null condition for None.
+
+        The model alone looks into it.
+        """
+        ...
+
+    def visible(self, samples: Sequence[int]) -> Mapping[str, np.ndarray]:
+        """Give what of it a store shows: label (sample,) int64, -1 for none, and of texts prompt (sample,)."""
         ...
 
 
@@ -36,8 +49,8 @@ class Denoiser(Protocol):
     """Whatever predicts x_0 from x_t: a network or a closed form.
 
     ``shape`` is that of an event, (channel, y, x) for images; ``dims``, where a denoiser has them, name its axes, else
-    they go by how many there are. ``num_classes`` is 0 for models without labels; ``unconditional`` says whether it
-    does without one. ``valid_range`` bounds x_0: of a network the range its scheduler clips at, else [-1, 1].
+    they go by how many there are. ``valid_range`` bounds x_0: of a network the range its scheduler clips at, else
+    [-1, 1].
     ``identity`` holds the JSON values that define the model's numbers, for a store's fingerprint; ``name`` loads the
     model again where it still lies in its place.
     """
@@ -45,16 +58,20 @@ class Denoiser(Protocol):
     name: str
     schedule: Schedule
     shape: tuple[int, ...]
-    num_classes: int
-    unconditional: bool
     valid_range: tuple[float, float]
     identity: dict[str, Any]
 
-    def __call__(self, x_t: torch.Tensor, timestep: int, condition: Any, cut: Cut = WHOLE) -> Prediction:
-        """Predict from states (sample, *event) of one timestep.
+    def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Conditions:
+        """Read what samples are to be made under, such as {"labels": "cycle"}; ``null`` says that None will be asked.
 
-        The condition of every model here is a label (sample,), -1 for none. ``cut`` says what of the U-Net is left
-        out; InputError where there is no such part.
+        Raises InputError for what the model cannot be told.
+        """
+        ...
+
+    def __call__(self, x_t: torch.Tensor, timestep: int, condition: Any, cut: Cut = WHOLE) -> Prediction:
+        """Predict from states (sample, *event) of one timestep under what its conditions made of as many samples.
+
+        ``cut`` says what of the U-Net is left out; InputError where there is no such part.
         """
         ...
 
@@ -67,27 +84,6 @@ def network_of(denoiser: Denoiser) -> Any:
 def dims_of(denoiser: Denoiser) -> tuple[str, ...] | None:
     """Give the names a denoiser has for the axes of its events; None for those that are usual."""
     return getattr(denoiser, "dims", None)
-
-
-def check_label(label: torch.Tensor, num_classes: int, unconditional: bool = True) -> None:
-    """Refuse labels a model doesn't have.
-
-    Raises
-    ------
-    InputError
-        When a label lies outside 0..num_classes-1 and isn't -1, or is -1 where the model needs a class.
-    """
-    lowest, highest = (int(bound) for bound in torch.aminmax(label))
-    if highest >= num_classes:
-        known = f"expected 0 to {num_classes - 1}" if num_classes else "the model has no classes; use labels none"
-        raise InputError(f"label {highest}: {known}")
-    if lowest < -1:
-        raise InputError(f"label {lowest}: expected -1 (none) or a class")
-    if lowest == -1 and not unconditional:
-        raise InputError(
-            f"label -1 (none), but this model was trained with labels only; expected 0 to {num_classes - 1}, or "
-            "a null_label in the model folder's traj.json"
-        )
 
 
 def predicted(

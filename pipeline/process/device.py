@@ -87,12 +87,12 @@ def inference(tf32: bool = False) -> Iterator[None]:
             setattr(backend, name, value)
 
 
-def call_seconds(denoiser: Denoiser, timestep: int, label: torch.Tensor, tf32: bool) -> float:
-    """Time a network call with a batch of this many labels: the median of a few, or the first if it takes long."""
+def call_seconds(denoiser: Denoiser, x_t: torch.Tensor, timestep: int, condition: Any, tf32: bool) -> float:
+    """Time a call of a denoiser, in seconds: the median of a few, or the first if it takes long."""
     with inference(tf32):
-        seconds = timed_call(denoiser, timestep, label)
+        seconds = timed_call(denoiser, x_t, timestep, condition)
         # the first one also warms up
-        return seconds if seconds >= 1 else median(timed_call(denoiser, timestep, label) for _ in range(3))
+        return seconds if seconds >= 1 else median(timed_call(denoiser, x_t, timestep, condition) for _ in range(3))
 
 
 def draw_seconds(source: NoiseSource, samples: Sequence[int]) -> float:
@@ -106,9 +106,8 @@ def draw_seconds(source: NoiseSource, samples: Sequence[int]) -> float:
     return median(timed_draw() for _ in range(3))
 
 
-def timed_call(denoiser: Denoiser, timestep: int, label: torch.Tensor, cut: Cut = WHOLE) -> float:
-    """Time one network call with a batch of this many labels under a cut, in seconds."""
-    x_t = torch.zeros((len(label), *denoiser.shape), device=label.device)
+def timed_call(denoiser: Denoiser, x_t: torch.Tensor, timestep: int, condition: Any, cut: Cut = WHOLE) -> float:
+    """Time one call of a denoiser under a cut, in seconds."""
     begun = time.perf_counter()
-    denoiser(x_t, timestep, label, cut).pred_x0[-1].cpu()  # waits for the device
+    denoiser(x_t, timestep, condition, cut).pred_x0[-1].cpu()  # waits for the device
     return time.perf_counter() - begun

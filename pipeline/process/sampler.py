@@ -7,12 +7,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import groupby, repeat
+from typing import Any
 
 import numpy as np
 import torch
 
 from traj.pipeline.process.cut import Cut
-from traj.pipeline.process.denoiser import Condition, Denoiser, Prediction
+from traj.pipeline.process.denoiser import Denoiser, Prediction
 from traj.pipeline.process.plan import Plan, Step
 from traj.pipeline.process.schedule import Schedule
 from traj.pipeline.process.variance import ddim_sd, ends, fixed_sd, large, refuse_overfull, small
@@ -28,7 +29,7 @@ Seen = tuple[torch.Tensor, Prediction]
 def reverse(
     denoiser: Denoiser,
     plans: Sequence[Plan],
-    condition: Condition,
+    condition: Callable[[int], Any],
     *,
     start: Start,
     noise: Noise,
@@ -37,7 +38,7 @@ def reverse(
 ) -> list[torch.Tensor]:
     """Run branches of the same samples, one plan each, from their first timesteps down to x_0.
 
-    ``condition`` is what the denoiser is to know of the samples, the same for every branch; the loop does not look
+    ``condition`` makes what the denoiser is to know of the samples, so many times in a row; the loop does not look
     into it. ``start`` gives the state of a branch, (sample, *event), when its first timestep is due. ``noise``
     gives the standard normal noise of a branch's step, asked for only where some is added. ``keep`` gets the branch,
     its step's position, the state the network was given, its raw pred_x0 and, for learned variances, the log variance;
@@ -48,7 +49,7 @@ def reverse(
     """
     for plan in plans:
         refuse_overfull(denoiser.schedule, plan.steps)
-    condition_of = cache(condition.repeat)  # a condition is checked once, and that waits for the device
+    condition_of = cache(condition)  # making one may take a text encoder, and a model checks each but once
     states: dict[int, torch.Tensor] = {}
 
     def evaluate(branches: Sequence[int], timestep: int, cut: Cut) -> Iterator[Prediction]:

@@ -48,7 +48,7 @@ def _runs(material: Material) -> str:
                 markup.named(run.name, material.colours),
                 escape(model_name(run)) if config else "–",
                 escape(sampler_name(config)),
-                escape(str(config.get("labels", "–"))),
+                escape(str(config.get("condition", {}).get("labels", "–"))),
                 markup.count(steps),
                 markup.count(samples),
                 markup.count(steps and samples and (steps + second_evaluations(config)) * samples),
