@@ -33,7 +33,8 @@ def test_shards_of_ordinary_states_are_told_apart_on_opening(tmp_path):
 def make_run(path, seed=0):
     """A run whose shards are all of one size, so that only what is in them can tell them apart."""
     rng = np.random.default_rng(seed)
-    with runs.create(path, 8, seed=seed, dtype="float16", timesteps=TIMESTEPS[:6]) as store:
+    prompt = [f"a drawing of {k}" for k in range(8)]
+    with runs.create(path, 8, seed=seed, dtype="float16", timesteps=TIMESTEPS[:6], prompt=prompt) as store:
         for block in store.pending:
             for step in range(6):
                 noise = rng.integers(0, 0x7C00, (2, 4, *runs.SHAPE)).astype(np.uint16).view(np.float16)
@@ -83,6 +84,10 @@ def labels_rewritten(path, _):
     zarr.open_array(path / "label", mode="r+")[:] = np.arange(8)
 
 
+def prompts_rewritten(path, _):
+    zarr.open_array(path / "prompt", mode="r+")[2:3] = "a photograph of 2"
+
+
 def a_folder(path, _):
     (path / "pred_x0" / "c.1.0.0.0.0").unlink()
     (path / "pred_x0" / "c.1.0.0.0.0").mkdir()
@@ -110,6 +115,8 @@ RUN = {
     "a whole block of another seed": a_block_of_another_run,
     "two manifests": swapped("manifest/c/0", "manifest/c/1"),
     "labels with a right checksum": labels_rewritten,
+    "prompts with a right checksum": prompts_rewritten,
+    "label and prompt": swapped("label/c/0", "prompt/c/0"),
     "a folder": a_folder,
 }
 CHEAP = [name for name in RUN if "shard" not in name and "with their metadata" not in name]

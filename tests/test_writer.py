@@ -128,6 +128,19 @@ def test_extending_equals_asking_for_more_at_once(tmp_path, few, many):
     assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr", many))
 
 
+@pytest.mark.parametrize(("few", "many"), [(8, 16), (6, 7)])
+def test_prompts_grow_with_a_run(tmp_path, few, many):
+    prompts = [f"picture {k}, {'very ' * k}large" for k in range(many)]
+    runs.make(tmp_path / "run.zarr", few, prompt=prompts[:few])
+    runs.make(tmp_path / "run.zarr", many, prompt=prompts)
+    assert runs.digest(tmp_path / "run.zarr") == runs.digest(
+        runs.make(tmp_path / "straight.zarr", many, prompt=prompts)
+    )
+    prompt = stores.open(tmp_path / "run.zarr").prompt
+    assert (prompt.dims, prompt.values.tolist()) == (("sample",), prompts)
+    assert stores.verify(tmp_path / "run.zarr", deep=True) == []
+
+
 def test_asking_for_fewer_changes_nothing(tmp_path):
     before = runs.digest(runs.make(tmp_path / "run.zarr", 16))
     assert runs.digest(runs.make(tmp_path / "run.zarr", 5)) == before
@@ -162,6 +175,19 @@ def test_other_labels_are_another_run(tmp_path):
     runs.make(tmp_path / "run.zarr", 12, label=np.arange(12) % 2)
     with pytest.raises(stores.StaleStore, match="label"):
         runs.make(tmp_path / "run.zarr", 12, label=np.arange(12) % 3)
+
+
+@pytest.mark.parametrize("other", [["a", "b", "c", "d", "e"], None])
+def test_other_prompts_or_none_are_another_run(tmp_path, other):
+    runs.make(tmp_path / "run.zarr", 4, prompt=["a", "b", "a", "b"])
+    with pytest.raises(stores.StaleStore, match="prompt: another was asked for"):
+        runs.make(tmp_path / "run.zarr", 5, prompt=other)
+    assert "prompt" not in stores.open(runs.make(tmp_path / "plain.zarr", 4)).coords
+
+
+def test_a_prompt_for_every_sample_is_asked_for(tmp_path):
+    with pytest.raises(stores.InputError, match=r"prompt has shape \(3,\), expected \(4,\)"):
+        runs.make(tmp_path / "run.zarr", 4, prompt=["a", "b", "c"])
 
 
 def test_float16_saturates_and_counts(tmp_path):
