@@ -162,6 +162,8 @@ def _coordinate_problems(target: Path, root: dict[str, Any]) -> Iterator[str]:
             values = np.asarray(zarr.open_array(target / name, mode="r")[: arrays_of(root)[name]["shape"][0]])
         except (ValueError, OSError):
             continue  # named with its file
+        except MemoryError:  # other bytes read as texts may stand for any number of them
+            values = np.array([])
         if digest(values) != expected:
             yield f"{name}: the values are not those that were written"
 
