@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from tests import runs
 from traj import stores
 from traj.pipeline.cli import main
+from traj.pipeline.making import generate
 from traj.pipeline.quantity_options import parameter_texts, read_value
 
 
@@ -32,6 +33,17 @@ def test_generate_says_the_cost_first_and_what_to_type_next():
     again = traj("generate", "a.zarr", "--model", "gaussian:0,1,1x8x8", "--samples", 8, "--block", 4)
     assert "nothing to do" in again
     assert "is complete" in again
+
+
+@pytest.mark.parametrize("stale", ["refuse", "set-aside"])
+def test_a_network_is_not_tried_where_nothing_is_to_do(stale, monkeypatch):
+    run = ("generate", "a.zarr", "--model", "gaussian:0,1", "--block", 4, "--stale", stale)
+    traj(*run, "--samples", 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "call_seconds", lambda *_: pytest.fail("tried"))
+        assert "nothing to do" in traj(*run, "--samples", 8)
+        assert "nothing to do" in traj(*run, "--samples", 4)
+    assert "1 of 3 blocks to do" in traj(*run, "--samples", 12)
 
 
 def test_a_dry_run_touches_nothing(tmp_path):

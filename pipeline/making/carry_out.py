@@ -71,11 +71,12 @@ def carry_out(
             f"block {max(wanted[0], layout.blocks)} was asked for; {layout.samples} samples in blocks of "
             f"{layout.block} have 0 to {layout.blocks - 1}"
         )
-    # before there is a store: a network that fails, or does not fit into memory, leaves none behind
-    cost = job.cost(out, len(wanted))
     if dry_run:
-        click.echo(f"{out}: {cost}")
+        click.echo(f"{out}: {job.cost(out, len(wanted))}")
         return
+    if not _is_made(job, out):
+        # before there is a store: a network that fails, or does not fit into memory, leaves none behind
+        job.cost(out, len(wanted))
     with job.open(out, stale=stale, blocks=blocks) as store:
         if store.set_aside:
             say(f"{out} was made from other inputs; it is kept as {store.set_aside}")
@@ -109,3 +110,20 @@ def carry_out(
     if blocks is None:
         raise click.ClickException(f"{state}; the store was begun with {samples} samples, {complete}")
     say(state)
+
+
+def _is_made(job: Job[Writer], out: Path) -> bool:
+    """Say, without trying the network, whether the job's own store is there and complete."""
+    from traj.stores import StoreError, describe
+
+    if not out.exists():
+        return False
+    try:
+        found = describe(out)
+        done = "blocks" in found and found["blocks_done"] == found["blocks"]
+        if not done or found["arrays"]["sample"]["dims"]["sample"] < job.layout.samples:
+            return False  # opening it to write would extend it
+        with job.open(out) as store:
+            return not store.pending
+    except StoreError:
+        return False
