@@ -32,9 +32,6 @@ __all__ = [
 NUMERICS = 4
 """Raised by hand when a quantity's numbers change, so that saved results are known to be old."""
 
-STUDENT = 2.3646
-"""Errors of a jackknife in half a 95 % band: Student's quantile for seven degrees of freedom, eight groups less one."""
-
 FOLDER = Path(__file__).parent
 
 

@@ -1,19 +1,17 @@
-"""How figures look, and what several of them share: colours, panels of curves, images side by side."""
+"""How figures look, and what several of them share: colours, names, images side by side."""
 
 from __future__ import annotations
 
 import base64
 import io
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeGuard
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from traj.analysis._quantity import Look, Results
 from traj.stores import IMAGE_DIMS, event_dims
@@ -40,37 +38,11 @@ STYLE: dict[Any, Any] = {
 }
 
 WIDTH = 10.5
-POINTS, FEW_POINTS = 500, 60
-"""Most points drawn of a line, and as many as get a dot each."""
-
 LONGEST = 60
 """Most letters of a name in a figure."""
 
 CELL = 64
 """Pixels an image among others gets, about."""
-
-LOG_SNR_LABEL = "log SNR of $x_t$   (denoising →)"
-
-
-class Curve(NamedTuple):
-    """One run's line in a panel: places, values, standard errors, and how it is drawn.
-
-    Half the band is `in_band` errors wide; in the place of errors there may be its low and high ends, (2, place).
-    Values that reach the cap stand for infinity and are not drawn.
-    """
-
-    run: str
-    x: np.ndarray
-    value: np.ndarray
-    error: np.ndarray
-    line: str = "-"
-    marker: str = ""
-    cap: float = np.inf
-    in_band: float = 2
-
-
-Panel = tuple[str, Sequence[Curve]]
-"""A title, and what is drawn under it."""
 
 
 def colours(runs: Sequence[str]) -> dict[str, str]:
@@ -84,11 +56,6 @@ def look_of(results: Results) -> Look:
     return Look(colours(list(results)), dict.fromkeys(results, ""))
 
 
-def band(value: np.ndarray, error: np.ndarray, in_band: float) -> np.ndarray:
-    """Give the low and high ends of a band about a curve, from errors or as they are."""
-    return error if error.ndim == 2 else np.stack([value - in_band * error, value + in_band * error])
-
-
 def data_uri(figure: Figure) -> str:
     """Turn a figure into an SVG image that a page can hold, the same bytes each time."""
     buffer = io.BytesIO()
@@ -98,87 +65,11 @@ def data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def panels(
-    rows: Sequence[Sequence[Panel]],
-    colours: Mapping[str, Any],
-    x_label: str,
-    y_labels: Sequence[str],
-    sharey: bool | Literal["row"] = "row",
-) -> tuple[Figure, np.ndarray]:
-    """Draw rows of panels with one legend; those of a row share their label of y, and by default that axis."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.2 * len(rows)), layout="constrained")
-        axes = figure.subplots(len(rows), len(rows[0]), sharey=sharey, squeeze=False)
-        drawn = [curve for row in rows for _, curves in row for curve in curves]
-        for axis, (title, curves) in zip(axes.flat, (panel for row in rows for panel in row), strict=True):
-            axis.set_title(title, loc="left")
-            for curve in curves:
-                draw(axis, curve, colours[curve.run])
-            if not curves:
-                axis.text(0.5, 0.5, "not computed", ha="center", transform=axis.transAxes, color="#777777")
-        for axis in axes[-1]:
-            axis.set_xlabel(x_label)
-        for axis, label in zip(axes[:, 0], y_labels, strict=True):
-            axis.set_ylabel(label)
-        legend(figure, {curve.run: curve.marker for curve in drawn}, colours)
-    return figure, axes
-
-
-def legend(figure: Figure, markers: Mapping[str, str], colours: Mapping[str, Any]) -> None:
-    """Name the runs above a figure, by colour and marker."""
-    handles = [
-        Line2D([], [], color=colours[run], lw=2, marker=marker, label=legible(run)) for run, marker in markers.items()
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 7) or 1)
-
-
 def legible(name: str) -> str:
     """Write a name that may hold anything as the text of a figure: no formula, not too long, left out by no legend."""
     short = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}"
     plain = short.replace("$", r"\$")
     return f" {plain}" if plain.startswith("_") else plain
-
-
-def draw(axis: Axes, curve: Curve, colour: Any) -> None:
-    """Draw a curve with its band."""
-    kept = np.unique(np.linspace(0, len(curve.x) - 1, POINTS).round().astype(int))
-    x, value = curve.x[kept], np.where(curve.value[kept] < curve.cap, curve.value[kept], np.nan)
-    ends = band(value, curve.error[..., kept], curve.in_band)
-    axis.fill_between(x, *np.where(np.isnan(ends), value, ends), color=colour, alpha=0.18, lw=0)
-    few = len(x) <= FEW_POINTS
-    marker, size = (curve.marker, 4.5) if curve.marker else ("." if few else "", 3.5)
-    axis.plot(x, value, curve.line, color=colour, marker=marker, markersize=size, markevery=1 if few else 0.08)
-
-
-def on(result: xr.Dataset, name: str, *variables: str) -> list[np.ndarray]:
-    """Take variables of a result, as computed on x_t or pred_x0."""
-    return [result[variable].sel(on=name).to_numpy() for variable in variables]
-
-
-def time_label(results: Mapping[str, xr.Dataset]) -> str:
-    """Name the time axis: the timestep, where all networks are fed just that."""
-    same = all(np.array_equal(result["model_time"], result["timestep"]) for result in results.values())
-    return "timestep" if same else "timestep as fed to the network"
-
-
-def over_time_and_log_snr(axes: np.ndarray, results: Mapping[str, xr.Dataset]) -> None:
-    """Turn columns of two, over model_time and over log SNR, the way the process runs, and label them."""
-    for row in axes:
-        row[0].invert_xaxis()
-        without_outset(row[1], results)
-    axes[-1, 0].set_xlabel(f"{time_label(results)}   (denoising →)")
-    axes[-1, 1].set_xlabel(LOG_SNR_LABEL)
-
-
-def without_outset(axis: Axes, results: Mapping[str, xr.Dataset]) -> None:
-    """Leave the first hundredth of steps beyond the edge: a cosine schedule begins at a log SNR of -23."""
-    axis.set_xlim(left=left_edge(results) - 0.3)
-
-
-def left_edge(results: Mapping[str, xr.Dataset]) -> float:
-    """Find the lowest log SNR that is drawn, 0 where none is finite."""
-    among = [result["log_snr"].to_numpy() for result in results.values()]
-    return min((float(np.quantile(x[np.isfinite(x)], 0.01)) for x in among if np.isfinite(x).any()), default=0)
 
 
 def of_images(store: xr.Dataset | None) -> TypeGuard[xr.Dataset]:

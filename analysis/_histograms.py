@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from traj.analysis import STUDENT
 from traj.analysis._compiled import compiled
+from traj.analysis._verdicts import student
 
 Array = NDArray[Any]
 
@@ -262,7 +262,7 @@ def bits_of_sums(joint: Sums, state: Sums, x_0: Array, pairs: Array, table: Arra
         error = np.sqrt((len(pairs) - 1) * scatter.mean(axis=1))
     bias = np.maximum(abs(debiased - miller_madow), abs(debiased - grassberger))
     bias[np.isnan(error)] = np.nan
-    half_width = STUDENT * error + bias
+    half_width = round(student(len(pairs)), 4) * error + bias
     corrected = miller_madow, grassberger, debiased, error, bias, half_width, bias <= error
     return np.stack([np.broadcast_to(each, stepwise.shape) for each in (*plug_in, *corrected)], axis=1)
 

@@ -10,12 +10,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _chunks
+from traj.analysis import _captions, _chunks, _landmarks, _series
+from traj.analysis._quantity import Look, Number, Results, Series
 from traj.analysis._spread import Named, with_spread
 from traj.stores import InputError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def compare(
@@ -95,24 +96,47 @@ def _lengths(x_0: xr.DataArray) -> str:
     return ", ".join(f"{dim} {length}" for dim, length in x_0.sizes.items() if dim != "sample")
 
 
-def draw(result: xr.Dataset, name: str, ax: Axes | None) -> Axes:
-    """Draw the mean over samples with a band of two standard deviations, as 002 does in Figs 16 and 17."""
-    import matplotlib.pyplot as plt
+def series(result: xr.Dataset) -> list[Series]:
+    """Give the mean over samples as curves over the process; none where runs were compared with each other."""
+    return _series.of_states(result, result.attrs["quantity"])
 
-    ax = plt.figure().add_subplot() if ax is None else ax
-    for variable in result["on"].to_numpy():
-        mean, sd = (result[f"{name}_{part}"].sel(on=variable) for part in ("mean", "sd"))
-        if "timestep" in mean.dims:
-            (line,) = ax.plot(mean["timestep"], mean, label=str(variable))
-            ax.fill_between(mean["timestep"], mean - 2 * sd, mean + 2 * sd, color=line.get_color(), alpha=0.2, lw=0)
-        else:
-            ax.hist(result[name].sel(on=variable), bins=20, label=f"{variable}, mean {float(mean):.3g}")
-    units = result[name].attrs["units"]
-    label = result[name].attrs["long_name"] + ("" if units == "1" else f" ({units})")
-    if "timestep" in result[name].dims:
-        ax.set(xlabel="timestep", ylabel=label)
-        ax.xaxis.set_inverted(True)
-    else:
-        ax.set(xlabel=label, ylabel="samples")
-    ax.legend()
-    return ax
+
+def at_log_snr_0(result: xr.Dataset, words: str) -> list[Number]:
+    """Read how close pred_x0 is to x_0 where signal equals noise."""
+    name = f"{result.attrs['quantity']}_at_log_snr_0"
+    ends = [_landmarks.at_log_snr_0(curve) for curve in series(result) if curve.on == "pred_x0"]
+    return [Number(name, f"{words}, where signal equals noise (log SNR 0)", *found) for found in ends]
+
+
+def over_process(results: Results) -> dict[str, xr.Dataset]:
+    """Pick the results that compare states with their x_0."""
+    return {run: result for run, result in results.items() if "timestep" in result.dims}
+
+
+def of_runs(results: Results) -> dict[str, xr.Dataset]:
+    """Pick the results that compare the x_0 of two runs."""
+    return {run: result for run, result in results.items() if "timestep" not in result.dims}
+
+
+def caption(results: Results) -> str:
+    """Say what all figures of likeness to x_0 show."""
+    return (
+        "Between pred_x0, above, or x_t, beneath, and the finished image of the same sample: mean over samples. "
+        f"{_captions.BAND} Where a line is hidden, it runs under another. Look for how early pred_x0 rises while x_t "
+        "is still noise. At the left over log SNR, on which runs of different schedules and lengths compare, at the "
+        f"right over the share of steps that are done. {_captions.samples(over_process(results))}"
+    )
+
+
+def caption_of_runs(results: Results) -> str:
+    """Say what the histograms of two runs compared show."""
+    return f"Between the x_0 of two runs, sample by sample. {_captions.samples(of_runs(results))}"
+
+
+def draw_of_runs(results: Results, look: Look, label: str) -> Figure | None:
+    """Draw how the likeness of two runs is spread over samples; None where none were compared."""
+    from traj.analysis._panels import histograms
+
+    compared = of_runs(results)
+    name = next((str(result.attrs["quantity"]) for result in compared.values()), "")
+    return histograms(compared, look, {name: label}) if compared else None

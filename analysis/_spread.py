@@ -14,7 +14,7 @@ from traj.analysis import _chunks, _kernels
 SPREAD = {"mean": "mean over samples", "sd": "standard deviation over samples", "se": "standard error of the mean"}
 
 GROUPS = 8
-"""Groups of samples that the jackknife leaves out in turn; `STUDENT` goes with them."""
+"""Groups of samples that the jackknife leaves out in turn."""
 
 
 class Named(NamedTuple):

@@ -37,6 +37,12 @@ def student(samples: int | Array, among: int | Array = 1) -> Any:
     return stats.t.ppf(1 - ERROR / (2 * np.asarray(among)), np.asarray(samples) - 1.0)
 
 
+def band(mean: Array, error: Array, samples: int) -> tuple[Array, Array]:
+    """Give the low and high ends of 95 % intervals of means over samples, by their standard errors."""
+    half = student(samples) * error
+    return mean - half, mean + half
+
+
 def at_least(mean: Array, error: Array, threshold: float | Array, samples: int, among: int | Array = 1) -> Array:
     """Say of means with standard errors whether they are `threshold` or more."""
     margin = student(samples, among) * error

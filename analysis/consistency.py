@@ -10,17 +10,28 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _chunks, _gaussian, _kernels, _labels, _pairs, _replicas, _similarity
+from traj.analysis import (
+    _captions,
+    _chunks,
+    _gaussian,
+    _kernels,
+    _labels,
+    _landmarks,
+    _pairs,
+    _replicas,
+    _series,
+    _similarity,
+    _verdicts,
+)
 from traj.analysis._correlation import bytes_held, replica_correlation
+from traj.analysis._quantity import Landmark, Look, Results, Series, quantity
 from traj.analysis._spread import Named, with_spread
 from traj.analysis._windows import half_gaussian, window_if_any
 from traj.analysis.psnr import CAP
 from traj.stores import IMAGE_DIMS, InputError, event_dims
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-KIND = "fork"
+    from matplotlib.figure import Figure
 
 PAIRS = {
     "pearson": Named("pearson", "Pearson correlation of two replicas, mean over pairs"),
@@ -31,9 +42,31 @@ PAIRS = {
 SSIM = Named("ssim", "structural similarity of two replicas, mean over pairs")
 AGREEMENT = Named("label_agreement", "share of pairs of replicas with equal labels")
 
-CURVES = ("pearson", "cosine", "one_minus_nmse", "ssim", "label_agreement")
+ALIKE = {
+    "Pearson's correlation": "pearson",
+    "SSIM": "ssim",
+    "correlation across samples": "replica_correlation",
+    "cosine": "cosine",
+    "1 - NMSE": "one_minus_nmse",
+    "PSNR (dB)": "psnr",
+}
+"""Measures of likeness, in words."""
+
+LEVELS = {
+    "Pearson's correlation": ("replica_pearson_05", 0.5),
+    "SSIM": ("replica_ssim_08", _verdicts.SIMILAR),
+    "correlation across samples": ("replica_correlation_05", 0.5),
+}
+"""Landmarks: where a measure gets above a level."""
 
 
+@quantity(
+    reads="fork",
+    reads_with={"against": "trajectories"},
+    numerics=4,
+    title="How much a state has settled: sample consistency",
+    source="000, sample consistency",
+)
 def consistency(
     ds: xr.Dataset, *, preset: str = "auto", readout: str | None = None, against: tuple[str, ...] = ()
 ) -> xr.Dataset:
@@ -102,7 +135,8 @@ def consistency(
     return xr.Dataset({**variables, **replica_correlation(images), **more}, _replicas.coordinates(ds), attrs)
 
 
-def working_bytes(ds: xr.Dataset, **_: Any) -> int:
+@consistency.takes_memory
+def _held(ds: xr.Dataset, **_: Any) -> int:
     """Bound the memory of the sums that go from block to block."""
     return bytes_held(ds.sizes.get("variant", 1), math.prod(ds.sizes[dim] for dim in event_dims(ds["x_0"].dims)))
 
@@ -170,25 +204,79 @@ def _label_agreement(ds: xr.Dataset, path: str) -> xr.DataArray:
     return _labels.of_replicas(readout["x_0_logits"], hard=True).isel(column=[_labels.REPLICAS.index("agreement")])
 
 
-def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Draw what equals 1 for equal replicas over where they fork, with two standard errors or intervals of 95 %.
+@consistency.curve("fork_consistency", title="How alike replicas are", y_label="1 for equal images")
+def _alike(result: xr.Dataset) -> list[Series]:
+    return _series.of_forks(result, {what: name for what, name in ALIKE.items() if name != "psnr"})
 
-    Runs compared with each other have no such place: theirs are histograms over samples.
+
+@consistency.gives_landmarks
+def _places(result: xr.Dataset) -> list[Landmark]:
+    """Say from which start on replicas are alike to the end.
+
+    `replica_pearson_05` and `replica_correlation_05` are the first starts from which on Pearson's correlation and the
+    correlation across samples stay above 0.5, `replica_ssim_08` that from which on SSIM stays above 0.8. Intervals are
+    where the 95 % band crosses that level: Student's of a mean over samples, the jackknife's across samples.
     """
-    import matplotlib.pyplot as plt
+    found = []
+    for what, (name, level) in LEVELS.items():
+        for series in _series.of_forks(result, {what: ALIKE[what]}):
+            meaning = f"replicas are alike: {what} above {level} from this start on"
+            found.append(_landmarks.kept_above(series, level, name, meaning))
+    return found
 
-    names = [name for name in CURVES if name in result]
-    if "at" in result.coords:
-        curves = (*names, "replica_correlation")
-        ax = _replicas.draw(result, {name.replace("_", " "): name for name in curves}, ax)
-        ax.set(ylabel="similarity of two replicas")
-        return ax
-    ax = plt.figure().add_subplot() if ax is None else ax
-    for name in names:
-        values = result[name].to_numpy().ravel()
-        if not np.isnan(values).all():
-            label = f"{name.replace('_', ' ')}, mean {values.mean():.3g}"
-            ax.hist(values, bins=20, histtype="step", label=label)
-    ax.set(xlabel="similarity of two runs", ylabel="samples")
-    ax.legend()
-    return ax
+
+def _caption(results: Results) -> str:
+    forks = _with_starts(results)
+    presets = _captions.either(str(result.attrs["preset"]) for result in forks.values())
+    return (
+        "How alike two endings of one state are, over the log SNR of that state: means over all pairs of replicas and "
+        "over samples. 1 means that the rest of the noise makes no difference. Pearson's correlation compares pixel by "
+        f"pixel, SSIM (preset {presets}) structure. The correlation across samples compares a pixel in one replica "
+        "with the same pixel in another across all samples, so that what all images have in common does not count: it "
+        "estimates the share of the variance of x_0 that x_t has settled, 1 - E Var(x_0 | x_t) / Var(x_0). The cosine "
+        "and 1 - NMSE = 1 - |a - b|^2 / (|a|^2 + |b|^2) take images as they are, with their brightness. PSNR is higher "
+        "for closer images; starts from which all endings are equal have none. Bands are 95 % intervals. "
+        f"{_captions.PLACE.format('the start from which on a curve stays above its dotted line')} "
+        f"{_captions.replicas(forks)} {_captions.samples(forks)} After 000, where sample consistency has no figure."
+    )
+
+
+@consistency.figure("fork_consistency", title="How alike replicas are", caption=_caption)
+def _draw(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _panels
+
+    if not (forks := _with_starts(results)):
+        return None
+    titles = {what: {what: name} for what, name in ALIKE.items()}
+    figure, axes = _panels.over_starts(forks, look, titles, columns=3, places=_places)
+    for axis, (what, name) in zip(axes.flat, ALIKE.items(), strict=True):
+        if what in LEVELS:
+            axis.axhline(LEVELS[what][1], color="#777777", lw=0.9, ls=":")
+        if name != "psnr":
+            axis.set_ylim(min(0, axis.get_ylim()[0]), 1.02)
+    return figure
+
+
+def _of_runs(results: Results) -> str:
+    compared = _compared(results)
+    return (
+        "How alike the x_0 of runs are that were made from the same start noise: how many samples have which value, "
+        f"over all pairs of runs. Dashed: the mean. {_captions.samples(compared)} After 000 and its source [9]."
+    )
+
+
+@consistency.figure("consistency_of_runs", title="How alike runs of the same samples are", caption=_of_runs)
+def _draw_of_runs(results: Results, look: Look) -> Figure | None:
+    from traj.analysis._panels import histograms
+
+    names = {"pearson": "Pearson's correlation", "ssim": "SSIM", "one_minus_nmse": "1 - NMSE"}
+    compared = _compared(results)
+    return histograms(compared, look, names) if compared else None
+
+
+def _with_starts(results: Results) -> dict[str, xr.Dataset]:
+    return {run: result for run, result in results.items() if "at_log_snr" in result.coords}
+
+
+def _compared(results: Results) -> dict[str, xr.Dataset]:
+    return {run: result for run, result in results.items() if "at" not in result.coords}

@@ -9,14 +9,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _chunks, _histograms, _kernels
+from traj.analysis import _captions, _chunks, _histograms, _joint_maps, _kernels, _landmarks, _series
 from traj.analysis._histograms import COLUMNS
 from traj.analysis._pooled import ESTIMATORS, bytes_per_timestep, pooled
+from traj.analysis._quantity import Landmark, Look, Number, Results, Series, quantity
 from traj.analysis._spread import GROUPS, dealt
 from traj.stores import InputError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 NAMES = {
     "stepwise_entropy": "stepwise entropy H(x_0 | state)",
@@ -27,15 +28,15 @@ NAMES = {
 }
 """In the order of the kernels' columns."""
 
-SUMMARIES = {
-    "joint_correlation": "Pearson correlation of x_0 and state codes",
-    "joint_mean_distance": "mean distance of x_0 and state codes",
-    "joint_near_diagonal": "share of pixel pairs at most one code apart",
-}
-
 MAPS = 5
 
 
+@quantity(
+    reads="trajectories",
+    numerics=4,
+    title="How much is still open: stepwise entropy",
+    source="000 Figs 2 and 3, eq. 11",
+)
 def entropy(
     ds: xr.Dataset,
     *,
@@ -128,7 +129,7 @@ def entropy(
         variables[f"stepwise_entropy_per_sample_{suffix}"] = _curves(
             spread[:, row], f"per-image stepwise entropy, {meaning} over samples"
         )
-    variables |= _maps([each.joint_counts for each in whole])
+    variables |= _joint_maps.described([each.joint_counts for each in whole])
     variables["convergence"] = (
         ("on", "at", "samples_used", "estimator"),
         da.stack([each.converging for each in whole]),
@@ -162,7 +163,8 @@ def entropy(
     return xr.Dataset(variables, coords | kept, attrs)
 
 
-def working_bytes(ds: xr.Dataset, *, on: tuple[str, ...], bins: int, at: tuple[int, ...], by_class: bool) -> int:
+@entropy.takes_memory
+def _held(ds: xr.Dataset, *, on: tuple[str, ...], bins: int, at: tuple[int, ...], by_class: bool) -> int:
     """Bound the memory that pooling holds on to while the samples go by, whatever their number."""
     pairs = ds.sizes["sample"] * ds.sizes["y"] * ds.sizes["x"]
     lengths = ds["x_t"].chunksizes.get("timestep", (ds.sizes["timestep"],))
@@ -260,63 +262,132 @@ def _curves(values: da.Array, meaning: str) -> tuple[tuple[str, ...], da.Array, 
     return ("on", "timestep"), values, {"units": "bit", "long_name": meaning}
 
 
-def _maps(each: list[da.Array]) -> dict[str, Any]:
-    """Describe the joint counts (at, x_0 code, state code) of each variable and summarise every map."""
-    summaries = [
-        da.map_blocks(
-            _summaries,
-            counts,
-            drop_axis=2,
-            chunks=(counts.chunks[0], (len(SUMMARIES),)),
-            dtype=np.float64,
-            meta=np.empty((0, 0)),
-        )
-        for counts in each
-    ]
-    described: dict[str, Any] = {
-        "joint_counts": (
-            ("on", "at", "x_0_bin", "state_bin"),
-            da.stack(each),
-            {"units": "1", "long_name": "pixel pairs per pair of grey codes"},
-        )
-    }
-    for column, (name, meaning) in enumerate(SUMMARIES.items()):
-        values = da.stack([summary[:, column] for summary in summaries])
-        described[name] = (("on", "at"), values, {"units": "1", "long_name": meaning})
-    return described
+def _pooled(result: xr.Dataset) -> list[Series]:
+    value, half = result["stepwise_entropy_debiased"], result["stepwise_entropy_half_width"]
+    return _series.lines(result, value, value - half, value + half)
 
 
-def _summaries(counts: NDArray[Any]) -> NDArray[Any]:
-    """Summarise maps (at, x_0 code, state code), with sums of integers until the last step."""
-    code = np.arange(counts.shape[-1])
-    distance = np.abs(code[:, None] - code)
-    pairs = counts.sum(axis=(1, 2))
-    x_0, state = counts.sum(axis=2), counts.sum(axis=1)
-    mean_x_0, mean_state = x_0 @ code / pairs, state @ code / pairs
-    covariance = (counts * np.outer(code, code)).sum(axis=(1, 2)) / pairs - mean_x_0 * mean_state
-    variances = (x_0 @ code**2 / pairs - mean_x_0**2) * (state @ code**2 / pairs - mean_state**2)
-    constant = (np.count_nonzero(x_0, axis=1) == 1) | (np.count_nonzero(state, axis=1) == 1)
-    correlation = np.where(constant, np.nan, covariance / np.sqrt(np.where(constant, 1, variances)))
-    mean_distance = (counts * distance).sum(axis=(1, 2)) / pairs
-    near = (counts * (distance <= 1)).sum(axis=(1, 2)) / pairs
-    return np.stack([correlation, mean_distance, near], axis=1)
+def _alone(result: xr.Dataset) -> list[Series]:
+    return _series.of_states(result, "stepwise_entropy_per_sample")
 
 
-def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Draw the debiased, pooled stepwise entropy over the denoising process with its 95 % interval (000 Fig. 2).
+entropy.curve("stepwise_entropy", title="Stepwise entropy, pooled over samples", y_label="bit per pixel")(_pooled)
+entropy.curve("stepwise_entropy_per_image", title="Stepwise entropy of each image", y_label="bit per pixel")(_alone)
 
-    The line is dashed where it is not reliable throughout.
+
+@entropy.gives_landmarks
+def _places(result: xr.Dataset) -> list[Landmark]:
+    """Say where half of what is open is settled, and where an image's own entropy is highest, both given pred_x0.
+
+    The first, `entropy_half`, is the step from which on the pooled stepwise entropy, debiased, stays below half of
+    H(x_0), the entropy of one who knows nothing; its interval is where the 95 % band crosses that level. The second,
+    `entropy_peak`, is where the mean over images of their own stepwise entropy is highest; its interval is the
+    bootstrap's over samples.
     """
-    import matplotlib.pyplot as plt
+    found = []
+    for series in _pooled(result):
+        if series.on == "pred_x0":
+            half = float(result["x_0_entropy"].sel(on="pred_x0")[0]) / 2
+            meaning = "half of the bits of a pixel are settled: pooled stepwise entropy given pred_x0 below H(x_0) / 2"
+            found.append(_landmarks.kept_below(series, half, "entropy_half", meaning))
+    for series in _alone(result):
+        if series.on == "pred_x0":
+            name = "stepwise_entropy_per_sample"
+            by_sample = result[name].sel(on="pred_x0").to_numpy() if name in result else None
+            meaning = "stepwise entropy of an image alone, given pred_x0, is highest"
+            found.append(_landmarks.highest(series, by_sample, "entropy_peak", meaning))
+    return found
 
-    ax = plt.figure().add_subplot() if ax is None else ax
-    progress = np.linspace(0, 100, result.sizes["timestep"])
-    for name in result["on"].to_numpy():
-        here = result.sel(on=name)
-        value, half = here["stepwise_entropy_debiased"], here["stepwise_entropy_half_width"]
-        style = "-" if bool(here["reliable"].all()) else "--"
-        (line,) = ax.plot(progress, value, style, label=str(name))
-        ax.fill_between(progress, value - half, value + half, color=line.get_color(), alpha=0.2, lw=0)
-    ax.set(xlabel="denoising process (%)", ylabel="stepwise entropy (bit)", ylim=(0, None))
-    ax.legend(title=None if bool(result["reliable"].all()) else "dashed: too few pixels, at some steps at least")
-    return ax
+
+@entropy.gives_numbers
+def _numbers(result: xr.Dataset) -> list[Number]:
+    """Say how high an image's own entropy, given pred_x0, is at first, and at its highest."""
+    found = []
+    for series in _alone(result):
+        if series.on == "pred_x0" and np.isfinite(series.value).any():
+            start, low, high = (float(part[0]) for part in series[3:])
+            what = "stepwise entropy of an image alone, given {} (bit)"
+            found.append(Number("entropy_start", what.format("the first pred_x0"), start, low, high))
+            peak = float(np.nanmax(series.value))
+            found.append(Number("entropy_peak", what.format("pred_x0, where it is highest"), peak))
+    return found
+
+
+def _of_pooled(results: Results) -> str:
+    bins = _captions.either(sorted({int(result.attrs["bins"]) for result in results.values()}))
+    unreliable = [run for run, result in results.items() if not result["reliable"].all()]
+    caption = (
+        "Stepwise entropy H(x_0 | state): how many bits of a pixel of x_0 remain open to one who knows the pixel of "
+        f"the state at the same place. It is counted on {bins} grey levels, in one histogram over all samples, and "
+        "corrected by the jackknife over eight groups of samples. Bands are 95 % intervals, with the bias that may be "
+        "left. Dotted lines are H(x_0), all that is open to one who knows nothing: where a curve leaves its line and "
+        f"falls, pixels settle. {_captions.PLACE.format('where it stays below half of that')} At the left over log "
+        "SNR, on which runs of different schedules and lengths compare; at most a hundredth of the steps, the first "
+        "ones, lie beyond its left edge. At the right over the share of steps that are done, as in the source. "
+        f"{_captions.samples(results)} After 000 Fig. 2, eq. 11."
+    )
+    if unreliable:
+        caption += (
+            f" Dashed: too few pixels for so many grey levels ({', '.join(unreliable)}). There, three ways to correct "
+            "the value differ by more than its standard error, and the truth may lie outside the band: take the course "
+            "of the line, not its height, or use more samples or fewer bins."
+        )
+    return caption
+
+
+@entropy.figure("stepwise_entropy", title="Stepwise entropy, all images together", caption=_of_pooled)
+def _draw_pooled(results: Results, look: Look) -> Figure:
+    from traj.analysis import _panels
+
+    def half(result: xr.Dataset) -> list[Landmark]:
+        return [place for place in _places(result) if place.name == "entropy_half"]
+
+    label = "stepwise entropy (bit per pixel)"
+    figure, axes = _panels.over_process(results, look, _pooled, label, places=half, unsure="reliable")
+    for axis in axes.flat:
+        axis.set_ylim(bottom=0)
+        for run, result in results.items():
+            axis.axhline(float(result["x_0_entropy"][0, 0]), color=look.colours[run], lw=0.9, ls=":")
+    return figure
+
+
+def _of_alone(results: Results) -> str:
+    pixels = _captions.either(sorted({int(r["pixel_pairs"]) // int(r.attrs["samples"]) for r in results.values()}))
+    return (
+        "The same from the histogram of each image alone, as in the source: mean over images. "
+        f"{_captions.BAND} One image has only {pixels} pixels, too few to fill a histogram. So these values lie below "
+        "those of all images together, and compare with one another only. How they begin depends on the network: a "
+        "flat first prediction gives low values, and features that appear then show as a rise before the fall; a noisy "
+        f"one gives high values. {_captions.PLACE.format('where the mean given pred_x0 is highest')} "
+        f"{_captions.samples(results)} After 000 Fig. 2."
+    )
+
+
+@entropy.figure("stepwise_entropy_per_image", title="Stepwise entropy of each image", caption=_of_alone)
+def _draw_alone(results: Results, look: Look) -> Figure:
+    from traj.analysis import _panels
+
+    def peak(result: xr.Dataset) -> list[Landmark]:
+        return [place for place in _places(result) if place.name == "entropy_peak"]
+
+    figure, axes = _panels.over_process(results, look, _alone, "stepwise entropy (bit per pixel)", places=peak)
+    for axis in axes.flat:
+        axis.set_ylim(bottom=0)
+    return figure
+
+
+def _of_maps(results: Results) -> str:
+    return (
+        "How often a grey level of x_0 (horizontal) goes with a grey level of the state at the same pixel (vertical), "
+        "over all samples, at a few timesteps; white cells never occur. A column of a map is how the state is "
+        "distributed where x_0 has that level. Where all columns are alike, the state knows nothing yet; on the "
+        "diagonal (dotted) the pixel is settled. r is Pearson's correlation of the two. States beyond the range of "
+        "images count in the first and last level, which is why these rows of x_t are dark at first. A sampler without "
+        "noise (DDIM) makes x_0 from the first x_t by a fixed rule, so its first map has some correlation already. "
+        "After 000 Fig. 3."
+    )
+
+
+@entropy.figure("joint_maps", title="How grey levels settle: joint maps", caption=_of_maps)
+def _draw_maps(results: Results, look: Look) -> Figure:
+    return _joint_maps.draw(results)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from traj.analysis import _chunks, _labels, _replicas, _verdicts
+from traj.analysis import _captions, _chunks, _labels, _landmarks, _replicas, _series, _verdicts
+from traj.analysis._quantity import Landmark, Look, Number, Results, Series, quantity
 from traj.analysis._spread import Named, with_spread
 from traj.stores import InputError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-KIND = "readout"
+    from matplotlib.figure import Figure
 
 OF_FORKS = {
     "total": Named("label_variance", "label variance"),
@@ -33,7 +32,21 @@ OF_STATES = {
 }
 """What the kernels' columns become."""
 
+PARTS = {"total": "label_variance", "between replicas": "label_variance_between", "within": "label_variance_within"}
+EQUAL = {"labels of replicas": "label_agreement"}
+ENTROPIES = {"corrected": "label_entropy_corrected", "as counted": "label_entropy"}
+"""Curves of forks, by what they are."""
 
+AGREED = 0.5
+"""Share of pairs with equal labels above which replicas mostly agree."""
+
+
+@quantity(
+    reads="readout",
+    numerics=4,
+    title="When it is settled what the image shows: labels",
+    source="000, label variance",
+)
 def label_variance(ds: xr.Dataset, *, hard: bool = False) -> xr.Dataset:
     """Measure how undecided a classifier is about the images that come of a state.
 
@@ -141,29 +154,186 @@ def _commitments(ds: xr.Dataset, flips: xr.DataArray) -> dict[str, xr.DataArray]
     }
 
 
-def plot(result: xr.Dataset, ax: Axes | None = None, of: str = "variance") -> Axes:
-    """Draw label variance, of forks over where they start and in its two parts, else of states over timesteps.
+def of_states(results: Results) -> dict[str, xr.Dataset]:
+    """Pick the results of trajectories."""
+    return {run: result for run, result in results.items() if "flip_fraction" in result}
 
-    With `of` entropy, draws that, of forks as counted and corrected for few replicas. Bands are two standard errors.
+
+def of_forks(results: Results) -> dict[str, xr.Dataset]:
+    """Pick the results of forks, those whose log SNR is known."""
+    return {run: result for run, result in results.items() if "at_log_snr" in result.coords}
+
+
+@label_variance.curve("label_variance", title="Label variance of states", y_label="label variance")
+def _variance(result: xr.Dataset) -> list[Series]:
+    return _series.of_states(result, "label_variance") if "flip_fraction" in result else []
+
+
+@label_variance.curve("flip_fraction", title="Labels that differ from that of x_0", y_label="share of samples")
+def _flips(result: xr.Dataset) -> list[Series]:
+    return _series.of_states(result, "flip_fraction")
+
+
+@label_variance.curve("fork_label_variance", title="Label variance of replicas", y_label="label variance")
+def _parts(result: xr.Dataset) -> list[Series]:
+    return _series.of_forks(result, PARTS)
+
+
+@label_variance.curve("fork_label_agreement", title="Pairs of replicas with equal labels", y_label="share of pairs")
+def _agreement(result: xr.Dataset) -> list[Series]:
+    return _series.of_forks(result, EQUAL)
+
+
+@label_variance.curve("fork_label_entropy", title="Entropy of the labels of replicas", y_label="bit")
+def _entropies(result: xr.Dataset) -> list[Series]:
+    return _series.of_forks(result, ENTROPIES)
+
+
+@label_variance.gives_landmarks
+def _places(result: xr.Dataset) -> list[Landmark]:
+    """Say when the labels of states are settled, and from where on replicas agree.
+
+    Of states, `commit` is the median over samples of where the label of pred_x0 last becomes that of x_0; the interval
+    is that of a median, by the order of the samples. Of forks, `agreement_05` is the first start from which on more
+    than half of the pairs of replicas have equal labels; the interval is where the band, of 95 %, crosses one half.
     """
-    import matplotlib.pyplot as plt
+    if "commit_log_snr" in result and "pred_x0" in result["on"]:
+        committed = result.sel(on="pred_x0")
+        places = (committed[f"commit_{name}"].to_numpy() for name in ("timestep", "log_snr"))
+        meaning = "the label of pred_x0 is settled in half of the samples (median)"
+        return [_landmarks.median(*places, "commit", meaning, "pred_x0")]
+    meaning = f"replicas mostly have equal labels: above {AGREED} of pairs from this start on"
+    return [_landmarks.kept_above(series, AGREED, "agreement_05", meaning) for series in _agreement(result)]
 
-    name = f"label_{of}"
-    if "variant" in result.dims:
-        few = f"as counted, low with {result.attrs['replicas']} replicas"
-        parts = {"variance": {"total": "", "within": "_within", "between": "_between"}}
-        parts["entropy"] = {"corrected": "_corrected", few: ""}
-        ax = _replicas.draw(result, {label: f"{name}{part}" for label, part in parts[of].items()}, ax)
-    else:
-        ax = plt.figure().add_subplot() if ax is None else ax
-        for on in result["on"].to_numpy():
-            mean, error = (result[f"{name}_{part}"].sel(on=on) for part in ("mean", "se"))
-            (line,) = ax.plot(mean["timestep"], mean, label=str(on))
-            band = mean - 2 * error, mean + 2 * error
-            ax.fill_between(mean["timestep"], *band, color=line.get_color(), alpha=0.2, lw=0)
-        ax.set(xlabel="timestep")
-        ax.xaxis.set_inverted(True)
-        ax.legend()
-    units = result[f"{name}_mean"].attrs["units"]
-    ax.set(ylabel=f"label {of}" + ("" if units == "1" else f" ({units})"))
-    return ax
+
+@label_variance.gives_numbers
+def _numbers(result: xr.Dataset) -> list[Number]:
+    """Say how many labels of pred_x0 are not the final ones where signal equals noise, with Wilson's interval."""
+    meaning = "share of samples whose label of pred_x0 is not the final one, where signal equals noise (log SNR 0)"
+    ends = [_landmarks.at_log_snr_0(series) for series in _flips(result) if series.on == "pred_x0"]
+    return [Number("flips_at_log_snr_0", meaning, *found) for found in ends]
+
+
+def _of_variance(results: Results) -> str:
+    states = of_states(results)
+    return (
+        "A classifier of finished images is shown each prediction pred_x0, above, and each state x_t, beneath. Label "
+        "variance is 1 - sum p^2, with p the probability it gives to each class: 0 where it is certain, "
+        f"{_captions.either(f'{most:g}' for most in _most(states))} (dotted) where all classes are alike to it. Lines "
+        f"are means over samples. {_captions.BAND} The classifier has learned from finished images only: what it says "
+        "of x_t, while noise prevails, tells of the noise, and being certain is not being right. "
+        f"{_captions.samples(states)} After 000, where label variance has no figure."
+    )
+
+
+@label_variance.figure("label_variance", title="How undecided a classifier is about states", caption=_of_variance)
+def _draw_variance(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _panels
+
+    if not (states := of_states(results)):
+        return None
+    figure, axes = _panels.over_process(states, look, _variance, "label variance")
+    for axis in axes.flat:
+        axis.set_ylim(0, 1)
+        for most in _most(states):
+            axis.axhline(most, color="#777777", lw=0.9, ls=":")
+    return figure
+
+
+def _of_flips(results: Results) -> str:
+    states = of_states(results)
+    return (
+        "Share of samples to which the classifier, shown the prediction or the state, gives another label (its most "
+        "probable class) than to the finished image. Bands are 95 % intervals (Wilson's, which have a width at 0 and "
+        f"1, too). {_last_flips(states)}{_captions.samples(states)}"
+    )
+
+
+@label_variance.figure("flip_fraction", title="Labels that differ from that of x_0", caption=_of_flips)
+def _draw_flips(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _panels
+
+    if not (states := of_states(results)):
+        return None
+    figure, axes = _panels.over_process(states, look, _flips, "share of other labels")
+    for axis in axes.flat:
+        axis.set_ylim(-0.02, 1.02)
+    return figure
+
+
+def _of_commits(results: Results) -> str:
+    states = of_states(results)
+    return (
+        "When the label of a sample is settled: the first step from which on the label of its pred_x0 is that of the "
+        "finished image. At the left, the share of samples that settle in each interval (what lies beyond the left "
+        "edge counts in the first); at the right, the share settled so far. What is missing to 1 at the end is settled "
+        f"by the last step alone. {_captions.PLACE.format('the median')} {_captions.samples(states)}"
+    )
+
+
+@label_variance.figure("commit", title="When labels are settled", caption=_of_commits)
+def _draw_commits(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _panels
+
+    predicted = {run: result for run, result in of_states(results).items() if "pred_x0" in result["on"]}
+    return _panels.settled(predicted, look, "commit_log_snr", _places) if predicted else None
+
+
+def _of_replicas(results: Results) -> str:
+    forks = of_forks(results)
+    classes = sorted({int(result.attrs["classes"]) for result in forks.values()})
+    most = sorted({int(result.attrs["replicas"]) for result in forks.values()})
+    return (
+        "What a classifier takes the endings of one state for, over the log SNR of that state. At the left, the label "
+        "variance 1 - sum p^2, with p the mean over replicas of the probability of each class, and the part of it that "
+        "lies between replicas; what is left, between the two lines, is the classifier's own doubt about single "
+        "images. From R replicas the part between them comes out, on average, at 1 - 1/R of what very many would show. "
+        f"At the dotted line ({_captions.either(f'{1 - 1 / k:g}' for k in classes)}) replicas fall into all classes "
+        "alike, at 0 all surely into one. In the middle, the share of pairs of replicas with equal labels; dotted "
+        f"({_captions.either(f'{1 / k:g}' for k in classes)}) what equally frequent classes would give by chance. "
+        f"{_captions.PLACE.format('the start from which on it stays above one half')} At the right, the entropy of the "
+        "labels: corrected for how few replicas there are, and as counted, which is far too low where replicas part: R "
+        f"sure ones show at most log2 R bits, here {_captions.either(f'{np.log2(count):.3g}' for count in most)}. "
+        f"Bands are 95 % intervals; that of the share is Wilson's, which has a width at 0 and 1, too. "
+        f"{_captions.replicas(forks)} {_captions.samples(forks)} After 000, where label variance has no figure."
+    )
+
+
+@label_variance.figure("fork_labels", title="Labels of replicas", caption=_of_replicas)
+def _draw_replicas(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _panels
+
+    if not (forks := of_forks(results)):
+        return None
+    titles = {"label variance": PARTS, "pairs with equal labels": EQUAL, "entropy of labels (bit)": ENTROPIES}
+    titles["label variance"] = {what: name for what, name in PARTS.items() if what != "within"}
+    figure, axes = _panels.over_starts(forks, look, titles, columns=3, places=_places)
+    for axis, level in zip(axes.flat, (lambda k: 1 - 1 / k, lambda k: 1 / k, np.log2), strict=True):
+        for classes in {int(result.attrs["classes"]) for result in forks.values()}:
+            axis.axhline(level(classes), color="#777777", lw=0.9, ls=":")
+    for axis, top in zip(axes.flat, (1.02, 1.02, None), strict=True):
+        axis.set_ylim(-0.02, top)
+    return figure
+
+
+def _most(states: Results) -> list[float]:
+    """List the largest values that label variance can have."""
+    return sorted({1 - 1 / int(result.attrs["classes"]) for result in states.values()})
+
+
+def _last_flips(states: Results) -> str:
+    """Say for each run where a pred_x0 last had another label, and how many of very many might have one after it."""
+    told = []
+    for run, result in states.items():
+        for series in _flips(result):
+            if series.on != "pred_x0":
+                continue
+            flips = np.flatnonzero(series.value > 0)
+            after = flips[-1] + 1 if flips.size else 0
+            if after == len(series.value):
+                told.append(f"{run} to the last step")
+                continue
+            last = f"last at timestep {int(series.timestep[after - 1])}" if after else "never"
+            most, samples = f"{100 * series.high[after]:.2g} %", int(result.attrs["samples"])
+            told.append(f"{run} {last}; after it, of {samples}, none, at most {most} of all")
+    return f"A pred_x0 has another label: {'; '.join(told)}. " if told else ""

@@ -8,14 +8,21 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from traj.analysis import _kernels, _similarity
+from traj.analysis._quantity import Look, Number, Results, quantity
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CAP = 100.0
 """Identical images have an infinite ratio; anything above this many dB is given as this."""
 
 
+@quantity(
+    reads="trajectories",
+    numerics=4,
+    title="How close it is to the end: peak signal-to-noise ratio",
+    source="002 Figs 4 to 16",
+)
 def psnr(
     ds: xr.Dataset,
     *,
@@ -59,6 +66,34 @@ def _decibels(states: NDArray[Any], x_0: NDArray[Any], low: float, scale: float)
     return decibels
 
 
-def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Draw PSNR over timesteps, mean and two standard deviations (002 Fig. 16)."""
-    return _similarity.draw(result, "psnr", ax)
+psnr.curve("psnr", title="PSNR with x_0", y_label="PSNR (dB)")(_similarity.series)
+
+
+@psnr.gives_numbers
+def _numbers(result: xr.Dataset) -> list[Number]:
+    """Say how close pred_x0 is at log SNR 0, and the last x_t."""
+    found = _similarity.at_log_snr_0(result, "PSNR of pred_x0 (dB)")
+    for series in _similarity.series(result):
+        if series.on == "x_t":
+            found.append(Number("psnr_x_t_end", "PSNR of the last x_t (dB)", *(float(end[-1]) for end in series[3:])))
+    return found
+
+
+def _caption(results: Results) -> str:
+    return (
+        f"Peak signal-to-noise ratio, higher is closer; infinite, and not drawn, for the same image. "
+        f"{_similarity.caption(results)} After 002 Fig. 16."
+    )
+
+
+@psnr.figure("psnr", title="Peak signal-to-noise ratio to the finished image", caption=_caption)
+def _draw(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _panels
+
+    states = _similarity.over_process(results)
+    return _panels.over_process(states, look, _similarity.series, "PSNR (dB)")[0] if states else None
+
+
+@psnr.figure("psnr_of_runs", title="Peak signal-to-noise ratio of two runs", caption=_similarity.caption_of_runs)
+def _draw_of_runs(results: Results, look: Look) -> Figure | None:
+    return _similarity.draw_of_runs(results, look, "PSNR (dB)")

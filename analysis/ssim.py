@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _chunks, _gaussian, _kernels, _similarity
+from traj.analysis import _captions, _chunks, _gaussian, _kernels, _landmarks, _similarity
+from traj.analysis._quantity import Landmark, Look, Number, Results, quantity
+from traj.analysis._verdicts import SIMILAR
 from traj.analysis._windows import half_gaussian, window_of
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
+@quantity(
+    reads="trajectories",
+    numerics=4,
+    title="How close it is to the end: structural similarity",
+    source="002 Figs 4 to 17; Wang et al. 2004",
+)
 def ssim(
     ds: xr.Dataset,
     *,
@@ -73,6 +81,48 @@ def ssim(
     )
 
 
-def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Draw SSIM over timesteps, mean and two standard deviations (002 Fig. 17)."""
-    return _similarity.draw(result, "ssim", ax)
+ssim.curve("ssim", title="SSIM with x_0", y_label="SSIM")(_similarity.series)
+
+
+@ssim.gives_landmarks
+def _alike(result: xr.Dataset) -> list[Landmark]:
+    """Say from where on pred_x0 looks like x_0: the first step from which on its mean SSIM stays above 0.8 (002).
+
+    The interval is where the 95 % band of the mean crosses 0.8.
+    """
+    meaning = f"pred_x0 looks like x_0: SSIM above {SIMILAR} from here on"
+    curves = [series for series in _similarity.series(result) if series.on == "pred_x0"]
+    return [_landmarks.kept_above(series, SIMILAR, "ssim_08", meaning) for series in curves]
+
+
+@ssim.gives_numbers
+def _numbers(result: xr.Dataset) -> list[Number]:
+    return _similarity.at_log_snr_0(result, "SSIM of pred_x0")
+
+
+def _caption(results: Results) -> str:
+    presets = _captions.either(str(result.attrs["preset"]) for result in results.values())
+    return (
+        f"Structural similarity, preset {presets}; 1 is the same image. {_similarity.caption(results)} The dotted line "
+        f"is {SIMILAR}, from which the source takes images for alike. "
+        f"{_captions.PLACE.format('where pred_x0 gets above it to stay')} After 002 Fig. 17."
+    )
+
+
+@ssim.figure("ssim", title="Structural similarity to the finished image", caption=_caption)
+def _draw(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _panels
+
+    states = _similarity.over_process(results)
+    if not states:
+        return None
+    figure, axes = _panels.over_process(states, look, _similarity.series, "SSIM", places=_alike)
+    for axis in axes.flat:
+        axis.set_ylim(min(0, axis.get_ylim()[0]), 1.02)
+        axis.axhline(SIMILAR, color="#777777", lw=0.9, ls=":")
+    return figure
+
+
+@ssim.figure("ssim_of_runs", title="Structural similarity of two runs", caption=_similarity.caption_of_runs)
+def _draw_of_runs(results: Results, look: Look) -> Figure | None:
+    return _similarity.draw_of_runs(results, look, "SSIM")
