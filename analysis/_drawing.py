@@ -45,6 +45,9 @@ CELL = 64
 """Pixels an image among others gets, about."""
 
 
+LOG_SNR_LABEL = "log SNR of $x_t$   (denoising →)"
+
+
 def colours(runs: Sequence[str]) -> dict[str, str]:
     """Give every run its colour, the same in all figures."""
     palette = OKABE_ITO if len(runs) <= len(OKABE_ITO) else mpl.colormaps["turbo"](np.linspace(0.05, 0.95, len(runs)))
@@ -70,6 +73,12 @@ def legible(name: str) -> str:
     short = name if len(name) <= LONGEST else f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}"
     plain = short.replace("$", r"\$")
     return f" {plain}" if plain.startswith("_") else plain
+
+
+def left_edge(results: Results) -> float:
+    """Find the lowest log SNR that is drawn, 0 where none is finite."""
+    among = [result["log_snr"].to_numpy() for result in results.values()]
+    return min((float(np.quantile(x[np.isfinite(x)], 0.01)) for x in among if np.isfinite(x).any()), default=0)
 
 
 def of_images(store: xr.Dataset | None) -> TypeGuard[xr.Dataset]:

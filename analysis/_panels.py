@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from traj.analysis._drawing import MARKERS, STYLE, WIDTH, legible
+from traj.analysis._drawing import LOG_SNR_LABEL, MARKERS, STYLE, WIDTH, left_edge, legible
 from traj.analysis._quantity import Landmark, Look, Results, Series
 from traj.analysis._series import of_forks
 
@@ -23,8 +23,6 @@ BINS = 20
 
 STYLES = ("-", "--", ":")
 """Lines of one panel that have the same colour."""
-
-LOG_SNR_LABEL = "log SNR of $x_t$   (denoising →)"
 
 
 class Line(NamedTuple):
@@ -236,9 +234,3 @@ def histograms(results: Results, look: Look, names: Mapping[str, str]) -> Figure
 def without_outset(axis: Axes, results: Mapping[str, xr.Dataset]) -> None:
     """Leave the first hundredth of steps beyond the edge: a cosine schedule begins at a log SNR of -23."""
     axis.set_xlim(left=left_edge(results) - 0.3)
-
-
-def left_edge(results: Mapping[str, xr.Dataset]) -> float:
-    """Find the lowest log SNR that is drawn, 0 where none is finite."""
-    among = [result["log_snr"].to_numpy() for result in results.values()]
-    return min((float(np.quantile(x[np.isfinite(x)], 0.01)) for x in among if np.isfinite(x).any()), default=0)

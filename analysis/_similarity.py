@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def compare(
     ds: xr.Dataset,
     on: Sequence[str],
-    against: str | None,
+    against: xr.Dataset | None,
     kernel: Callable[..., NDArray[Any]],
     *,
     name: str,
@@ -30,12 +30,12 @@ def compare(
     units: str,
     options: Mapping[str, Any],
 ) -> xr.Dataset:
-    """Compare every event of `on` with its x_0, or x_0 with the x_0 of the store at `against`.
+    """Compare every event of `on` with its x_0, or x_0 with the x_0 of another run, `against`.
 
     `kernel` takes states (sample, timestep, *event) and x_0 (sample, *event), both float32, then
     `low` and `scale` that map the range of values onto [0, 1].
 
-    Raises InputError where a variable is missing or the other store holds other samples or image sizes.
+    Raises InputError where a variable is missing or the other run has other samples or image sizes.
     """
     low, high = _chunks.value_range(ds)
     to_unit: dict[str, Any] = {"low": low, "scale": 1 / (high - low)}
@@ -65,28 +65,25 @@ def compare(
     return xr.Dataset(variables, {**coords, **kept}, attrs)
 
 
-def counterpart(ds: xr.Dataset, path: str) -> xr.Dataset:
-    """Open another store, in the order of this one's samples.
+def counterpart(ds: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
+    """Put another run into the order of this one's samples.
 
     Raises InputError where its x_0 holds other samples, image sizes or a range of values.
     """
-    from traj.stores import open as open_store
-
-    other = open_store(path)
     _chunks.require(other, ("x_0",))
     ours, theirs = ds["sample"].to_numpy(), other["sample"].to_numpy()
     unmatched = np.setxor1d(ours, theirs)
     if unmatched.size:
         raise InputError(
             f"the samples differ: {unmatched.size} are in only one of the two, the first is {unmatched[0]} "
-            f"(here {ours.size}, in {path} {theirs.size}); compare runs of the same samples"
+            f"(here {ours.size}, in the other run {theirs.size}); compare runs of the same samples"
         )
     here, there = (_lengths(run["x_0"]) for run in (ds, other))
     if here != there:
-        raise InputError(f"events of {path} have {there}, here {here}")
+        raise InputError(f"events of the other run have {there}, here {here}; compare runs of the same model")
     if _chunks.value_range(other) != _chunks.value_range(ds):
         raise InputError(
-            f"values of {path} lie in {_chunks.value_range(other)}, here in {_chunks.value_range(ds)}; "
+            f"values of the other run lie in {_chunks.value_range(other)}, here in {_chunks.value_range(ds)}; "
             "only images on one scale can be compared"
         )
     return other if np.array_equal(ours, theirs) else other.sel(sample=ours)

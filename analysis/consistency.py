@@ -68,7 +68,11 @@ LEVELS = {
     source="000, sample consistency",
 )
 def consistency(
-    ds: xr.Dataset, *, preset: str = "auto", readout: str | None = None, against: tuple[str, ...] = ()
+    ds: xr.Dataset,
+    *,
+    preset: str = "auto",
+    readout: xr.Dataset | None = None,
+    against: tuple[xr.Dataset, ...] = (),
 ) -> xr.Dataset:
     """Compare the final samples that grow from one state with different noise.
 
@@ -159,10 +163,10 @@ def _forks(ds: xr.Dataset) -> xr.DataArray:
     return ds["x_0"]
 
 
-def _runs(ds: xr.Dataset, against: tuple[str, ...]) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
+def _runs(ds: xr.Dataset, against: tuple[xr.Dataset, ...]) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
     """Take the x_0 of several runs as replicas of one variant, and say how far apart they started."""
     _chunks.require(ds, ("x_t", "x_0"))
-    others = [_similarity.counterpart(ds, path) for path in against]
+    others = [_similarity.counterpart(ds, other) for other in against]
     for other in others:
         _chunks.require(other, ("x_t",))
     runs = [run.drop_vars(list(run.coords)) for run in (ds, *others)]
@@ -185,21 +189,18 @@ def _similarities(images: NDArray[Any], low: float, scale: float, preset: str, w
     return np.concatenate([others, index[..., None]], axis=-1)
 
 
-def _label_agreement(ds: xr.Dataset, path: str) -> xr.DataArray:
+def _label_agreement(ds: xr.Dataset, readout: xr.Dataset) -> xr.DataArray:
     """Read the share of equal labels off a readout of these forks."""
-    from traj.stores import open as open_store
-
-    readout = open_store(path)
     if "x_0_logits" not in readout or "replica" not in readout["x_0_logits"].dims:
         raise InputError(
-            f"{path} has no x_0_logits of forks; expected the readout of these forks that `traj readout classifier` "
-            "makes"
+            "the readout has no x_0_logits of forks; expected the readout of these forks that `traj readout "
+            "classifier` makes"
         )
     parent = json.loads(readout.attrs.get("config", "{}")).get("parent", {}).get("fingerprint")
     same = all(np.array_equal(readout[dim], ds[dim]) for dim in ("variant", "replica", "sample"))
     if not same or parent not in (None, ds.attrs["fingerprint"]):
         raise InputError(
-            f"{path} is a readout of other forks, or of a part of these; run `traj readout classifier` on this store"
+            "the readout is one of other forks, or of a part of these; run `traj readout classifier` on this store"
         )
     return _labels.of_replicas(readout["x_0_logits"], hard=True).isel(column=[_labels.REPLICAS.index("agreement")])
 

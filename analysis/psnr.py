@@ -27,7 +27,7 @@ def psnr(
     ds: xr.Dataset,
     *,
     on: tuple[str, ...] = ("x_t", "pred_x0"),
-    against: str | None = None,
+    against: xr.Dataset | None = None,
 ) -> xr.Dataset:
     """Compare images, or events of any dims, by peak signal-to-noise ratio (PSNR).
 
@@ -40,12 +40,12 @@ def psnr(
     on
         Variables compared with the run's own x_0.
     against
-        Another store: compare x_0 with its x_0, sample by sample, in place of `on`.
+        Another run: compare x_0 with its x_0, sample by sample, in place of `on`.
 
     Raises
     ------
     InputError
-        A missing variable, or a store of other samples.
+        A missing variable, or a run of other samples.
     """
     return _similarity.compare(
         ds,

@@ -27,7 +27,7 @@ def ssim(
     *,
     on: tuple[str, ...] = ("x_t", "pred_x0"),
     preset: str = "auto",
-    against: str | None = None,
+    against: xr.Dataset | None = None,
 ) -> xr.Dataset:
     """Compare images by structural similarity (SSIM).
 
@@ -42,7 +42,7 @@ def ssim(
     preset
         wang2004 (Gaussian window of 11), skimage (uniform of 7), window:N (uniform, odd N), or auto.
     against
-        Another store: compare x_0 with its x_0, sample by sample, in place of `on`.
+        Another run: compare x_0 with its x_0, sample by sample, in place of `on`.
 
     Notes
     -----
@@ -53,7 +53,7 @@ def ssim(
     Raises
     ------
     InputError
-        A preset that is unknown or does not fit the images; a missing variable; a store of other samples; events
+        A preset that is unknown or does not fit the images; a missing variable; a run of other samples; events
         that are no images.
     """
     _chunks.require_images(ds, "SSIM")

@@ -118,7 +118,9 @@ def _likeness() -> Row:
             made = generate.prepare(samples=64, block=64, plan_name=choice, **options)
             with made.open(path) as store:
                 made.run(store, bar=False)
-        alike = ssim(stores.open(places[0]), preset="window:5", against=str(places[1]))["ssim"].to_numpy().ravel()
+        alike = (
+            ssim(stores.open(places[0]), preset="window:5", against=stores.open(places[1]))["ssim"].to_numpy().ravel()
+        )
     text = f"{np.mean(alike):.3f}, sd {np.std(alike):.3f}"
     return Row(
         "SSIM of the results, digits, 64 samples", text, "all 100 steps (the source: .795)", "1", [np.mean(alike)]

@@ -7,7 +7,6 @@ from itertools import combinations
 import dask
 import numpy as np
 import pytest
-import xarray as xr
 from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -24,9 +23,8 @@ from tests.analysis_data import (
     state_readout,
     trajectories,
 )
-from traj import stores
 from traj.analysis._spread import dealt
-from traj.analysis.consistency import consistency, plot, working_bytes
+from traj.analysis.consistency import consistency
 
 SIMILARITIES = ("pearson", "cosine", "one_minus_nmse", "ssim", "psnr")
 GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -230,7 +228,7 @@ def test_exact_completions_of_a_mixture_have_the_closed_form():
 
 def test_the_memory_of_the_sums_is_bounded():
     ds = forks(40, 3, 3, 8)
-    assert working_bytes(ds, preset="auto") == 2 * 3 * 8 * (3 * 8 * 8) * 8
+    assert consistency.memory(ds, preset="auto") == 2 * 3 * 8 * (3 * 8 * 8) * 8
 
 
 # --- presets, readouts, other runs -------------------------------------------------------------------------------
@@ -256,41 +254,31 @@ def test_a_dataset_without_forks_is_refused(ds):
         consistency(ds)
 
 
-@pytest.fixture
-def opened(monkeypatch):
-    """Make `stores.open` return a dataset kept here."""
-    held: dict[str, xr.Dataset] = {}
-    monkeypatch.setattr(stores, "open", held.__getitem__)
-    return held
-
-
-def test_a_readout_adds_the_share_of_equal_labels(opened):
-    opened["readout"] = fork_readout_dataset(fork_readout(5, 4)["x_0_logits"].to_numpy(), chunks=(2, 3))
-    labels = opened["readout"]["x_0_logits"].to_numpy().argmax(axis=-1)
+def test_a_readout_adds_the_share_of_equal_labels():
+    readout = fork_readout_dataset(fork_readout(5, 4)["x_0_logits"].to_numpy(), chunks=(2, 3))
+    labels = readout["x_0_logits"].to_numpy().argmax(axis=-1)
     expected = np.mean([labels[:, a] == labels[:, b] for a, b in combinations(range(4), 2)], axis=0)
-    result = consistency(forks(5, 4), readout="readout").compute()
+    result = consistency(forks(5, 4), readout=readout).compute()
     np.testing.assert_allclose(result["label_agreement"], expected, atol=1e-15)
     np.testing.assert_allclose(result["label_agreement_mean"], expected.mean(axis=1), atol=1e-15)
-    assert "label agreement" in plot(result).get_legend_handles_labels()[1]
 
 
-def test_a_readout_of_other_forks_is_refused(opened):
-    opened["fewer"] = fork_readout(4, 4)
-    opened["other"] = fork_readout(5, 4).assign_attrs(config='{"parent":{"fingerprint":"another"}}')
-    opened["states"] = state_readout()
-    for path in ("fewer", "other"):
-        with pytest.raises(ValueError, match=f"{path} is a readout of other forks"):
-            consistency(forks(5, 4), readout=path)
+def test_a_readout_of_other_forks_is_refused():
+    fewer = fork_readout(4, 4)
+    other = fork_readout(5, 4).assign_attrs(config='{"parent":{"fingerprint":"another"}}')
+    for readout in (fewer, other):
+        with pytest.raises(ValueError, match="the readout is one of other forks"):
+            consistency(forks(5, 4), readout=readout)
     with pytest.raises(ValueError, match="no x_0_logits of forks"):
-        consistency(forks(5, 4), readout="states")
+        consistency(forks(5, 4), readout=state_readout())
 
 
-def test_runs_of_the_same_samples_are_replicas_of_each_other(opened):
+def test_runs_of_the_same_samples_are_replicas_of_each_other():
     ours, longer = trajectories(9, 3), trajectories(9, 5, seed=1)
     longer["x_t"][:, 0] = ours["x_t"][:, 0].to_numpy()
-    opened["longer"] = longer.isel(sample=[*range(4, 9), *range(4)]).chunk({"sample": 4})
-    opened["elsewhere"] = trajectories(9, 4, seed=2)
-    result = consistency(ours, against=("longer",)).compute()
+    shuffled = longer.isel(sample=[*range(4, 9), *range(4)]).chunk({"sample": 4})
+    elsewhere = trajectories(9, 4, seed=2)
+    result = consistency(ours, against=(shuffled,)).compute()
     x_0 = np.stack([ours["x_0"], longer["x_0"]])[None]
     expected = consistency(fork_dataset(x_0)).compute()
     for name in (*SIMILARITIES, "replica_correlation", "replica_correlation_se"):
@@ -298,19 +286,20 @@ def test_runs_of_the_same_samples_are_replicas_of_each_other(opened):
     assert (result["start_difference"] == 0).all()
     assert result["label"].dims == ("sample",)
 
-    apart = consistency(ours, against=("longer", "elsewhere")).compute()
-    first = abs(ours["x_t"][:, 0].to_numpy() - opened["elsewhere"]["x_t"][:, 0].to_numpy()).max(axis=(1, 2, 3))
+    apart = consistency(ours, against=(shuffled, elsewhere)).compute()
+    first = abs(ours["x_t"][:, 0].to_numpy() - elsewhere["x_t"][:, 0].to_numpy()).max(axis=(1, 2, 3))
     np.testing.assert_array_equal(apart["start_difference"], first)
     assert apart.attrs["replicas"] == 3
-    ax = plot(apart)
-    assert "pearson, mean" in ax.get_legend_handles_labels()[1][0]
+    assert consistency.plot(apart) is None
+    drawn = consistency.plot(apart, "consistency_of_runs")
+    assert [axis.get_xlabel() for axis in drawn.axes] == ["Pearson's correlation", "SSIM", "1 - NMSE"]
 
 
-def test_runs_that_cannot_be_compared_are_refused(opened):
-    opened["fewer"] = trajectories(4, 3)
+def test_runs_that_cannot_be_compared_are_refused():
+    fewer = trajectories(4, 3)
     with pytest.raises(ValueError, match="samples differ: 1 are in only one"):
-        consistency(trajectories(5, 3), against=("fewer",))
+        consistency(trajectories(5, 3), against=(fewer,))
     with pytest.raises(ValueError, match="x_t in this dataset of kind fork"):
-        consistency(forks(), against=("fewer",))
+        consistency(forks(), against=(fewer,))
     with pytest.raises(ValueError, match="leave one of the two out"):
-        consistency(trajectories(), against=("fewer",), readout="readout")
+        consistency(trajectories(), against=(fewer,), readout=fork_readout())

@@ -11,7 +11,7 @@ from tests.analysis_data import dataset, trajectories
 from tests.test_entropy import BOTH_WAYS, codes, joint
 from traj.analysis import _histograms
 from traj.analysis._spread import dealt
-from traj.analysis.entropy import entropy, working_bytes
+from traj.analysis.entropy import entropy
 
 
 def grassbergers_g(n):
@@ -128,7 +128,7 @@ def test_working_memory_grows_with_samples_until_counts_are_smaller_then_with_cl
     def needed(samples, **options):
         ds = trajectories(samples, 6, side=4, chunks=(8, 3))
         ds["label"] = "sample", np.arange(samples) % 5
-        return working_bytes(ds, on=("x_t",), bins=4, at=(), **options)
+        return entropy.memory(ds, on=("x_t",), bins=4, at=(), **options)
 
     assert needed(20, by_class=True) == 20 * 16 * 3
     assert needed(100, by_class=False) == needed(1000, by_class=False) == 8 * 16 * 4 * 3

@@ -201,16 +201,16 @@ def test_events_are_compared_like_images_of_the_same_values(tmp_path, shape):
     image_run, image_forks = map(stores.open, forks_of(tmp_path / "b", (1, 5, 6)))
     ours, theirs = psnr(run), psnr(image_run)
     np.testing.assert_array_equal(ours.psnr, theirs.psnr)
-    ours = psnr(run, against=str(tmp_path / "a" / "run.zarr"))
+    ours = psnr(run, against=stores.open(tmp_path / "a" / "run.zarr"))
     assert (ours.psnr == 100).all()
     with pytest.raises(ValueError, match="have channel 1, y 5, x 6, here "):
-        psnr(run, against=str(tmp_path / "b" / "run.zarr"))
+        psnr(run, against=stores.open(tmp_path / "b" / "run.zarr"))
     ours, theirs = consistency(forks).compute(), consistency(image_forks).compute()
     assert ours.ssim.isnull().all()
     assert theirs.ssim.notnull().all()
     for name in ("pearson", "cosine", "one_minus_nmse", "psnr", "replica_correlation", "replica_correlation_se"):
         np.testing.assert_array_equal(ours[name], theirs[name])
-    ours = consistency(run, against=(str(tmp_path / "a" / "run.zarr"),)).compute()
+    ours = consistency(run, against=(stores.open(tmp_path / "a" / "run.zarr"),)).compute()
     assert (ours.start_difference == 0).all()
     assert (ours.psnr == 100).all()
 

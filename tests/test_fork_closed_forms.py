@@ -106,7 +106,7 @@ def test_the_mixture_end_to_end_gives_the_published_table(tmp_path):
     forked(tmp_path / "run.zarr", tmp_path / "forks.zarr", at=at, replicas=replicas, batch=samples * len(at) * replicas)
     label_as_readout(tmp_path / "forks.zarr", tmp_path / "read.zarr", points)
 
-    alike = consistency(stores.open(tmp_path / "forks.zarr"), readout=str(tmp_path / "read.zarr")).compute()
+    alike = consistency(stores.open(tmp_path / "forks.zarr"), readout=stores.open(tmp_path / "read.zarr")).compute()
     spread = label_variance(stores.open(tmp_path / "read.zarr"), hard=True).compute()
     for variant, (agreement, variance, correlation) in enumerate(table.values()):
         for result, name, error, expected in (

@@ -25,7 +25,7 @@ from tests.analysis_data import (
     state_readout_dataset,
 )
 from tests.fork_states import fork_state_readout, fork_state_readout_dataset
-from traj.analysis.label_variance import label_variance, plot
+from traj.analysis.label_variance import label_variance
 
 LOGITS = arrays(
     np.float32,
@@ -257,9 +257,12 @@ def test_the_corrected_entropy_is_grassbergers_or_the_jackknifes():
 
 
 def test_the_entropy_of_labels_is_drawn_with_its_correction():
-    ax = plot(label_variance(fork_readout(9, 4)).compute(), of="entropy")
-    assert [line.get_label() for line in ax.lines] == ["corrected", "as counted, low with 4 replicas"]
-    assert ax.get_ylabel() == "label entropy (bit)"
+    result = label_variance(fork_readout(9, 4)).compute()
+    axis = label_variance.plot(result, "fork_labels").axes[2]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["corrected", "as counted"]
+    drawn = [line.get_ydata() for line in axis.lines[:2]]
+    np.testing.assert_array_equal(drawn[0], result["label_entropy_corrected_mean"])
+    np.testing.assert_array_equal(drawn[1], result["label_entropy_mean"])
 
 
 @pytest.mark.parametrize("p", [0.7, 0.9, 0.98])
@@ -337,6 +340,11 @@ def test_a_dataset_without_logits_says_what_to_run_first(ds):
 def test_forks_with_other_noise_get_lines_of_their_own():
     ds = fork_readout(9, 4)
     ds = ds.assign_coords(at=("variant", [20, 20, 0, 0]), noise=("variant", ["independent", "zero"] * 2))
-    ax = plot(label_variance(ds).compute())
-    assert [line.get_label() for line in ax.lines][:2] == ["total, noise independent", "total, noise zero"]
-    assert all(line.get_xdata().tolist() == [20, 0] for line in ax.lines)
+    result = label_variance(ds).compute()
+    figure = label_variance.plot({"forks": result}, "fork_labels")
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["forks, noise independent", "forks, noise zero"]
+    agreement = figure.axes[1].lines[:2]
+    assert len({line.get_marker() for line in agreement}) == 2
+    starts = result["at_log_snr"].sortby("at", ascending=False).to_numpy()
+    assert [line.get_xdata().tolist() for line in agreement] == [starts[[0, 2]].tolist()] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import subprocess
 import sys
 import typing
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from tests import analysis_data
 from tests.fork_states import fork_state_readout
 from traj import analysis, stores
+from traj.analysis._drawing import look_of
 
 mpl.use("agg")
 
@@ -208,18 +210,36 @@ def test_every_variable_says_what_it_is_and_in_which_unit(name, make):
 
 
 @EVERY
-def test_the_figure_has_a_line_and_a_band_for_each_curve(name, make):
-    module = sys.modules[analysis.load(name).__module__]
-    result = whole(name, make)
-    ax = module.plot(result)
-    labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert len(ax.lines) == len(ax.collections) == len(set(labels)) >= 2
-    assert ax.get_xlabel()
-    assert ax.get_ylabel()
-    if "on" in result.dims and "variant" not in result.dims:
-        assert labels == ["x_t", "pred_x0"]
-    assert module.plot(result, ax) is ax
-    mpl.pyplot.close("all")
+def test_figures_draw_what_they_have_and_say_in_plain_text_what_it_is(name, make):
+    quantity, results = analysis.load(name), {"a": whole(name, make), "$b_": whole(name, make)}
+    look = look_of(results)
+    drawn = {figure.name: figure.draw(results, look) for figure in quantity.figures}
+    assert any(figure is not None for figure in drawn.values())
+    for figure in quantity.figures:
+        if drawn[figure.name] is not None:
+            drawn[figure.name].savefig(io.BytesIO(), format="svg")
+            axes = [axis for axis in drawn[figure.name].axes if axis.get_visible()]
+            assert any(axis.get_xlabel() for axis in axes)
+            caption = figure.caption(results)
+            assert len(caption) > 40
+            assert not set("<>&") & set(caption)
+    assert not mpl.pyplot.get_fignums()
+
+
+@EVERY
+def test_curves_landmarks_and_numbers_fit_one_another(name, make):
+    quantity, result = analysis.load(name), whole(name, make)
+    series = [one for curve in quantity.curves for one in curve.of(result)]
+    for one in series:
+        assert len({len(part) for part in one[1:]}) == 1
+        known = ~np.isnan([one.low, one.high]).any(axis=0)
+        assert ((one.low <= one.value) & (one.value <= one.high))[known].all()
+    for mark in quantity.landmarks(result):
+        assert mark.meaning
+        assert np.isnan(mark.log_snr) == np.isnan(mark.timestep)
+        assert np.isnan([mark.low, mark.high]).all() or mark.low <= mark.log_snr <= mark.high
+    names = [number.name for number in quantity.numbers(result)]
+    assert len(set(names)) == len(names)
 
 
 @EVERY

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dask
 import numpy as np
 import pytest
-import xarray as xr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from tests.analysis_data import dataset, fork_dataset, trajectories
-from traj import stores
 from traj.analysis.consistency import consistency
 from traj.analysis.psnr import psnr
 from traj.analysis.ssim import ssim
@@ -165,35 +163,27 @@ def test_a_missing_variable_is_named_with_what_there_is():
         psnr(trajectories(), on=("latents",))
 
 
-@pytest.fixture
-def other_store(monkeypatch):
-    """Make `stores.open` return a dataset kept here."""
-    held: dict[str, xr.Dataset] = {}
-    monkeypatch.setattr(stores, "open", held.__getitem__)
-    return held
-
-
-def test_two_runs_are_compared_sample_by_sample_in_any_order(other_store):
+def test_two_runs_are_compared_sample_by_sample_in_any_order():
     ours, theirs = trajectories(4, 3, 3, 16, seed=1), trajectories(4, 3, 3, 16, seed=2)
-    other_store["other"] = theirs.isel(sample=[2, 0, 3, 1]).chunk({"sample": 3})
-    result = ssim(ours, preset="skimage", against="other").compute()
+    other = theirs.isel(sample=[2, 0, 3, 1]).chunk({"sample": 3})
+    result = ssim(ours, preset="skimage", against=other).compute()
     pairs = zip(unit(ours["x_0"]), unit(theirs["x_0"]), strict=True)
     expected = [structural_similarity(a, b, data_range=1.0, channel_axis=0) for a, b in pairs]
     assert result["ssim"].dims == ("on", "sample")
     assert result["on"].to_numpy().tolist() == ["x_0"]
     np.testing.assert_allclose(result["ssim"][0], expected, atol=1e-12)
     np.testing.assert_allclose(result["ssim_mean"], [np.mean(expected)], rtol=1e-12)
-    assert (psnr(ours, against="other")["psnr"] < 30).all()
+    assert (psnr(ours, against=other)["psnr"] < 30).all()
 
 
-def test_runs_that_cannot_be_paired_are_refused(other_store):
+def test_runs_that_cannot_be_paired_are_refused():
     ours = trajectories(4, 3)
-    other_store["fewer"] = ours.isel(sample=slice(0, 3))
-    other_store["larger"] = trajectories(4, 3, side=9)
-    other_store["wider"] = ours.assign(x_0=ours["x_0"].assign_attrs(valid_range=[-8.0, 8.0]))
+    fewer = ours.isel(sample=slice(0, 3))
+    larger = trajectories(4, 3, side=9)
+    wider = ours.assign(x_0=ours["x_0"].assign_attrs(valid_range=[-8.0, 8.0]))
     with pytest.raises(ValueError, match=r"samples differ: 1 are in only one of the two, the first is 3"):
-        ssim(ours, against="fewer")
+        ssim(ours, against=fewer)
     with pytest.raises(ValueError, match="have channel 1, y 9, x 9, here channel 1, y 8, x 8"):
-        psnr(ours, against="larger")
+        psnr(ours, against=larger)
     with pytest.raises(ValueError, match="one scale"):
-        psnr(ours, against="wider")
+        psnr(ours, against=wider)

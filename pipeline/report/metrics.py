@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from traj.analysis._drawing import band
 from traj.pipeline.configs import shown
 from traj.pipeline.models.folder import json_object
-from traj.pipeline.report.contents import Numbers, Run, Section, Series, errors_of
+from traj.pipeline.report.contents import Numbers, Run, Section, Series
 from traj.pipeline.report.failures import Failed, attempt
 from traj.stores import InputError
 from traj.stores.partials import write_file
@@ -32,20 +31,6 @@ def numbers(run: Run, sections: Sequence[Section], failed: Failed) -> Numbers:
             where = f"numbers for “{section.title}”"
             found |= attempt(partial(section.numbers, run), where, failed, run.remarks) or {}
     return found
-
-
-def curve(run: Run, quantity: str, variable: str, on: str = "pred_x0") -> xr.DataArray | None:
-    """Look up a curve over timesteps, None where it was not computed or no value of it is a number."""
-    if quantity not in run.results or on not in run.results[quantity]["on"]:
-        return None
-    found = run.results[quantity][variable].sel(on=on)
-    return found if np.isfinite(found).any() else None
-
-
-def where_signal_equals_noise(values: xr.DataArray) -> float:
-    """Read a curve at log SNR 0, between two timesteps; NaN where the run does not get there."""
-    values = values.isel(timestep=np.isfinite(values["log_snr"].to_numpy()))  # nothing lies between -inf and a number
-    return float(np.interp(0, values["log_snr"], values, left=np.nan, right=np.nan))
 
 
 def rounded(value: xr.DataArray | float, digits: int = 3) -> float | None:
@@ -84,25 +69,6 @@ def _losses(path: Path) -> tuple[list[str], np.ndarray]:
         raise InputError(f"expected a line of names and lines of as many numbers ({error})") from None
 
 
-def over_timesteps(result: xr.Dataset, values: str, *errors: str, in_band: float = 2) -> list[Series]:
-    """Take a curve of a result over its timesteps, one for each variable it was computed on.
-
-    errors names the errors, `in_band` of them in half a band, or the low and the high ends of bands.
-    """
-    along = result["timestep"].to_numpy(), result["log_snr"].to_numpy()
-    return [
-        Series(
-            str(on),
-            *along,
-            result[values].sel(on=on).to_numpy(),
-            errors_of(*(result[name].sel(on=on).to_numpy() for name in errors)),
-            result.attrs.get("cap", np.inf),
-            in_band,
-        )
-        for on in result["on"].to_numpy()
-    ]
-
-
 def curve_rows(run: str, series: Sequence[Series]) -> list[list[str]]:
     """Thin each curve to at most 100 points: run, on, timestep, log_snr, value, low, high.
 
@@ -112,7 +78,8 @@ def curve_rows(run: str, series: Sequence[Series]) -> list[list[str]]:
     for on, *along, cap, in_band in series:
         kept = np.unique(np.linspace(0, len(along[0]) - 1, POINTS).round().astype(int))
         timestep, log_snr, value, error = (values[..., kept] for values in along)
-        points = np.stack([log_snr, value, *band(value, error, in_band)], axis=1)
+        ends = error if error.ndim == 2 else (value - in_band * error, value + in_band * error)
+        points = np.stack([log_snr, value, *ends], axis=1)
         rows += [
             [run, on, str(t), *("" if np.isnan(x) else f"{x:.5g}" for x in row)]
             for t, row in zip(timestep, points, strict=True)

@@ -2,12 +2,9 @@
 
 from traj.pipeline.report.contents import Section
 from traj.pipeline.report.sections import (
-    entropy,
-    forks,
+    curves,
     interventions,
-    labels,
     lengths,
-    maps,
     montages,
     numbers,
     others,
@@ -15,7 +12,6 @@ from traj.pipeline.report.sections import (
     runs,
     savings,
     shortcut,
-    similarity,
     training,
 )
 
@@ -23,12 +19,10 @@ SECTIONS: tuple[Section, ...] = (
     runs.SECTION,
     numbers.SECTION,
     montages.SECTION,
-    entropy.SECTION,
-    maps.SECTION,
-    similarity.SECTION,
-    labels.SECTION,
+    *(curves.section(name) for name in ("entropy", "ssim", "psnr")),
+    curves.section("label_variance", optional=True),
     replicas.SECTION,
-    forks.SECTION,
+    *(curves.section(name, "fork") for name in ("consistency", "label_variance")),
     interventions.SECTION,
     lengths.SECTION,
     savings.SECTION,
