@@ -176,7 +176,8 @@ def draw(axis: Axes, line: Line) -> None:
     few = len(x) <= FEW_POINTS
     marker, size = (line.marker, 4.5) if line.marker else ("." if few else "", 3.5)
     sure = np.full(len(x), True) if line.sure is None else line.sure[kept]
-    parts = [(value, line.style)] if sure.all() else [(value, "--"), (np.where(sure, value, np.nan), line.style)]
+    parts = [(value, "--")] if not sure.all() else []
+    parts += [(np.where(sure, value, np.nan), line.style)] if sure.any() else []
     for part, style in parts:
         axis.plot(x, part, style, color=line.colour, marker=marker, markersize=size, markevery=1 if few else 0.08)
 

@@ -63,6 +63,7 @@ def dataset(
             "timestep": np.arange(steps)[::-1] * 10,
             "step": ("timestep", np.arange(steps)),
             "alpha_bar": ("timestep", alpha_bar),
+            "log_snr": ("timestep", np.log(alpha_bar / (1 - alpha_bar)), {"units": "nat"}),
         },
         {"kind": "trajectories", "fingerprint": "test"},
     )

@@ -223,7 +223,6 @@ def test_figures_draw_what_they_have_and_say_in_plain_text_what_it_is(name, make
             caption = figure.caption(results)
             assert len(caption) > 40
             assert not set("<>&") & set(caption)
-    assert not mpl.pyplot.get_fignums()
 
 
 @EVERY

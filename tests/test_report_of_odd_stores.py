@@ -57,7 +57,7 @@ def page(place, count=0):
     html = write(place, place / "out", failed=lambda *failure: failures.append(failure)).read_text(encoding="utf-8")
     assert unbalanced(html) == []
     assert "good" in section(html, "montages")
-    assert svgs(section(html, "similarity"))
+    assert svgs(section(html, "ssim"))
     assert len(failures) == count, failures
     return html, failures
 
@@ -136,8 +136,8 @@ def test_a_result_that_is_not_what_its_name_says_is_left_out_alone(copy):
         stores.save(bare, copy / f"results/mine{number}/ssim.zarr", config)
     html, failures = page(copy, count=2 * len(configs))  # the curves of each, and its part of the section
     assert {where.rpartition("“")[2] for where, _ in failures} == {f"{_title('similarity')}”"}
-    assert section(html, "similarity").count("is not shown here: KeyError") == len(configs)
-    assert len(svgs(section(html, "similarity"))) == 1
+    assert section(html, "ssim").count("is not shown here: KeyError") == len(configs)
+    assert len(svgs(section(html, "ssim"))) == 1
 
 
 def _title(anchor):
@@ -190,7 +190,7 @@ def test_a_failing_section_fails_a_test_and_costs_a_person_that_section_only(cop
     def bad(material):
         raise RuntimeError("a fault of ours")
 
-    changed = tuple(replace(one, html=bad) if one.anchor == "similarity" else one for one in SECTIONS)
+    changed = tuple(replace(one, html=bad) if one.anchor == "ssim" else one for one in SECTIONS)
     monkeypatch.setattr("traj.pipeline.report.SECTIONS", changed)
     monkeypatch.setattr("tests.report_data.SECTIONS", changed)
     with pytest.raises(RuntimeError, match="a fault of ours"):
