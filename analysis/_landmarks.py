@@ -32,7 +32,8 @@ def kept_above(series: Series, level: float, name: str, meaning: str) -> Landmar
     if first == len(series.value):
         return Landmark(name, meaning, np.nan, np.nan, of=series.on)
     low, high = (places[max(early - 1, 0)], places[late]) if np.isfinite(series.low).any() else (np.nan, np.nan)
-    return Landmark(name, meaning, int(series.timestep[first]), *map(float, (places[first], low, high)), of=series.on)
+    when, place = int(series.timestep[first]), float(places[first])
+    return Landmark(name, meaning, when, place, float(low), float(high), series.on)
 
 
 def kept_below(series: Series, level: float, name: str, meaning: str) -> Landmark:
@@ -63,8 +64,8 @@ def highest(series: Series, by_sample: Array | None, name: str, meaning: str) ->
         often = np.random.default_rng(0).multinomial(samples, np.full(samples, 1 / samples), DRAWS)
         found = series.log_snr[(often @ by_sample).argmax(axis=1)]
         low, high = np.quantile(found, [ERROR / 2, 1 - ERROR / 2], method="inverted_cdf")
-    at = int(series.timestep[place]), float(series.log_snr[place])
-    return Landmark(name, meaning, *at, float(low), float(high), of=series.on)
+    when, where = int(series.timestep[place]), float(series.log_snr[place])
+    return Landmark(name, meaning, when, where, float(low), float(high), series.on)
 
 
 def median(timestep: Array, log_snr: Array, name: str, meaning: str, of: str) -> Landmark:

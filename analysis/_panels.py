@@ -62,13 +62,12 @@ def panels(rows: Sequence[Sequence[Panel]], y_labels: Sequence[str], sharey: boo
                 axis.text(0.5, 0.5, "not computed", ha="center", transform=axis.transAxes, color="#777777")
         for axis, label in zip(axes[:, 0], y_labels, strict=True):
             axis.set_ylabel(label)
-        legend(figure, [line for row in rows for _, lines in row for line in lines])
+        legend(figure, {line.label: (line.colour, line.marker) for row in rows for _, lines in row for line in lines})
     return figure, axes
 
 
-def legend(figure: Figure, lines: Sequence[Line]) -> None:
+def legend(figure: Figure, looks: Mapping[str, tuple[str, str]]) -> None:
     """Name what is drawn above a figure, by colour and marker."""
-    looks = {line.label: (line.colour, line.marker) for line in lines}
     handles = [
         Line2D([], [], color=colour, lw=2, marker=marker, label=legible(label))
         for label, (colour, marker) in looks.items()
@@ -92,10 +91,10 @@ def over_process(
         drawn = []
         for run, by_name in found.items():
             if on in by_name:
-                _, _, log_snr, *ends = by_name[on]
+                _, _, log_snr, value, low, high = by_name[on]
                 x = log_snr if over == "log SNR" else np.linspace(0, 100, len(log_snr))
                 sure = results[run][unsure].sel(on=on).to_numpy() if unsure else None
-                drawn.append(Line(run, look.colours[run], x, *ends, marker=look.markers[run], sure=sure))
+                drawn.append(Line(run, look.colours[run], x, value, low, high, "-", look.markers[run], sure))
         return drawn
 
     columns = ("log SNR", "the process")
@@ -182,11 +181,6 @@ def draw(axis: Axes, line: Line) -> None:
         axis.plot(x, part, style, color=line.colour, marker=marker, markersize=size, markevery=1 if few else 0.08)
 
 
-def named(results: Results, look: Look) -> list[Line]:
-    """Give what a legend needs to name the runs."""
-    return [Line(run, look.colours[run], *[np.empty(0)] * 4, marker=look.markers[run]) for run in results]
-
-
 def settled(results: Results, look: Look, name: str, places: Places) -> Figure:
     """Draw where on log SNR something is settled in each sample, given pred_x0: a histogram, and the share so far."""
     with mpl.rc_context(STYLE):
@@ -209,7 +203,7 @@ def settled(results: Results, look: Look, name: str, places: Places) -> Figure:
             mark(right, level, places(result), colour)
         for axis, label in ((left, "share of samples settled here"), (right, "share settled so far")):
             axis.set(xlabel=LOG_SNR_LABEL, ylabel=label, xlim=(first - 0.3, None))
-        legend(figure, named(results, look))
+        legend(figure, {run: (look.colours[run], look.markers[run]) for run in results})
     return figure
 
 
@@ -228,7 +222,7 @@ def histograms(results: Results, look: Look, names: Mapping[str, str]) -> Figure
         axes[0].set_ylabel("samples")
         for axis in axes[len(names) :]:
             axis.set_visible(False)
-        legend(figure, named(results, look))
+        legend(figure, {run: (look.colours[run], look.markers[run]) for run in results})
     return figure
 
 

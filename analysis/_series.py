@@ -64,4 +64,5 @@ def of_forks(result: xr.Dataset, names: Mapping[str, str]) -> list[Series]:
 def _finite(series: Series, result: xr.Dataset) -> Series:
     """Leave out what stands for infinity: values at the cap of a result that has one."""
     there = series.value < result.attrs.get("cap", np.inf)
-    return series._replace(**{end: np.where(there, getattr(series, end), np.nan) for end in ("value", "low", "high")})
+    value, low, high = (np.where(there, part, np.nan) for part in (series.value, series.low, series.high))
+    return series._replace(value=value, low=low, high=high)

@@ -199,9 +199,9 @@ def _places(result: xr.Dataset) -> list[Landmark]:
     """
     if "commit_log_snr" in result and "pred_x0" in result["on"]:
         committed = result.sel(on="pred_x0")
-        places = (committed[f"commit_{name}"].to_numpy() for name in ("timestep", "log_snr"))
+        timestep, log_snr = (committed[f"commit_{name}"].to_numpy() for name in ("timestep", "log_snr"))
         meaning = "the label of pred_x0 is settled in half of the samples (median)"
-        return [_landmarks.median(*places, "commit", meaning, "pred_x0")]
+        return [_landmarks.median(timestep, log_snr, "commit", meaning, "pred_x0")]
     meaning = f"replicas mostly have equal labels: above {AGREED} of pairs from this start on"
     return [_landmarks.kept_above(series, AGREED, "agreement_05", meaning) for series in _agreement(result)]
 
@@ -308,9 +308,9 @@ def _draw_replicas(results: Results, look: Look) -> Figure | None:
     titles = {"label variance": PARTS, "pairs with equal labels": EQUAL, "entropy of labels (bit)": ENTROPIES}
     titles["label variance"] = {what: name for what, name in PARTS.items() if what != "within"}
     figure, axes = _panels.over_starts(forks, look, titles, columns=3, places=_places)
-    for axis, level in zip(axes.flat, (lambda k: 1 - 1 / k, lambda k: 1 / k, np.log2), strict=True):
-        for classes in {int(result.attrs["classes"]) for result in forks.values()}:
-            axis.axhline(level(classes), color="#777777", lw=0.9, ls=":")
+    for classes in {int(result.attrs["classes"]) for result in forks.values()}:
+        for axis, level in zip(axes.flat, (1 - 1 / classes, 1 / classes, np.log2(classes)), strict=True):
+            axis.axhline(level, color="#777777", lw=0.9, ls=":")
     for axis, top in zip(axes.flat, (1.02, 1.02, None), strict=True):
         axis.set_ylim(-0.02, top)
     return figure
