@@ -12,7 +12,18 @@ import click
 
 from traj.pipeline.making.carry_out import carry_out, say
 from traj.pipeline.mishaps import INTERRUPTED, Traj
-from traj.pipeline.options import BLOCKS, DEVICE, DRY_RUN, SEED, STALE, TF32, LocalName, LocalPath, timestep_list
+from traj.pipeline.options import (
+    BLOCKS,
+    DEVICE,
+    DRY_RUN,
+    SEED,
+    STALE,
+    TF32,
+    LocalName,
+    LocalPath,
+    sampling,
+    timestep_list,
+)
 from traj.pipeline.parsing import Number, Whole
 from traj.pipeline.quantity_options import QuantityGroup
 from traj.pipeline.readout_options import ReadoutGroup
@@ -22,6 +33,8 @@ os.environ["DASK_ARRAY__QUERY_PLANNING"] = "False"
 
 BUG = "; if `traj verify` finds nothing wrong with it, please report this as a bug of traj"
 ALL_SAMPLES = "ask for these with --samples to complete it"
+TRAINED = ("digits", "digits-iddpm", "digits-classifier")
+"""The networks `traj train` knows, named here because to ask it takes seconds."""
 
 
 @click.group(cls=Traj, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -32,25 +45,29 @@ def main() -> None:
     Generate once, keep every x_t and pred_x0, ask any question later.
 
     \b
-    traj train digits                                          a small network to start with
-    traj generate data/trajectories/a.zarr --model digits      every state of 64 samples
-    traj analyze entropy data/trajectories/a.zarr              a quantity, into results/a/
+    traj train digits                                                   a small network to start with
+    traj generate data/trajectories/a.zarr --model digits               64 samples with all their states
+    traj fork data/trajectories/a.zarr data/forks/a.zarr --at 900,500   other ends of the same states
+    traj train digits-classifier
+    traj readout classifier data/forks/a.zarr data/readouts/a.zarr --model digits-classifier
+    traj analyze entropy data/trajectories/a.zarr                       writes results/a/entropy.zarr
+    traj report                                                         writes report/index.html
     """
 
 
 @main.command()
-@click.argument("name")
-@click.option("-o", "--out", type=LocalPath(), help="Folder of the model.  [default: models/NAME]")
-@click.option("--steps", type=Whole(1, 10**9), help="Training steps.  [default: the model's own]")
-@click.option("--seed", type=Whole(0, 2**63 - 1), default=0, show_default=True)
+@click.argument("name", type=click.Choice(TRAINED))
+@click.option("-o", "--out", type=LocalPath(), help="Folder to save it in.  [default: models/NAME]")
+@click.option("--steps", type=Whole(1, 10**9), help="Training steps.  [default: the network's own number]")
+@click.option("--seed", type=Whole(0, 2**63 - 1), default=0, show_default=True, help="Of all that is random.")
 @DEVICE
 def train(name: str, out: Path | None, steps: int | None, seed: int, device: str) -> None:
-    """Train a built-in network on scikit-learn's digits: NAME is digits, digits-iddpm or digits-classifier.
+    """Train a built-in network on scikit-learn's digits.
 
     \b
-    traj train digits
-    traj train digits-iddpm
-    traj train digits-classifier                               for traj readout classifier
+    traj train digits                  for traj generate
+    traj train digits-iddpm            the same, and learns its variance: for --sampler iddpm
+    traj train digits-classifier       for traj readout classifier
     """
     from traj.pipeline.models.train import train as train_model
 
@@ -58,13 +75,13 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     try:
         trained = train_model(name, folder, steps=steps, seed=seed, device=device)
     except KeyboardInterrupt:
-        say("stopped; training begins anew next time")
+        say("stopped; nothing was saved, training starts from the beginning next time")
         raise click.exceptions.Exit(INTERRUPTED) from None
-    say(f"{folder} is ready" if trained else f"{folder} is there already, nothing to do")
+    say(f"{folder} is ready" if trained else f"{folder} was trained before; nothing to do")
     model = name if out is None else out
     if name == "digits-classifier":
         accuracy = json.loads((folder / "metrics.json").read_text())["accuracy"]
-        say(f"it names {accuracy:.1%} of the images held out from training rightly")
+        say(f"it classifies {accuracy:.1%} of the held-out images correctly")
         say(f"next: traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model {model}")
         return
     sampler = " --sampler iddpm" if name == "digits-iddpm" else ""
@@ -77,72 +94,57 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     "--model",
     type=LocalName(),
     required=True,
-    help="digits, digits-iddpm, a diffusers folder or hub id, gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., "
-    "dataset:digits, or your own FILE.py:NAME.",
+    help="digits or digits-iddpm, once trained; a folder or hub id of diffusers; an exact model: "
+    "gaussian:MEAN,VAR[,SHAPE], mixture:A,B,... or dataset:digits; or your own FILE.py:NAME.",
 )
 @click.option(
     "--schedule",
-    help="Of an exact model: linear, cosine, edm[:MIN,MAX,RHO] or flow[:SHIFT].  [default: linear]",
+    help="Schedule of an exact model: linear, cosine, edm[:MIN,MAX,RHO] or flow[:SHIFT].  [default: linear]",
 )
-@click.option("--sampler", default="ddpm", show_default=True, help="ddpm, ddim, iddpm or heun.")
+@sampling
 @click.option(
-    "--plan",
-    "plan_name",
-    type=click.Choice(["baseline", "shortcut"]),
-    default="baseline",
-    show_default=True,
-    help="shortcut: 83 of 100 steps, blocks of the U-Net left out in some; with --steps 100.",
-)
-@click.option(
-    "--steps",
+    "--samples",
     type=Whole(),
-    help="Steps, one network evaluation each but two in heun; the size of the grid of edm and flow.  [default: all "
-    "timesteps of the training schedule]",
+    default=64,
+    show_default=True,
+    help="Number of samples. Ask for more later to extend a finished run.",
 )
 @click.option(
-    "--spacing",
-    type=click.Choice(["leading", "linspace", "trailing", "openai"]),
-    help="Which timesteps fewer --steps visit: diffusers' three ways, or improved-diffusion's rounding of "
-    "linspace.  [default: what the model's scheduler says]",
+    "--block",
+    type=Whole(),
+    default=32,
+    show_default=True,
+    help="Samples generated together. To resume or extend a run, give the same number.",
 )
-@click.option("--timesteps", callback=timestep_list, help="Timesteps by hand, instead of --steps: 999,850,700,0.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all noise.")
 @click.option(
-    "--eta", type=Number(), help="Noise of ddim: 0 none, 1 as much as ddpm, more where steps have room.  [default: 0]"
+    "--labels",
+    default="none",
+    show_default=True,
+    metavar="none|cycle|CLASS",
+    help="Class of the samples: none; cycle, which gives them the classes in turn; or the number of one class.",
 )
-@click.option(
-    "--variance",
-    type=click.Choice(["large", "small"]),
-    help="Variance of ddpm: beta, at the last steps more than the states hold, or beta tilde.  [default: what the "
-    "model's scheduler says]",
-)
-@click.option(
-    "--clip/--no-clip",
-    default=None,
-    help="Clip pred_x0 in the update, at the valid range of the model: what its scheduler clips at, 1 where that names "
-    "none, its own of a closed form.  [default: ddpm, iddpm as the model says; ddim no]",
-)
-@click.option(
-    "--eps",
-    type=click.Choice(["kept", "rederived"]),
-    help="With ddim or heun, and --clip: eps kept as the network says, like diffusers, or rederived from the clipped "
-    "pred_x0, like improved-diffusion, guided-diffusion and GLIDE; then ddim of eta 1 is ddpm.  [default: kept]",
-)
-@click.option("--samples", type=Whole(), default=64, show_default=True, help="More than a finished run has extends it.")
-@click.option(
-    "--block", type=Whole(), default=32, show_default=True, help="Samples generated together; part of the run."
-)
-@click.option("--seed", type=SEED, default=0, show_default=True)
-@click.option("--labels", default="none", show_default=True, help="none, cycle through the classes, or one class.")
 @click.option(
     "--guidance",
     type=Number(),
     default=1.0,
     show_default=True,
-    help="How far towards the label: 0 not at all, 1 as the model does, above 1 further, with two predictions a step.",
+    help="How strongly samples follow their label: 0 ignores it, 1 leaves the model as it is, more follows it more. "
+    "All but 1 double the size of every network call.",
 )
-@click.option("--every", type=Whole(), default=1, show_default=True, help="Store every k-th state, and the last.")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
-@click.option("--round-bits", type=Whole(), help="Round float32 to this many mantissa bits: smaller, 10 are plenty.")
+@click.option("--every", type=Whole(), default=1, show_default=True, help="Store every k-th state only, and the last.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Type of the stored states. float16 takes half the space.",
+)
+@click.option(
+    "--round-bits",
+    type=Whole(),
+    help="Round stored float32 to this many mantissa bits, so that they compress better. 10 are as exact as float16.",
+)
 @DEVICE
 @click.option("--autocast", is_flag=True, help="Run the network in bfloat16.")
 @TF32
@@ -150,9 +152,9 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 @STALE
 @DRY_RUN
 def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run: bool, **options: Any) -> None:
-    """Generate full reverse trajectories into the store OUT.
+    """Generate trajectories, and store all their states in OUT.
 
-    Run the same command again to go on where it was stopped; ask for more samples to extend it.
+    Run the same command again to continue a run that was stopped. Ask for more --samples to extend a finished one.
 
     \b
     traj generate data/trajectories/ddpm.zarr --model digits --labels cycle
@@ -164,15 +166,16 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
     """
     from traj.pipeline.making.generate import prepare
 
+    generation = prepare(sampler_name=sampler, **options)
     carry_out(
-        prepare(sampler_name=sampler, **options),
+        generation,
         out,
         stale=stale,
         blocks=blocks,
         dry_run=dry_run,
         smaller="--every or --dtype float16",
         complete=ALL_SAMPLES,
-        following="traj analyze entropy",
+        following=f"traj analyze {'entropy' if generation.makes_pictures else 'psnr'}",
     )
 
 
@@ -181,28 +184,46 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
 @click.argument("out", type=LocalPath())
 @click.option("--at", callback=timestep_list, help="Stored timesteps to start from: 900,800,700.")
 @click.option(
-    "--sweep", "table", type=LocalName(), help="A table of edits instead: a YAML file, or FILE:KEY for a place in one."
+    "--sweep",
+    "table",
+    type=LocalName(),
+    help="A table of edits, instead of --at: a YAML file, or FILE:KEY for one part of it.",
 )
-@click.option("--replicas", type=Whole(), help="Forks of each sample from each timestep.  [default: 8; 1 of a sweep]")
+@click.option(
+    "--replicas", type=Whole(), help="Forks of each sample from each timestep.  [default: 8; always 1 with --sweep]"
+)
 @click.option(
     "--noise",
     multiple=True,
-    help="independent, shared (the run's own) or zero; KIND:FIRST-LAST for these timesteps only. Repeat it; later ones "
-    "win.  [default: independent]",
+    help="Noise below the start: independent, shared (the run's own) or zero. KIND:FIRST-LAST is for these timesteps "
+    "only. May be repeated; the last one that covers a timestep counts.  [default: independent]",
 )
-@click.option("--eta", multiple=True, help="Noise of ddim as in generate, or ETA:FIRST-LAST.  [default: the run's]")
-@click.option("--model", type=LocalName(), help="Where the run's model lies.  [default: its name when STORE was made]")
-@click.option("--samples", type=Whole(), help="The first so many of STORE.  [default: all]")
-@click.option("--block", type=Whole(), help="Samples forked together; part of the forks.  [default: that of STORE]")
 @click.option(
-    "--batch", type=Whole(), default=512, show_default=True, help="Images per network call at most; part of the forks."
+    "--eta",
+    multiple=True,
+    help="Noise of ddim, as in generate. ETA:FIRST-LAST is for these timesteps only. May be repeated.  [default: the "
+    "run's]",
 )
-@click.option("--states", is_flag=True, help="Store x_t and pred_x0 too.")
+@click.option("--model", type=LocalName(), help="The run's model, if it was moved.  [default: its name in STORE]")
+@click.option("--samples", type=Whole(), help="Fork only the first so many samples.  [default: all of STORE]")
+@click.option(
+    "--block",
+    type=Whole(),
+    help="Samples forked together. To resume or extend forks, give the same number.  [default: that of STORE]",
+)
+@click.option(
+    "--batch",
+    type=Whole(),
+    default=512,
+    show_default=True,
+    help="Most events in one network call. To resume or extend forks, give the same number.",
+)
+@click.option("--states", is_flag=True, help="Store x_t and pred_x0 of the forks too, not only x_0.")
 @click.option(
     "--times",
     type=LocalPath(dir_okay=False),
-    help="With --sweep, time the network under each cut on this machine, after the forks, and write to this CSV file "
-    "what share of a run's time each variant saves. A file from before is replaced; --dry-run writes none.",
+    help="With --sweep: at the end, time the network with each cut on this machine, and write the share of a run's "
+    "time that each variant saves to this CSV file. An older file is replaced.",
 )
 @DEVICE
 @BLOCKS
@@ -211,13 +232,14 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
 def fork(
     store: Path, out: Path, times: Path | None, blocks: range | None, stale: Any, dry_run: bool, **options: Any
 ) -> None:
-    """Continue the run STORE from stored states with other noise, into the store OUT.
+    """Continue the run STORE from its stored states, with other noise.
 
-    Replicas share the run's noise down to the timestep they start from, and have noise of their own below it. With
-    --noise zero or --eta, noise is switched off, or put in, on a part of the way: --eta keeps the spread of the states
-    right, --noise zero does not. To compare runs of other step counts from the same start, generate them with one seed.
+    Every replica goes through the same states as the run down to the timestep it starts from, and gets noise of its own
+    below. --noise zero and --eta change how much noise is added at some timesteps: --eta keeps the spread of the states
+    right, --noise zero does not. To compare runs with different numbers of steps, generate them with the same --seed.
 
-    A sweep keeps the run's noise and edits its plan, once for each combination of a family's numbers:
+    --sweep keeps the noise of the run, and changes its steps. Each edit is made once for every combination of its
+    numbers:
 
     \b
     - {edit: jump, n: 5, t_start: {every: 4}}             go on at the fifth timestep after t_start
@@ -264,7 +286,7 @@ def fork(
 
 @main.group(cls=ReadoutGroup)
 def readout() -> None:
-    """Read every stored event with a network.
+    """Read every event of a store with a network.
 
     \b
     traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model digits-classifier
@@ -274,9 +296,9 @@ def readout() -> None:
 @main.group(cls=QuantityGroup)
 @click.pass_context
 def analyze(ctx: click.Context) -> None:
-    """Compute quantities from stores, out of core.
+    """Compute quantities of stores, however large.
 
-    Several at once, NAME,NAME, share one pass over the store.
+    NAME,NAME computes several in one pass over the store.
 
     \b
     traj analyze entropy
@@ -286,16 +308,17 @@ def analyze(ctx: click.Context) -> None:
 
 
 @main.command()
-@click.option("-o", "--out", type=LocalPath(), default="report", show_default=True)
+@click.option("-o", "--out", type=LocalPath(), default="report", show_default=True, help="Folder of the page.")
 @click.option(
     "--beside",
     type=LocalPath(exists=True, file_okay=False),
-    help="Folder of another project (with data/ and results/), whose runs are shown too.",
+    help="Folder of another project, with data/ and results/: show its runs too.",
 )
 def report(out: Path, beside: Path | None) -> None:
     """Draw everything under results/ into report/index.html.
 
-    What is damaged or cannot be drawn is left out and named, on the page too; the exit status is 1 then.
+    Anything that is damaged or cannot be drawn is left out, and named in the messages and on the page. The exit status
+    is 1 then.
 
     \b
     traj report
@@ -319,7 +342,7 @@ def report(out: Path, beside: Path | None) -> None:
 @main.command()
 @click.argument("what", type=LocalName(), metavar="STORE|MODEL")
 def info(what: str) -> None:
-    """Say what a store holds, or what a model is.
+    """Describe a store or a model.
 
     \b
     traj info data/trajectories/ddpm.zarr
@@ -335,7 +358,7 @@ def info(what: str) -> None:
 @click.argument("store", type=LocalPath())
 @click.option("--deep", is_flag=True, help="Also check that every stored value is finite.")
 def verify(store: Path, deep: bool) -> None:
-    """Check that every byte of STORE is there and right.
+    """Check that every byte of STORE is there and is what was written.
 
     \b
     traj verify data/trajectories/ddpm.zarr --deep
@@ -347,5 +370,5 @@ def verify(store: Path, deep: bool) -> None:
     for problem in problems:
         click.echo(problem)
     if problems:
-        raise click.ClickException(f"{store}: {len(problems)} problem(s). {way_out(store)}")
+        raise click.ClickException(f"{store} has {len(problems)} problem(s), listed above. {way_out(store)}")
     click.echo(f"{store} is whole")

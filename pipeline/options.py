@@ -1,13 +1,14 @@
-"""Options that several verbs of the command line have, and how their values are read."""
+"""Options that several verbs of the command line have, those of samplers, and how their values are read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from traj.pipeline.parsing import Whole, is_whole
+from traj.pipeline.parsing import Number, Whole, is_whole
 
 
 class LocalPath(click.Path):
@@ -43,21 +44,26 @@ def refuse_url(value: Any, param: click.Parameter | None, ctx: click.Context | N
 
 
 DEVICE = click.option(
-    "--device", default="auto", show_default=True, envvar="TRAJ_DEVICE", help="auto, cpu, cuda or cuda:i."
+    "--device",
+    default="auto",
+    show_default=True,
+    envvar="TRAJ_DEVICE",
+    metavar="auto|cpu|cuda[:N]",
+    help="Where networks run. auto takes a GPU if there is one.",
 )
 TF32 = click.option(
     "--tf32",
     is_flag=True,
-    help="Let a GPU keep 10 bits of float32 in convolutions and products: faster, an error of about 1e-3.",
+    help="Let a GPU round to 10 mantissa bits in convolutions and matrix products: faster, with errors of about 1e-3.",
 )
 STALE = click.option(
     "--stale",
     type=click.Choice(["refuse", "set-aside"]),
     default="refuse",
     show_default=True,
-    help="What to do where OUT was made from other inputs: stop, or rename it and start afresh.",
+    help="If OUT was made from other inputs: refuse stops; set-aside renames OUT and starts anew.",
 )
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what it will cost, and stop.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the estimated cost, and stop.")
 SEED = Whole(0, 2**64 - 1)
 
 
@@ -72,7 +78,10 @@ def block_range(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 
 BLOCKS = click.option(
-    "--blocks", callback=block_range, help="Only blocks FIRST:END, so that several processes share the work."
+    "--blocks",
+    callback=block_range,
+    metavar="FIRST:END",
+    help="Make only these blocks, without END, so that several processes can share a run.",
 )
 
 
@@ -82,3 +91,71 @@ def timestep_list(ctx: click.Context, param: click.Parameter, value: str | None)
     if not all(is_whole(text) for text in texts):
         raise click.BadParameter(f"{value!r} was given, expected timesteps, for example 900,800,700")
     return [int(text) for text in texts]
+
+
+SAMPLING = (
+    click.option(
+        "--sampler",
+        type=click.Choice(["ddpm", "ddim", "iddpm", "heun"]),
+        default="ddpm",
+        show_default=True,
+        help="ddpm and iddpm add noise at every step; iddpm as much as the network says. ddim adds none without --eta, "
+        "heun none.",
+    ),
+    click.option(
+        "--plan",
+        "plan_name",
+        type=click.Choice(["baseline", "shortcut"]),
+        default="baseline",
+        show_default=True,
+        help="shortcut takes 83 of 100 steps, 21 of them without the lowest blocks of the U-Net. It needs --steps 100.",
+    ),
+    click.option(
+        "--steps",
+        type=Whole(),
+        help="Number of steps: each is one network evaluation, two with heun. With the schedules edm and flow it is "
+        "also the number of timesteps.  [default: every timestep of the schedule]",
+    ),
+    click.option(
+        "--spacing",
+        type=click.Choice(["leading", "linspace", "trailing", "openai"]),
+        help="Which timesteps are visited when --steps are fewer. openai rounds linspace as improved-diffusion does; "
+        "the others are those of diffusers.  [default: what the model's scheduler says]",
+    ),
+    click.option(
+        "--timesteps", callback=timestep_list, help="The timesteps to visit, instead of --steps: 999,850,700,0."
+    ),
+    click.option(
+        "--eta",
+        type=Number(),
+        help="Noise of ddim: 0 for none, 1 for as much as ddpm. More is refused where a state cannot hold it.  "
+        "[default: 0]",
+    ),
+    click.option(
+        "--variance",
+        type=click.Choice(["large", "small"]),
+        help="Variance of the noise of ddpm: large is beta, small is beta tilde.  [default: what the model's scheduler "
+        "says]",
+    ),
+    click.option(
+        "--clip/--no-clip",
+        default=None,
+        help="Clip pred_x0 to the model's valid range before each update. Stored predictions are never clipped.  "
+        "[default: ddpm and iddpm as the model's scheduler says; ddim and heun do not]",
+    ),
+    click.option(
+        "--eps",
+        type=click.Choice(["kept", "rederived"]),
+        help="What eps is after clipping, in ddim and heun with --clip. kept: what the network said, as in diffusers. "
+        "rederived: recomputed from the clipped pred_x0, as in improved-diffusion, guided-diffusion and GLIDE; then "
+        "ddim with --eta 1 is ddpm.  [default: kept]",
+    ),
+)
+"""How a run is sampled."""
+
+
+def sampling(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of SAMPLING."""
+    for option in reversed(SAMPLING):
+        command = option(command)
+    return command

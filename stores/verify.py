@@ -105,8 +105,8 @@ def way_out(path: str | os.PathLike[str]) -> str:
     if root["attributes"]["kind"] == "result":
         return f"{restore}, or delete this result and analyse again"
     return (
-        f"{restore}, or make a bad block again: delete its flag, done/c/BLOCK, and run the same `{verb(root)}` that "
-        "made it"
+        f"{restore}. Or make a bad block again: delete its flag, done/c/BLOCK, and run the same `{verb(root)}` once "
+        "more"
     )
 
 

@@ -1,6 +1,7 @@
 import os
 import shutil
 
+import click
 import numpy as np
 import pytest
 import xarray as xr
@@ -74,7 +75,11 @@ def test_a_changed_seed_is_refused_or_set_aside(tmp_path):
     [
         (["generate", "a.zarr", "--model", "nothing"], 2, "unknown"),
         (["generate", "a.zarr", "--model", "digits"], 2, "traj train digits"),
-        (["generate", "a.zarr", "--model", "gaussian:0,1", "--sampler", "euler"], 2, "expected ddpm, ddim, iddpm"),
+        (
+            ["generate", "a.zarr", "--model", "gaussian:0,1", "--sampler", "euler"],
+            2,
+            "'euler' is not one of 'ddpm', 'ddim', 'iddpm', 'heun'",
+        ),
         (["generate", "a.zarr", "--model", "gaussian:0,1", "--steps", "0"], 2, "1 to 1000"),
         (["generate", "a.zarr", "--model", "gaussian:0,1", "--steps", "2000"], 2, "1 to 1000"),
         (["generate", "a.zarr", "--model", "gaussian:0,1", "--blocks", "3"], 2, "FIRST:END"),
@@ -221,6 +226,28 @@ def test_info_tells_what_is_there():
     assert "4 of 4 done" in text
     assert "(sample: 16, timestep: 6, channel: 1, y: 8, x: 8)" in text
     assert "4 classes" in traj("info", "mixture:-8,-4,6,8")
+
+
+@pytest.mark.parametrize(("shape", "quantity"), [("3x4x4", "entropy"), ("2x4x4", "psnr"), ("5", "psnr")])
+def test_generate_names_a_quantity_that_its_events_have(shape, quantity):
+    run = ("--model", f"gaussian:0,1,{shape}", "--sampler", "ddim", "--steps", 2, "--samples", 2, "--block", 2)
+    text = traj("generate", "a.zarr", *run)
+    assert text.rstrip().endswith(f"next: traj analyze {quantity} a.zarr")
+    traj("analyze", quantity, "a.zarr")
+
+
+def test_train_offers_the_networks_there_are():
+    from traj.pipeline import cli
+    from traj.pipeline.models.digits import CLASSIFIERS, RECIPES
+
+    assert list(cli.TRAINED) == [*RECIPES, *CLASSIFIERS]
+
+
+def test_every_verb_shows_an_example_and_says_what_its_options_are():
+    for verb in main.commands:
+        text = traj(verb, "--help")
+        assert f"traj {verb}" in text.partition("\n")[2]
+        assert all(option.help for option in main.commands[verb].params if isinstance(option, click.Option))
 
 
 def test_help_of_a_quantity_is_its_docstring_with_its_options():

@@ -127,5 +127,5 @@ def test_a_batch_that_fails_leaves_no_store_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "call_seconds", fail)
     arguments = ["generate", str(tmp_path / "a.zarr"), "--model", GAUSSIAN, "--sampler", "ddim", "--steps", "2"]
     result = CliRunner().invoke(main, arguments)
-    assert "the memory does not suffice" in result.output
+    assert "there is not enough memory" in result.output
     assert not any(tmp_path.iterdir())

@@ -382,7 +382,7 @@ def test_bad_input_gets_one_message(digits, tmp_path, monkeypatch):
 def test_training_says_how_good_the_classifier_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["train", "digits-classifier", "--steps", "2"])
-    assert "of the images held out from training rightly" in result.output
+    assert "of the held-out images correctly" in result.output
     assert result.output.rstrip().endswith("--model digits-classifier")
     runs.make("a.zarr", 4)
     assert "is complete" in traj("a.zarr", "r.zarr", "--model", "digits-classifier")

@@ -27,6 +27,7 @@ from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
 from traj.pipeline.process.plan import Plan, Step
 from traj.stores import InputError
+from traj.stores.events import named
 from traj.stores.layout import Layout
 from traj.stores.writer import memory_bytes
 
@@ -90,6 +91,12 @@ class Generation:
     def learned(self) -> bool:
         """Whether the plan's variance comes from the network."""
         return any(step.variance == "learned" for step in self.plan.steps)
+
+    @property
+    def makes_pictures(self) -> bool:
+        """Whether its events are grey or colour images, of which the entropy can be measured."""
+        shape, dims = named(self.denoiser.shape, dims_of(self.denoiser))
+        return dims == stores.IMAGE_DIMS and shape[0] in (1, 3)
 
     @property
     def noisy(self) -> list[int]:
