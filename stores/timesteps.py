@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import pandas as pd  # type: ignore[import-untyped]
 import xarray as xr
+from xarray.indexes import PandasIndex
 
 
 class TimestepIndex(pd.Index):  # type: ignore[misc]
@@ -47,7 +48,7 @@ def with_timestep_index(ds: xr.Dataset) -> xr.Dataset:
     """Index a dataset's timesteps, where it has that dim, so that slices work from either end."""
     if "timestep" not in ds.indexes:
         return ds
-    index = xr.indexes.PandasIndex(TimestepIndex.of(ds.indexes["timestep"]), "timestep")
+    index = PandasIndex(TimestepIndex.of(ds.indexes["timestep"]), "timestep")
     attrs = ds["timestep"].attrs
     indexed = ds.drop_indexes("timestep").assign_coords(xr.Coordinates.from_xindex(index))
     indexed["timestep"].attrs.update(attrs)
