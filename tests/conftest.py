@@ -2,7 +2,11 @@
 
 import os
 import signal
+import tempfile
 
+import pytest
+
+from tests import warm
 from traj.pipeline.threads import wait_briefly
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -10,3 +14,10 @@ wait_briefly()  # for tests and their subprocesses that ask for more
 
 # Started in the background of a shell, this process ignores SIGINT, and so would those that tests start and stop.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Where processes of `traj` are had at once, see tests/warm.py."""
+    with tempfile.TemporaryDirectory() as folder, warm.serve(folder) as path:
+        yield path

@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from tests import runs
+from tests import runs, warm
 from tests.runs import digest
 from tests.test_generate import make
 from traj import stores
@@ -22,7 +20,6 @@ from traj.pipeline.cli import main
 from traj.pipeline.making import fork
 from traj.pipeline.process.noise import NoiseSource, Purpose
 
-TRAJ = Path(sys.executable).with_name("traj")
 GAUSSIAN = "gaussian:0,1,1x4x4"
 
 
@@ -224,12 +221,12 @@ def test_noise_off_on_the_first_part_keeps_replicas_together_there(edit, tmp_pat
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(server, tmp_path):
     store = make(tmp_path / "p.zarr", 16, model="gaussian:0,0.25,1x16x16", steps=250)
     out, flag = tmp_path / "a.zarr", tmp_path / "a.zarr" / "done" / "c" / "1"
     arguments = ["--at", "900,500", "--replicas", "4", "--states", "--device", "cpu"]
-    process = subprocess.Popen([TRAJ, "fork", store, out, *arguments], stderr=subprocess.DEVNULL)
-    while not (flag.exists() and flag.read_bytes()[:1] == b"\x01") and process.poll() is None:
+    process = warm.Process(server, ["fork", store, out, *arguments])
+    while not (flag.exists() and flag.read_bytes()[:1] == b"\x01") and not process.ended():
         time.sleep(0.005)
     time.sleep(0.05)
     process.send_signal(signal.SIGKILL)

@@ -13,12 +13,11 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
+from tests import warm
 from tests.runs import digest
 from traj import stores
 from traj.pipeline.making import generate, hostcopy
 from traj.pipeline.process.noise import NoiseSource, Purpose
-
-TRAJ = Path(sys.executable).with_name("traj")
 
 
 @pytest.fixture(scope="module")
@@ -261,35 +260,36 @@ EXACT = ["--model", "gaussian:0,0.25,1x16x16", "--block", "4", "--device", "cpu"
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_then_resume_equals_uninterrupted(tmp_path):
+def test_ten_kills_at_random_moments_then_resume_equals_uninterrupted(server, tmp_path):
     arguments = [*EXACT, "--samples", "54"]
-    command = [TRAJ, "generate", tmp_path / "a.zarr", *arguments]
-    subprocess.run([TRAJ, "generate", tmp_path / "straight.zarr", *arguments], check=True, capture_output=True)
+    command = ["generate", tmp_path / "a.zarr", *arguments]
+    assert warm.Process(server, ["generate", tmp_path / "straight.zarr", *arguments]).wait() == 0
     rng = np.random.default_rng(int(os.environ.get("TRAJ_TEST_SEED", "0")))
     for _ in range(10):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = warm.Process(server, command)
         shards = len(list((tmp_path / "a.zarr").glob("x_t/c.*.0")))
-        while process.poll() is None and len(list((tmp_path / "a.zarr").glob("x_t/c.*.0"))) == shards:
+        while not process.ended() and len(list((tmp_path / "a.zarr").glob("x_t/c.*.0"))) == shards:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run(command, check=True, capture_output=True)
+    assert warm.Process(server, command).wait() == 0
     assert digest(tmp_path / "a.zarr") == digest(tmp_path / "straight.zarr")
 
 
-def test_ctrl_c_stops_cleanly_and_the_run_resumes(tmp_path):
-    command = [TRAJ, "generate", tmp_path / "a.zarr", *EXACT, "--samples", "60"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+@pytest.mark.slow
+def test_ctrl_c_stops_cleanly_and_the_run_resumes(server, tmp_path):
+    command = ["generate", tmp_path / "a.zarr", *EXACT, "--samples", "60"]
+    process = warm.Process(server, command, stderr=tmp_path / "said")
     while not (tmp_path / "a.zarr" / "x_t" / "c.0.0.0.0.0").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.wait() == 130
+    stderr = (tmp_path / "said").read_text()
     assert "run the same command again" in stderr
     assert "Traceback" not in stderr
     assert not list(tmp_path.rglob("*.partial"))
-    subprocess.run(command, check=True, capture_output=True)
+    assert warm.Process(server, command).wait() == 0
     assert stores.verify(tmp_path / "a.zarr", deep=True) == []
 
 

@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from tests import runs
+from tests import runs, warm
 from tests.runs import digest
 from traj import stores
 from traj.pipeline.cli import main
@@ -22,7 +20,6 @@ from traj.pipeline.making import readout
 from traj.pipeline.models import classifiers, train
 from traj.pipeline.models.digits import CLASSIFIERS, DigitsClassifier
 
-TRAJ = Path(sys.executable).with_name("traj")
 AT = [50, 20]
 
 
@@ -262,20 +259,20 @@ def test_extending_and_any_block_order_equal_one_pass(digits, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_and_resumed_equals_uninterrupted(digits, tmp_path, how):
+def test_stopped_and_resumed_equals_uninterrupted(server, digits, tmp_path, how):
     store = runs.make(tmp_path / "a.zarr", 96, timesteps=np.arange(100)[::-1])
-    command = [TRAJ, "readout", "classifier", store, tmp_path / "r.zarr", "--model", digits, "--device", "cpu"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = ["readout", "classifier", store, tmp_path / "r.zarr", "--model", digits, "--device", "cpu"]
+    said = tmp_path / "said"
+    process = warm.Process(server, command, stderr=said)
     while not (tmp_path / "r.zarr" / "logits" / "c.0.1.0.0").exists():
-        assert process.poll() is None, process.stderr.read()
+        assert not process.ended(), said.read_text()
         time.sleep(0.005)
     process.send_signal(how)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
-    assert "Traceback" not in stderr
+    assert process.wait() == (warm.KILLED if how == signal.SIGKILL else 130)
+    assert "Traceback" not in said.read_text()
     done = stores.describe(tmp_path / "r.zarr")["blocks_done"]
     assert 0 < done < 24
-    subprocess.run(command, check=True, capture_output=True)
+    assert warm.Process(server, command).wait() == 0
     assert digest(tmp_path / "r.zarr") == digest(make(tmp_path / "straight.zarr", store, digits, batch=4096))
 
 

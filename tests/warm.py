@@ -1,0 +1,114 @@
+"""`traj` as a process of its own, forked from one that has imported torch and diffusers: seconds saved per start.
+
+`serve` starts that one and leaves a command `traj` beside its socket, for PATH. What Dask, Numba and torch read from
+the environment when they are imported is the server's.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+KILLED = -signal.SIGKILL
+IMPORTED = (
+    "matplotlib.pyplot",
+    "sklearn.datasets",
+    "traj.pipeline.computing.analyze",
+    "traj.pipeline.making.generate",
+    "traj.pipeline.models.pretrained",
+)
+
+
+class Process:
+    """A running `traj`; `stderr` is a file to write its messages to."""
+
+    def __init__(self, server, arguments, stderr=None):
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.settimeout(300)
+        self._connection.connect(str(server))
+        asked = {"arguments": [str(argument) for argument in arguments], "cwd": os.getcwd(), "environ": {**os.environ}}
+        with open(stderr or os.dup(2), "wb") as messages:
+            socket.send_fds(self._connection, [json.dumps(asked).encode() + b"\n"], [0, 1, messages.fileno()])
+        self._said = self._connection.makefile()
+        self.pid = int(self._said.readline())
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def ended(self):
+        return bool(select.select([self._connection], [], [], 0)[0])
+
+    def wait(self):
+        """The exit status, or KILLED where the process could not say one."""
+        status = int(self._said.readline() or KILLED)
+        self._said.read()  # the connection ends with the process
+        self._connection.close()
+        return status
+
+
+@contextmanager
+def serve(folder):
+    """Give the path of the server's socket."""
+    server, command = Path(folder) / "socket", Path(folder) / "traj"
+    command.write_text(f"#!/bin/sh\nexec '{sys.executable}' -IS '{__file__}' '{server}' \"$@\"\n")
+    command.chmod(0o755)
+    code = f"from tests.warm import answer; answer({str(server)!r})"
+    root = Path(__file__).parents[1]
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    try:
+        yield server
+    finally:
+        process.communicate()
+
+
+def answer(server):
+    """Fork a `traj` for everyone who connects, until stdin ends."""
+    for module in IMPORTED:
+        import_module(module)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(server)
+        listener.listen()
+        print("ready", flush=True)
+        while listener in select.select([listener, sys.stdin], [], [])[0]:
+            connection = listener.accept()[0]
+            if not os.fork():
+                listener.close()
+                run(connection)
+            connection.close()
+
+
+def run(connection):
+    from traj.pipeline.cli import main
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    asked, files, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+    while not asked.endswith(b"\n"):
+        asked += connection.recv(1 << 20)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    asked = json.loads(asked)
+    os.chdir(asked["cwd"])
+    os.environ.clear()
+    os.environ.update(asked["environ"])
+    connection.sendall(f"{os.getpid()}\n".encode())
+    status = 1
+    try:
+        main(asked["arguments"], prog_name="traj")
+    except SystemExit as end:
+        status = end.code
+        raise
+    finally:
+        connection.sendall(f"{status}\n".encode())
+
+
+if __name__ == "__main__":
+    sys.exit(Process(sys.argv[1], sys.argv[2:]).wait())
