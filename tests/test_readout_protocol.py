@@ -39,9 +39,10 @@ def means(source: Source, *, scale: float, batch: int = 7) -> Readout:
         if len(calls) == int(os.environ.get("KILLED_AT", -1)):
             os.kill(os.getpid(), signal.SIGKILL)
         mean = scale * events["x_t"].flatten(1).mean(dim=1)
-        return torch.stack([mean, timestep, torch.from_numpy(condition["label"])], dim=1)
+        letters = torch.tensor([len(prompt) for prompt in condition.get("prompt", [""] * len(mean))])
+        return torch.stack([mean, timestep, torch.from_numpy(condition["label"]), letters], dim=1)
 
-    coords = {"what": ("what", np.array(["mean", "timestep", "label"]), "1", "what is told of a state")}
+    coords = {"what": ("what", np.array(["mean", "timestep", "label", "letters"]), "1", "what is told of a state")}
     output = Output("told", ("x_t",), ("what",), "what is told")
     return Readout((output,), coords, read, identity={"scale": scale}, batch=batch)
 '''
@@ -126,7 +127,8 @@ def test_a_readout_is_found_by_its_file_and_asks_for_its_own_options():
 
 
 def test_events_that_are_no_images_come_with_their_timestep_and_condition():
-    ds = stores.open(runs.make("a.zarr", 6, shape=SHAPE, label=[3, 1, 4, 1, 5, -1]))
+    prompts = ["a cat", "", "dog", "", "é", "a tree"]
+    ds = stores.open(runs.make("a.zarr", 6, shape=SHAPE, label=[3, 1, 4, 1, 5, -1], prompt=prompts))
     text = means("r.zarr")
     assert "2 of 2 blocks to do; 48 events, 7 network evaluations" in text
     assert text.endswith("r.zarr is complete; next: traj info r.zarr")
@@ -137,6 +139,8 @@ def test_events_that_are_no_images_come_with_their_timestep_and_condition():
     np.testing.assert_allclose(found.told.sel(what="mean"), 2 * ds.x_t.mean("feature"), atol=1e-6)
     np.testing.assert_array_equal(found.told.sel(what="timestep")[2], ds.timestep)
     np.testing.assert_array_equal(found.told.sel(what="label")[:, 3], ds.label)
+    assert found.told.sel(what="letters")[:, 0].values.tolist() == [5, 0, 3, 0, 1, 6]
+    assert found.prompt.values.tolist() == prompts
     np.testing.assert_array_equal(found.log_snr, ds.log_snr)
     assert stores.verify("r.zarr", deep=True) == []
 
