@@ -3,29 +3,27 @@
 import base64
 import csv
 import re
-import shutil
-from dataclasses import replace
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from unittest.mock import patch
 
 import numpy as np
-import pytest
+import xarray as xr
 from sklearn.datasets import load_digits
 
 from tests import runs
 from traj import stores
-from traj.pipeline.computing import analyze
-from traj.pipeline.computing.engines import threads
+from traj.analysis import _drawing as drawing
+from traj.analysis._quantity import Landmark, Number, Series, Table, quantity
 from traj.pipeline.report import report
-from traj.pipeline.report.collected import collect
-from traj.pipeline.report.sections import SECTIONS
+from traj.pipeline.report.entries import collect
 
 T = 40
 DIGITS = load_digits()
 IMAGES = (DIGITS.images[:, None] / 8 - 1).astype("f4")
 CONFIG = {
     "model": {"name": "digits"},
-    "condition": {"labels": "cycle"},
+    "labels": "cycle",
     "plan": {
         "clip": None,
         "runs": [{"first": 39, "last": 0, "stride": 1, "rule": "ddim", "variance": 0.0, "noise": "shared"}],
@@ -38,11 +36,9 @@ AT = [30, 20, 10]
 ENDINGS = np.array([[0, 1, 2, 3], [0, 0, 0, 1], [0, 0, 0, 0]])
 """Labels of the replicas of every sample, for each start."""
 
-QUANTITIES = ("intervention", "phases", "redundancy")
-
 JUMP, SKIPS, BLOCKS = ("jump", 5, 0, 0, 0, -1), ("skips", 5, 2, 0, 0, -1), ("blocks", 5, 0, 2, 1, -1)
 SHORTCUT = ("shortcut", 0, 0, 0, 0, -1)
-"""edit, n, ns, nb, blocks, r."""
+"""edit, n, ns, nb, unet_blocks, r."""
 
 SHARE = {JUMP: [0.9, 0.1, 0.0], SKIPS: [0.02, 0.2, 0.1], BLOCKS: [0.01, 0.05, 0.02]}
 """Of another image in the endings of a family, over AT. An edit from 10 on that jumps changes nothing."""
@@ -140,12 +136,6 @@ def saved(edit):
     return 0, cut, cut / T * nb / 16
 
 
-def analyse_sweep(path, of, results):
-    options = {name: {"baseline": str(of)} for name in QUANTITIES}
-    jobs = analyze.plan_jobs([path], options, results / path.stem)
-    analyze.run(path, jobs, engine=threads(1), say=lambda message: None)
-
-
 def write_times(path, sweep, removed, **changes):
     """Times of the edits of a sweep, as they are measured, or with other columns."""
     ds = stores.open(sweep)
@@ -158,10 +148,86 @@ def write_times(path, sweep, removed, **changes):
         )  # the shortest ends all
 
 
-def analyse(path, results, quantities=("entropy", "ssim", "psnr")):
-    options = {name: {"bins": 16} if name == "entropy" else {} for name in quantities}
-    jobs = analyze.plan_jobs([path], options, results / path.stem)
-    analyze.run(path, jobs, engine=threads(1), say=lambda message: None)
+@quantity(reads="trajectories", numerics=1, title="How bright it is <b>", source="nobody's Fig. 1")
+def brightness(ds):
+    """Average the values of an image."""
+    means = xr.concat([ds[name].mean(ds[name].dims[2:]) for name in ("x_t", "pred_x0")], "on").astype("f8")
+    result = xr.Dataset({"brightness": means.mean("sample"), "of_samples": means}, {"on": ["x_t", "pred_x0"]})
+    return result.drop_vars("sample")
+
+
+@brightness.figure("brightness", title="Brightness & time", caption=lambda results: f"<i>N</i> = {len(results)} runs.")
+def draw_brightness(results, look):
+    curves = [
+        drawing.Curve(name, result["log_snr"].to_numpy(), values, np.zeros(len(values)))
+        for name, result in results.items()
+        for values in [result["brightness"].sel(on="pred_x0").to_numpy()]
+    ]
+    return drawing.panels([[("brightness", curves)]], look.colours, "log SNR", ["brightness"])[0]
+
+
+@brightness.figure("nothing", title="Never drawn", caption=lambda results: "")
+def draw_nothing(results, look):
+    return None
+
+
+@brightness.curve("brightness", title="Brightness", y_label="brightness")
+def brightness_curve(result):
+    values = result["brightness"].sel(on="pred_x0").to_numpy()
+    along = result["timestep"].to_numpy(), result["log_snr"].to_numpy()
+    return [Series("pred_x0", *along, values, values - 1, np.full(len(values), np.nan))]
+
+
+@brightness.gives_landmarks
+def brightness_landmarks(result):
+    """The middle of the process with an interval, its end without one, and what is never there."""
+    middle, last = (
+        (float(result["timestep"][k]), float(result["log_snr"][k])) for k in (result.sizes["timestep"] // 2, -2)
+    )
+    return [
+        Landmark("middle", "half of the steps are done", *middle, middle[1] - 0.5, middle[1] + 0.25),
+        Landmark("last", "nearly all is done", *last),
+        Landmark("never", "images are black", np.nan, np.nan),
+    ]
+
+
+@brightness.gives_numbers
+def brightness_numbers(result):
+    values = result["brightness"].sel(on="pred_x0")
+    return [
+        Number("bright_end", "brightness at the end", float(values[-1]), float(values[-1]) - 1, float(values[-1]) + 1),
+        Number("bright_never", "brightness of nothing", np.nan),
+    ]
+
+
+@brightness.gives_tables
+def brightness_tables(results):
+    return [Table("The source & here", ("it says", "runs"), [("a < b", str(len(results)))], "A note.", (1,))]
+
+
+@quantity(reads="fork", numerics=1, title="How alike endings are")
+def likeness(ds):
+    """Take the spread of replicas."""
+    return xr.Dataset({"likeness": ds["x_0"].std("replica").mean(("sample", "channel", "y", "x")).astype("f8")})
+
+
+TOYS = {"brightness": brightness, "likeness": likeness}
+
+
+@contextmanager
+def toys():
+    """Put quantities in the place of ours, of which a report must know none."""
+    with patch("traj.analysis.quantities", lambda: list(TOYS)), patch("traj.analysis.load", TOYS.__getitem__):
+        yield
+
+
+def analyse(path, root, name="brightness"):
+    """Save what a quantity gives of a store, as `traj analyze` does."""
+    ds = stores.open(path)
+    result = TOYS[name](ds).assign_attrs(of=ds.attrs["kind"]).compute()
+    config = {"quantity": name, "options": {}, "store": stores.identity(path)}
+    stores.save(result, root / "results" / path.stem / f"{name}.zarr", config)
+    return path
 
 
 def fail(where, error):
@@ -169,57 +235,34 @@ def fail(where, error):
     raise error
 
 
-def write(place, out, *, only=None, failed=fail, **options):
-    """Write a report, with the pictures of these sections only: a whole page takes seconds."""
-    folders = ("results", "trajectories", "forks", "sweeps", "readouts", "models")
-    drawn = [one if only is None or one.anchor in only else replace(one, html=lambda material: "") for one in SECTIONS]
-    with patch("traj.pipeline.report.SECTIONS", tuple(drawn)):
-        return report(out, **{**{name: place / name for name in folders}, **options}, failed=failed)
+def write(place, out, *, failed=fail, **options):
+    return report(out, root=place, failed=failed, **options)
 
 
-def collected(place, trajectories=None):
-    folders = {"trajectories": trajectories or place / "trajectories"}
-    folders |= {"fork": place / "forks", "sweep": place / "sweeps", "readout": place / "readouts"}
-    return {(run.kind, run.name): run for run in collect(place / "results", folders, SECTIONS, None, fail)}
+def collected(place):
+    return {entry.name: entry for entry in collect(place, None, fail)}
 
 
-def fixtures():
-    """What every module looks at: its report's folder and page, what was found of its place, and a copy of that."""
-
-    @pytest.fixture(scope="module")
-    def written(place, tmp_path_factory):
-        return write(place, tmp_path_factory.mktemp("out") / "report").parent
-
-    @pytest.fixture(scope="module")
-    def html(written):
-        return (written / "index.html").read_text(encoding="utf-8")
-
-    @pytest.fixture(scope="module")
-    def found(place):
-        return collected(place)
-
-    @pytest.fixture
-    def copy(place, tmp_path):
-        return shutil.copytree(place, tmp_path / "copy")
-
-    return written, html, found, copy
+def text(page):
+    return page.read_text(encoding="utf-8")
 
 
-def section(html, name):
-    return html[html.index(f'id="{name}"') :].split("<h2")[0]
+def pages(folder):
+    """All pages of a report, by their place in it."""
+    return {str(page.relative_to(folder)): text(page) for page in sorted(folder.rglob("*.html"))}
 
 
 def rows(path):
     return list(csv.DictReader(path.open(encoding="utf-8")))
 
 
-def verdicts(shown):
-    """The last two columns of a table of findings."""
-    return [re.findall(r"<td>(.*?)</td>", row)[1:] for row in shown.split("<tr>")[2:]]
+def images(html):
+    """The images of a page, as bytes."""
+    return [base64.b64decode(code) for code in re.findall(r"data:image/[a-z+]+;base64,([\w+/=]+)", html)]
 
 
 def svgs(html):
-    return [base64.b64decode(code).decode() for code in re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", html)]
+    return [image.decode() for image in images(html) if image.startswith(b"<?xml")]
 
 
 class Balance(HTMLParser):

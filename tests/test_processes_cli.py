@@ -10,8 +10,8 @@ import pytest
 from tests.test_cli import traj
 from traj import stores
 from traj.pipeline.process.noise import NoiseSource, Purpose
-from traj.pipeline.report.contents import Run
-from traj.pipeline.report.sections import runs
+from traj.pipeline.report import runs
+from traj.pipeline.report.entries import Stored
 
 SMALL = ("--samples", 4, "--block", 4, "--device", "cpu")
 
@@ -67,16 +67,16 @@ def test_a_start_without_signal_survives_every_analysis_and_the_report():
         traj("readout", "classifier", store, read, "--model", "digits-classifier", "--device", "cpu")
         traj("analyze", "label_variance", read)
     assert traj("report").splitlines()[-1] == "wrote report/index.html"
-    remarks = re.findall('class="remarks".{0,300}', Path("report/index.html").read_text())
-    assert remarks == []
-    assert {"flow", "eta"} <= json.loads(Path("report/metrics.json").read_text())["runs"].keys()
+    pages = [page.read_text() for page in Path("report").rglob("*.html")]
+    assert [re.findall('class="remarks".{0,300}', page) for page in pages] == [[]] * len(pages)
+    assert {"flow", "eta", "flow_forks", "jumps"} <= json.loads(Path("report/metrics.json").read_text())["runs"].keys()
 
 
 def test_the_table_of_runs_names_the_sampler_the_model_and_its_evaluations():
     plan = {"runs": [{"rule": "heun", "variance": 0.0, "noise": "shared", "first": 17, "last": 0, "stride": 1}]}
     config = {"plan": plan, "guidance": 2.0, "model": {"weights": "sha256:0"}}
     environments = [{"environment": {"model": "mine.py:edm"}, "blocks": [0]}]
-    run = Run("a", "trajectories", None, {"config": config, "environments": environments}, {}, {})
+    run = Stored("a", "trajectories", Path(), {"config": config, "environments": environments}, None, None)
     assert runs.sampler_name(config) == "Heun; guidance 2.0"
     assert (runs.plan_steps(config), runs.second_evaluations(config)) == (18, 17)
     assert runs.model_name(run) == "mine.py:edm"

@@ -1,37 +1,62 @@
+"""The report: the answer first, a page for every name, one for every quantity that several have, numbers and curves."""
+
 import csv
 import json
 import re
 import shutil
-from pathlib import Path
+from html import escape
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import xarray as xr
-from sklearn.model_selection import train_test_split
 
 from tests import runs
-from tests.report_data import CONFIG, DIGITS, IMAGES, T, analyse, collected, fixtures, make_run, svgs, unbalanced, write
+from tests.report_data import (
+    CONFIG,
+    IMAGES,
+    T,
+    analyse,
+    brightness,
+    collected,
+    images,
+    make_forks,
+    make_run,
+    make_sweep,
+    pages,
+    rows,
+    text,
+    toys,
+    unbalanced,
+    write,
+    write_times,
+)
 from traj import stores
 from traj.analysis import _drawing as drawing
-from traj.pipeline.computing import analyze
-from traj.pipeline.computing.engines import threads
-from traj.pipeline.report import quality, sections
-from traj.pipeline.report.sections import SECTIONS, montages
-from traj.pipeline.report.sections.runs import plan_steps, sampler_name
+from traj.analysis._quantity import Landmark, Look
+from traj.pipeline.report import entries, markup, metrics, montages, picture, words
+from traj.pipeline.report import runs as table_of_runs
 
-pytestmark = pytest.mark.slow
+BYTES = 2_000_000
+"""Of a page, at most."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _toys():
+    with toys():
+        yield
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Three runs: one with everything, one on another time axis without psnr, one never analysed."""
+    """Three runs, one of which has no result, forks and a sweep of the first one."""
     root = tmp_path_factory.mktemp("report")
-    trajectories, results = root / "trajectories", root / "results"
-    analyse(make_run(trajectories / "ddim50.zarr"), results)
+    first = analyse(make_run(root / "data/trajectories/ddim50.zarr"), root)
     other = {**CONFIG, "model": {"name": "<b>mine</b>"}}
-    slow = make_run(trajectories / "ddim100.zarr", config=other, time_scale=0.25, seed=1)
-    analyse(slow, results, ("entropy", "ssim"))
-    make_run(trajectories / "raw.zarr", config=other, seed=2)
+    analyse(make_run(root / "data/trajectories/ddim100.zarr", config=other, seed=1), root)
+    make_run(root / "data/trajectories/raw.zarr", config=other, seed=2)
+    analyse(make_forks(root / "data/forks/few.zarr", first), root, "likeness")
+    make_sweep(root / "data/sweeps/edits.zarr", first)
     model = root / "models" / "digits"
     model.mkdir(parents=True)
     (model / "loss.csv").write_text("step,loss\n10,0.5\n20,0.25\n")
@@ -39,54 +64,67 @@ def place(tmp_path_factory):
     return root
 
 
-written, html, found, copy = fixtures()
-
-
 @pytest.fixture(scope="module")
-def ssim(place):
-    return stores.open(place / "results/ddim50/ssim.zarr")["ssim"].load()
+def written(place, tmp_path_factory):
+    return write(place, tmp_path_factory.mktemp("out") / "report").parent
 
 
-def test_page_needs_nothing_but_itself(html):
-    assert "://" not in html
-    assert "<script" not in html
-    sources = re.findall(r'(?:src|href)="([^"]*)"', html)
-    assert all(source.startswith(("data:image/", "#")) for source in sources)
-    anchors = {source[1:] for source in sources if source.startswith("#")}
-    assert anchors == set(re.findall(r'<h2 id="(\w+)"', html)) - {"sources"}
-    for svg in svgs(html):
-        assert not re.search(r'href="(?!#|data:)', svg)
+@pytest.fixture
+def copy(place, tmp_path):
+    return shutil.copytree(place, tmp_path / "copy")
 
 
-def test_page_is_well_formed_and_escapes_names(html):
-    assert unbalanced(html) == []
-    assert "&lt;b&gt;mine&lt;/b&gt;" in html
-    assert "<b>mine</b>" not in html
+def test_the_first_page_is_the_answer(written):
+    index = text(written / "index.html")
+    places = [index.index(part) for part in ("<figure>", "In words", "What was run", "In numbers", "Everything of one")]
+    assert places == sorted(places)
+    assert index.count("half of the steps are done") >= 2
 
 
-def test_a_page_without_forks_and_labels_has_no_word_of_them(html):
-    assert not {"labels", "replicas", "forks"} & set(re.findall(r'<h2 id="(\w+)"', html))
-    assert "<h3>Forks</h3>" not in html
+def test_every_name_has_a_page_and_a_quantity_of_several_has_one(written):
+    assert set(pages(written)) == {
+        "index.html",
+        "quantities/brightness.html",
+        *(f"runs/{name}.html" for name in ("ddim50", "ddim100", "raw", "few", "edits")),
+    }
 
 
-def test_every_file_of_sections_is_on_the_page():
-    files = {path.stem for path in Path(sections.__file__).parent.glob("*.py")} - {"__init__"}
-    functions = [getattr(section.html, "func", section.html) for section in SECTIONS]
-    assert files == {function.__module__.rpartition(".")[2] for function in functions}
-    assert len({section.anchor for section in SECTIONS}) == len(SECTIONS)
+def test_pages_need_nothing_but_one_another(written):
+    for name, html in pages(written).items():
+        assert unbalanced(html) == []
+        assert "://" not in html
+        assert "<script" not in html
+        assert all(source.startswith("data:image/") for source in re.findall(r'src="([^"]*)"', html))
+        for link in re.findall(r'href="([^"]*)"', html):
+            assert (written / name).parent.joinpath(unquote(link)).is_file(), f"{name}: {link}"
 
 
-def test_every_run_is_named_in_natural_order_with_one_colour(html):
-    table = html[html.index('id="runs"') : html.index('id="numbers"')]
-    assert re.findall(r"</span>(\w+)</span></td>", table) == ["ddim50", "ddim100", "raw"]
-    swatches = re.findall(r'style="background:(#\w+)"></span>(\w+)<', html)
-    assert len({run for _, run in swatches}) == len(set(swatches)) == 3
-    colour = {run: colour.lower() for colour, run in swatches}
-    drawn = svgs(html[html.index('id="ssim"') : html.index('id="training"')])
-    assert [(colour["ddim50"] in svg.lower(), colour["ddim100"] in svg.lower()) for svg in drawn] == [
-        (True, True),
-        (True, False),
-    ]
+def test_what_others_name_is_escaped(written):
+    for html in pages(written).values():
+        assert "<b>mine" not in html
+        assert "<i>N" not in html
+    page = text(written / "runs/ddim50.html")
+    for said in (brightness.title, "Brightness & time", "<i>N</i> = 1 runs.", "The source & here", "a < b", "A note."):
+        assert escape(said) in page
+
+
+def test_a_quantity_is_drawn_for_one_name_and_for_all(written):
+    for page, count in (("runs/ddim50.html", 1), ("quantities/brightness.html", 2)):
+        html = text(written / page)
+        assert f"= {count} runs." in html
+        assert "Never drawn" not in html
+    assert "How alike endings are" not in text(written / "runs/few.html")  # it has no figure
+
+
+def test_runs_come_in_natural_order_before_what_was_made_of_them(place):
+    assert list(collected(place)) == ["ddim50", "ddim100", "raw", "few", "edits"]
+
+
+def test_a_fork_has_the_colour_of_its_run_and_a_marker(written):
+    index = text(written / "index.html")
+    colour = {name: colour for colour, name in re.findall(r'background:(#\w+)"></span>(\w+)<', index)}
+    assert colour["few"] == colour["edits"] == colour["ddim50"]
+    assert len({colour[name] for name in ("ddim50", "ddim100", "raw")}) == 3
 
 
 def test_many_runs_still_have_colours_of_their_own():
@@ -95,106 +133,112 @@ def test_many_runs_still_have_colours_of_their_own():
     assert drawing.colours(names[:3]) == {name: drawing.colours(names[:5])[name] for name in names[:3]}
 
 
-def test_missing_results_are_said(html):
-    remarks = re.findall(r"<li>(.*?)</li>", html)
-    assert len(remarks) == 2
-    assert "ddim100" in remarks[0]
-    assert "no psnr: run `traj analyze psnr " in remarks[0]
-    assert "raw" in remarks[1]
-    assert "no entropy, no ssim, no psnr" in remarks[1]
+def _row(**marks):
+    return picture.Row("How", "it happens", marks)
 
 
-def test_too_few_pixels_are_said_to_be_unreliable(html):
-    assert "Dashed: too few pixels for so many grey levels (ddim50, ddim100)" in html
+def _mark(log_snr, low=np.nan, high=np.nan, meaning="it happens", of=""):
+    return Landmark("it", meaning, 10.0, log_snr, low, high, of)
 
 
-def test_montage_shows_first_and_last_timestep_and_x_0(place):
-    ds = stores.open(place / "trajectories/ddim50.zarr")
-    axis = montages.montage(ds).axes[0]
-    labels = [label.get_text() for label in axis.get_xticklabels()]
-    assert len(labels) == 11
-    assert labels[0].startswith("t = 39\nlog SNR −")
-    assert labels[-2].startswith("t = 0\n")
-    canvas = axis.images[0].get_array()
-    cell = canvas[2:66, -66:-2]
-    np.testing.assert_allclose(cell[::8, ::8, 0], (IMAGES[0, 0] + 1) / 2, atol=1e-6)
+LOOK = Look({"a": "#0072b2", "b": "#d55e00"}, {"a": "", "b": "s"})
 
 
-def test_montage_of_colour_and_of_large_images():
-    states = np.random.default_rng(0).uniform(-1, 1, (2, 3, 3, 96, 130)).astype("f4")
-    dims = ("sample", "timestep", "channel", "y", "x")
-    ds = xr.Dataset(
-        {"x_t": (dims, states), "pred_x0": (dims, states), "x_0": (("sample", *dims[2:]), states[:, 0])},
-        {"timestep": [2, 1, 0], "log_snr": ("timestep", [-1.0, 0.0, 1.0])},
-    )
-    canvas = montages.montage(ds).axes[0].images[0].get_array()
-    assert canvas.shape[1] < 400
-    np.testing.assert_allclose(canvas[2, 2], (states[0, 0, :, 0, 0] + 1) / 2, atol=1e-6)
+def test_a_landmark_is_a_marker_with_its_interval_and_hollow_without():
+    figure = picture.picture([_row(a=_mark(1.0, 0.5, 2.0), b=_mark(3.0)), _row(a=_mark(np.nan))], LOOK, None)
+    (axis,) = figure.axes
+    bars = [line for line in axis.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 3]
+    assert [line.get_xdata().tolist() for line in bars] == [[0.5, 2.0]]
+    first, second = [line for line in axis.lines if line.get_marker() in ("o", "s")]
+    assert [float(first.get_xdata()[0]), first.get_markerfacecolor()] == [1.0, "#0072b2"]
+    assert [float(second.get_xdata()[0]), second.get_markerfacecolor(), second.get_marker()] == [3.0, "white", "s"]
+    assert " not reached" in [shown.get_text() for shown in axis.texts]
 
 
-def test_metrics_equal_a_direct_computation(place, written, ssim):
-    ours = json.loads((written / "metrics.json").read_text())["runs"]["ddim50"]
-    assert ours == json.loads((written / "metrics/ddim50.json").read_text())
-    mean = ssim.sel(on="pred_x0").mean("sample")
-    first = next(int(t) for t in mean["timestep"] if mean.sel(timestep=t) > 0.8)
-    assert 0 < first < T - 1
-    assert ours["ssim_08_timestep"] == first
-    assert ours["ssim_08_log_snr"] == round(float(mean["log_snr"].sel(timestep=first)), 2)
-    below, above = mean[mean["log_snr"] < 0][-1], mean[mean["log_snr"] >= 0][0]
-    part = float(below["log_snr"] / (below["log_snr"] - above["log_snr"]))
-    assert ours["ssim_at_log_snr_0"] == pytest.approx(float(below + part * (above - below)), abs=6e-4)
-
-    alone = stores.open(place / "results/ddim50/entropy.zarr")["stepwise_entropy_per_sample"]
-    alone = alone.sel(on="pred_x0").mean("sample").compute()
-    assert ours["entropy_start"] == round(float(alone[0]), 3)
-    assert ours["entropy_peak"] == round(float(alone.max()), 3)
-    assert alone.sel(timestep=ours["entropy_peak_timestep"]) == alone.max()
-
-    ds = stores.open(place / "trajectories/ddim50.zarr")
-    error = ((ds["x_t"][:, -1].clip(-1, 1) - ds["x_0"]) / 2) ** 2
-    assert ours["psnr_x_t_end"] == round(float((-10 * np.log10(error.mean(("channel", "y", "x")))).mean()), 2)
+def test_a_landmark_that_ends_with_the_process_stays_in_the_picture():
+    (axis,) = picture.picture([_row(a=_mark(1.0, -np.inf, np.inf)), _row(a=_mark(np.inf))], LOOK, None).axes
+    assert all(np.isfinite(line.get_xdata()).all() for line in axis.lines)
 
 
-def test_digits_are_judged_by_a_classifier(written):
-    ours = json.loads((written / "metrics.json").read_text())["runs"]
-    assert ours["ddim50"]["confidence"] > 0.9
-    assert ours["ddim50"]["classes"] == 10
-    assert ours["ddim50"]["label_agreement"] == round(10 / 12, 3)
-    assert "confidence" not in ours["ddim100"]
-    assert "confidence" not in ours["raw"]
+def test_the_strip_shows_the_prediction_at_the_log_snr_it_stands_at(place):
+    run = stores.open(place / "data/trajectories/ddim50.zarr")
+    _, strip = picture.picture([_row(a=_mark(0.0))], LOOK, run).axes
+    assert strip.images
+    for image in strip.images[: len(strip.images) // 2]:  # those of the first sample
+        left, right, *_ = image.get_extent()
+        nearest = np.abs(run["log_snr"].to_numpy() - (left + right) / 2).argmin()
+        assert left < run["log_snr"][nearest] < right
+        expected = run["pred_x0"][0, nearest, 0].to_numpy()
+        np.testing.assert_allclose(image.get_array()[..., 0], (expected.clip(-1, 1) + 1) / 2, atol=1e-6)
 
 
-def test_no_label_agreement_without_labels():
-    found = quality.digit_quality(3 * IMAGES[:4], np.full(4, -1))
-    assert sorted(found) == ["classes", "confidence"]
+def test_the_order_is_told_only_where_intervals_are_apart():
+    marks = [_mark(2.0, 1.9, 2.1, "C"), _mark(0.0, -0.1, 0.1, "A"), _mark(1.0, 0.05, 1.5, "B"), _mark(3.0, meaning="D")]
+    told = re.findall(r"<li>(\w): .*?(cannot tell)?\)?(?:</span>)?</li>", words.in_order("a", marks, LOOK.colours))
+    assert told == [("A", ""), ("B", "cannot tell"), ("C", ""), ("D", "cannot tell")]
+    assert "<b>−0.5</b> (the start to 0.1)" in words.place(_mark(-0.5, -np.inf, 0.1))
+    assert words.in_order("a", [_mark(np.nan)], LOOK.colours) == ""
 
 
-def test_classifier_is_sure_of_unseen_digits_only():
-    seen, unseen, labels, truth = train_test_split(DIGITS.data / 8 - 1, DIGITS.target, test_size=0.3, random_state=0)
-    model = quality.digit_model().fit(seen, labels)
-    probability = model.predict_proba(unseen)
-    assert (probability.argmax(axis=1) == truth).mean() > 0.95
-    assert 0.9 < probability.max(axis=1).mean() < 0.99
-    noise = np.random.default_rng(0).standard_normal((200, 64)).clip(-1, 1)
-    assert model.predict_proba(noise).max(axis=1).mean() < 0.6
-    between = (unseen[:200] + unseen[200:400]) / 2
-    assert model.predict_proba(between).max(axis=1).mean() < 0.85
+def test_runs_differ_only_where_intervals_are_apart():
+    said = words.between_runs([_row(a=_mark(2.0, 1.9, 2.1), b=_mark(0.0, -0.1, 0.1))], LOOK.colours)
+    assert re.sub("<.*?>", "", said) == "Between runs, by log SNR:it happens: earlier in b than in a"
+    said = words.between_runs([_row(a=_mark(2.0, 0.0, 2.1), b=_mark(0.0, -0.1, 0.1))], LOOK.colours)
+    assert "cannot be told" in said
+    assert words.between_runs([_row(a=_mark(2.0, 0.0, 2.1), b=_mark(0.0))], LOOK.colours) == ""
 
 
-def test_final_losses_are_among_the_metrics(written):
-    assert json.loads((written / "metrics.json").read_text())["training"] == {"digits": {"final_loss": 0.1235}}
+def test_what_cannot_be_said_is_said():
+    said = words.unsaid([_row(a=_mark(np.nan), b=_mark(1.0)), _row(a=_mark(1.0), b=_mark(2.0))])
+    assert "Not reached, or not seen: it happens, in a." in said
+    assert "not known: it happens, in b; it happens, in all runs." in said
+    assert words.unsaid([_row(a=_mark(1.0, 0.0, 2.0))]) == ""
 
 
-def test_curves_are_tidy_and_equal_the_results(written, ssim):
-    names = {path.name for path in (written / "plots").iterdir()}
-    assert names == {"stepwise_entropy.csv", "stepwise_entropy_per_image.csv", "ssim.csv", "psnr.csv"}
-    rows = list(csv.DictReader((written / "plots/ssim.csv").open(encoding="utf-8")))
-    assert list(rows[0]) == ["run", "on", "timestep", "log_snr", "value", "low", "high"]
-    ours = [row for row in rows if row["run"] == "ddim50" and row["on"] == "pred_x0"]
+def test_metrics_are_the_numbers_and_landmarks(place, written):
+    ours = json.loads((written / "metrics.json").read_text())
+    assert ours["training"] == {"digits": {"final_loss": 0.1235}}
+    assert ours["runs"]["few"] == ours["runs"]["raw"] == {}
+    first = ours["runs"]["ddim50"]
+    assert first == json.loads((written / "metrics/ddim50.json").read_text())
+    result = stores.open(place / "results/ddim50/brightness.zarr")
+    end = float(result["brightness"].sel(on="pred_x0")[-1])
+    assert first["bright_end"] == pytest.approx(end, abs=6e-4)
+    assert first["bright_end_low"] == pytest.approx(end - 1, abs=6e-4)
+    assert first["bright_never"] is None
+    assert first["middle_timestep"] == result["timestep"][T // 2]
+    assert first["middle_log_snr"] == pytest.approx(float(result["log_snr"][T // 2]), abs=6e-4)
+    assert first["middle_low"] == pytest.approx(first["middle_log_snr"] - 0.5, abs=1e-3)
+    assert "last_low" not in first
+    assert first["never_timestep"] is first["never_log_snr"] is None
+
+
+def test_landmarks_of_one_name_are_told_apart_by_what_they_are_of():
+    two = metrics.Summary(landmarks={"q": [_mark(1.0, of="jump n = 2"), _mark(2.0, of="jump n = 3")]})
+    assert {key: value for key, value in two.metrics.items() if "snr" in key} == {
+        "it_jump_n_2_log_snr": 1,
+        "it_jump_n_3_log_snr": 2,
+    }
+
+
+def test_curves_are_tidy_and_equal_the_results(place, written):
+    assert [path.name for path in (written / "plots").iterdir()] == ["brightness.csv"]
+    found = rows(written / "plots/brightness.csv")
+    assert list(found[0]) == ["run", "on", "timestep", "log_snr", "value", "low", "high"]
+    ours = [row for row in found if row["run"] == "ddim50"]
     assert [int(row["timestep"]) for row in ours] == list(range(T))[::-1]
-    mean = ssim.sel(on="pred_x0").mean("sample")
-    np.testing.assert_allclose([float(row["value"]) for row in ours], mean, atol=1e-5)
-    assert all(float(row["low"]) <= float(row["value"]) <= float(row["high"]) for row in ours)
+    expected = stores.open(place / "results/ddim50/brightness.zarr")["brightness"].sel(on="pred_x0")
+    np.testing.assert_allclose([float(row["value"]) for row in ours], expected, atol=1e-5)
+    assert {row["high"] for row in ours} == {""}
+
+
+def test_long_curves_are_thinned_with_both_ends(place, tmp_path):
+    result = stores.open(place / "results/ddim50/brightness.zarr").isel(timestep=np.repeat(np.arange(T), 100))
+    long = entries.Entry("long", results={"brightness": result})
+    metrics.write_curves(tmp_path, [long], {"brightness": brightness}, runs)
+    found = list(csv.DictReader((tmp_path / "brightness.csv").open()))
+    assert len(found) == 100
+    assert [found[0]["timestep"], found[-1]["timestep"]] == ["39", "0"]
 
 
 def test_same_inputs_give_the_same_bytes(place, written, tmp_path):
@@ -202,52 +246,168 @@ def test_same_inputs_give_the_same_bytes(place, written, tmp_path):
     assert runs.digest(again) == runs.digest(written)
 
 
-def test_no_results_is_a_clear_error(place, tmp_path):
+def test_no_page_grows_beyond_what_opens_at_once():
+    """A run's page: a montage of noise in colour, and six figures of as many curves as figures have."""
+    rng = np.random.default_rng(0)
+    states = rng.uniform(-1, 1, (4, 20, 3, 32, 32)).astype("f4")
+    shown = [markup.figure(montages.of_run(_coloured(states)), "", "")]
+    x = np.linspace(-10, 10, 1000)
+    for _ in range(6):
+        curves = [
+            drawing.Curve(name, x, np.tanh(x / k) + rng.normal(0, 0.02, 1000), np.full(1000, 0.1))
+            for k, name in enumerate("abcde", 1)
+        ]
+        palette = drawing.colours(list("abcde"))
+        drawn, _ = drawing.panels([[("left", curves), ("right", curves)]] * 2, palette, "x", ["y", "y"])
+        shown.append(markup.figure(drawn, "", ""))
+    assert sum(map(len, shown)) < BYTES
+
+
+def _coloured(states):
+    dims = ("sample", "timestep", "channel", "y", "x")
+    steps = states.shape[1]
+    return xr.Dataset(
+        {"x_t": (dims, states), "pred_x0": (dims, states), "x_0": (("sample", *dims[2:]), states[:, 0])},
+        {"timestep": np.arange(steps)[::-1], "log_snr": ("timestep", np.linspace(-9, 9, steps))},
+    )
+
+
+def test_montage_shows_first_and_last_timestep_and_x_0(place):
+    axis = montages.of_run(stores.open(place / "data/trajectories/ddim50.zarr")).axes[0]
+    labels = [label.get_text() for label in axis.get_xticklabels()]
+    assert len(labels) == 11
+    assert labels[0].startswith("t = 39\nlog SNR −")
+    assert labels[-2].startswith("t = 0\n")
+    cell = axis.images[0].get_array()[2:66, -66:-2]
+    np.testing.assert_allclose(cell[::8, ::8, 0], (IMAGES[0, 0] + 1) / 2, atol=1e-6)
+
+
+def test_montage_of_colour_and_of_large_images():
+    states = np.random.default_rng(0).uniform(-1, 1, (2, 3, 3, 96, 130)).astype("f4")
+    canvas = montages.of_run(_coloured(states)).axes[0].images[0].get_array()
+    assert canvas.shape[1] < 400
+    np.testing.assert_allclose(canvas[2, 2], (states[0, 0, :, 0, 0] + 1) / 2, atol=1e-6)
+
+
+def test_forks_are_shown_between_their_state_and_the_end_of_their_run(place):
+    few = collected(place)["few"].stored["fork"]
+    _, figure, _ = montages.montage(few)
+    axis = figure.axes[0]
+    titles = [label.get_text() for label in axis.get_xticklabels()]
+    assert titles == ["start $x_t$", "replica 1", "replica 2", "replica 3", "replica 4", "the run’s $x_0$"]
+    canvas = axis.images[0].get_array()
+    start = few.of.ds["x_t"].sel(timestep=30)[0, 0].to_numpy()
+    np.testing.assert_allclose(canvas[2:66, 2:66][::8, ::8, 0], (start.clip(-1, 1) + 1) / 2, atol=1e-6)
+    np.testing.assert_allclose(canvas[2:66, -66:-2][::8, ::8, 0], (IMAGES[0, 0] + 1) / 2, atol=1e-6)
+    alone = entries.Stored("few", "fork", few.path, few.described, few.ds, None)
+    assert len(montages.montage(alone)[1].axes[0].get_xticklabels()) == 4
+
+
+def test_edits_are_shown_by_family_beside_the_unedited_image(place):
+    _, figure, _ = montages.montage(next(iter(collected(place)["edits"].stored.values())))
+    drawn = [axis for axis in figure.axes if axis.images]
+    assert [axis.get_title(loc="left") for axis in drawn] == [
+        "jump, n = 5",
+        "skips, n = 5, ns = 2",
+        "blocks, n = 5, nb = 2",
+    ]
+    assert [label.get_text() for label in drawn[0].get_xticklabels()] == ["$x_0$", "30", "20", "10"]
+    canvas = drawn[0].images[0].get_array()
+    assert np.abs(canvas[2:66, 2:66] - canvas[2:66, -66:-2]).max() == 0  # the last jump changes nothing
+    first = canvas[2:66, 2 + 85 : 66 + 85]
+    assert np.abs(canvas[2:66, 2:66] - first).max() > 0.1
+
+
+def test_missing_results_are_said_with_what_computes_them(place):
+    (remark,) = collected(place)["raw"].remarks
+    assert remark == f"no brightness: run `traj analyze brightness {place / 'data/trajectories/raw.zarr'}`"
+
+
+def test_no_results_is_a_clear_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="run `traj analyze entropy,ssim,psnr` first"):
-        write(place, tmp_path / "out", results=tmp_path)
+        write(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_results_without_their_store_are_drawn(place, tmp_path):
-    index = write(place, tmp_path / "out", trajectories=tmp_path / "gone", models=tmp_path / "gone")
-    html = index.read_text(encoding="utf-8")
-    assert "no pictures: " in html
-    assert len(svgs(html)) == len(svgs(html[html.index('id="entropy"') :])) == 6
-    assert "confidence" not in json.loads((tmp_path / "out/metrics/ddim50.json").read_text())
+def test_results_without_their_store_are_drawn(copy):
+    shutil.rmtree(copy / "data")
+    index = write(copy, copy / "out")
+    assert len(images(text(index))) == 2  # landmarks without a strip, losses
+    assert len(images(text(copy / "out/runs/ddim50.html"))) == 1
+    assert list(collected(copy)) == ["ddim50", "ddim100", "few"]
 
 
-def test_an_unfinished_store_is_said_and_a_set_aside_one_is_no_run(place, tmp_path):
-    trajectories = tmp_path / "trajectories"
-    shutil.copytree(place / "trajectories/ddim50.zarr", trajectories / "ddim50.zarr")
-    shutil.copytree(place / "trajectories/ddim50.zarr", trajectories / "ddim50.stale-1234.zarr")
+def test_an_unfinished_store_is_said_and_a_set_aside_one_is_no_run(copy):
+    trajectories = copy / "data/trajectories"
+    shutil.copytree(trajectories / "raw.zarr", trajectories / "raw.stale-1234.zarr")
     with runs.create(trajectories / "half.zarr"):
         pass
-    found = {name: run for (_, name), run in collected(place, trajectories).items()}
-    assert sorted(found) == ["ddim100", "ddim50", "half"]
+    found = collected(copy)
+    assert sorted(found) == ["ddim100", "ddim50", "edits", "few", "half", "raw"]
     assert "is incomplete" in found["half"].remarks[0]
 
 
-def test_results_of_other_trajectories_are_told_apart(place, tmp_path):
-    make_run(tmp_path / "ddim50.zarr", seed=7)
-    found = collected(place, tmp_path)
-    assert (
-        sum("was computed from other trajectories" in remark for remark in found["trajectories", "ddim50"].remarks) == 3
-    )
+def test_results_of_other_trajectories_are_told_apart(copy):
+    shutil.rmtree(copy / "data/trajectories/ddim50.zarr")
+    make_run(copy / "data/trajectories/ddim50.zarr", seed=7)
+    (remark,) = collected(copy)["ddim50"].remarks
+    assert "was computed from other trajectories than" in remark
 
 
-def test_other_results_are_drawn_by_their_quantity_or_said(place, tmp_path):
-    against = place / "trajectories/ddim100.zarr"
-    results = tmp_path / "results"
-    jobs = analyze.plan_jobs(
-        [place / "trajectories/ddim50.zarr"], {"psnr": {"against": str(against)}}, results / "ddim50"
-    )
-    analyze.run(jobs[0].store, jobs, engine=threads(1), say=lambda message: None)
+def test_a_run_and_its_forks_may_have_one_name(copy):
+    (copy / "data/forks/few.zarr").rename(copy / "data/forks/ddim50.zarr")
+    (copy / "results/few/likeness.zarr").rename(copy / "results/ddim50/likeness.zarr")
+    found = collected(copy)["ddim50"]
+    assert list(found.stored) == ["trajectories", "fork"]
+    assert set(found.results) == {"brightness", "likeness"}
+    assert found.origin == "ddim50"
+
+
+def test_a_result_nothing_here_knows_is_said(copy):
     unknown = xr.Dataset({"mystery": ("sample", [1.0])}, attrs={"quantity": "mystery"})
-    stores.save(unknown, results / "ddim50/mystery.zarr", {"quantity": "mystery"})
-    html = write(place, tmp_path / "out", only=["others"], results=results).read_text(encoding="utf-8")
-    others = html[html.index('id="others"') :]
-    assert len(svgs(others)) == 1
-    assert others.count("Nothing here can draw this result") == 1
+    stores.save(unknown, copy / "results/ddim50/mystery.zarr", {"quantity": "mystery"})
+    write(copy, copy / "out")
+    assert "Nothing here can draw this result: mystery (sample)." in text(copy / "out/runs/ddim50.html")
+
+
+def test_measured_times_are_a_coordinate_of_a_sweeps_results(copy):
+    sweep = copy / "data/sweeps/edits.zarr"
+    edits = xr.Dataset({"x": ("variant", np.arange(9.0))}, stores.open(sweep)["at"].coords)
+    stores.save(edits, copy / "results/edits/x.zarr", {"quantity": "x"})
+    removed = (np.arange(9) / 10).tolist()
+    write_times(copy / "results/edits/times.csv", sweep, removed)
+    found = collected(copy)["edits"]
+    assert found.results["x"]["time_removed"].dims == ("variant",)
+    assert found.results["x"]["time_removed"].values.tolist() == removed
+    write_times(copy / "results/edits/times.csv", sweep, removed, n=[7] * 9)
+    found = collected(copy)["edits"]
+    assert "time_removed" not in found.results["x"].coords
+    assert any("does not fit the results beside it" in remark for remark in found.remarks)
+
+
+def test_runs_of_the_project_beside_are_shown_but_for_names_that_are_taken(place, tmp_path):
+    root = tmp_path / "studies/mine"
+    make_run(root / "data/trajectories/raw.zarr", seed=9)
+    other = analyse(make_run(root / "data/trajectories/own.zarr", seed=8), root)
+    make_forks(root / "data/forks/forked.zarr", place / "data/trajectories/ddim50.zarr")
+    found = entries.collect(root, place)
+    assert [entry.name for entry in found] == ["own", "raw", "forked", "ddim50", "ddim100"]
+    assert found[1].stored["trajectories"].path.is_relative_to(root)
+    assert found[2].origin == "ddim50"
+    assert found[3].results
+    assert other.exists()
+
+
+def test_other_reports_are_linked_where_they_are(copy):
+    page = copy / "studies/mine/report/index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("x")
+    (copy / "studies/yours").mkdir()
+    index = text(write(copy, copy / "report"))
+    assert 'href="../studies/mine/report/index.html"' in index
+    assert "yours" not in index
+    back = text(write(copy, page.parent, beside=copy))
+    assert 'href="../../../report/index.html"' in back
 
 
 @pytest.mark.parametrize(
@@ -262,5 +422,5 @@ def test_other_results_are_drawn_by_their_quantity_or_said(place, tmp_path):
 )
 def test_samplers_in_words(rule, variance, noise, words):
     plan = {"runs": [{"first": 9, "last": 1, "stride": 4, "rule": rule, "variance": variance, "noise": noise}]}
-    assert sampler_name({"plan": plan}) == words
-    assert plan_steps({"plan": plan}) == 3
+    assert table_of_runs.sampler_name({"plan": plan}) == words
+    assert table_of_runs.plan_steps({"plan": plan}) == 3

@@ -1,7 +1,6 @@
 """One store, result or file that is odd or damaged never costs the page."""
 
 import shutil
-from dataclasses import replace
 from xml.dom import minidom
 
 import numpy as np
@@ -11,23 +10,26 @@ from click.testing import CliRunner
 
 from tests import runs
 from tests.report_data import (
+    TOYS,
     analyse,
-    analyse_sweep,
+    brightness,
     collected,
+    images,
     make_forks,
     make_run,
     make_sweep,
-    section,
+    pages,
     svgs,
+    toys,
     unbalanced,
     write,
 )
 from traj import stores
 from traj.analysis._drawing import displayed, legible
+from traj.analysis._quantity import Figure
 from traj.pipeline.cli import main
-from traj.pipeline.report import metrics
-from traj.pipeline.report.sections import SECTIONS
-from traj.pipeline.report.sections.runs import plan_steps, sampler_name
+from traj.pipeline.report import training
+from traj.pipeline.report.runs import plan_steps, sampler_name
 
 NAMES = ("$x^$ <b>a_b%\x07", "_half\udcff日本語", "x" * 200)
 ODD_PLANS = (
@@ -37,12 +39,17 @@ ODD_PLANS = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _toys():
+    with toys():
+        yield
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A run that is in order."""
     root = tmp_path_factory.mktemp("report")
-    run = make_run(root / "trajectories/good.zarr", samples=8)
-    analyse(run, root / "results", ("ssim",))
+    analyse(make_run(root / "data/trajectories/good.zarr", samples=8), root)
     return root
 
 
@@ -51,15 +58,14 @@ def copy(place, tmp_path):
     return shutil.copytree(place, tmp_path / "copy")
 
 
-def page(place, count=0):
-    """The page of a place, and what was left out of it."""
+def drawn(place, count=0):
+    """The pages of a place, all of which have what is in order, and what was left out of them."""
     failures = []
-    html = write(place, place / "out", failed=lambda *failure: failures.append(failure)).read_text(encoding="utf-8")
-    assert unbalanced(html) == []
-    assert "good" in section(html, "montages")
-    assert svgs(section(html, "ssim"))
+    written = pages(write(place, place / "out", failed=lambda *failure: failures.append(failure)).parent)
+    assert all(unbalanced(html) == [] for html in written.values())
+    assert len(images(written["runs/good.html"])) == 2
     assert len(failures) == count, failures
-    return html, failures
+    return written, failures
 
 
 def flip(file):
@@ -74,20 +80,19 @@ def test_a_config_may_say_anything_of_a_plan(plan):
     assert plan_steps({"plan": plan}) == 0
 
 
-@pytest.mark.slow
 def test_stores_of_ones_own_may_have_any_config_and_any_name(copy):
     odd = {"plan": "my plan", "model": None, "labels": [1], "parent": {"fingerprint": [1]}}
+    good = copy / "data/trajectories/good.zarr"
     for name in NAMES:
-        run = runs.make(copy / f"trajectories/{name}.zarr", 4, config=odd)
-        analyse(run, copy / "results", ("ssim",))
-    make_forks(copy / "forks/$x^$.zarr", copy / "trajectories/good.zarr")
-    good = copy / "trajectories/good.zarr"
-    analyse_sweep(make_sweep(copy / "sweeps/_$x^$.zarr", good), good, copy / "results")
-    html, _ = page(copy)
-    assert "<b></span>" not in html
-    assert "&lt;b&gt;" in section(html, "numbers")
-    for svg in svgs(html):
-        minidom.parseString(svg)
+        analyse(runs.make(copy / f"data/trajectories/{name}.zarr", 4, config=odd), copy)
+    analyse(make_forks(copy / "data/forks/$x^$.zarr", good), copy, "likeness")
+    make_sweep(copy / "data/sweeps/_$x^$.zarr", good)
+    written, _ = drawn(copy)
+    assert len(written) == 1 + 1 + 6
+    for html in written.values():
+        assert "<b>a" not in html
+        for svg in svgs(html):
+            minidom.parseString(svg)
 
 
 def test_names_are_no_formulas_and_are_in_every_legend():
@@ -97,64 +102,62 @@ def test_names_are_no_formulas_and_are_in_every_legend():
 
 
 def test_what_is_damaged_is_named_and_the_rest_is_drawn(copy):
+    trajectories, results = copy / "data/trajectories", copy / "results"
     for name in ("shard", "root", "coordinate"):
-        shutil.copytree(copy / "trajectories/good.zarr", copy / f"trajectories/{name}.zarr")
-    flip(next((copy / "trajectories/shard.zarr/x_t").glob("c*")))
-    (copy / "trajectories/root.zarr/zarr.json").write_text("{")
-    flip(next(file for file in (copy / "trajectories/coordinate.zarr/log_snr/c").iterdir()))
-    (copy / "forks/root.zarr").mkdir(parents=True)
-    (copy / "forks/root.zarr/zarr.json").write_text("[]")
-    shutil.copytree(copy / "results/good", copy / "results/values")
-    flip(next((copy / "results/values/ssim.zarr/ssim_mean").glob("c*")))
-    (copy / "results/values/psnr.zarr").mkdir()
-    html, failures = page(copy, count=5)
+        shutil.copytree(trajectories / "good.zarr", trajectories / f"{name}.zarr")
+        shutil.copytree(results / "good", results / name)
+    flip(next((trajectories / "shard.zarr/x_t").glob("c*")))
+    (trajectories / "root.zarr/zarr.json").write_text("{")
+    flip(next(file for file in (trajectories / "coordinate.zarr/log_snr/c").iterdir()))
+    (copy / "data/forks/root.zarr").mkdir(parents=True)
+    (copy / "data/forks/root.zarr/zarr.json").write_text("[]")
+    shutil.copytree(results / "good", results / "values")
+    flip(next((results / "values/brightness.zarr/brightness").glob("c*")))
+    (results / "values/likeness.zarr").mkdir()
+    written, failures = drawn(copy, count=5)
     left_out = " ".join(where for where, _ in failures)
-    for name in ("shard", "root.zarr", "coordinate.zarr", "values/ssim.zarr", "values/psnr.zarr"):
+    for name in ("shard", "root.zarr", "coordinate.zarr", "values/brightness.zarr", "values/likeness.zarr"):
         assert name in left_out
-    assert "shard is not shown here: " in section(html, "montages")
+    for name in ("shard", "coordinate", "values"):
+        assert 'class="remarks"' in written[f"runs/{name}.html"]
+    assert len(images(written["quantities/brightness.html"])) == 1
 
 
 def test_what_is_no_run_and_no_result_is_said(copy):
-    make_forks(copy / "trajectories/forks.zarr", copy / "trajectories/good.zarr")
-    shutil.copytree(copy / "trajectories/good.zarr", copy / "forks/run.zarr")
-    (copy / "trajectories/file.zarr").write_text("x")
-    (copy / "trajectories/link.zarr").symlink_to(copy / "nowhere")
-    remarks = {name: " ".join(run.remarks) for (_, name), run in collected(copy).items()}
+    make_forks(copy / "data/trajectories/forks.zarr", copy / "data/trajectories/good.zarr")
+    shutil.copytree(copy / "data/trajectories/good.zarr", copy / "data/forks/run.zarr")
+    (copy / "data/trajectories/file.zarr").write_text("x")
+    (copy / "data/trajectories/link.zarr").symlink_to(copy / "nowhere")
+    remarks = {name: " ".join(entry.remarks) for name, entry in collected(copy).items()}
     for name in ("forks", "run", "file", "link"):
         assert "no pictures: " in remarks[name]
-    shutil.copytree(copy / "trajectories/good.zarr", copy / "results/good/entropy.zarr")
-    _, failures = page(copy, count=1)
+    shutil.copytree(copy / "data/trajectories/good.zarr", copy / "results/good/likeness.zarr")
+    _, failures = drawn(copy, count=1)
     assert "is a store of kind trajectories; expected a result" in str(failures[0][1])
 
 
-@pytest.mark.slow
 def test_a_result_that_is_not_what_its_name_says_is_left_out_alone(copy):
-    along = {"timestep": [3], "log_snr": ("timestep", [0.0])}
-    bare = xr.Dataset({"mine": ("timestep", [1.0])}, {**along, "on": ["x_t"]})
-    configs = {}, {"quantity": "ssim"}, {"quantity": ["ssim"]}, {"quantity": "ssim", "store": "x"}
+    bare = xr.Dataset({"mine": ("timestep", [1.0])}, {"timestep": [3], "on": ["x_t"]})
+    configs = {}, {"quantity": "brightness"}, {"quantity": ["brightness"]}, {"quantity": "brightness", "store": "x"}
     for number, config in enumerate(configs):
-        stores.save(bare, copy / f"results/mine{number}/ssim.zarr", config)
-    html, failures = page(copy, count=2 * len(configs))  # the curves of each, and its part of the section
-    assert {where.rpartition("“")[2] for where, _ in failures} == {f"{_title('similarity')}”"}
-    assert section(html, "ssim").count("is not shown here: KeyError") == len(configs)
-    assert len(svgs(section(html, "ssim"))) == 1
+        stores.save(bare, copy / f"results/mine{number}/brightness.zarr", config)
+    # numbers, landmarks and curves of each, and its figure: on its own page and on that of all
+    written, failures = drawn(copy, count=5 * len(configs))
+    assert {type(error) for _, error in failures} <= {KeyError, IndexError}
+    shared = written["quantities/brightness.html"]
+    assert shared.count("is not in “Brightness &amp; time”: KeyError") == len(configs)
+    assert len(images(shared)) == 1
 
 
-def _title(anchor):
-    return next(one.title for one in SECTIONS if one.anchor == anchor)
-
-
-@pytest.mark.slow
 def test_runs_without_a_number_or_with_one_only_are_drawn(copy):
     for value in (np.nan, np.inf, 0.5):
-        run = copy / f"trajectories/{value}.zarr"
+        run = copy / f"data/trajectories/{value}.zarr"
         with runs.create(run, 4, alpha_bar=np.linspace(0, 0.999, 6), config={"model": "digits"}) as store:
-            images = np.full((4, *runs.SHAPE), value, "f4")
             for step in range(6):
-                store.put(0, step, images, images)
-            store.finish(0, images)
-        analyse(run, copy / "results", ("ssim", "psnr"))
-    page(copy)
+                store.put(0, step, *(2 * [np.full((4, *runs.SHAPE), value, "f4")]))
+            store.finish(0, np.full((4, *runs.SHAPE), value, "f4"))
+    written, _ = drawn(copy)
+    assert len(written) == 5
 
 
 def test_images_without_a_range_are_shown_in_their_own():
@@ -179,27 +182,26 @@ def test_what_a_model_left_may_be_damaged(tmp_path, name, content):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_bytes(content)
     failures, remarks = [], []
-    read = metrics.losses if name == "loss.csv" else metrics.training_metrics
+    read = training.losses if name == "loss.csv" else training.final_losses
     assert read(tmp_path, lambda *failure: failures.append(failure), remarks) == {}
     assert len(failures) == len(remarks) == 1
     assert isinstance(failures[0][1], stores.InputError)
     assert str(tmp_path / "mine" / name) in remarks[0]
 
 
-def test_a_failing_section_fails_a_test_and_costs_a_person_that_section_only(copy, monkeypatch):
-    def bad(material):
+def test_a_failing_figure_fails_a_test_and_costs_a_person_that_figure_only(copy, monkeypatch):
+    def bad(results, look):
         raise RuntimeError("a fault of ours")
 
-    changed = tuple(replace(one, html=bad) if one.anchor == "ssim" else one for one in SECTIONS)
-    monkeypatch.setattr("traj.pipeline.report.SECTIONS", changed)
-    monkeypatch.setattr("tests.report_data.SECTIONS", changed)
+    failing = Figure("bad", "Faulty", bad, lambda results: "")
+    monkeypatch.setattr(TOYS["brightness"], "figures", [failing, *brightness.figures])
     with pytest.raises(RuntimeError, match="a fault of ours"):
         write(copy, copy / "out")
-    (copy / "data").mkdir()
-    (copy / "trajectories").rename(copy / "data/trajectories")
     monkeypatch.chdir(copy)
     result = CliRunner().invoke(main, ["report"])
     assert result.exit_code == 1
     assert "Traceback" in result.stderr
     assert "please report this" in result.stderr
-    assert "RuntimeError: a fault of ours" in (copy / "report/index.html").read_text(encoding="utf-8")
+    html = pages(copy / "report")["runs/good.html"]
+    assert "good is not in “Faulty”: RuntimeError: a fault of ours" in html
+    assert len(images(html)) == 2

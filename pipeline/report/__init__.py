@@ -1,86 +1,81 @@
-"""Draw everything under results/ into one page, with its numbers as json and its curves as csv."""
+"""Pages from everything under results/: the answer, one per run, one per quantity; numbers as json, curves as csv."""
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from itertools import cycle
 from pathlib import Path
 
+from traj import analysis
 from traj.analysis._drawing import MARKERS, colours
-from traj.pipeline.report import metrics, page
-from traj.pipeline.report.collected import KINDS, collect
-from traj.pipeline.report.contents import Material, Run
+from traj.analysis._quantity import Look
+from traj.pipeline.report import metrics, pages, training
+from traj.pipeline.report.entries import Entry, collect
 from traj.pipeline.report.failures import Failed, attempt, warn
-from traj.pipeline.report.sections import SECTIONS
-from traj.stores import KINDS as STORES
-from traj.stores import RESULTS
 from traj.stores.partials import write_file
 from traj.stores.places import place, require_writable
 
 __all__ = ["report"]
 
 
-def report(
-    out: Path,
-    *,
-    results: Path = RESULTS,
-    trajectories: Path = STORES["trajectories"].folder,
-    forks: Path = STORES["fork"].folder,
-    sweeps: Path = STORES["sweep"].folder,
-    readouts: Path = STORES["readout"].folder,
-    models: Path = Path("models"),
-    beside: Path | None = None,
-    failed: Failed = warn,
-) -> Path:
-    """Write index.html, metrics.json, metrics/RUN.json and plots/*.csv into the folder out; return the page's path.
+def report(out: Path, *, root: Path = Path(), beside: Path | None = None, failed: Failed = warn) -> Path:
+    """Write the report of the project at root into the folder out; return the path of its first page.
 
-    Every run, fork store and sweep that is there or has results is shown with what it has; what is missing is said on
-    the page. beside is the folder of another project, whose runs are shown too. Same inputs, same bytes.
+    index.html is the answer, runs/NAME.html has everything of one name, quantities/QUANTITY.html one quantity of all
+    names. Numbers are in metrics.json and metrics/NAME.json, curves in plots/CURVE.csv. What is missing is said on the
+    pages. beside is the folder of another project, whose runs are shown too. Same inputs, same bytes.
 
-    What is damaged or cannot be drawn is left out, said on the page, and told to `failed`: the place, and the error.
+    What is damaged or cannot be drawn is left out, said on its page, and told to `failed`: the place, and the error.
 
     Raises MissingFile where there is no result at all.
     """
     require_writable(place(out, folder=True) / "index.html")
-    folders = {"trajectories": trajectories, "fork": forks, "sweep": sweeps, "readout": readouts}
-    runs = collect(results, folders, SECTIONS, beside, failed)
-    numbers = {
-        kind: {run.name: metrics.numbers(run, SECTIONS, failed) for run in runs if run.kind == kind} for kind in KINDS
-    }
+    entries = collect(root, beside, failed)
     remarks: list[str] = []
-    losses, training = metrics.losses(models, failed, remarks), metrics.training_metrics(models, failed, remarks)
-    material = Material(
-        runs=[run for run in runs if run.kind == "trajectories"],
-        forks=[run for run in runs if run.kind == "fork"],
-        sweeps=[run for run in runs if run.kind == "sweep"],
-        numbers=numbers,
-        losses=losses,
-        colours=_colours(runs),
-        markers=_markers(runs),
-        sections=SECTIONS,
-        remarks=remarks,
-    )
-    titles = {"trajectories": "runs", "fork": "forks", "sweep": "sweeps"}
-    metrics.write_json(out / "metrics.json", {titles[kind]: numbers[kind] for kind in KINDS} | {"training": training})
-    # One file per run: `dvc metrics show` makes a row of each.
-    for run in runs:
-        of_name = {key: value for kind in KINDS for key, value in numbers[kind].get(run.name, {}).items()}
-        file = out / "metrics" / f"{run.name}.json"
-        attempt(partial(metrics.write_json, file, of_name), "numbers of the run", failed, run.remarks)
-    metrics.write_curves(out / "plots", runs, SECTIONS, failed)
+    names = {name for entry in entries for name in entry.results}
+    found = {
+        name: attempt(partial(analysis.load, name), name, failed, remarks)
+        for name in analysis.quantities()
+        if name in names
+    }
+    quantities = {name: one for name, one in found.items() if one is not None}
+    summaries = {entry.name: metrics.summary(entry, quantities, failed) for entry in entries}
+    losses = training.losses(root / "models", failed, remarks)
+    final = training.final_losses(root / "models", failed, remarks)
+    metrics.write_curves(out / "plots", entries, quantities, failed)
+    of_names = {name: summary.metrics for name, summary in summaries.items()}
+    metrics.write_json(out / "metrics.json", {"runs": of_names, "training": final})
+    for name, numbers in of_names.items():  # a file each: `dvc metrics show` makes a row of it
+        write = partial(metrics.write_json, out / "metrics" / f"{name}.json", numbers)
+        attempt(write, f"numbers of {name}", failed, remarks)
+    material = pages.Material(entries, summaries, quantities, _look(entries), remarks, failed)
+    for entry in entries:
+        _write(out / "runs" / f"{entry.name}.html", pages.of_name(entry, material))
+    for name in quantities:
+        if len(material.results(name)) > 1:
+            _write(out / "quantities" / f"{name}.html", pages.of_quantity(name, material))
     index = out / "index.html"
-    # names may be no UTF-8
-    write_file(index, page.html(material, failed).encode(errors="replace"))
+    _write(index, pages.answer(material, _others(root, beside, out), training.html(losses)))
     return index
 
 
-def _colours(runs: list[Run]) -> dict[str, str]:
-    """Give every run a colour, and what was made of it the same."""
-    palette = colours(list(dict.fromkeys(run.origin.name for run in runs)))
-    return palette | {run.name: palette[run.origin.name] for run in runs}
+def _write(path: Path, html: str) -> None:
+    write_file(path, html.encode(errors="replace"))  # names may be no UTF-8
 
 
-def _markers(runs: list[Run]) -> dict[str, str]:
-    """Tell apart what was made of the same run."""
-    markers = {run.origin.name: cycle(MARKERS) for run in runs}
-    return {run.name: next(markers[run.origin.name]) if run.parent else "" for run in runs}
+def _others(root: Path, beside: Path | None, out: Path) -> list[tuple[str, str]]:
+    """List the reports of studies and of the project beside, as far as they are there: names and addresses."""
+    found = [(f"study {file.parents[1].name}", file) for file in sorted(root.glob("studies/*/report/index.html"))]
+    found += [("the project beside", beside / "report" / "index.html")] if beside is not None else []
+    return [(name, Path(os.path.relpath(file, out)).as_posix()) for name, file in found if file.exists()]
+
+
+def _look(entries: list[Entry]) -> Look:
+    """Give every run a colour, and what was made of it the same, with a marker that tells it apart."""
+    palette = colours(list(dict.fromkeys(entry.origin for entry in entries)))
+    markers = {origin: cycle(MARKERS[1:]) for origin in palette}
+    return Look(
+        {entry.name: palette[entry.origin] for entry in entries},
+        {entry.name: "" if entry.name == entry.origin else next(markers[entry.origin]) for entry in entries},
+    )

@@ -1,19 +1,18 @@
-"""What goes wrong with one store, result or file: said in a sentence, never the end of the page."""
+"""What goes wrong with one store, result or figure: said in a sentence, never the end of a page."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from html import escape
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from traj.pipeline.report.contents import Material, Run, Section
 from traj.stores import DamagedStore, is_damage, is_known
 
 Failed = Callable[[str, Exception], None]
 """Is told where something went wrong, and what. The report goes on without it."""
 
 T = TypeVar("T")
+Of = TypeVar("Of")
 
 
 def warn(where: str, error: Exception) -> None:
@@ -37,41 +36,46 @@ def attempt(what: Callable[[], T], where: str, failed: Failed, remarks: list[str
     try:
         return what()
     except Exception as error:
+        error = _of_store(where, error)
         failed(where, error)
         remarks.append(f"{printable(where)}: {sentence(error)}")
         return None
 
 
-def body(section: Section, material: Material, failed: Failed) -> str:
-    """Draw a section; where it fails, without those runs with which alone it fails, and say which and why."""
+def without_faulty(
+    make: Callable[[Mapping[str, Of]], T], of: Mapping[str, Of], what: str, failed: Failed
+) -> tuple[T | None, list[str]]:
+    """Make something of several things by name; where it fails, of those with which alone it does not fail.
+
+    Gives what was made, None where nothing could be, and sentences that say what is left out and why.
+    """
     try:
-        return section.html(material)
+        return make(of), []
     except Exception as error:
         whole = error
-    at_fault: list[tuple[Run, Exception]] = []
-    for run in material.all:
+    at_fault: dict[str, Exception] = {}
+    for name in of:
         try:
-            section.html(material.only([run]))
+            make({name: of[name]})
         except Exception as error:
-            at_fault.append((run, _of_store(run, error)))
-    others = [run for run in material.all if all(run is not other for other, _ in at_fault)]
-    drawn = ""
+            at_fault[name] = _of_store(name, error)
+    others = {name: one for name, one in of.items() if name not in at_fault}
+    made = None
     if at_fault and others:
         try:
-            drawn = section.html(material.only(others))
+            made = make(others)
         except Exception as error:
-            whole, at_fault = error, []
-    for run, fault in at_fault:
-        failed(f"{run.name}, “{section.title}”", fault)
+            whole, at_fault = error, {}
     if not at_fault:
-        failed(f"“{section.title}”", whole)
-    said = [f"{run.name} is not shown here: {sentence(fault)}" for run, fault in at_fault]
-    items = "".join(f"<p>{escape(text)}</p>" for text in said or [f"This cannot be drawn: {sentence(whole)}"])
-    return f'{drawn}<div class="remarks">{items}</div>'
+        failed(f"“{what}”", whole)
+        return None, [f"“{what}” cannot be drawn: {sentence(whole)}"]
+    for name, fault in at_fault.items():
+        failed(f"{name}, “{what}”", fault)
+    return made, [f"{name} is not in “{what}”: {sentence(fault)}" for name, fault in at_fault.items()]
 
 
-def _of_store(run: Run, error: Exception) -> Exception:
+def _of_store(name: str, error: Exception) -> Exception:
     """Name the store whose bytes are wrong."""
     if is_damage(error):
-        return DamagedStore(f"the store {run.name} is damaged ({error}); run `traj verify` on it")
+        return DamagedStore(f"the store {name} is damaged ({error}); run `traj verify` on it")
     return error

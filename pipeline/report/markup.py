@@ -1,25 +1,113 @@
-"""Pieces of HTML that sections share."""
+"""Pieces of HTML that pages share, and the page around them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import io
+import warnings
+from collections.abc import Container, Mapping, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
-import numpy as np
+import matplotlib as mpl
 from matplotlib.figure import Figure
+from PIL import Image
 
-from traj.analysis._drawing import data_uri
+from traj.analysis._drawing import STYLE
+
+SVG_BYTES, DPI = 100_000, 150
+"""A larger drawing is shown as pixels, so many an inch, as is one of images."""
+
+CSS = """
+body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; color: #222; background: #fff;
+  max-width: 1080px; margin: 0 auto; padding: 1.5rem 1.5rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0.5rem 0 1rem; }
+h2 { font-size: 1.3rem; margin: 2.5rem 0 0.5rem; padding-top: 0.7rem; border-top: 1px solid #ddd; }
+h3 { font-size: 1rem; margin: 1.6rem 0 0.3rem; }
+p, ul, ol, dl { max-width: 47rem; }
+li { margin: 0.25rem 0; }
+nav { margin: 0 0 1rem; }
+nav a { margin-right: 1.2rem; white-space: nowrap; }
+a { color: #0b5394; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.25rem 1rem; }
+dt { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 0.9em; }
+dd { margin: 0; }
+summary { cursor: pointer; color: #0b5394; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; margin: 0.5rem 0 1rem; }
+th, td { padding: 0.3rem 0.8rem 0.3rem 0; border-bottom: 1px solid #e4e4e4; text-align: left; vertical-align: bottom; }
+td { vertical-align: top; }
+th { font-weight: 600; }
+.number { text-align: right; white-space: nowrap; }
+figure { margin: 0.8rem 0 1.5rem; }
+figure img { max-width: 100%; height: auto; display: block; }
+figcaption { font-size: 0.9rem; color: #444; max-width: 56rem; margin-top: 0.4rem; }
+.swatch { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 2px; margin-right: 0.5em; }
+.run { display: inline-block; max-width: 40rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
+  vertical-align: bottom; }
+.doubt { color: #8a5a00; }
+.remarks { border-left: 3px solid #e69f00; padding: 0.2rem 0 0.2rem 1rem; font-size: 0.9rem; }
+code { font-size: 0.9em; }
+"""
+
+
+def page(title: str, body: str, up: str = "") -> str:
+    """Write a page that needs nothing else; up is the address of the page above it."""
+    above = f'<nav><a href="{up}">← all runs</a></nav>\n' if up else ""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{CSS}</style>
+</head>
+<body>
+{above}<h1>{escape(title)}</h1>
+{body}
+</body>
+</html>
+"""
 
 
 def figure(drawn: Figure, caption: str, alt: str) -> str:
     """Show a figure with what it says."""
-    said = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return f'<figure><img alt="{escape(alt)}" src="{data_uri(drawn)}">{said}</figure>\n'
+    said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    width = round(100 * drawn.get_figwidth())
+    return f'<figure><img width="{width}" alt="{escape(alt)}" src="{_data_uri(drawn)}">{said}</figure>\n'
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> str:
-    """Set a table, the columns of numbers to the right."""
+def _data_uri(drawn: Figure) -> str:
+    """Turn a figure into an image within the page, the same bytes each time: large drawings as pixels of few colours."""
+    kind, content = "svg+xml", b""
+    pictures = any(axis.images for axis in drawn.axes)
+    if not pictures:
+        content = _saved(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    if not 0 < len(content) <= SVG_BYTES:
+        kind, content = "png", _saved(drawn, format="png", dpi=DPI, metadata={"Software": None})
+        content = content if pictures else _of_few_colours(content)
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
+
+
+def _saved(drawn: Figure, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page itself has the name beside its colour
+        drawn.savefig(buffer, **options)
+    return buffer.getvalue()
+
+
+def _of_few_colours(png: bytes) -> bytes:
+    """Write an image with at most 128 colours, in a third of the bytes."""
+    buffer = io.BytesIO()
+    few = Image.open(io.BytesIO(png)).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    few.save(buffer, "png")
+    return buffer.getvalue()
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Container[int] = ()) -> str:
+    """Set a table of HTML, the columns of numbers to the right."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
         return "".join(
@@ -31,32 +119,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[
     return f'<div class="wide"><table><thead><tr>{cells("th", head)}</tr></thead><tbody>\n{body}</tbody></table></div>'
 
 
-def named(run: str, colours: Mapping[str, Any]) -> str:
+def link(name: str, folder: str, colours: Mapping[str, Any]) -> str:
+    """Name a run beside its colour, linked to its page in a folder."""
+    return f'<a href="{folder}{quote(name)}.html">{named(name, colours)}</a>'
+
+
+def named(name: str, colours: Mapping[str, Any]) -> str:
     """Name a run beside its colour."""
-    return f'<span class="run"><span class="swatch" style="background:{colours[run]}"></span>{escape(run)}</span>'
+    return f'<span class="run"><span class="swatch" style="background:{colours[name]}"></span>{escape(name)}</span>'
 
 
-def samples(results: Mapping[str, Any]) -> str:
-    """Say over how many samples, once where all runs have as many."""
-    counts = {run: int(result.attrs["samples"]) for run, result in results.items()}
-    if len(set(counts.values())) == 1:
-        return f"N = {next(iter(counts.values()))} samples."
-    return "Samples: " + ", ".join(f"{escape(run)} {count}" for run, count in counts.items()) + "."
-
-
-def fed(results: Mapping[str, Any]) -> str:
-    """Explain the time axis where a network is fed something else than the timestep."""
-    scaled = [
-        f"{escape(run)}, whose {int(result['timestep'][0])} is drawn at {float(result['model_time'][0]):g}"
-        for run, result in results.items()
-        if not np.array_equal(result["model_time"], result["timestep"])
-    ]
-    return f"Time is the timestep as the network is fed it, which matters for {'; '.join(scaled)}. " if scaled else ""
-
-
-def either(values: Sequence[Any]) -> str:
-    """List alternatives."""
-    return " or ".join(map(str, values))
+def remarks(said: Sequence[str], title: str = "") -> str:
+    """Say what is missing or out of step, nothing where nothing is."""
+    items = "".join(f"<li>{escape(text)}</li>" for text in said)
+    return f'<div class="remarks">{title}<ul>{items}</ul></div>' if said else ""
 
 
 def count(number: int | None) -> str:

@@ -1,0 +1,216 @@
+"""Find the stores and the results of a report, by their names, and which was made from which."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from traj import analysis, stores
+from traj.pipeline.computing.analyze import kind_of
+from traj.pipeline.report.failures import Failed, attempt, printable, sentence, warn
+from traj.stores import EDIT, KINDS, RESULTS, MissingFile
+
+FOLDERS = {name: kind.folder for name, kind in KINDS.items() if name != "result"}
+"""By kind: what may be a parent comes before what is made of it."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One store under data/.
+
+    described is what `stores.describe` says of it; ds is None where it cannot be opened; of is the store it was made
+    from, where that is at hand.
+    """
+
+    name: str
+    kind: str
+    path: Path
+    described: dict[str, Any]
+    ds: xr.Dataset | None
+    of: Stored | None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The inputs the store was made from."""
+        config: dict[str, Any] = self.described.get("config", {})
+        return config
+
+    @property
+    def origin(self) -> Stored:
+        """The run at the beginning of it, as far as it is at hand."""
+        return self if self.of is None else self.of.origin
+
+
+@dataclass(frozen=True)
+class Entry:
+    """All that is at hand under one name: stores by kind, results by quantity, and what is missing or wrong."""
+
+    name: str
+    stored: dict[str, Stored] = field(default_factory=dict)
+    results: dict[str, xr.Dataset] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def origin(self) -> str:
+        """The name of the run at the beginning of it."""
+        return next(iter(self.stored.values())).origin.name if self.stored else self.name
+
+
+def collect(root: Path, beside: Path | None = None, failed: Failed = warn) -> list[Entry]:
+    """Open what a project has under data/ and results/: runs before what was made of them, then by their names.
+
+    Numbers in names are read as numbers. After them come the runs of the project in the folder beside whose names are
+    not taken here. What is damaged is left out, said in the entry's remarks, and told to `failed`.
+
+    Raises MissingFile where there is no result.
+    """
+    if not any((root / RESULTS).glob("*/*.zarr")):
+        raise MissingFile(
+            f"there is no result under {root / RESULTS}; run `traj analyze entropy,ssim,psnr` first, or `dvc repro`"
+        )
+    found: dict[str, Stored] = {}
+    runs = set() if beside is None else _names(beside, "trajectories")
+    others = [] if beside is None else _entries(beside, runs, found, failed)
+    own = set().union(*(_names(root, kind) for kind in FOLDERS), {f.parent.name for f in _results(root)})
+    entries = _entries(root, own, found, failed)
+    return entries + [entry for entry in others if entry.name not in {one.name for one in entries}]
+
+
+def _names(root: Path, kind: str) -> set[str]:
+    paths = (root / FOLDERS[kind]).glob("*.zarr")
+    return {path.name.removesuffix(".zarr") for path in paths if ".stale-" not in path.name}
+
+
+def _results(root: Path) -> list[Path]:
+    return sorted((root / RESULTS).glob("*/*.zarr"))
+
+
+def _entries(root: Path, names: set[str], found: dict[str, Stored], failed: Failed) -> list[Entry]:
+    """Open everything of these names in one project; found, by fingerprint, has what may be a parent, and grows."""
+    entries = {name: Entry(printable(name)) for name in sorted(names, key=_natural)}
+    for kind, folder in FOLDERS.items():
+        for name, entry in entries.items():
+            path = root / folder / f"{name}.zarr"
+            if path.exists() or path.is_symlink():
+                stored = _open(entry.name, kind, path, found, failed, entry.remarks)
+                entry.stored[kind] = stored
+                if fingerprint := stored.described.get("fingerprint"):
+                    found.setdefault(fingerprint, stored)
+    for file in _results(root):
+        if file.parent.name in entries:
+            entry = entries[file.parent.name]
+            result = attempt(partial(_result, file), str(file), failed, entry.remarks)
+            if result is not None:
+                entry.results[file.stem] = _with_times(result, file.parent / "times.csv", entry.remarks)
+                entry.remarks.extend(_out_of_step(file, result, root))
+    for entry in entries.values():
+        if entry.results or not any(stored.ds is None for stored in entry.stored.values()):
+            entry.remarks.extend(_missing(entry, root))
+    return [entries[name] for name in sorted(entries, key=lambda name: (_place(entries[name]), _natural(name)))]
+
+
+def _place(entry: Entry) -> int:
+    """Put runs first, then forks, sweeps and readouts, whether stores of them are at hand or results only."""
+    kinds = {*entry.stored, *(result.attrs.get("of") for result in entry.results.values())}
+    return min((place for place, kind in enumerate(FOLDERS) if kind in kinds), default=0)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort ddim50 before ddim100."""
+    digits = "".join(c if c.isdecimal() else f" {c} " for c in name).split()
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in digits]
+
+
+def _open(name: str, kind: str, path: Path, found: Mapping[str, Stored], failed: Failed, remarks: list[str]) -> Stored:
+    """Open a store as far as that goes, and say what is wrong with it."""
+    described: dict[str, Any] = {}
+    ds = None
+    try:
+        described = stores.describe(path)
+        if described["kind"] != kind:
+            raise stores.NotAStore(f"{path} is a store of kind {described['kind']}; expected one of kind {kind} here")
+        ds = stores.open(path)
+    except (stores.NotAStore, stores.IncompleteStore) as error:
+        remarks.append(f"no pictures: {error}")
+    except Exception as error:
+        failed(str(path), error)
+        remarks.append(f"no pictures: {sentence(error)}")
+    parent = described.get("config", {}).get("parent")
+    fingerprint = parent.get("fingerprint") if isinstance(parent, dict) else None
+    of = found.get(fingerprint) if isinstance(fingerprint, str) else None
+    return Stored(name, kind, path, described, ds, of)
+
+
+def _result(file: Path) -> xr.Dataset:
+    """Open a result; what it holds of every sample stays on disk until it is asked for.
+
+    Raises NotAStore where it is none, besides what `stores.open` raises.
+    """
+    result = stores.open(file)
+    if result.attrs["kind"] != "result":
+        raise stores.NotAStore(f"{file} is a store of kind {result.attrs['kind']}; expected a result of `traj analyze`")
+    for variable in result.values():
+        if "sample" not in variable.dims:
+            variable.load()
+    return result
+
+
+def _with_times(result: xr.Dataset, times: Path, remarks: list[str]) -> xr.Dataset:
+    """Add the share of network time that each variant of a sweep does not take, where that was measured."""
+    if not set(EDIT) <= set(result.coords) or not times.exists():
+        return result
+    try:
+        with times.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        edits = list(zip(*(map(str, result[name].to_numpy().tolist()) for name in EDIT), strict=True))
+        if [tuple(row[name] for name in EDIT) for row in rows] != edits:
+            raise ValueError
+        removed = [float(row["time_removed"]) for row in rows]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error):
+        remark = f"{times} does not fit the results beside it; measure with `traj fork ... --sweep ... --times {times}`"
+        remarks += [remark] if remark not in remarks else []
+        return result
+    words = {"long_name": "share of the run's network time that is not taken", "units": "1"}
+    return result.assign_coords(time_removed=("variant", np.array(removed), words))
+
+
+def _out_of_step(file: Path, result: xr.Dataset, root: Path) -> list[str]:
+    """Say where a result was computed from something else than its store is now."""
+    config: dict[str, Any] = json.loads(result.attrs["config"])
+    quantity, made_of = config.get("quantity"), config.get("store")
+    if not isinstance(made_of, dict) or not isinstance(quantity, str) or quantity not in analysis.quantities():
+        return []  # not what `traj analyze` saves
+    kind = kind_of({quantity: config})
+    path = root / FOLDERS[kind] / f"{file.parent.name}.zarr"
+    try:
+        there = stores.identity(path)
+    except (stores.StoreError, OSError):
+        return []
+    if all(made_of.get(key) == there[key] for key in there):
+        return []
+    return [f"{file} was computed from other {KINDS[kind].contents} than {path} holds now; analyse it again"]
+
+
+def _missing(entry: Entry, root: Path) -> list[str]:
+    """Say which quantities were not computed of stores that are there, and what computes them."""
+    commands: dict[str, list[str]] = {}
+    for name in analysis.quantities():
+        stored = entry.stored.get(kind_of({name: {}}))
+        if name in entry.results or stored is None or stored.ds is None:
+            continue
+        takes_run = "baseline" in signature(analysis.load(name)).parameters
+        run = f" --baseline {'RUN' if stored.of is None else stored.of.path}" if takes_run else ""
+        commands.setdefault(f"{stored.path}{run}", []).append(name)
+    return [
+        f"no {', no '.join(missing)}: run `traj analyze {','.join(missing)} {rest}`"
+        for rest, missing in commands.items()
+    ]

@@ -1,0 +1,230 @@
+"""The pages of a report: the answer first, then a page per name, and one per quantity that several names have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from urllib.parse import quote
+
+import xarray as xr
+
+from traj.analysis._drawing import of_images
+from traj.analysis._quantity import Figure, Landmark, Look, Quantity, Table
+from traj.pipeline.report import markup, runs, words
+from traj.pipeline.report.entries import Entry
+from traj.pipeline.report.failures import Failed, attempt, without_faulty
+from traj.pipeline.report.metrics import Summary, rounded
+from traj.pipeline.report.montages import montage
+from traj.pipeline.report.picture import Row, picture
+
+QUESTION = "When do features emerge in a diffusion model’s reverse process?"
+
+PICTURE = (
+    "Each run starts from noise, at the left, and turns it into images, to the right; log SNR says how much of a state "
+    "is image and how much noise (0: as much of one as of the other). On top, what the network of {run} predicts as "
+    "the finished image from its states there. Beneath, each line is one answer to “when”: a marker where it happens "
+    "in a run, and a bar that holds it with 95 % certainty, counting the samples as drawn by chance. A hollow marker "
+    "has no such interval: how sure it is, is not known."
+)
+
+GLOSSARY = {
+    "timestep t": "how noisy a state is, as the place in the training schedule: the highest is pure noise, 0 almost "
+    "clean. The process runs from high to low, in every figure from left to right.",
+    "x_t": "the state the network is given at timestep t.",
+    "pred_x0": "the finished image as the network predicts it from x_t alone, not clipped.",
+    "x_0": "the finished image, at the end of the process.",
+    "log SNR": "2 ln(signal / noise): how much of x_t is image and how much noise. It does not depend on how a "
+    "schedule counts its timesteps, so schedules compare on it.",
+}
+
+
+@dataclass(frozen=True)
+class Material:
+    """What pages are made of: entries, what sums up each, the quantities that have results, and how runs look."""
+
+    entries: Sequence[Entry]
+    summaries: Mapping[str, Summary]
+    quantities: Mapping[str, Quantity]
+    look: Look
+    remarks: Sequence[str]
+    failed: Failed
+
+    def results(self, quantity: str) -> dict[str, xr.Dataset]:
+        """Gather the results of a quantity by name."""
+        return {entry.name: entry.results[quantity] for entry in self.entries if quantity in entry.results}
+
+    @property
+    def rows(self) -> list[Row]:
+        """All landmarks, one row for each that may lie in several runs."""
+        found: dict[tuple[str, str, str], dict[str, Landmark]] = {}
+        for quantity in self.quantities:
+            for name, summary in self.summaries.items():
+                for mark in summary.landmarks.get(quantity, ()):
+                    found.setdefault((quantity, mark.name, mark.of), {})[name] = mark
+        return [
+            Row(self.quantities[quantity].title, words.meaning(next(iter(marks.values()))), marks)
+            for (quantity, _, _), marks in found.items()
+        ]
+
+
+def answer(material: Material, studies: Sequence[tuple[str, str]], training: str) -> str:
+    """Write the first page; studies are names and addresses of other reports, training is HTML."""
+    colours = material.look.colours
+    said: list[str] = []
+    body = _landmarks(material, said)
+    body += f'<h2 id="runs">What was run</h2>{runs.tables(material.entries, colours, "runs/")}'
+    missing = [f"{entry.name}: {remark}" for entry in material.entries for remark in entry.remarks]
+    body += markup.remarks([*missing, *material.remarks, *said], "Missing or out of step:")
+    body += f'<h2 id="numbers">In numbers</h2>{_numbers(material)}'
+    body += f'<h2 id="pages">More</h2>{_links(material, studies)}'
+    body += f'<h2 id="training">How the networks were trained</h2>{training}' if training else ""
+    glossary = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in GLOSSARY.items())
+    return markup.page(QUESTION, f'{body}<h2 id="words">Words</h2><dl>{glossary}</dl>')
+
+
+def _landmarks(material: Material, said: list[str]) -> str:
+    """Show the one picture, and say it in words."""
+    rows = material.rows
+    if not rows:
+        return "<p>No quantity was computed that has a landmark: a point that answers “when”.</p>"
+    of_runs = {e.name: e.stored["trajectories"].ds for e in material.entries if "trajectories" in e.stored}
+    name, shown = next(((name, ds) for name, ds in of_runs.items() if of_images(ds)), ("", None))
+
+    def draw(shown: xr.Dataset | None) -> str:
+        caption = PICTURE.format(run=name)
+        if shown is None:
+            caption = caption.replace(PICTURE[PICTURE.index("On top") : PICTURE.index("Beneath")].format(run=name), "")
+        return markup.figure(picture(rows, material.look, shown), caption, "Landmarks of all runs over log SNR")
+
+    drawn = attempt(lambda: draw(shown), f"pictures of {name}", material.failed, said)
+    if drawn is None and shown is not None:
+        drawn = attempt(lambda: draw(None), "the picture of landmarks", material.failed, said)
+    counts = {key: sum(map(len, summary.landmarks.values())) for key, summary in material.summaries.items()}
+    chosen = name if counts.get(name) else max(counts, key=lambda key: counts[key])
+    marks = [mark for group in material.summaries[chosen].landmarks.values() for mark in group]
+    text = words.in_order(chosen, marks, material.look.colours)
+    text += words.between_runs(rows, material.look.colours) + words.unsaid(rows)
+    table = f"<details><summary>All landmarks in numbers</summary>{_table(rows, material)}</details>"
+    return f"{drawn or ''}<h2>In words</h2>{text}{table}"
+
+
+def _table(rows: Sequence[Row], material: Material) -> str:
+    cells = [
+        [
+            escape(row.meaning),
+            markup.named(name, material.look.colours),
+            *(markup.number(rounded(x)) for x in (mark.timestep, mark.log_snr, mark.low, mark.high)),
+        ]
+        for row in rows
+        for name, mark in row.marks.items()
+    ]
+    return markup.table(("landmark", "run", "timestep", "log SNR", "low", "high"), cells, numbers=range(2, 6))
+
+
+def _numbers(material: Material, only: str = "") -> str:
+    """Set a table of numbers for each quantity that has some, of all names or of one."""
+    shown = ""
+    for key, quantity in material.quantities.items():
+        of = {
+            name: {one.name: one for one in summary.numbers[key]}
+            for name, summary in material.summaries.items()
+            if summary.numbers.get(key) and only in ("", name)
+        }
+        if of:
+            meanings = {number.name: number.meaning for numbers in of.values() for number in numbers.values()}
+            rows = [
+                [escape(meaning), *(_value(numbers, number) for numbers in of.values())]
+                for number, meaning in meanings.items()
+            ]
+            head = [escape(quantity.title), *(markup.named(name, material.look.colours) for name in of)]
+            shown += markup.table(head, rows, numbers=range(1, len(head)))
+    return shown
+
+
+def _value(numbers: Mapping[str, object], name: str) -> str:
+    one = numbers.get(name)
+    if one is None:
+        return ""
+    value, low, high = (markup.number(rounded(getattr(one, part))) for part in ("value", "low", "high"))
+    return value if low == high == "–" else f"{value} ({low} to {high})"
+
+
+def _links(material: Material, studies: Sequence[tuple[str, str]]) -> str:
+    names = "".join(f"<li>{markup.link(e.name, 'runs/', material.look.colours)}</li>" for e in material.entries)
+    shared = "".join(
+        f'<li><a href="quantities/{key}.html">{escape(quantity.title)}</a></li>'
+        for key, quantity in material.quantities.items()
+        if len(material.results(key)) > 1
+    )
+    others = "".join(f'<li><a href="{escape(quote(to))}">{escape(name)}</a></li>' for name, to in studies)
+    groups = (
+        ("Everything of one run, fork or sweep, pictures first", names),
+        ("One question, all runs together", shared),
+        ("Other reports", others),
+    )
+    return "".join(f"<h3>{title}</h3><ul>{items}</ul>" for title, items in groups if items)
+
+
+def of_name(entry: Entry, material: Material) -> str:
+    """Write the page of one name: what it is, its pictures, and every quantity."""
+    colours, said = material.look.colours, list(entry.remarks)
+    kin = [one for one in material.entries if one.origin == entry.origin and one is not entry]
+    body = f"<p>Of the same run: {', '.join(markup.link(one.name, '', colours) for one in kin)}</p>" if kin else ""
+    body += runs.tables([entry], colours, "")
+    marks = [mark for group in material.summaries[entry.name].landmarks.values() for mark in group]
+    body += words.in_order(entry.name, marks, colours)
+    for stored in entry.stored.values():
+        made = attempt(partial(montage, stored), f"pictures of {stored.path}", material.failed, said)
+        if made is not None:
+            title, figure, caption = made
+            body += f"<h2>{title}</h2>{markup.figure(figure, caption, f'{title}: {entry.name}')}"
+    for key, quantity in material.quantities.items():
+        if key in entry.results:
+            body += section(quantity, {entry.name: entry.results[key]}, material)
+    for key in sorted(set(entry.results) - set(material.quantities)):
+        result = entry.results[key]
+        named = ", ".join(f"{name} ({', '.join(map(str, one.dims))})" for name, one in result.items())
+        body += f"<h2>{escape(key)}</h2><p>Nothing here can draw this result: {escape(named)}.</p>"
+    numbers = _numbers(material, entry.name)
+    body += f"<h2>In numbers</h2>{numbers}" if numbers else ""
+    return markup.page(entry.name, markup.remarks(said, "Missing or out of step:") + body, "../index.html")
+
+
+def of_quantity(key: str, material: Material) -> str:
+    """Write the page of one quantity: its figures with all runs together."""
+    quantity = material.quantities[key]
+    about = f"<p>{escape((quantity.__doc__ or '').strip().splitlines()[0])}</p>" if quantity.__doc__ else ""
+    return markup.page(
+        quantity.title, about + section(quantity, material.results(key), material, headed=False), "../index.html"
+    )
+
+
+def section(quantity: Quantity, results: Mapping[str, xr.Dataset], material: Material, headed: bool = True) -> str:
+    """Show all figures and tables of a quantity for some results."""
+    shown = ""
+    said: list[str] = []
+    for figure in quantity.figures:
+        made, faults = without_faulty(partial(_drawn, figure, material.look), results, figure.title, material.failed)
+        said += faults
+        shown += f"<h3>{escape(figure.title)}</h3>{made}" if made else ""
+    made, faults = without_faulty(
+        lambda some: "".join(map(_said, quantity.tables(some))), results, f"tables of {quantity.title}", material.failed
+    )
+    shown += (made or "") + markup.remarks([*said, *faults])
+    source = f"<p>After {escape(quantity.source)}.</p>" if quantity.source else ""
+    title = f'<h2 id="{quantity.name}">{escape(quantity.title)}</h2>' if headed else ""
+    return f"{title}{source}{shown}" if shown else ""
+
+
+def _drawn(figure: Figure, look: Look, results: Mapping[str, xr.Dataset]) -> str:
+    drawn = figure.draw(results, look)
+    return "" if drawn is None else markup.figure(drawn, figure.caption(results), figure.title)
+
+
+def _said(table: Table) -> str:
+    head = [escape(text) for text in table.head]
+    rows = [[escape(text) for text in row] for row in table.rows]
+    note = f"<p>{escape(table.note)}</p>" if table.note else ""
+    return f"<h3>{escape(table.title)}</h3>{markup.table(head, rows, table.numbers)}{note}"

@@ -1,0 +1,136 @@
+"""What was run: a table of runs, and one of what was made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from traj.pipeline.estimate import size
+from traj.pipeline.report import markup
+from traj.pipeline.report.entries import Entry, Stored
+
+RUNS = (
+    "<p>Labels are the classes asked for: none, all in turn (cycle), or one. Evaluations are those of the network, "
+    "one per image and step. The fingerprint stands for all inputs of a run: equal ones, equal trajectories.</p>"
+)
+MADE = (
+    "<p>A fork starts again from a stored x_t of a run: its replicas share that state and have noise of their own from "
+    "there on. A sweep starts again from stored x_t, each time with one edit of the process, and keeps the noise of "
+    "the run. A readout is what another network, such as a classifier, says of stored images. What was made of a run "
+    "has its colour.</p>"
+)
+
+
+def tables(entries: Sequence[Entry], colours: Mapping[str, str], folder: str) -> str:
+    """Show a table of runs and one of what was made of them; folder is where the pages of the names are."""
+    runs = [stored for entry in entries for stored in entry.stored.values() if stored.kind == "trajectories"]
+    made = [stored for entry in entries for stored in entry.stored.values() if stored.kind != "trajectories"]
+    shown = ""
+    if runs:
+        head = ("run", "model", "sampler", "labels", "steps", "samples", "evaluations", "store", "fingerprint")
+        rows = [[markup.link(run.name, folder, colours), *_run(run)] for run in runs]
+        shown += markup.table(head, rows, numbers=range(4, 8)) + RUNS
+    if made:
+        head = (
+            "name",
+            "what",
+            "of",
+            "sampler then on",
+            "variants",
+            "replicas",
+            "samples",
+            "store",
+            "fingerprint",
+        )
+        rows = [[markup.link(one.name, folder, colours), one.kind, *_made(one, colours, folder)] for one in made]
+        shown += markup.table(head, rows, numbers=range(4, 8)) + MADE
+    return shown
+
+
+def _run(run: Stored) -> list[str]:
+    config, shape = run.config, run.described.get("arrays", {}).get("x_t", {}).get("dims", {})
+    steps, samples = plan_steps(config) or shape.get("timestep"), shape.get("sample")
+    return [
+        escape(model_name(run)) if config else "–",
+        escape(sampler_name(config)),
+        escape(str(config.get("labels", "–"))),
+        markup.count(steps),
+        markup.count(samples),
+        markup.count(steps and samples and (steps + second_evaluations(config)) * samples),
+        *_size(run),
+    ]
+
+
+def _made(one: Stored, colours: Mapping[str, str], folder: str) -> list[str]:
+    arrays = one.described.get("arrays", {})
+    shape = {dim: size for array in arrays.values() for dim, size in array["dims"].items()}
+    return [
+        markup.link(one.of.name, folder, colours) if one.of and one.of.name in colours else "–",
+        escape(sampler_name(one.config)),
+        *(markup.count(shape.get(dim)) for dim in ("variant", "replica", "sample")),
+        *_size(one),
+    ]
+
+
+def _size(one: Stored) -> list[str]:
+    described = one.described
+    return [
+        size(described["bytes"]) if described else "–",
+        f"<code>{described['fingerprint'][:8]}</code>" if described.get("fingerprint") else "–",
+    ]
+
+
+def model_name(run: Stored) -> str:
+    """Name the model of a run, as it was asked for."""
+    for made_in in run.described.get("environments", []):
+        if isinstance(name := made_in["environment"].get("model"), str):
+            return name
+    model = run.config.get("model", "unknown")
+    return str(model.get("name", "unknown")) if isinstance(model, dict) else str(model)
+
+
+def sampler_name(config: Mapping[str, Any]) -> str:
+    """Say in words by which rule a run's plan goes down, a dash where the config has no plan of ours."""
+    parts = []
+    for part in _plan(config):
+        if part["rule"] == "heun":
+            name = "Heun"
+        elif part["rule"] == "ddim":
+            name = "DDIM" if part["variance"] == 0 else f"DDIM, eta {part['variance']:g}"
+        else:
+            name = "IDDPM, learned variance" if part["variance"] == "learned" else f"DDPM, {part['variance']} variance"
+        parts.append(name if part["noise"] == "shared" else f"{name}, noise {part['noise']}")
+    if parts and "guidance" in config:
+        parts.append(f"guidance {config['guidance']}")
+    return "; ".join(dict.fromkeys(parts)) or "–"
+
+
+def plan_steps(config: Mapping[str, Any]) -> int:
+    """Count a plan's steps, 0 where the config has no plan of ours."""
+    return sum(map(_steps, _plan(config)))
+
+
+def second_evaluations(config: Mapping[str, Any]) -> int:
+    """Count the steps of a plan that evaluate the network twice: those of heun, but for the one to x_0."""
+    steps = [part["rule"] for part in _plan(config) for _ in range(_steps(part))]
+    return steps[:-1].count("heun")
+
+
+def _steps(part: Mapping[str, Any]) -> int:
+    count: int = (part["first"] - part["last"]) // max(part["stride"], 1) + 1
+    return count
+
+
+def _plan(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read the runs of a plan as `traj generate` writes it, none where the config of a store says something else."""
+    plan = config.get("plan")
+    parts = plan.get("runs") if isinstance(plan, dict) else None
+    return parts if isinstance(parts, list) and all(map(_is_of_ours, parts)) else []
+
+
+def _is_of_ours(part: Any) -> bool:
+    if not isinstance(part, dict) or not {"rule", "variance", "noise"} <= set(part):
+        return False
+    whole = all(isinstance(part.get(name), int) for name in ("first", "last", "stride"))
+    return whole and (part["rule"] != "ddim" or isinstance(part["variance"], int | float))

@@ -1,0 +1,81 @@
+"""How the networks were trained: the losses that lie beside each model."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from traj.analysis._drawing import STYLE, WIDTH, legible
+from traj.pipeline.configs import shown
+from traj.pipeline.models.folder import json_object
+from traj.pipeline.report import markup
+from traj.pipeline.report.failures import Failed, attempt
+from traj.stores import InputError
+
+Losses = tuple[list[str], np.ndarray]
+"""Column names, the first of them step, and rows of numbers."""
+
+TERMS = (("#222222", "-"), ("#777777", "--"), ("#777777", ":"))
+"""Lines of training losses, which are no run's."""
+
+CAPTION = (
+    "Training losses, each point the mean over the steps since the one before. “simple” is the mean squared error "
+    "of the predicted noise, “vlb” the variational bound (bits per pixel of a timestep) that trains a learned "
+    "variance, “loss” what was minimised."
+)
+
+
+def html(losses: Mapping[str, Losses]) -> str:
+    """Show the losses of every model, nothing where there are none."""
+    return markup.figure(training_losses(losses), CAPTION, "Training losses") if losses else ""
+
+
+def training_losses(losses: Mapping[str, Losses]) -> Figure:
+    """Draw the loss terms of each model's training, on a logarithmic scale."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+        axes = figure.subplots(1, len(losses), squeeze=False)[0]
+        for axis, (model, (columns, rows)) in zip(axes, losses.items(), strict=True):
+            for term, values, (colour, line) in zip(columns[1:], rows[:, 1:].T, cycle(TERMS), strict=False):
+                axis.plot(rows[:, 0], values, line, label=legible(term), color=colour)
+            axis.set(yscale="log", xlabel="training step", ylabel="loss")
+            axis.set_title(legible(model), loc="left")
+            axis.legend()
+    return figure
+
+
+def final_losses(models: Path, failed: Failed, remarks: list[str]) -> dict[str, dict[str, float]]:
+    """Read the final losses that training left beside each model: means over the last tenth of the steps."""
+    files = sorted(models.glob("*/metrics.json"))
+    found = {path.parent.name: attempt(partial(_final, path), str(path), failed, remarks) for path in files}
+    return {model: of_model for model, of_model in found.items() if of_model is not None}
+
+
+def _final(path: Path) -> dict[str, float]:
+    final = {key: x for key, x in json_object(path).items() if key.startswith("final_")}
+    if not all(isinstance(x, float | int) for x in final.values()):
+        raise InputError(f"final losses {shown(final)}; expected numbers")
+    return {key: float(f"{x:.4g}") for key, x in final.items()}
+
+
+def losses(models: Path, failed: Failed, remarks: list[str]) -> dict[str, Losses]:
+    """Read every model's loss.csv."""
+    files = sorted(models.glob("*/loss.csv"))
+    found = {path.parent.name: attempt(partial(_losses, path), str(path), failed, remarks) for path in files}
+    return {model: of_model for model, of_model in found.items() if of_model is not None and len(of_model[1])}
+
+
+def _losses(path: Path) -> Losses:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            names, *rows = csv.reader(file)
+        return names, np.array(rows, float)
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"expected a line of names and lines of as many numbers ({error})") from None
