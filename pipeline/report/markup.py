@@ -79,7 +79,7 @@ def figure(drawn: Figure, caption: str, alt: str) -> str:
 
 
 def _data_uri(drawn: Figure) -> str:
-    """Turn a figure into an image within the page, the same bytes each time: large drawings as pixels of few colours."""
+    """Turn a figure into an image within the page, the same bytes each time: pixels where a drawing is large."""
     kind, content = "svg+xml", b""
     pictures = any(axis.images for axis in drawn.axes)
     if not pictures:
