@@ -9,11 +9,11 @@ from unittest.mock import patch
 
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 from tests import runs
 from traj import stores
-from traj.analysis import _drawing as drawing
 from traj.analysis._quantity import Landmark, Number, Series, Table, quantity
 from traj.pipeline.report import report
 from traj.pipeline.report.entries import collect
@@ -158,12 +158,11 @@ def brightness(ds):
 
 @brightness.figure("brightness", title="Brightness & time", caption=lambda results: f"<i>N</i> = {len(results)} runs.")
 def draw_brightness(results, look):
-    curves = [
-        drawing.Curve(name, result["log_snr"].to_numpy(), values, np.zeros(len(values)))
-        for name, result in results.items()
-        for values in [result["brightness"].sel(on="pred_x0").to_numpy()]
-    ]
-    return drawing.panels([[("brightness", curves)]], look.colours, "log SNR", ["brightness"])[0]
+    figure = Figure(figsize=(4, 3))
+    axis = figure.add_subplot()
+    for name, result in results.items():
+        axis.plot(result["log_snr"], result["brightness"].sel(on="pred_x0"), color=look.colours[name])
+    return figure
 
 
 @brightness.figure("nothing", title="Never drawn", caption=lambda results: "")

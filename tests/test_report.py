@@ -33,6 +33,7 @@ from tests.report_data import (
 )
 from traj import stores
 from traj.analysis import _drawing as drawing
+from traj.analysis import _panels
 from traj.analysis._quantity import Landmark, Look
 from traj.pipeline.report import entries, markup, metrics, montages, picture, words
 from traj.pipeline.report import runs as table_of_runs
@@ -252,13 +253,11 @@ def test_no_page_grows_beyond_what_opens_at_once():
     states = rng.uniform(-1, 1, (4, 20, 3, 32, 32)).astype("f4")
     shown = [markup.figure(montages.of_run(_coloured(states)), "", "")]
     x = np.linspace(-10, 10, 1000)
+    palette = drawing.colours(list("abcde"))
     for _ in range(6):
-        curves = [
-            drawing.Curve(name, x, np.tanh(x / k) + rng.normal(0, 0.02, 1000), np.full(1000, 0.1))
-            for k, name in enumerate("abcde", 1)
-        ]
-        palette = drawing.colours(list("abcde"))
-        drawn, _ = drawing.panels([[("left", curves), ("right", curves)]] * 2, palette, "x", ["y", "y"])
+        values = {name: np.tanh(x / k) + rng.normal(0, 0.02, 1000) for k, name in enumerate(palette, 1)}
+        lines = [_panels.Line(name, palette[name], x, y, y - 0.1, y + 0.1) for name, y in values.items()]
+        drawn, _ = _panels.panels([[("left", lines), ("right", lines)]] * 2, ["y", "y"])
         shown.append(markup.figure(drawn, "", ""))
     assert sum(map(len, shown)) < BYTES
 
