@@ -14,7 +14,7 @@ from benchmarks.timing import Row, Target, interleave, per_round, seconds_text
 from traj.pipeline.making.generate import Generation
 from traj.pipeline.models.digits import RECIPES
 from traj.pipeline.models.network import NetworkDenoiser
-from traj.pipeline.process import plan, sampler
+from traj.pipeline.process import plans, sampler
 from traj.pipeline.process.device import inference
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
 from traj.pipeline.process.plan import Step
@@ -109,7 +109,7 @@ def _generation(
     return Generation(
         denoiser=denoiser,
         conditions=denoiser.conditions({"labels": "none"}),
-        plan=plan.ddpm(schedule, steps),
+        plan=plans.ddpm(schedule, steps),
         device=torch.device(device),
         samples=samples,
         block=block,

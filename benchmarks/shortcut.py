@@ -19,7 +19,7 @@ from traj.pipeline.making import generate
 from traj.pipeline.making.shortcut import shortcut
 from traj.pipeline.models import surgery
 from traj.pipeline.models.network import NetworkDenoiser
-from traj.pipeline.process import plan, sampler
+from traj.pipeline.process import plans, sampler
 from traj.pipeline.process.device import inference
 from traj.pipeline.process.plan import Plan
 from traj.pipeline.process.schedule import Schedule
@@ -58,7 +58,7 @@ def _digits() -> Any:
 
 def _costs(name: str, denoiser: Any, images: int, rounds: int) -> list[Row]:
     """Compare multiply-adds, which the network alone decides, and time on this machine."""
-    whole = plan.ddim(denoiser.schedule, 100, 1.0)
+    whole = plans.ddim(denoiser.schedule, 100, 1.0)
     short = shortcut(whole, denoiser.network)
     adds = [_multiply_adds(denoiser, p) for p in (short, whole)]
     arms = {"short": lambda _: _run(denoiser, short, images), "whole": lambda _: _run(denoiser, whole, images)}

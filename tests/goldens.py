@@ -11,6 +11,7 @@ import torch
 from traj import stores
 from traj.pipeline.making import generate
 from traj.pipeline.models.analytic import GaussianDenoiser
+from traj.pipeline.process import plans
 from traj.pipeline.process.schedule import Schedule
 
 FILE = Path(__file__).with_name("goldens.json")
@@ -50,7 +51,7 @@ def job_of(model, options):
     job = generate.prepare(model=model, **size)
     learned = LearnedGaussian(job.denoiser.mean, job.denoiser.variance, job.denoiser.shape)
     learned.schedule = LearnedGaussian.schedule
-    return replace(job, denoiser=learned, plan=generate.choose_plan(learned, "iddpm", 20, None, None, None))
+    return replace(job, denoiser=learned, plan=plans.choose(learned, "iddpm", 20, None, None, None))
 
 
 def numbers(model, options):

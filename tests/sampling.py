@@ -8,7 +8,7 @@ import torch
 from tests.networks import random_unet
 from traj.pipeline.models import analytic
 from traj.pipeline.models.network import NetworkDenoiser
-from traj.pipeline.process.plan import ddim, ddpm, iddpm
+from traj.pipeline.process.plans import ddim, ddpm, iddpm
 from traj.pipeline.process.sampler import reverse
 from traj.pipeline.process.schedule import Schedule
 

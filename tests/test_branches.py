@@ -7,7 +7,7 @@ import torch
 from tests.sampling import LEARNED, LINEAR, NO_LABEL, PLANS, bits, network, noise_for, run, start
 from traj.pipeline.models import analytic
 from traj.pipeline.process.cut import WHOLE
-from traj.pipeline.process.plan import ddpm
+from traj.pipeline.process.plans import ddpm
 from traj.pipeline.process.sampler import reverse
 
 

@@ -10,7 +10,7 @@ from tests.sampling import LEARNED, LINEAR, NO_LABEL, PLANS, asked, gain, networ
 from traj.pipeline.models import analytic, surgery
 from traj.pipeline.process.cut import Cut
 from traj.pipeline.process.denoiser import Prediction
-from traj.pipeline.process.plan import ddim, ddpm
+from traj.pipeline.process.plans import ddim, ddpm
 from traj.pipeline.process.sampler import advance, fixed_sd, noise_sd, reverse
 from traj.pipeline.process.schedule import Schedule
 

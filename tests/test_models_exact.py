@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from traj.pipeline.models import load
-from traj.pipeline.process.plan import ddim, ddpm
+from traj.pipeline.process.plans import ddim, ddpm
 from traj.pipeline.process.sampler import reverse
 from traj.pipeline.process.schedule import Schedule
 

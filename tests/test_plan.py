@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from tests.networks import random_unet
 from traj.pipeline.making.shortcut import shortcut
 from traj.pipeline.process.cut import Cut
-from traj.pipeline.process.plan import ENDS, EPS, NOISES, VARIANCES, Plan, Step, ddim, ddpm, iddpm, spaced_timesteps
+from traj.pipeline.process.plan import ENDS, EPS, NOISES, VARIANCES, Plan, Step
+from traj.pipeline.process.plans import ddim, ddpm, iddpm
 from traj.pipeline.process.schedule import Schedule
+from traj.pipeline.process.spacing import spaced_timesteps
 
 LINEAR = Schedule.from_config({})
 LEARNED = Schedule.from_config({"variance_type": "learned_range"})

@@ -17,7 +17,8 @@ from traj.pipeline.making import fork, generate
 from traj.pipeline.models.analytic import GaussianDenoiser
 from traj.pipeline.process import tables
 from traj.pipeline.process.noise import NoiseSource, Purpose
-from traj.pipeline.process.plan import Plan, Step, ddim, ddpm, heun
+from traj.pipeline.process.plan import Plan, Step
+from traj.pipeline.process.plans import ddim, ddpm, heun
 from traj.pipeline.process.sampler import evaluations, noise_sd
 from traj.pipeline.process.schedule import Schedule
 

@@ -17,7 +17,7 @@ from tests.networks import random_unet
 from tests.sampling import network, noise_for, relative, run, start
 from traj.pipeline.models.own import preconditioned, wrap
 from traj.pipeline.process import tables
-from traj.pipeline.process.plan import ddim, ddpm, heun
+from traj.pipeline.process.plans import ddim, ddpm, heun
 from traj.pipeline.process.schedule import Schedule
 
 TOLERANCE = 2e-4

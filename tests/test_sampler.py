@@ -24,7 +24,8 @@ from tests.sampling import (
 from traj.pipeline.models import analytic
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Prediction
-from traj.pipeline.process.plan import Plan, ddim, ddpm, heun, iddpm
+from traj.pipeline.process.plan import Plan
+from traj.pipeline.process.plans import ddim, ddpm, heun, iddpm
 from traj.pipeline.process.sampler import ddim_mean, learned_log_variance, noise_sd, posterior_mean, reverse
 from traj.pipeline.process.schedule import Schedule
 

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
 from tests.sampling import betas, network, noise_for, relative, run, start
-from traj.pipeline.process.plan import ddim, ddpm
+from traj.pipeline.process.plans import ddim, ddpm
 from traj.pipeline.process.schedule import Schedule
 
 DDPM_CASES = [("fixed_large", "large"), ("fixed_small", "small"), ("learned_range", "learned")]

@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DModel
 
 from tests import sampling
-from traj.pipeline.models import train
+from traj.pipeline.models import losses, train
 from traj.pipeline.models.digits import RECIPES
 from traj.pipeline.process.schedule import Schedule
 
@@ -27,7 +27,7 @@ class SimpleOutput:
 
 
 def test_simple_loss_of_a_network_that_says_nothing_is_the_noise_power():
-    objective = train.Objective(schedule_of("digits"))
+    objective = losses.Objective(schedule_of("digits"))
     x_0, label, timestep, eps = next(train.batches(64, 1000, torch.Generator().manual_seed(0)))
 
     def silent(x_t, model_time, label):
@@ -38,7 +38,7 @@ def test_simple_loss_of_a_network_that_says_nothing_is_the_noise_power():
 
 
 def test_network_is_given_the_noised_image_at_its_model_time():
-    objective = train.Objective(schedule_of("digits-iddpm"))
+    objective = losses.Objective(schedule_of("digits-iddpm"))
     x_0, label, timestep, eps = next(train.batches(16, 4000, torch.Generator().manual_seed(0)))
     given = {}
 
@@ -56,7 +56,7 @@ def test_network_is_given_the_noised_image_at_its_model_time():
 
 def test_kl_is_zero_where_mean_and_variance_are_the_posteriors():
     log_variance = torch.linspace(-12, 0, 50)
-    kl = train.posterior_kl(torch.zeros(50), log_variance, log_variance)
+    kl = losses.posterior_kl(torch.zeros(50), log_variance, log_variance)
     assert kl.abs().max().item() == 0
 
 
@@ -67,11 +67,11 @@ def test_kl_equals_that_of_torch_distributions():
     true = torch.distributions.Normal(mean, (0.5 * lv).exp())
     model = torch.distributions.Normal(predicted, (0.5 * predicted_lv).exp())
     expected = torch.distributions.kl_divergence(true, model)
-    torch.testing.assert_close(train.posterior_kl(predicted - mean, lv, predicted_lv), expected)
+    torch.testing.assert_close(losses.posterior_kl(predicted - mean, lv, predicted_lv), expected)
 
 
 def test_bound_is_zero_for_the_true_noise_and_the_small_variance():
-    objective = train.Objective(schedule_of("digits-iddpm"))
+    objective = losses.Objective(schedule_of("digits-iddpm"))
     x_0, _, _, eps = next(train.batches(40, 4000, torch.Generator().manual_seed(0)))
     timestep = torch.linspace(1, 3999, 40).long()
     assert objective.vlb(x_0, timestep, eps, eps, torch.zeros_like(eps)).abs().max().item() == 0
@@ -79,7 +79,7 @@ def test_bound_is_zero_for_the_true_noise_and_the_small_variance():
 
 def test_bound_equals_a_float64_computation_from_the_posterior_means():
     """The reference goes the long way: pred_x0, both posterior means (DDPM eq. 7), then the KL divergence."""
-    objective = train.Objective(schedule_of("digits-iddpm"))
+    objective = losses.Objective(schedule_of("digits-iddpm"))
     generator = torch.Generator().manual_seed(0)
     x_0, _, _, eps = next(train.batches(32, 4000, generator))
     timestep = torch.linspace(1, 3999, 32).long()
@@ -106,10 +106,10 @@ def test_bound_equals_a_float64_computation_from_the_posterior_means():
 
 
 def test_variance_tables_hold_the_golden_numbers():
-    tables = train.VarianceTables.of(schedule_of("digits"))
+    tables = losses.VarianceTables.of(schedule_of("digits"))
     assert np.exp(tables.log_small[:2]) == pytest.approx([5.45319e-5] * 2, rel=1e-5)
     assert np.exp(tables.log_large[[0, -1]]) == pytest.approx([1e-4, 0.02])
-    cosine = train.VarianceTables.of(schedule_of("digits-iddpm"))
+    cosine = losses.VarianceTables.of(schedule_of("digits-iddpm"))
     assert np.exp(cosine.log_large[[0, -1]]) == pytest.approx([9.86582e-6, 0.999], rel=1e-5)
 
 
@@ -117,25 +117,25 @@ def test_decoder_probabilities_of_all_grey_levels_sum_to_one():
     levels = torch.arange(17, dtype=torch.float64)[:, None] / 8 - 1
     mean = torch.linspace(-1.3, 1.3, 27, dtype=torch.float64)
     for log_variance in (-6.0, -2.0, 1.0):
-        nll = train.decoder_nll(levels, mean, torch.tensor(log_variance))
+        nll = losses.decoder_nll(levels, mean, torch.tensor(log_variance))
         torch.testing.assert_close((-nll).exp().sum(dim=0), torch.ones(27, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
 def test_decoder_takes_the_interval_around_a_level_and_the_tails_at_the_ends():
     sd, normal = 0.1, torch.distributions.Normal(0.2, 0.1)
     levels = torch.tensor([-1.0, 0.25, 1.0])
-    nll = train.decoder_nll(levels, torch.tensor(0.2), torch.tensor(2 * math.log(sd)))
+    nll = losses.decoder_nll(levels, torch.tensor(0.2), torch.tensor(2 * math.log(sd)))
     inside = normal.cdf(torch.tensor(0.3125)) - normal.cdf(torch.tensor(0.1875))
     assert nll[1].item() == pytest.approx(-inside.log().item(), rel=1e-5)
     assert nll[0].item() == pytest.approx(-math.log(1e-12), rel=1e-5)  # 12 sd away: held at the floor
-    wide = train.decoder_nll(levels, torch.tensor(0.0), torch.tensor(0.0)).exp().reciprocal()
+    wide = losses.decoder_nll(levels, torch.tensor(0.0), torch.tensor(0.0)).exp().reciprocal()
     unit = torch.distributions.Normal(0.0, 1.0)
     assert wide[0].item() == pytest.approx(unit.cdf(torch.tensor(-0.9375)).item(), rel=1e-5)
     assert wide[2].item() == pytest.approx(1 - unit.cdf(torch.tensor(0.9375)).item(), rel=1e-5)
 
 
 def test_first_timestep_is_scored_by_the_decoder():
-    objective = train.Objective(schedule_of("digits-iddpm"))
+    objective = losses.Objective(schedule_of("digits-iddpm"))
     x_0, _, _, eps = next(train.batches(4, 4000, torch.Generator().manual_seed(0)))
     first = torch.zeros(4, dtype=torch.int64)
     right = objective.vlb(x_0, first, eps, eps, torch.zeros_like(eps))
@@ -148,7 +148,7 @@ def test_first_timestep_is_scored_by_the_decoder():
 
 @pytest.mark.parametrize("timestep", [0, 1, 2000, 3999])
 def test_bound_trains_the_variance_and_never_the_mean(timestep):
-    objective = train.Objective(schedule_of("digits-iddpm"))
+    objective = losses.Objective(schedule_of("digits-iddpm"))
     x_0, _, _, eps = next(train.batches(4, 4000, torch.Generator().manual_seed(0)))
     eps_hat = (eps + 20).requires_grad_()
     fraction = torch.full_like(eps, 0.5, requires_grad=True)
@@ -159,7 +159,7 @@ def test_bound_trains_the_variance_and_never_the_mean(timestep):
 
 
 def test_hybrid_loss_is_simple_plus_weighted_bound_over_all_timesteps():
-    objective = train.Objective(schedule_of("digits-iddpm"))
+    objective = losses.Objective(schedule_of("digits-iddpm"))
     torch.manual_seed(0)
     network = UNet2DModel(**IDDPM.network)
     terms = objective(network, *next(train.batches(8, 4000, torch.Generator().manual_seed(0))))

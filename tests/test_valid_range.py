@@ -11,7 +11,7 @@ from tests.networks import random_unet
 from traj import stores
 from traj.analysis.psnr import psnr
 from traj.pipeline.making import fork, generate
-from traj.pipeline.process import plan
+from traj.pipeline.process import plans
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_images_of_a_network_that_clips_at_5_are_scaled_by_that(zero, tmp_path):
 
 def test_a_plan_that_clips_elsewhere_says_so(zero, tmp_path):
     job = generate.prepare(model=zero, steps=5, samples=2, block=2, device="cpu")
-    made = run(tmp_path / "a.zarr", replace(job, plan=plan.ddim(job.denoiser.schedule, 5, clip=2.0)))
+    made = run(tmp_path / "a.zarr", replace(job, plan=plans.ddim(job.denoiser.schedule, 5, clip=2.0)))
     assert made.x_0.attrs["valid_range"] == [-2, 2]
     assert float(abs(made.x_0).max()) <= 2
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.sampling import LINEAR, run, start
 from traj.pipeline.making import fork, generate
 from traj.pipeline.models.analytic import GaussianDenoiser
-from traj.pipeline.process.plan import ddim, ddpm
+from traj.pipeline.process.plans import ddim, ddpm
 from traj.pipeline.process.sampler import noise_sd
 from traj.pipeline.process.schedule import Schedule
 from traj.pipeline.process.variance import ends, fixed_sd, overfull

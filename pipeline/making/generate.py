@@ -20,7 +20,7 @@ from traj.pipeline.making.hostcopy import SLOTS, HostCopy
 from traj.pipeline.making.loop import make_blocks
 from traj.pipeline.making.shortcut import shortcut
 from traj.pipeline.parsing import check_count
-from traj.pipeline.process import plan, sampler
+from traj.pipeline.process import plans, sampler
 from traj.pipeline.process.denoiser import Conditions, Denoiser, dims_of, network_of
 from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds, environment
 from traj.pipeline.process.guidance import guided
@@ -238,7 +238,7 @@ def prepare(
     conditions = denoiser.conditions({"labels": labels})
     if timesteps and steps is not None and not denoiser.schedule.is_grid:
         raise InputError(f"steps {steps} and timesteps by hand were given, expected one of them")
-    chosen = choose_plan(denoiser, sampler_name, timesteps or steps, eta, variance, clip, eps, spacing)
+    chosen = plans.choose(denoiser, sampler_name, timesteps or steps, eta, variance, clip, eps, spacing)
     if plan_name == "shortcut":
         chosen = shortcut(chosen, network_of(denoiser))
     return Generation(
@@ -256,57 +256,3 @@ def prepare(
         guidance=guidance,
         tf32=tf32 and where.type == "cuda",
     )
-
-
-def choose_plan(
-    denoiser: Denoiser,
-    name: str,
-    steps: int | Sequence[int] | None,
-    eta: float | None,
-    variance: str | None,
-    clip: bool | None,
-    eps: str | None = None,
-    spacing: str | None = None,
-) -> Plan:
-    """Build the plan of a sampler's name.
-
-    steps is a number of them, or a list of timesteps. clip True or False overrides what is usual: ddpm and iddpm clip
-    as the scheduler's config says, ddim and heun do not. True clips at the model's valid range, and eps says what
-    becomes of eps then. spacing None is the schedule's.
-
-    Raises InputError for an unknown sampler, steps out of range, an option of another sampler, or a range to clip at
-    that is not the same on both sides of 0.
-    """
-    schedule = denoiser.schedule
-    if eta is not None and name != "ddim":
-        raise InputError(f"eta {eta} was given with sampler {name}; only ddim has an eta")
-    if variance is not None and name != "ddpm":
-        raise InputError(f"variance {variance} was given with sampler {name}; only ddpm has a choice of it")
-    if eps is not None and not (name in ("ddim", "heun") and clip):
-        raise InputError(
-            f"eps {eps} was given; expected it with sampler ddim or heun and clip only, which leave a choice of it"
-        )
-    if spacing is not None and isinstance(steps, Sequence):
-        raise InputError(f"spacing {spacing} and timesteps by hand were given, expected one of them")
-    ranges = {} if clip is None else {"clip": _clip_at(denoiser) if clip else None}
-    match name:
-        case "ddpm":
-            usual = "large" if schedule.learned_range else schedule.variance
-            return plan.ddpm(schedule, steps, variance or usual, spacing=spacing, **ranges)
-        case "ddim":
-            return plan.ddim(schedule, steps, eta or 0.0, spacing=spacing, eps=eps or "kept", **ranges)
-        case "iddpm":
-            return plan.iddpm(schedule, steps, spacing=spacing, **ranges)
-        case "heun":
-            return plan.heun(schedule, steps, spacing=spacing, eps=eps or "kept", **ranges)
-    raise InputError(f"sampler {name!r} is unknown; expected ddpm, ddim, iddpm or heun")
-
-
-def _clip_at(denoiser: Denoiser) -> float:
-    low, high = denoiser.valid_range
-    if low != -high:
-        raise InputError(
-            f"clip was asked for, but this model's x_0 lies in {low:g} to {high:g}; expected a range from -c to c: "
-            "leave out --clip"
-        )
-    return high

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from traj.pipeline.process.cut import WHOLE, Cut
-from traj.pipeline.process.schedule import Schedule
-from traj.pipeline.process.spacing import shown, spaced_timesteps
-from traj.pipeline.process.variance import refuse_overfull
+from traj.pipeline.process.spacing import shown
 from traj.stores import InputError
 
 VARIANCES = ("large", "small", "learned")
@@ -281,9 +279,11 @@ class Plan:
                 for run in plan["runs"]
                 for timestep in range(run["first"], run["last"] - 1, -max(run["stride"], 1))
             ]
-            chain = _chain(visits, plan["clip"])
             read = replace(
-                chain, came_from=plan.get("came_from"), end=plan.get("end", "x_0"), eps=plan.get("eps", "kept")
+                chain(visits, plan["clip"]),
+                came_from=plan.get("came_from"),
+                end=plan.get("end", "x_0"),
+                eps=plan.get("eps", "kept"),
             )
         except (KeyError, TypeError) as error:
             raise InputError(f"not a plan: {error!r}; expected the form Plan.to_json writes") from None
@@ -313,96 +313,8 @@ class Plan:
         return self.timesteps.index(timestep)
 
 
-def ddpm(
-    schedule: Schedule,
-    steps: int | Sequence[int] | None = None,
-    variance: str = "large",
-    clip: float | Literal["schedule"] | None = "schedule",
-    spacing: str | None = None,
-) -> Plan:
-    """Ancestral sampling (DDPM algorithm 2): posterior mean, variance beta ("large") or beta tilde ("small").
-
-    "large" is as published, though at the last steps it is more than the states they land on hold. All timesteps of the
-    schedule unless a number of steps is given, or a list of timesteps. pred_x0 is clipped as the schedule says, or to
-    ``clip``, None for no clipping. ``spacing`` as in ``spaced_timesteps``.
-
-    Raises
-    ------
-    InputError
-        When steps is 0 or above T, or variance is "learned" and the network has none.
-    """
-    if variance == "learned" and not schedule.learned_range:
-        raise InputError(
-            "learned variance needs a network that predicts it (variance_type: learned_range); expected large or small"
-        )
-    treatment = Treatment("posterior", variance)
-    timesteps = spaced_timesteps(schedule, steps, spacing)
-    return _chain([(t, treatment) for t in timesteps], schedule.clip_sample if clip == "schedule" else clip)
-
-
-def ddim(
-    schedule: Schedule,
-    steps: int | Sequence[int] | None,
-    eta: float = 0.0,
-    clip: float | None = None,
-    spacing: str | None = None,
-    eps: str = "kept",
-) -> Plan:
-    """DDIM (DDIM eq. 12 and 16): deterministic at eta 0, DDPM's "small" variance at eta 1.
-
-    pred_x0 is not clipped unless ``clip`` is given, as in the official code. ``spacing`` as in ``spaced_timesteps``,
-    ``eps`` as in ``Plan``: only where it is "rederived" is eta 1 with a clip still DDPM's "small".
-
-    Raises
-    ------
-    InputError
-        When steps is 0 or above T, eps is rederived without a clip, or eta is negative or too large for a step.
-    """
-    treatment = Treatment("ddim", eta)
-    chain = _chain([(t, treatment) for t in spaced_timesteps(schedule, steps, spacing)], clip)
-    plan = replace(chain, eps=eps)
-    refuse_overfull(schedule, plan.steps)
-    return plan
-
-
-def iddpm(
-    schedule: Schedule,
-    steps: int | Sequence[int] | None = None,
-    clip: float | Literal["schedule"] | None = "schedule",
-    spacing: str | None = None,
-) -> Plan:
-    """Ancestral sampling with the network's own variance (IDDPM eq. 15).
-
-    Raises
-    ------
-    InputError
-        When steps is 0 or above T, or the network predicts no variance.
-    """
-    return ddpm(schedule, steps, "learned", clip, spacing)
-
-
-def heun(
-    schedule: Schedule,
-    steps: int | Sequence[int] | None = None,
-    clip: float | None = None,
-    spacing: str | None = None,
-    eps: str = "kept",
-) -> Plan:
-    """Heun's method on the probability-flow ODE, two evaluations a step but the last (Karras et al. 2022, algorithm 1).
-
-    pred_x0 is not clipped unless ``clip`` is given. ``spacing`` as in ``spaced_timesteps``, ``eps`` as in ``Plan``.
-
-    Raises
-    ------
-    InputError
-        When steps is 0 or above T, or eps is rederived without a clip.
-    """
-    treatment = Treatment("heun", 0.0)
-    return replace(_chain([(t, treatment) for t in spaced_timesteps(schedule, steps, spacing)], clip), eps=eps)
-
-
-def _chain(visits: Iterable[tuple[int, Treatment]], clip: float | None) -> Plan:
-    """Let every visit land on the next one."""
+def chain(visits: Iterable[tuple[int, Treatment]], clip: float | None) -> Plan:
+    """Make the plan of visits, (timestep, treatment) from high to low, each of which lands on the next one."""
     visits = list(visits)
     landings = [*[timestep for timestep, _ in visits], -1][1:]
     return Plan(
