@@ -1,4 +1,4 @@
-"""Which Dask blocks a quantity works on: whole events, one task per shard, x_0 cut like the states it goes with."""
+"""Which Dask chunks a quantity works on: whole events, one task per shard, x_0 cut like the states it goes with."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def images(variable: xr.DataArray) -> da.Array:
 
 
 def _in_memory(array: NDArray[Any]) -> da.Array:
-    """Cut an array in memory along its first axis alone: its blocks are contiguous, and views (from_array copies)."""
+    """Cut an array in memory along its first axis alone: its chunks are contiguous, and views (from_array copies)."""
     chunks = da.core.normalize_chunks(("auto", *(-1,) * (array.ndim - 1)), array.shape, dtype=array.dtype)
     edges = np.cumsum([0, *chunks[0]])
     name = f"in-memory-{uuid4()}"
@@ -105,8 +105,8 @@ def per_image(
     result has these, and no replicas: (variant, sample[, column]) of forks, one cell for all of them. `others` have
     samples only.
 
-    The kernel gets each block of `states`, then the blocks of `others` with the same samples, each one plain
-    contiguous array, float32 where it held floats; one task per block of `states`.
+    The kernel gets each chunk of `states`, then the chunks of `others` with the same samples, each one plain
+    contiguous array, float32 where it held floats; one task per chunk of `states`.
     """
     axes = [lead + EVENT_AXES[: states.ndim - len(lead)], *("s" + EVENT_AXES[: other.ndim - 1] for other in others)]
     cut = [part for pair in zip((states, *others), axes, strict=True) for part in pair]
@@ -130,14 +130,14 @@ def _name_of(kernel: Callable[..., Any], *inputs: Any) -> str:
     return f"{kernel.__name__}-{tokenize(place if is_jitted(kernel) else kernel, *inputs)}"
 
 
-def _whole(kernel: Callable[..., NDArray[Any]], options: dict[str, Any], *blocks: Any) -> NDArray[Any]:
-    return kernel(*map(_contiguous, blocks), **options)
+def _whole(kernel: Callable[..., NDArray[Any]], options: dict[str, Any], *chunks: Any) -> NDArray[Any]:
+    return kernel(*map(_contiguous, chunks), **options)
 
 
-def _contiguous(block: Any) -> NDArray[Any]:
-    while isinstance(block, list):
-        (block,) = block
-    return np.ascontiguousarray(block, np.float32 if block.dtype.kind == "f" else None)
+def _contiguous(chunk: Any) -> NDArray[Any]:
+    while isinstance(chunk, list):
+        (chunk,) = chunk
+    return np.ascontiguousarray(chunk, np.float32 if chunk.dtype.kind == "f" else None)
 
 
 def per_cell(
@@ -149,7 +149,7 @@ def per_cell(
 ) -> xr.DataArray:
     """Apply a kernel along the dims `within` of each variable, which it gets last: `width` float64 values per cell.
 
-    The kernel gets blocks as `per_image` does, and returns (..., column).
+    The kernel gets chunks as `per_image` does, and returns (..., column).
     """
     lazy = [v if v.chunks is not None else v.copy(data=da.from_array(v.data, -1, name=False)) for v in variables]
     uncut = [variable.chunk(dict.fromkeys(dims, -1)) for variable, dims in zip(lazy, within, strict=True)]
@@ -182,6 +182,6 @@ def over_samples(values: da.Array, statistics: Callable[[NDArray[Any]], NDArray[
     return reduced
 
 
-def _reduce(statistics: Callable[[NDArray[Any]], NDArray[Any]], rows: int, block: NDArray[Any]) -> NDArray[Any]:
-    columns = np.ascontiguousarray(block).reshape(len(block), -1)
-    return statistics(columns).reshape(rows, *block.shape[1:])
+def _reduce(statistics: Callable[[NDArray[Any]], NDArray[Any]], rows: int, chunk: NDArray[Any]) -> NDArray[Any]:
+    columns = np.ascontiguousarray(chunk).reshape(len(chunk), -1)
+    return statistics(columns).reshape(rows, *chunk.shape[1:])

@@ -1,4 +1,4 @@
-"""Correlation of replicas across samples: sums of every pixel that go from block to block, in the samples' order."""
+"""Correlation of replicas across samples: sums of every pixel that go from chunk to chunk, in the samples' order."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Moments = tuple[Array, Array]
 def replica_correlation(images: da.Array) -> dict[str, xr.DataArray]:
     """Correlate images (variant, replica, sample, *event) of two replicas across samples.
 
-    Gives the intraclass correlation, pooled over pixels and pairs, and its standard error. Each block is added to
-    what came before it, sample by sample, so the values are the same for any blocks.
+    Gives the intraclass correlation, pooled over pixels and pairs, and its standard error. Each chunk is added to
+    what came before it, sample by sample, so the values are the same for any chunks.
     """
     _, replicas, samples = images.shape[:3]
     groups = dealt(samples)
@@ -29,10 +29,10 @@ def replica_correlation(images: da.Array) -> dict[str, xr.DataArray]:
     starts = np.cumsum((0, *images.chunks[2]))
     values = []
     by_variant = images.to_delayed(optimize_graph=False).reshape(images.numblocks[0], images.numblocks[2])
-    for blocks, variants in zip(by_variant, images.chunks[0], strict=True):
+    for chunks, variants in zip(by_variant, images.chunks[0], strict=True):
         moments: Delayed | None = None
-        for block, start, length in zip(blocks, starts, images.chunks[2], strict=False):
-            moments = delayed(_add_block, pure=True)(moments, block, groups[start : start + length])
+        for chunk, start, length in zip(chunks, starts, images.chunks[2], strict=False):
+            moments = delayed(_add_chunk, pure=True)(moments, chunk, groups[start : start + length])
         values.append(
             da.from_delayed(delayed(_jackknife, pure=True)(moments, sizes, replicas), (variants, 2), np.float64)
         )
@@ -52,7 +52,7 @@ def bytes_held(variants: int, pixels: int) -> int:
     return 2 * variants * GROUPS * pixels * np.dtype(np.float64).itemsize
 
 
-def _add_block(before: Moments | None, images: Array, groups: Array) -> Moments:
+def _add_chunk(before: Moments | None, images: Array, groups: Array) -> Moments:
     flat = np.ascontiguousarray(images, np.float32).reshape(*images.shape[:3], -1)
     if before is None:
         sums, squares = np.zeros((len(flat), GROUPS, flat.shape[-1])), np.zeros((len(flat), GROUPS, 2))

@@ -1,7 +1,7 @@
 """The compiled loops behind the quantities: plain contiguous arrays in, plain arrays out, no interpreter lock.
 
 Images come as float32 (sample, timestep, channel, y, x). Every float sum runs in float64 and in an order
-fixed by the image, never by the size of the block it arrived in, so any chunking gives the same bits.
+fixed by the image, never by the size of the chunk it arrived in, so any chunking gives the same bits.
 """
 
 from __future__ import annotations

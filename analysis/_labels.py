@@ -120,7 +120,7 @@ def of_replicas(logits: xr.DataArray, hard: bool) -> xr.DataArray:
 
 
 def _replicas(logits: Array, hard: bool) -> Array:
-    """Do `of_replicas` for a block (..., replica, class)."""
+    """Do `of_replicas` for a chunk (..., replica, class)."""
     cells = logits.reshape(-1, *logits.shape[-2:])
     count = logits.shape[-2]
     g = np.log(2) + special.digamma(np.arange(count + 1) // 2 + 0.5)  # Grassberger 2003
@@ -183,7 +183,7 @@ def of_states(logits: xr.DataArray, x_0_logits: xr.DataArray, hard: bool) -> xr.
 
 @compiled
 def _states(logits: Array, x_0_logits: Array, hard: bool) -> Array:
-    """Do `of_states` for a block (on, sample, timestep, class) and x_0's (sample, 1, class)."""
+    """Do `of_states` for a chunk (on, sample, timestep, class) and x_0's (sample, 1, class)."""
     variables, samples, steps, classes = logits.shape
     values = np.empty((variables, samples, steps, 3))
     p = np.empty(classes)

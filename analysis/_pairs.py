@@ -88,7 +88,7 @@ def similarities(images: Array, low: float, scale: float, cap: float) -> Array:
 
 @compiled
 def add_moments(images: Array, groups: Array, sums: Array, squares: Array) -> None:
-    """Add the samples of a block, in their order, to the sums that a correlation across samples is made of.
+    """Add the samples of a chunk, in their order, to the sums that a correlation across samples is made of.
 
     `images` is (variant, replica, sample, value), `groups` (sample,) the jackknife group of each. With m the mean of
     one sample's replicas, `sums` (variant, group, value) receives m; `squares` (variant, group, 2) the squares of m,

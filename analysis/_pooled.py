@@ -1,9 +1,9 @@
 """Pooled joint histograms of (x_0, state) codes over all samples, group by group, in bounded memory.
 
-Samples are dealt out to groups (by position, so the deal knows nothing of blocks), because a grouped jackknife
+Samples are dealt out to groups (by position, so the deal knows nothing of chunks), because a grouped jackknife
 needs the counts with each group left out. While all codes of a timestep are smaller than
 the dense counts they would fill, they are carried as they are, one byte a pixel; beyond that, each group's
-counts are added up block by block, and so are each class's. So memory per timestep stops growing at
+counts are added up chunk by chunk, and so are each class's. So memory per timestep stops growing at
 (GROUPS + classes) * bins^2 counts, whatever the number of samples, and every state is read once.
 """
 
@@ -152,23 +152,23 @@ def _count(
     part: Array,
     bins: int,
 ) -> Key | None:
-    """Count a part's pairs (timestep, cell), a few blocks at a time, each task adding to the last one's."""
+    """Count a part's pairs (timestep, cell), a few chunks at a time, each task adding to the last one's."""
     edges = np.concatenate([[0], np.cumsum(lengths)])
     inside = [part[(part >= first) & (part < last)] - first for first, last in pairwise(edges)]
     touched = [i for i, rows in enumerate(inside) if rows.size] or [0]
     counts: Key | None = None
     for i in range(0, len(touched), BLOCKS_AT_ONCE):
         batch = touched[i : i + BLOCKS_AT_ONCE]
-        add = partial(_add_blocks, rows=[inside[j] for j in batch], bins=bins)
+        add = partial(_add_chunks, rows=[inside[j] for j in batch], bins=bins)
         tasks[*name, i] = add, counts, [column[j] for j in batch], [firsts[j] for j in batch]
         counts = (*name, i)
     return counts
 
 
-def _add_blocks(before: Array | None, states: list[Array], x_0: list[Array], rows: list[Array], bins: int) -> Array:
+def _add_chunks(before: Array | None, states: list[Array], x_0: list[Array], rows: list[Array], bins: int) -> Array:
     counts = np.zeros((states[0].shape[1], bins**2), np.uint32) if before is None else before.copy()
-    for block, first, here in zip(states, x_0, rows, strict=True):
-        _histograms.add_joint_counts(counts, block, first, here, bins)
+    for chunk, first, here in zip(states, x_0, rows, strict=True):
+        _histograms.add_joint_counts(counts, chunk, first, here, bins)
     return counts
 
 
@@ -198,8 +198,8 @@ def _from_codes(
     if sparse or together.classes:
         words = np.empty((-(-steps // _sorted.LANES), *firsts.shape), np.uint32)
         edges = np.cumsum([0, *map(len, states)])
-        for block, first in zip(states, edges, strict=False):
-            _sorted.add_words(block, low, high, words, first)
+        for chunk, first in zip(states, edges, strict=False):
+            _sorted.add_words(chunk, low, high, words, first)
     if sparse:
         group_of = _part_of(together.groups, len(firsts))
         bits = _sorted.pooled_bits_of_words(words, firsts, group_of, GROUPS, bins, steps)
@@ -219,7 +219,7 @@ def _from_codes(
 
 def _group_counts(states: list[Array], firsts: Array, timestep: int, together: Samples, bins: int) -> Array:
     """Count one timestep's pairs: (group, cell)."""
-    state = np.concatenate([block[:, timestep : timestep + 1] for block in states])
+    state = np.concatenate([chunk[:, timestep : timestep + 1] for chunk in states])
     counts = np.zeros((GROUPS, 1, bins**2), np.uint32)
     for group, samples in zip(counts, together.groups, strict=True):
         _histograms.add_joint_counts(group, state, firsts, samples, bins)
