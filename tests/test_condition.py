@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from traj import stores
-from traj.pipeline import models
-from traj.pipeline.making import fork, generate
+from traj.pipeline import models, readouts
+from traj.pipeline.cli import main
+from traj.pipeline.making import fork, generate, readout
 from traj.pipeline.models.own import wrap
 from traj.pipeline.process import tables
 from traj.pipeline.process.guidance import guided
+from traj.pipeline.readouts import Output, Readout
 
 CPU = torch.device("cpu")
 SHAPE = (1, 4, 4)
@@ -92,6 +95,29 @@ def test_a_fork_with_the_noise_of_its_run_is_the_run_bit_for_bit(model, tmp_path
     np.testing.assert_array_equal(forks.x_0, np.broadcast_to(ds.x_0, forks.x_0.shape))
     other = forked(tmp_path / "a.zarr", tmp_path / "g.zarr", at=at)
     assert (other.x_0 != ds.x_0).any()
+
+
+def test_what_reads_or_analyses_a_run_keeps_its_prompts(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ds = make(tmp_path / "data/trajectories/run.zarr", model)
+
+    def is_a(events, timestep, condition):
+        return torch.from_numpy((condition["prompt"] == "a").astype("f4"))
+
+    def prompted(source):
+        return Readout((Output("is_a", ("x_0",), (), "whether a was asked for"),), {}, is_a, identity={}, batch=2)
+
+    monkeypatch.setattr(readouts, "load", lambda name: prompted)
+    reading = readout.prepare("prompted", store=tmp_path / "data/trajectories/run.zarr", device="cpu")
+    with reading.open(tmp_path / "r.zarr") as store:
+        reading.run(store, bar=False)
+    read = stores.open(tmp_path / "r.zarr")
+    assert read.is_a.values.tolist() == [1, 0, 1, 0, 1]
+    assert read.prompt.values.tolist() == ds.prompt.values.tolist()
+    found = CliRunner().invoke(main, ["analyze", "psnr"])
+    assert found.exit_code == 0, found.output
+    (result,) = (tmp_path / "results").rglob("psnr.zarr")
+    assert stores.open(result).prompt.values.tolist() == ds.prompt.values.tolist()
 
 
 def test_guidance_goes_away_from_the_null_condition(model):

@@ -11,14 +11,16 @@ from traj import stores
 from traj.analysis.consistency import consistency
 from traj.analysis.entropy import entropy
 from traj.analysis.intervention import intervention
+from traj.analysis.label_variance import label_variance
 from traj.analysis.psnr import psnr
 from traj.analysis.ssim import ssim
-from traj.pipeline import info
+from traj.pipeline import info, readouts
 from traj.pipeline.cli import main
 from traj.pipeline.making import fork, generate, readout
 from traj.pipeline.models import own
 from traj.pipeline.process import tables
 from traj.pipeline.process.guidance import guided
+from traj.pipeline.readouts import Output, Readout
 
 DIMS = {
     (6,): ("feature",),
@@ -226,6 +228,30 @@ def test_edits_of_events_are_compared_with_their_run(tmp_path, shape):
     unit = [np.clip((x + 1.5) / 4, 0, 1) for x in (sweep.x_0.values[:, 0], stores.open(run).x_0.values)]
     mad = abs(unit[0].astype("f8") - unit[1]).reshape(2, 10, -1).mean(-1)
     np.testing.assert_allclose(found.mad, mad, atol=1e-6)
+
+
+def logits(source):
+    """Two classes: how the first value of an event stands to its last."""
+
+    def read(events, timestep, condition):
+        values = events["x_0"].flatten(1)
+        return torch.stack([values[:, 0], values[:, -1]], dim=1)
+
+    coords = {"class": ("class", np.arange(2), "1", "class")}
+    return Readout((Output("x_0_logits", ("x_0",), ("class",), "logits"),), coords, read, identity={}, batch=7)
+
+
+@pytest.mark.parametrize("shape", [(30,), (1, 5, 2, 3)])
+def test_labels_of_events_vary_like_those_of_images_of_the_same_values(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr(readouts, "load", lambda name: logits)
+    found = []
+    for folder, event in (("a", shape), ("b", (1, 5, 6))):
+        (tmp_path / folder).mkdir()
+        _, forks = forks_of(tmp_path / folder, event)
+        read = made(readout.prepare("logits", store=forks, device="cpu"), tmp_path / folder / "read.zarr")
+        found.append(label_variance(stores.open(read)).compute())
+    assert (found[0].label_variance > 0).all()
+    np.testing.assert_array_equal(found[0].label_variance, found[1].label_variance)
 
 
 @pytest.mark.parametrize("shape", [(30,), (2, 15), (1, 5, 2, 3)])

@@ -180,10 +180,10 @@ def wrap(
 def preconditioned(network: Callable[..., torch.Tensor], sigma_data: float = 0.5) -> Callable[..., torch.Tensor]:
     """Turn EDM's raw network F(c_in x, c_noise) into its D(x; sigma), the predicted x_0 (Karras et al. 2022, eq. 7)."""
 
-    def D(x: torch.Tensor, sigma: torch.Tensor, *label: torch.Tensor) -> torch.Tensor:
+    def D(x: torch.Tensor, sigma: torch.Tensor, *told: Any) -> torch.Tensor:
         s = sigma.reshape(-1, *[1] * (x.ndim - 1))
         scale = (s**2 + sigma_data**2).sqrt()
-        output = network(x / scale, sigma.log() / 4, *label)
+        output = network(x / scale, sigma.log() / 4, *told)
         return (sigma_data / scale) ** 2 * x + s * sigma_data / scale * output
 
     return D
