@@ -16,6 +16,7 @@ from traj import stores
 from traj.pipeline.making import fork, generate
 from traj.pipeline.models.analytic import GaussianDenoiser
 from traj.pipeline.process import tables
+from traj.pipeline.process.cut import WHOLE
 from traj.pipeline.process.noise import NoiseSource, Purpose
 from traj.pipeline.process.plan import Plan, Step
 from traj.pipeline.process.plans import ddim, ddpm, heun
@@ -138,7 +139,7 @@ def test_heun_counts_two_evaluations_a_step_but_the_last(tmp_path):
     asked = []
 
     class Counted(GaussianDenoiser):
-        def __call__(self, x_t, timestep, condition, cut=generate.plan.WHOLE):
+        def __call__(self, x_t, timestep, condition, cut=WHOLE):
             asked.append((timestep, len(x_t)))
             return super().__call__(x_t, timestep, condition, cut)
 
