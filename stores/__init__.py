@@ -19,14 +19,16 @@ from traj.stores.errors import (
     is_known,
 )
 from traj.stores.events import IMAGE_DIMS, event_dims
-from traj.stores.kinds import EDIT, FAMILY, KINDS, ONCE, RESULTS, SAVED, SHORTCUT, Kind, KindName
+from traj.stores.kinds import KINDS, RESULTS, Kind, KindName
 from traj.stores.layout import canonical_json, fingerprint
 from traj.stores.reader import describe, identity, open
 from traj.stores.result import Kept, save, would_keep
 from traj.stores.verify import verify
+from traj.stores.vocabulary import COORDINATES, EDIT, FAMILY, ONCE, SAVED, SHORTCUT, STATES, VARIABLES
 from traj.stores.writer import TrajectoryWriter
 
 __all__ = [
+    "COORDINATES",
     "EDIT",
     "FAMILY",
     "IMAGE_DIMS",
@@ -35,6 +37,8 @@ __all__ = [
     "RESULTS",
     "SAVED",
     "SHORTCUT",
+    "STATES",
+    "VARIABLES",
     "BlockWriter",
     "DamagedStore",
     "FailedRun",

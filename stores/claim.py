@@ -28,10 +28,9 @@ from traj.stores.layout import (
 from traj.stores.locks import BlockLocks
 from traj.stores.manifest import digests_of, flag_file, is_finished
 from traj.stores.reader import arrays_of, require_metadata
+from traj.stores.vocabulary import TOLD
 
 LOCK_PATIENCE_S = 20.0
-TOLD = ("label", "prompt")
-"""Coordinates that say what samples were made under; a store may have no prompts."""
 VERBS = {"absent": "make it", "short": "extend it", "stale": "set it aside", "fits": "go on with it", "torn": "mend it"}
 
 

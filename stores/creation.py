@@ -12,16 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from traj.stores import levels
 from traj.stores.blocks import BlockWriter, Variable, build_readout
-from traj.stores.claim import TOLD, claim
+from traj.stores.claim import claim
 from traj.stores.errors import InputError
 from traj.stores.events import USUAL, named
-from traj.stores.kinds import KINDS, SAVED, KindName
+from traj.stores.kinds import KINDS, KindName
 from traj.stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
 from traj.stores.locks import BlockLocks
 from traj.stores.places import place
+from traj.stores.vocabulary import COORDINATES, DERIVED, STATES, TOLD
 from traj.stores.writer import TrajectoryWriter
-
-UNITS = {"log_snr": "nat"}
 
 Stale = Literal["refuse", "set-aside"]
 Writer = TypeVar("Writer")
@@ -68,7 +67,7 @@ def create(
         raise InputError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
     _at_least_one(samples=samples, block=block)
     along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, noise_sd)
-    states = ("x_t", "pred_x0", *(["log_variance"] if log_variance else []))
+    states = (*STATES, *(["log_variance"] if log_variance else []))
     event, names = named(shape, dims)
     return _open_states(
         place(path),
@@ -146,9 +145,9 @@ def create_forks(
     del along_timestep["noise_sd"]
     event, names = named(shape, dims)
     forks = {
-        "variant": Coord.known("variant", "variant", np.arange(count)),
-        "replica": Coord.known("replica", "replica", np.arange(1, replicas + 1)),
-        **{name: Coord.known(name, "variant", values) for name, values in along_variant.items()},
+        "variant": Coord.known("variant", np.arange(count)),
+        "replica": Coord.known("replica", np.arange(1, replicas + 1)),
+        **{name: _of_variants(name, values) for name, values in along_variant.items()},
     }
     return _open_states(
         place(path),
@@ -163,12 +162,12 @@ def create_forks(
             states=2 if states else 0,
         ),
         names,
-        ("x_t", "pred_x0") if states else (),
+        STATES if states else (),
         along_timestep,
         forks,
         _told(samples, label, prompt),
         {
-            "variant": {name: values.tolist() for name, values in along_variant.items() if name not in SAVED},
+            "variant": {name: values.tolist() for name, values in along_variant.items() if name not in DERIVED},
             "replicas": replicas,
         },
         None,
@@ -205,7 +204,7 @@ def create_readout(
     layout = Layout.of(samples=samples, block=block, timesteps=1, shape=(1, 1, 1), dtype="float32")
     numbers = np.arange(samples, dtype="int64")
     described = {
-        "sample": Coord.known("sample", "sample", numbers),
+        "sample": Coord.known("sample", numbers),
         **{
             name: Coord(dim, np.asarray(values), units, long_name)
             for name, (dim, values, units, long_name) in coords.items()
@@ -213,7 +212,7 @@ def create_readout(
         },
     }
     if "label" not in described:
-        described["label"] = Coord.known("label", "sample", np.full(samples, -1))
+        described["label"] = Coord.known("label", np.full(samples, -1))
     lengths = {coord.dim: len(coord.values) for coord in described.values()}
     for name, (dims, _, _) in variables.items():
         if "sample" not in dims or (unknown := [dim for dim in dims if dim not in lengths]):
@@ -274,7 +273,7 @@ def _open_states(
         "dtype": layout.dtype,
         "valid_range": list(valid_range),
         "coordinates": fingerprint(
-            {n: list(map(_steady, values.tolist())) for n, values in along_timestep.items() if n not in levels.DERIVED}
+            {n: list(map(_steady, values.tolist())) for n, values in along_timestep.items() if n not in DERIVED}
         ),
         **choices,
     }
@@ -283,8 +282,8 @@ def _open_states(
     full_config = {**config, "store": store}
     coords = {
         **along_lead,
-        **{n: Coord.known(n, "timestep", values, UNITS.get(n, "1")) for n, values in along_timestep.items()},
-        "sample": Coord.known("sample", "sample", np.arange(layout.samples, dtype="int64")),
+        **{n: Coord.known(n, values) for n, values in along_timestep.items()},
+        "sample": Coord.known("sample", np.arange(layout.samples, dtype="int64")),
         **told,
     }
     attrs = _attrs(kind, full_config)
@@ -329,7 +328,7 @@ def _told(samples: int, label: ArrayLike | None, prompt: ArrayLike | None) -> di
     told = {"label": _like(numbers, label, np.full(samples, -1), "label")}
     if prompt is not None:
         told["prompt"] = _like(numbers.astype(object), np.asarray(prompt, np.str_), None, "prompt")
-    return {name: Coord.known(name, "sample", values) for name, values in told.items()}
+    return {name: Coord.known(name, values) for name, values in told.items()}
 
 
 def _wanted(layout: Layout, blocks: Iterable[int] | None) -> list[int]:
@@ -398,6 +397,11 @@ def _along_timestep(
         "log_snr": levels.log_snr(c, d),
         "noise_sd": _like(floats, noise_sd, np.full(len(times), np.nan), "noise_sd"),
     }
+
+
+def _of_variants(name: str, values: NDArray[Any]) -> Coord:
+    """Take a coordinate of forks: one of the contract, or one that says of its own what was varied."""
+    return Coord.known(name, values) if name in COORDINATES else Coord("variant", values, "1", name)
 
 
 def _like(pattern: NDArray[Any], values: ArrayLike | None, default: ArrayLike | None, name: str) -> NDArray[Any]:

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable, Sequence
 
 from traj.stores.errors import InputError
-from traj.stores.layout import LONG_NAMES
+from traj.stores.vocabulary import COORDINATES, VARIABLES
 
 IMAGE_DIMS = ("channel", "y", "x")
 USUAL = {
@@ -20,7 +20,7 @@ USUAL = {
 OUTER = frozenset({"on", "variant", "replica", "sample", "timestep"})
 """Dims along which there is one event each."""
 
-TAKEN = OUTER | LONG_NAMES.keys() | {"block", "class", "column"}
+TAKEN = OUTER | VARIABLES.keys() | COORDINATES.keys() | {"block", "class", "column"}
 
 
 def event_dims(dims: Iterable[object]) -> tuple[str, ...]:

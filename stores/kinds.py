@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from traj.stores.vocabulary import EDIT, SAVED, STATES
+
 KindName = Literal["trajectories", "fork", "sweep", "readout", "result"]
 
 RESULTS = Path("results")
@@ -27,29 +29,10 @@ class Kind:
     edits: tuple[str, ...] = ()
 
 
-EDIT = ("edit", "at", "ns", "nb", "n", "r")
-"""What tells the edits of a sweep apart."""
-
-FAMILY = tuple(name for name in EDIT if name != "at")
-"""What edits that differ in where they start only have in common."""
-
-SAVED = ("evaluations_saved", "evaluations_cut", "multiply_adds_removed")
-"""What the edits of a sweep save; it follows from them."""
-
-SHORTCUT = "shortcut"
-"""The edit with a schedule of its own, of which no number says anything."""
-
-ONCE = -1
-"""The `r` of a cut that is not made again."""
-
-FORKED = ("x_t", "pred_x0", "x_0")
-
 KINDS: dict[str, Kind] = {
-    "trajectories": Kind(
-        "trajectories", Path("data/trajectories"), "traj generate", ("x_t", "pred_x0", "log_variance", "x_0")
-    ),
-    "fork": Kind("forks", Path("data/forks"), "traj fork", FORKED, ("at",)),
-    "sweep": Kind("sweeps", Path("data/sweeps"), "traj fork", FORKED, (*EDIT, "unet_blocks", *SAVED)),
+    "trajectories": Kind("trajectories", Path("data/trajectories"), "traj generate", (*STATES, "log_variance", "x_0")),
+    "fork": Kind("forks", Path("data/forks"), "traj fork", (*STATES, "x_0"), ("at",)),
+    "sweep": Kind("sweeps", Path("data/sweeps"), "traj fork", (*STATES, "x_0"), (*EDIT, "unet_blocks", *SAVED)),
     "readout": Kind("readouts", Path("data/readouts"), "traj readout"),
     "result": Kind("results", RESULTS, "traj analyze"),
 }

@@ -22,12 +22,12 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from traj.stores.binding import digest, seal_of
 from traj.stores.errors import DamagedStore, InputError, NotAStore
 from traj.stores.places import local
+from traj.stores.vocabulary import COORDINATES, FORK_DIMS, VARIABLES
 
 FORMAT = 2
 SHARD_BYTES = 128 << 20
 CHUNK_BYTES = 1 << 20
 CHUNK_BYTES_MAX = 8 << 20
-FORK_DIMS = ("variant", "replica")
 LZ4_LEVEL = 5
 BLOCKS_MAX = 100_000
 """Each block takes five files or more."""
@@ -35,41 +35,6 @@ SAMPLES_PER_CHUNK = 1 << 16
 """Of coordinates along the samples: few files, however many blocks there are."""
 FLAT_KEYS: Any = {"name": "default", "separator": "."}
 """Shards of an array lie side by side in one folder."""
-
-LONG_NAMES = {
-    "x_t": "state given to the network",
-    "pred_x0": "prediction of the final sample made from x_t, unclipped",
-    "log_variance": "log variance of the reverse step, interpolated by the network",
-    "x_0": "final sample",
-    "timestep": "index in the training schedule, high noise first",
-    "step": "network evaluations before this state",
-    "model_time": "time the network was fed",
-    "signal": "factor of x_0 in x_t",
-    "noise_scale": "factor of the noise in x_t",
-    "alpha_bar": "signal^2, in a process that preserves variance",
-    "sigma": "noise level of x_t / signal, noise_scale / signal",
-    "log_snr": "2 log(signal / noise_scale)",
-    "noise_sd": "standard deviation of the noise the sampler added after this state",
-    "sample": "absolute sample number",
-    "label": "class the sample was asked for, -1 for none",
-    "prompt": "text the sample was asked for",
-    "variant": "number of the fork",
-    "replica": "number of the repetition, each with noise of its own",
-    "at": "timestep of the stored x_t a fork starts from",
-    "noise": "noise of a fork's steps",
-    "eta": "eta of a fork's DDIM steps",
-    "edit": "what was changed from `at` on",
-    "n": "steps jumped or cut",
-    "ns": "skip connections cut, from the top",
-    "nb": "output blocks left out, counted on a network of 16",
-    "unet_blocks": "output blocks left out of this network, from the bottom",
-    "r": "steps of relaxation before the cut is made again, -1 for none",
-    "evaluations_saved": "network evaluations of the run that are not made",
-    "evaluations_cut": "network evaluations made with a part of the network left out",
-    "multiply_adds_removed": "share of the run's multiply-adds, from noise on, that is not done",
-    "done": "1 where the block is complete",
-    "manifest": "JSON: the files of the block and their checksums, values that are not finite, where it was made",
-}
 
 
 def bitshuffle_lz4(itemsize: int) -> BloscCodec:
@@ -96,9 +61,10 @@ class Coord(NamedTuple):
     long_name: str
 
     @classmethod
-    def known(cls, name: str, dim: str, values: NDArray[Any], units: str = "1") -> Coord:
-        """Describe a coordinate of the contract."""
-        return cls(dim, values, units, LONG_NAMES.get(name, name))
+    def known(cls, name: str, values: NDArray[Any]) -> Coord:
+        """Take a coordinate of the contract."""
+        (dim,), long_name, units, _ = COORDINATES[name]
+        return cls(dim, values, units, long_name)
 
 
 @dataclass(frozen=True)
@@ -247,11 +213,7 @@ def build_trajectories(
                 compressors=[bitshuffle_lz4(dtype.itemsize), Crc32cCodec()],
                 chunk_key_encoding=FLAT_KEYS,
                 dimension_names=[*lead, "sample", *(["timestep"] if along else []), *dims],
-                attributes={
-                    "long_name": LONG_NAMES[name],
-                    "units": "1" if name != "log_variance" else "log(1)",
-                    **bounds,
-                },
+                attributes={"long_name": VARIABLES[name].long_name, "units": VARIABLES[name].units, **bounds},
             )
 
     build_store(path, layout, coords=coords, attrs=attrs, build=build)
@@ -277,7 +239,7 @@ def build_store(
     for name, coord in coords.items():
         _small(group, name, coord, SAMPLES_PER_CHUNK if coord.dim == "sample" else max(len(coord.values), 1))
     for name, values in (("done", np.zeros(layout.blocks, np.uint8)), ("manifest", np.full(layout.blocks, "", "O"))):
-        _small(group, name, Coord.known(name, "block", values), 1, fill=False)
+        _small(group, name, Coord.known(name, values), 1, fill=False)
     seal(path)
 
 

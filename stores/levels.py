@@ -7,8 +7,6 @@ from numpy.typing import ArrayLike, NDArray
 
 Levels = NDArray[np.float64]
 
-DERIVED = ("alpha_bar", "sigma", "log_snr")
-
 
 def sigma(signal: ArrayLike, noise_scale: ArrayLike) -> Levels:
     """Noise level of x_t / signal, the variance-exploding view: noise_scale / signal, inf where no signal is left."""

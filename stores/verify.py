@@ -17,7 +17,6 @@ from traj.stores.binding import Seal, digest, seal_of
 from traj.stores.errors import DamagedStore, NotAStore, StoreError
 from traj.stores.events import event_dims
 from traj.stores.layout import (
-    FORK_DIMS,
     canonical_json,
     crc_holds,
     fingerprint,
@@ -29,6 +28,7 @@ from traj.stores.manifest import Manifest, digests_of, finished, seals_of
 from traj.stores.places import local
 from traj.stores.reader import arrays_of, block_length, block_of, chunk_files, verb
 from traj.stores.shards import MISSING, not_finite, read_index
+from traj.stores.vocabulary import FORK_DIMS
 
 LOOKS = 5
 MISPLACED = "not what was written there"

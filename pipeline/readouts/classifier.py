@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 # Raised by hand when the logits change for equal inputs.
 NUMERICS = 1
-STATES = ("x_t", "pred_x0")
 
 
 def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None, batch: int = 4096) -> Readout:
@@ -47,7 +46,7 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
 
     from traj.pipeline.models import classifiers
     from traj.pipeline.process.device import inference
-    from traj.stores import IMAGE_DIMS, InputError, event_dims
+    from traj.stores import IMAGE_DIMS, STATES, InputError, event_dims
 
     store, ds = source.path, source.ds
     if (dims := event_dims(ds.x_0.dims)) != IMAGE_DIMS:
