@@ -154,7 +154,7 @@ def test_runs_of_every_shape_can_be_forked_from_their_states(tmp_path, shape):
     np.testing.assert_array_equal(ds.x_0[:, 0], ds.x_0[:, 1])
     if len(shape) != 3:
         with pytest.raises(ValueError, match="a classifier reads images, expected channel, y, x"):
-            readout.prepare(store=forks, model="digits-classifier", device="cpu")
+            readout.prepare("classifier", store=forks, model="digits-classifier", device="cpu")
 
 
 def test_a_denoiser_names_the_dims_of_its_events(tmp_path):
