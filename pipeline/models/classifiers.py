@@ -46,10 +46,10 @@ _FOLLOWED = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_co
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What becomes of a stored image before the network sees it; part of a classifier's identity.
+    """How a stored image is prepared for the network; part of a classifier's identity.
 
     ``resize`` is (y, x), or the length of the shorter edge; ``crop`` (y, x) is taken from the middle. White becomes
-    ``white``, black 0; then ``mean`` is taken off and the rest divided by ``sd``, per channel.
+    ``white`` and black 0; then ``mean`` is subtracted and the result divided by ``sd``, per channel.
     """
 
     channels: int
@@ -210,7 +210,7 @@ def _trained_here(
 
 
 def _hugging_face(name: str, folder: Path, weights_found: Weights, identity: dict[str, Any], device: str) -> Classifier:
-    """Load an image classifier with transformers, from files alone and without code of others."""
+    """Load an image classifier with transformers, from local files only; code in its folder is never run."""
     try:
         import transformers
     except ImportError:
@@ -252,7 +252,7 @@ def _hugging_face(name: str, folder: Path, weights_found: Weights, identity: dic
 def _preprocessing(processor: Any, channels: int) -> Preprocessing:
     """Read a Hugging Face image processor's settings.
 
-    Raises InputError where it does something to the pixels that is not done here.
+    Raises InputError where it does something that ``Preprocessing`` does not.
     """
     flags = {key for key, value in vars(processor).items() if key.startswith("do_") and value}
     flags |= {key for key in ("include_top", "rescale_offset") if getattr(processor, key, False)}
@@ -318,7 +318,7 @@ def _fetch(hub_id: str) -> Path:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep what transformers has to say about loading off the screen."""
+    """Silence transformers while it loads."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
@@ -338,7 +338,7 @@ def _part(folder: Path, file: str, name: str) -> Path:
 
 
 def _sha256_of(config: dict[str, Any]) -> str:
-    """Hash a network's config without what the library notes about itself."""
+    """Hash a network's config without the library's notes about itself."""
     public = {key: value for key, value in config.items() if not key.startswith(("_", "transformers_version"))}
     return hashlib.sha256(json.dumps(public, sort_keys=True).encode()).hexdigest()
 

@@ -15,7 +15,7 @@ NONE = -1
 
 
 class Labelled(Protocol):
-    """A model that knows classes, or none, 0; ``unconditional`` says whether it does without one."""
+    """A model with ``num_classes`` classes, perhaps 0; ``unconditional`` tells whether it works without one."""
 
     name: str
     num_classes: int
@@ -26,12 +26,13 @@ class Labels:
     """Conditions that are classes: int64 (sample,), -1 for none.
 
     ``asked["labels"]`` is none, cycle, by which sample k is of class k modulo their number, or one class. ``null``
-    says that the model will be asked to do without, as guidance does.
+    tells that the model will be run without classes too, as guidance does.
 
     Raises
     ------
     InputError
-        When the model has no such class, needs one and gets none, or is to be guided and has nothing to go by.
+        When the model has no such class, or needs one and gets none; with ``null``, when it has no null class or gets
+        no class.
     """
 
     def __init__(self, model: Labelled, asked: Mapping[str, Any], null: bool) -> None:

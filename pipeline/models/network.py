@@ -14,7 +14,7 @@ from traj.pipeline.process.denoiser import Prediction, model_time, predicted
 from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
 
-if TYPE_CHECKING:  # diffusers takes seconds to import, and the exact denoisers do without
+if TYPE_CHECKING:  # diffusers takes seconds to import, and exact denoisers do not need it
     from diffusers import UNet2DModel
 
 

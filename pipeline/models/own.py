@@ -132,11 +132,10 @@ def wrap(
     channel, position; channel, y, x; or channel, frame, y, x. ``weights`` are the files whose content the fingerprint
     covers.
 
-    A network that knows classes has ``num_classes`` of them. One that knows anything else gets what ``condition``
-    makes of the numbers of a batch's samples, such as embeddings of texts: whatever it is, it is moved to the device
-    where it has ``to``, and handed over. A number is None where --guidance asks for the null condition. ``prompt``
-    gives the text of a sample, which the store keeps. Both must say the same of a number whenever they are asked: a run
-    is resumed, extended and forked by them.
+    ``num_classes`` is for a network with classes. For any other condition, such as embeddings of texts, ``condition``
+    turns the numbers of a batch's samples into what the network is given; it is moved to the device if it has ``to``. A
+    number is None where --guidance asks for the null condition. ``prompt`` gives the text of a sample, which the store
+    keeps. Both must always give the same for a number, so that a run can be resumed, extended and forked.
 
     Raises
     ------
@@ -231,7 +230,7 @@ def _registered(name: str) -> EntryPoint | None:
 
 
 def _imported(file: Path, name: str) -> Callable[..., Denoiser]:
-    """Import a file, its folder among those that modules are looked for in, and find a function in it."""
+    """Import a file, with its folder on sys.path, and find a function in it."""
     if not file.is_file():
         raise MissingFile(f"model {file}:{name}: there is no file {file}")
     folder = str(file.resolve().parent)

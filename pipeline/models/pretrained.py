@@ -31,10 +31,10 @@ OWN = Keys({"time_scale": Key(1.0, number(above=0)), "null_label": Key(None, opt
 def load_folder(folder: Path, name: str, device: str = "cpu", autocast: bool = False) -> NetworkDenoiser:
     """Load a diffusers pipeline folder with a UNet2DModel, without touching the network.
 
-    The parts lie in ``unet`` and ``scheduler`` or, as in older repositories, at the root. Of a folder with ``unet``
-    and ``unet_ema``, the one that is meant is given itself. An optional traj.json holds ``time_scale`` and
-    ``null_label``. ``name`` is what the model is called in messages and beside a store's fingerprint. The network is
-    tried on one image.
+    The parts lie in ``unet`` and ``scheduler`` or, as in older repositories, at the root. If a folder has both ``unet``
+    and ``unet_ema``, give the path of one of them. An optional traj.json holds ``time_scale`` and ``null_label``.
+    ``name`` is what the model is called in messages and beside a store's fingerprint. The network is tried on one
+    image.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def load_folder(folder: Path, name: str, device: str = "cpu", autocast: bool = F
 def fetch(hub_id: str) -> Path:
     """Download what ``load_folder`` needs of a hub repository, or find it in the cache; return its folder.
 
-    HF_HOME says where the cache is, HF_HUB_OFFLINE=1 that only the cache may be asked.
+    HF_HOME says where the cache is; HF_HUB_OFFLINE=1 forbids downloads.
 
     Raises
     ------
@@ -154,7 +154,7 @@ def _network(config: dict[str, Any], found: Weights, folder: Path) -> UNet2DMode
 def _try(denoiser: NetworkDenoiser, device: str) -> None:
     """Run a network on one image.
 
-    Raises InputError where it fails, gives something else than an image of the same size, or numbers that are none.
+    Raises InputError where it fails, or gives anything but finite numbers in the shape of the image.
     """
     channels, height, width = denoiser.shape
     x_t = torch.zeros(1, channels, height, width, device=device)
@@ -163,7 +163,7 @@ def _try(denoiser: NetworkDenoiser, device: str) -> None:
     try:
         with torch.inference_mode():
             eps = denoiser(x_t, denoiser.schedule.T - 1, label).eps
-    except Exception as error:  # whatever layers do that do not fit
+    except Exception as error:  # layers that do not fit may raise anything
         written = weights.reason(error, Path(), Path())
         raise InputError(f"the network fails on {given}: {written}{_sizes_that_fit(denoiser)}") from None
     if eps.shape != x_t.shape:
@@ -173,7 +173,7 @@ def _try(denoiser: NetworkDenoiser, device: str) -> None:
 
 
 def _sizes_that_fit(denoiser: NetworkDenoiser) -> str:
-    """Say which sides a network takes that halves its images, where these are not among them."""
+    """Say which sizes a network takes that halves its images, if it does not take this one."""
     halvings = sum(bool(level.downsamplers) for level in denoiser.network.down_blocks)
     factor = 2**halvings
     sides = denoiser.shape[1:]
@@ -188,7 +188,7 @@ def _sizes_that_fit(denoiser: NetworkDenoiser) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what diffusers has to say about loading off the screen."""
+    """Silence diffusers while it loads."""
     verbosity = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
     try:
@@ -198,7 +198,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _home(folder: Path) -> Path:
-    """Find the pipeline folder: what was given, or the folder around a network that was given itself."""
+    """Find the pipeline folder: the folder that was given, or its parent where a network's folder was given."""
     around = folder.absolute().parent
     alone = (folder / "config.json").is_file() and not (folder / "scheduler_config.json").is_file()
     return around if alone and (around / "scheduler" / "scheduler_config.json").is_file() else folder

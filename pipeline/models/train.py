@@ -74,7 +74,7 @@ def train(
     Raises
     ------
     InputError
-        When the name or a number is no good, or the folder exists and holds something else.
+        When the name or a number is not valid, or the folder exists and holds something else.
     """
     recipes: dict[str, Recipe | ClassifierRecipe] = {**RECIPES, **CLASSIFIERS}
     if name not in recipes:

@@ -56,6 +56,6 @@ KEYS = Keys(
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
-    """Hash a config that was read, without what is as usual: spelling a default out changes no number."""
+    """Hash a config without the keys that have their default values: writing a default out changes no number."""
     unusual = {key: value for key, value in config.items() if value != KEYS.used[key].default}
     return f"sha256:{hashlib.sha256(json.dumps(unusual, sort_keys=True).encode()).hexdigest()}"

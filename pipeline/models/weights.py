@@ -1,4 +1,4 @@
-"""Which files hold a model's weights: those that are loaded are those that are hashed, and no others are seen."""
+"""Which files hold a model's weights. The files that are hashed are loaded, and no others."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Weights:
 
 
 def candidates(safe: str, pickled: str) -> list[str]:
-    """Name the files that may hold weights or list them, the first one that is there first."""
+    """Name the files that may hold weights or list them; the first that exists is used."""
     return [
         f"{stem}{suffix}{index}" for stem, suffix in ((safe, SAFE), (pickled, PICKLED)) for index in (".index.json", "")
     ]
@@ -55,7 +55,7 @@ def candidates(safe: str, pickled: str) -> list[str]:
 def find(folder: Path, safe: str, pickled: str) -> Weights:
     """Find the weights in a folder by the stems of their names: safetensors first, shards before a single file.
 
-    Where there are none but a single variant (STEM.fp16.safetensors), that is taken.
+    If there is only a variant (STEM.fp16.safetensors), and only one, it is taken.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def staged(files: Mapping[str, Path]) -> Iterator[Path]:
 def reason(error: Exception, place: Path, folder: Path) -> str:
     """Say in one line why a library could not load what was staged.
 
-    Raises the error itself where it is the memory that does not suffice.
+    Raises the error itself where memory ran out.
     """
     written = " ".join(str(error).replace(str(place), str(folder)).split()) or type(error).__name__
     if is_out_of_memory(error):

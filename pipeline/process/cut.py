@@ -1,4 +1,4 @@
-"""What a step leaves out of a U-Net, as data; what that means for a network, `models.surgery` knows."""
+"""What a step leaves out of a U-Net, as data; `models.surgery` applies it to a network."""
 
 from __future__ import annotations
 

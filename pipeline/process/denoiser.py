@@ -26,7 +26,7 @@ class Prediction:
 
 
 class Conditions(Protocol):
-    """What each sample is made under, such as a class or a text: made by a model, of the numbers of samples."""
+    """What each sample is made under, such as a class or a text. A model makes it from the samples' numbers."""
 
     @property
     def asked(self) -> Mapping[str, Any]:
@@ -41,18 +41,17 @@ class Conditions(Protocol):
         ...
 
     def visible(self, samples: Sequence[int]) -> Mapping[str, np.ndarray]:
-        """Give what of it a store shows: label (sample,) int64, -1 for none, and of texts prompt (sample,)."""
+        """Give what a store shows of it: label (sample,) int64, -1 for none, and prompt (sample,) if it is a text."""
         ...
 
 
 class Denoiser(Protocol):
     """Whatever predicts x_0 from x_t: a network or a closed form.
 
-    ``shape`` is that of an event, (channel, y, x) for images; ``dims``, where a denoiser has them, name its axes, else
-    they go by how many there are. ``valid_range`` bounds x_0: of a network the range its scheduler clips at, else
-    [-1, 1].
-    ``identity`` holds the JSON values that define the model's numbers, for a store's fingerprint; ``name`` loads the
-    model again where it still lies in its place.
+    ``shape`` is that of an event, (channel, y, x) for images; ``dims``, if a denoiser has them, name its axes;
+    otherwise the number of axes decides. ``valid_range`` bounds x_0: of a network the range its scheduler clips at,
+    else [-1, 1]. ``identity`` holds the JSON values that define the model's numbers, for a store's fingerprint;
+    ``name`` loads the model again where it still lies in its place.
     """
 
     name: str
@@ -69,7 +68,7 @@ class Denoiser(Protocol):
         ...
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: Any, cut: Cut = WHOLE) -> Prediction:
-        """Predict from states (sample, *event) of one timestep under what its conditions made of as many samples.
+        """Predict from states (sample, *event) of one timestep; condition is what ``conditions`` made for the samples.
 
         ``cut`` says what of the U-Net is left out; InputError where there is no such part.
         """
@@ -77,12 +76,12 @@ class Denoiser(Protocol):
 
 
 def network_of(denoiser: Denoiser) -> Any:
-    """Give the network in a denoiser; an exact one stands for itself, and is refused by whatever needs a network."""
+    """Give the network in a denoiser; an exact denoiser has none and is given itself."""
     return getattr(denoiser, "network", denoiser)
 
 
 def dims_of(denoiser: Denoiser) -> tuple[str, ...] | None:
-    """Give the names a denoiser has for the axes of its events; None for those that are usual."""
+    """Give a denoiser's names for the axes of its events, None for the default names."""
     return getattr(denoiser, "dims", None)
 
 
@@ -93,7 +92,7 @@ def predicted(
     output: torch.Tensor,
     variance_fraction: torch.Tensor | None = None,
 ) -> Prediction:
-    """Read pred_x0 and eps off what a network answers, by the schedule's prediction type: x_t = c x_0 + d eps."""
+    """Turn a network's output into pred_x0 and eps, by the schedule's prediction type: x_t = c x_0 + d eps."""
     c, d = schedule.at(timestep)
     match schedule.prediction_type:
         case "epsilon":

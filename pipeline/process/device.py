@@ -46,7 +46,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether the memory did not suffice; torch has a class of its own for that on a GPU only."""
+    """Tell whether memory ran out; torch has its own class of error for that on a GPU only."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error)) is not None
@@ -66,7 +66,7 @@ def within_memory() -> Iterator[None]:
 
 @contextmanager
 def inference(tf32: bool = False) -> Iterator[None]:
-    """Run networks without gradients, with the same algorithms every time, and float32 as it is.
+    """Run networks without gradients, with the same algorithms every time, and in full float32.
 
     ``tf32`` lets a GPU's convolutions and matrix products keep 10 bits of their inputs' mantissas, an error of 1e-3.
     """

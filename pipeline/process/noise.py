@@ -95,7 +95,7 @@ class NoiseAhead:
         self._current: tuple[tuple[int, int], NDArray[np.float32]] | None = None
 
     def __call__(self, timestep: int, replica: int = 0) -> NDArray[np.float32]:
-        """Return the noise of the next address, or of the one before once more: float32 (sample, *shape)."""
+        """Return the noise of the next address, or of the last one again: float32 (sample, *shape)."""
         address = timestep, replica
         if self._current is None or self._current[0] != address:
             due, drawn = self._drawn.popleft() if self._drawn else (None, None)

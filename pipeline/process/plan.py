@@ -28,7 +28,7 @@ class Treatment(NamedTuple):
     planned: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Write what is not as usual of the cut and the jump, and all else."""
+        """Write it as JSON values: rule, variance and noise always, cut and jump only if there are any."""
         cut = {} if self.cut == WHOLE else {"cut": asdict(self.cut)}
         planned = {} if self.planned is None else {"planned": self.planned}
         return {"rule": self.rule, "variance": self.variance, "noise": self.noise, **cut, **planned}
@@ -43,11 +43,11 @@ class Treatment(NamedTuple):
 class Step:
     """One evaluation of the network at ``timestep``, after which the state is the one of ``lands_on``.
 
-    ``lands_on`` -1 is x_0. ``rule`` "posterior" goes with the variance "large" (beta), "small" (beta tilde)
-    or "learned"; ``rule`` "ddim" with a number eta; ``rule`` "heun", which evaluates the network once more at
-    ``lands_on``, with 0. ``noise`` is "shared" (the run's own addressed noise),
-    "independent" (another replica's) or "zero". ``cut`` says what of the U-Net is left out. ``planned`` is where a
-    step that jumps would have landed: its sigma stays the one of that step (002 eq. 4).
+    ``lands_on`` -1 is x_0. ``variance`` depends on ``rule``: "posterior" has "large" (beta), "small" (beta tilde) or
+    "learned"; "ddim" has a number, eta; "heun", which evaluates the network again at ``lands_on``, has 0. ``noise`` is
+    "shared" (the run's own addressed noise), "independent" (another replica's) or "zero". ``cut`` says what of the
+    U-Net is left out. ``planned`` is where a step that jumps would have landed: its sigma stays the one of that step
+    (002 eq. 4).
     """
 
     timestep: int
@@ -87,7 +87,7 @@ class Step:
 
     @property
     def evaluations(self) -> int:
-        """How often the network is evaluated: heun does it twice, but on the way to x_0."""
+        """How often the network is evaluated: twice by heun, except on the way to x_0."""
         return 2 if self.rule == "heun" and self.lands_on != -1 else 1
 
     @property
@@ -101,10 +101,10 @@ class Plan:
     """Steps from high to low timesteps, each landing on the next one and the last on x_0.
 
     ``clip`` is the range pred_x0 is clipped to inside the update, None for no clipping. ``came_from`` is the timestep
-    of the step that led to the first state, None where the plan starts from noise. ``end`` is what comes out: "x_0",
-    or "pred_x0" for the last prediction, clipped as in the update. ``eps`` of a ddim or heun step is "kept" as it was
-    predicted where pred_x0 is clipped, as in diffusers, or "rederived" from the clipped pred_x0, as in
-    improved-diffusion, guided-diffusion and GLIDE.
+    of the step that led to the first state, None where the plan starts from noise. ``end`` is what comes out: "x_0", or
+    "pred_x0" for the last prediction, clipped as in the update. ``eps`` says which eps a ddim or heun step uses once
+    pred_x0 is clipped: "kept" is the predicted one, as in diffusers; "rederived" is computed from the clipped pred_x0,
+    as in improved-diffusion, guided-diffusion and GLIDE.
     """
 
     steps: tuple[Step, ...]
@@ -168,7 +168,8 @@ class Plan:
 
         n counts what the state moves by: 5 goes from a timestep to the fifth after it, so n-1 evaluations are removed;
         0 and 1 leave the plan as it is. sigma stays that of the step at this timestep; on the way to x_0 no noise is
-        added. A sigma above what the state it lands on can hold leaves no direction to eps, and too much noise.
+        added. If sigma exceeds the noise of the state it lands on, no part of eps is left and that state gets too much
+        noise.
 
         Raises
         ------
@@ -190,7 +191,7 @@ class Plan:
         return replace(self, steps=(*self.steps[:first], jumped, *self.steps[last + 1 :]))
 
     def with_cut(self, cut: Cut, timestep: int, n: int) -> Plan:
-        """Leave parts of the U-Net out of n steps from a timestep on, or of as many as there are (002).
+        """Leave parts of the U-Net out of n steps, or of as many as are left, from a timestep on (002).
 
         Raises
         ------
@@ -234,9 +235,9 @@ class Plan:
         return self._change(first, last, noise=noise)
 
     def with_eta(self, eta: float, first: int, last: int) -> Plan:
-        """Change eta of the ddim steps with first >= timestep >= last: noise that leaves the marginals as they are.
+        """Change eta of the ddim steps with first >= timestep >= last; this keeps the marginals.
 
-        It does so up to the eta of ``variance.refuse_overfull``, which the sampling loop refuses to go beyond.
+        Above the largest eta that fits (``variance.refuse_overfull``) it would not; the sampling loop refuses that.
 
         Raises
         ------
@@ -251,7 +252,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Write the plan as runs of equally spaced, equally treated steps; one plan has one such form.
 
-        ``came_from``, ``end``, ``eps``, ``cut`` and ``planned`` are there only where they are not the usual.
+        ``came_from``, ``end``, ``eps``, ``cut`` and ``planned`` are left out where they have their default values.
         """
         runs: list[list[Step]] = []
         for step in self.steps:

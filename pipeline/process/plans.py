@@ -77,9 +77,9 @@ def ddpm(
 ) -> Plan:
     """Ancestral sampling (DDPM algorithm 2): posterior mean, variance beta ("large") or beta tilde ("small").
 
-    "large" is as published, though at the last steps it is more than the states they land on hold. All timesteps of the
-    schedule unless a number of steps is given, or a list of timesteps. pred_x0 is clipped as the schedule says, or to
-    ``clip``, None for no clipping. ``spacing`` as in ``spaced_timesteps``.
+    "large" is used as published, although in the last steps it exceeds the noise of the states they land on. ``steps``
+    is a number of steps or a list of timesteps; all timesteps by default. pred_x0 is clipped as the schedule says, or
+    to ``clip``, None for no clipping. ``spacing`` as in ``spaced_timesteps``.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def ddim(
     """DDIM (DDIM eq. 12 and 16): deterministic at eta 0, DDPM's "small" variance at eta 1.
 
     pred_x0 is not clipped unless ``clip`` is given, as in the official code. ``spacing`` as in ``spaced_timesteps``,
-    ``eps`` as in ``Plan``: only where it is "rederived" is eta 1 with a clip still DDPM's "small".
+    ``eps`` as in ``Plan``. With a clip, eta 1 is DDPM's "small" only if eps is "rederived".
 
     Raises
     ------
@@ -142,7 +142,7 @@ def heun(
     spacing: str | None = None,
     eps: str = "kept",
 ) -> Plan:
-    """Heun's method on the probability-flow ODE, two evaluations a step but the last (Karras et al. 2022, algorithm 1).
+    """Heun's method on the probability-flow ODE: two evaluations a step, one in the last (Karras et al. 2022, alg. 1).
 
     pred_x0 is not clipped unless ``clip`` is given. ``spacing`` as in ``spaced_timesteps``, ``eps`` as in ``Plan``.
 

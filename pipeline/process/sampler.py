@@ -38,18 +38,18 @@ def reverse(
 ) -> list[torch.Tensor]:
     """Run branches of the same samples, one plan each, from their first timesteps down to x_0.
 
-    ``condition`` makes what the denoiser is to know of the samples, so many times in a row; the loop does not look
-    into it. ``start`` gives the state of a branch, (sample, *event), when its first timestep is due. ``noise``
-    gives the standard normal noise of a branch's step, asked for only where some is added. ``keep`` gets the branch,
-    its step's position, the state the network was given, its raw pred_x0 and, for learned variances, the log variance;
-    it does not get the second evaluation of a heun step. Up to ``together`` branches at the same timestep, with the
-    same parts of the network left out, share a network call. Returns each branch's x_0.
+    ``condition`` gives the samples' condition, repeated so many times; the loop does not look into it. ``start`` gives
+    the state of a branch, (sample, *event), when its first timestep is due. ``noise`` gives the standard normal noise
+    of a branch's step, asked for only where some is added. ``keep`` gets the branch, its step's position, the state the
+    network was given, its raw pred_x0 and, for learned variances, the log variance; it does not get the second
+    evaluation of a heun step. Up to ``together`` branches at the same timestep, with the same parts of the network left
+    out, share a network call. Returns each branch's x_0.
 
     Raises InputError for an eta that is too large for a step, and for a learned variance of a network without one.
     """
     for plan in plans:
         refuse_overfull(denoiser.schedule, plan.steps)
-    condition_of = cache(condition)  # making one may take a text encoder, and a model checks each but once
+    condition_of = cache(condition)  # making a condition may run a text encoder, and a model checks each one only once
     states: dict[int, torch.Tensor] = {}
 
     def evaluate(branches: Sequence[int], timestep: int, cut: Cut) -> Iterator[Prediction]:
@@ -130,7 +130,7 @@ def eps_of(schedule: Schedule, timestep: int, x_0: torch.Tensor, x_t: torch.Tens
 
 
 def ddim_mean(schedule: Schedule, step: Step, x_0: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-    """Noise-free part of a DDIM step (DDIM eq. 12); the radicand is kept from going below 0.
+    """Noise-free part of a DDIM step (DDIM eq. 12); a radicand below 0 counts as 0.
 
     At eta 0 this is Euler's step on the probability-flow ODE: of EDM in sigma, of rectified flow in t.
     """
@@ -142,9 +142,9 @@ def ddim_mean(schedule: Schedule, step: Step, x_0: torch.Tensor, eps: torch.Tens
 def heun_corrected(schedule: Schedule, plan: Plan, k: int, first: Seen, second: Seen) -> torch.Tensor:
     """Correct the trial state of a heun step by the prediction made there (Karras et al. 2022, algorithm 1).
 
-    ``first`` and ``second`` are the states at the step's two ends with the predictions made there. The step goes by
-    the mean of the slopes at its ends: of x_t / signal over sigma where variance is preserved, of x_t itself elsewhere,
-    which is over sigma for EDM and over t for rectified flow.
+    ``first`` and ``second`` are the states at the step's two ends with the predictions made there. The step follows the
+    mean of the slopes at its two ends: where variance is preserved, of x_t / signal over sigma; elsewhere of x_t
+    itself, over sigma for EDM and over t for rectified flow.
     """
     step, trial = plan.steps[k], second[0]
     (c_t, d_t), (c_s, d_s) = ends(schedule, step)
@@ -206,7 +206,7 @@ def _ends_in_prediction(plan: Plan, k: int) -> bool:
 def _used(
     schedule: Schedule, plan: Plan, timestep: int, x_t: torch.Tensor, prediction: Prediction
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give the x_0 and the eps that a plan's update goes by."""
+    """Give the x_0 and the eps that a plan's update uses."""
     x_0 = _clipped(plan, prediction)
     return x_0, prediction.eps if plan.eps == "kept" else eps_of(schedule, timestep, x_0, x_t)
 

@@ -173,7 +173,7 @@ class Schedule:
 
     @property
     def habits(self) -> dict[str, Any]:
-        """What a plan is made by unless it is told otherwise."""
+        """The settings that a plan takes from the schedule by default."""
         return {
             "clip_sample": self.clip_sample,
             "variance": self.variance,

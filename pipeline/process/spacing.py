@@ -19,8 +19,8 @@ def spaced_timesteps(schedule: Schedule, steps: int | Sequence[int] | None, spac
     A number of steps is spaced as the schedule says unless ``spacing`` does.
 
     "leading", "linspace" and "trailing" mean what they do in diffusers, "openai" in improved-diffusion and its kin:
-    linspace with their rounding. None or T steps are all timesteps.
-    A step lands on the next timestep of this list, also where diffusers' DDIM steps a fixed T // steps down.
+    linspace with their rounding. None or T steps are all timesteps. Each step lands on the next timestep of this list.
+    (DDIM of diffusers goes down by a fixed T // steps instead.)
 
     Raises
     ------
@@ -60,7 +60,7 @@ def spaced_timesteps(schedule: Schedule, steps: int | Sequence[int] | None, spac
 
 
 def shown(timesteps: Sequence[int]) -> str:
-    """Write timesteps, the middle of many left out."""
+    """Write timesteps; of many, the first three and the last."""
     if len(timesteps) <= 6:
         return ", ".join(map(str, timesteps))
     return f"{timesteps[0]}, {timesteps[1]}, {timesteps[2]}, ..., {timesteps[-1]}"

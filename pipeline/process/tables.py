@@ -42,7 +42,7 @@ def named(name: str, steps: int | None = None) -> Schedule:
 
 
 def name_of(schedule: Mapping[str, Any]) -> str | None:
-    """Spell the name that builds the schedule of a config again, None where it has none."""
+    """Give the name that builds the schedule of a config, None if no name does."""
     match schedule:
         case {"grid": "edm", "sigma_min": least, "sigma_max": most, "rho": rho}:
             return f"edm:{least!r},{most!r},{rho!r}"

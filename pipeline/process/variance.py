@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
 
-if TYPE_CHECKING:  # plans are refused by what is here
+if TYPE_CHECKING:  # plan imports this file
     from traj.pipeline.process.plan import Step
 
-# the variance a step to x_0 would have is 0; its logarithm is taken all the same (as in diffusers)
+# a step to x_0 has variance 0, and its logarithm is needed (as in diffusers)
 _MIN_VARIANCE = 1e-20
 
 Level = tuple[float, float]
@@ -46,7 +46,7 @@ def fixed_sd(schedule: Schedule, step: Step) -> float:
 
 
 def ddim_sd(schedule: Schedule, step: Step) -> float:
-    """Return the sd sigma of a DDIM step (DDIM eq. 16), of a jump that of the step as it was planned (002 eq. 4)."""
+    """Return sigma, the sd of a DDIM step (DDIM eq. 16); a jump has that of the step it was planned as (002 eq. 4)."""
     if step.planned is not None:
         return 0.0 if step.lands_on == -1 else ddim_sd(schedule, _as_planned(step))
     at_t, at_s = ends(schedule, step)
@@ -54,11 +54,11 @@ def ddim_sd(schedule: Schedule, step: Step) -> float:
 
 
 def refuse_overfull(schedule: Schedule, steps: Iterable[Step]) -> None:
-    """Refuse an eta whose noise is more than the states hold: they would have more than their timestep says.
+    """Refuse an eta that adds more noise than the states it leads to have at their timesteps.
 
-    sigma^2 may be noise_scale^2 of the state a ddim step lands on, which leaves no direction to eps, and no more. Any
-    eta up to 1 fits everywhere. A jump is judged as the step it was planned to be; whether its sigma fits where it
-    lands, ``overfull`` says. Posterior steps are taken as published, though "large" is more than the last states hold.
+    sigma^2 may be at most noise_scale^2 of the state a ddim step lands on; no part of eps is left then. Any eta up to 1
+    fits everywhere. A jump is judged as the step it was planned as; ``overfull`` tells whether its sigma fits where it
+    lands. Posterior steps are used as published, although "large" exceeds the noise of the last states.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def refuse_overfull(schedule: Schedule, steps: Iterable[Step]) -> None:
 
 
 def overfull(schedule: Schedule, steps: Iterable[Step]) -> list[Step]:
-    """List the jumps that add more noise than the states they land on hold (002 eq. 4, taken as it is)."""
+    """List the jumps that add more noise than the states they land on have (002 eq. 4, as published)."""
     return [step for step in steps if step.planned is not None and _is_overfull(schedule, step)]
 
 
@@ -86,7 +86,7 @@ def _as_planned(step: Step) -> Step:
 
 
 def _is_overfull(schedule: Schedule, step: Step) -> bool:
-    # at the largest eta the two are equal but for rounding
+    # at the largest eta the two are equal up to rounding
     return ddim_sd(schedule, step) ** 2 > ends(schedule, step)[1][1] ** 2 * (1 + 1e-9)
 
 
