@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,7 @@ __all__ = [
     "quantities",
     "quantity",
     "summary",
+    "usable",
 ]
 
 NUMERICS = 4
@@ -71,6 +73,17 @@ def load(name: str) -> Quantity:
     module = import_module(f"traj.analysis.{name}")
     found = getattr(module, name)
     return found if isinstance(found, Quantity) else _wrapped(found, module)
+
+
+def usable() -> dict[str, Quantity]:
+    """Import all quantities, those of other packages as far as they can be used."""
+    from traj.stores import InputError
+
+    found = {}
+    for name in quantities():
+        with suppress(InputError):
+            found[name] = load(name)
+    return found
 
 
 def _wrapped(function: Callable[..., Any], module: ModuleType) -> Quantity:

@@ -92,6 +92,8 @@ def test_a_broken_quantity_is_named_in_one_line_and_leaves_others_alone(packages
     assert BROKEN[name][2] in text
     assert "Traceback" not in text
     traj("analyze", "psnr", runs.make("a.zarr"))
+    assert name not in analysis.usable()
+    assert {"largest", "psnr"} <= set(analysis.usable())
 
 
 def test_a_name_offered_by_two_packages_is_refused(packages):

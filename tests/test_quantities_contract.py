@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import inspect
 import io
+import re
 import subprocess
 import sys
 import typing
 from functools import cache
 
 import dask
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from tests import analysis_data
 from tests.fork_states import fork_state_readout
 from traj import analysis, stores
 from traj.analysis._drawing import look_of
-
-mpl.use("agg")
+from traj.stores import InputError
 
 MAKERS = {
     "trajectories": [analysis_data.trajectories],
@@ -140,31 +141,31 @@ def test_what_belongs_together_may_be_cut_into_pieces(name, make):
     assert_bits_equal(lay_out(name, ds).compute(), whole(name, make))
 
 
-def off(name, variable):
-    """How far a variable may be off: counts move by whole pixels, of which an image has 64."""
-    if name != "entropy":
+def off(variable):
+    """How far a variable may be off: entropies count whole pixels, of which an image has 64."""
+    if not variable.attrs["units"].startswith("bit"):
         return 1e-3
-    if variable.endswith("_per_sample"):
+    if variable.name.endswith("_per_sample"):
         return 0.06
-    if variable.endswith(("_debiased", "_bias", "_half_width")):
+    if variable.name.endswith(("_debiased", "_bias", "_half_width")):
         return 0.04  # eight times a difference
-    return 0.015 if variable.endswith("_grassberger") else 0.01  # its terms turn on whether a count is odd
+    return 0.015 if variable.name.endswith("_grassberger") else 0.01  # its terms turn on whether a count is odd
 
 
 @EVERY
 def test_float16_stores_give_nearly_the_same(name, make):
     # Coarse bins, and not the state equal to x_0: rounding to another code counts in full there.
-    options = {"bins": 16} if name == "entropy" else {}
+    options = {"bins": 16} if "bins" in analysis.load(name).options else {}
     exact, rounded = (
         lay_out(name, make(SAMPLES, STEPS, dtype=dtype), **options)
         .compute()
         .isel(timestep=slice(-1), missing_dims="ignore")
         for dtype in ("float32", "float16")
     )
-    for variable in exact.data_vars:
-        if exact[variable].dtype.kind == "f" and "at" not in exact[variable].dims:
+    for variable in exact.data_vars.values():
+        if variable.dtype.kind == "f" and "at" not in variable.dims:
             np.testing.assert_allclose(
-                rounded[variable], exact[variable], rtol=2e-4, atol=off(name, variable), err_msg=str(variable)
+                rounded[variable.name], variable, rtol=2e-4, atol=off(variable), err_msg=variable.name
             )
     assert any(not np.array_equal(rounded[v], exact[v], equal_nan=True) for v in exact.data_vars)
 
@@ -209,53 +210,143 @@ def test_every_variable_says_what_it_is_and_in_which_unit(name, make):
     assert along <= set(result.coords)
 
 
-@EVERY
-def test_figures_draw_what_they_have_and_say_in_plain_text_what_it_is(name, make):
-    quantity, results = analysis.load(name), {"a": whole(name, make), "$b_": whole(name, make)}
-    look = look_of(results)
-    drawn = {figure.name: figure.draw(results, look) for figure in quantity.figures}
-    assert any(figure is not None for figure in drawn.values())
-    for figure in quantity.figures:
-        if drawn[figure.name] is not None:
-            drawn[figure.name].savefig(io.BytesIO(), format="svg")
-            axes = [axis for axis in drawn[figure.name].axes if axis.get_visible()]
-            assert any(axis.get_xlabel() for axis in axes)
-            caption = figure.caption(results)
-            assert len(caption) > 40
-            assert not set("<>&") & set(caption)
+def plain(text):
+    """Text that a page may show as it is, after escaping it."""
+    return isinstance(text, str) and text and "<" not in text and "&" not in text
+
+
+@cache
+def result_of(name, make, option):
+    """A result as a report reads it: of a store alone, or compared with others by an option."""
+    if not option:
+        return whole(name, make)
+    quantity = analysis.load(name)
+    other = make(SAMPLES, STEPS, seed=1)
+    return quantity(make(SAMPLES, STEPS), **{option: (other,) if quantity.stores[option] else other}).compute()
+
+
+MARKED = [name for name in analysis.quantities() if analysis.load(name).figures]
+COMPARED = [
+    (name, make, option)
+    for name in MARKED
+    for option, kind in analysis.load(name).reads_with.items()
+    for make in MAKERS[kind]
+]
+RESULTS = pytest.mark.parametrize(
+    ("name", "make", "option"),
+    [*((name, make, "") for name, make in CASES if name in MARKED), *COMPARED],
+    ids=lambda value: getattr(value, "__name__", value) or "alone",
+)
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_a_quantity_says_what_it_is_and_what_it_reads(name):
+    quantity = analysis.load(name)
+    assert quantity.name == name
+    assert plain(quantity.title)
+    assert plain(quantity.source)
+    assert quantity.numerics >= 1
+    assert {quantity.reads, *quantity.reads_with.values()} <= set(MAKERS)
+    assert set(quantity.reads_with) <= set(quantity.stores)
+    assert quantity.figures
+    documented = inspect.getdoc(quantity)
+    for section in ("Parameters", "Raises"):
+        assert f"\n\n{section}\n{'-' * len(section)}\n" in documented
 
 
 @EVERY
-def test_curves_landmarks_and_numbers_fit_one_another(name, make):
-    quantity, result = analysis.load(name), whole(name, make)
-    series = [one for curve in quantity.curves for one in curve.of(result)]
-    for one in series:
-        assert len({len(part) for part in one[1:]}) == 1
-        known = ~np.isnan([one.low, one.high]).any(axis=0)
-        assert ((one.low <= one.value) & (one.value <= one.high))[known].all()
-    for mark in quantity.landmarks(result):
-        assert mark.meaning
-        assert np.isnan(mark.log_snr) == np.isnan(mark.timestep)
-        assert np.isnan([mark.low, mark.high]).all() or mark.low <= mark.log_snr <= mark.high
-    names = [number.name for number in quantity.numbers(result)]
-    assert len(set(names)) == len(names)
+def test_memory_is_told_before_anything_is_computed(name, make):
+    quantity = analysis.load(name)
+    defaults = {option: parameter.default for option, parameter in quantity.options.items()}
+    with dask.config.set(scheduler=refuse):
+        assert quantity.memory(make(SAMPLES, STEPS, chunks=(4, 3)), **defaults) >= 0
+
+
+@RESULTS
+def test_every_figure_is_drawn_of_every_result_or_has_nothing_for_it(name, make, option):
+    result = result_of(name, make, option)
+    figures = analysis.load(name).figures
+    assert len({figure.name for figure in figures}) == len(figures)
+    for results in ({"one": result}, {"$a & b_": result, "_<other>": result}):
+        drawn = {figure: figure.draw(results, look_of(results)) for figure in figures}
+        assert any(drawing is not None for drawing in drawn.values()) or option
+        for figure, drawing in drawn.items():
+            assert plain(figure.title)
+            if drawing is not None:
+                assert isinstance(drawing, Figure)
+                drawing.savefig(io.BytesIO(), format="svg")
+                assert any(axis.get_xlabel() or axis.get_title() for axis in drawing.axes)
+                caption = figure.caption(results)
+                assert plain(caption.replace("$a & b_", "").replace("_<other>", ""))
+                assert len(caption) > 40
+                assert caption.endswith(".")
+    assert not plt.get_fignums()  # a figure of pyplot stays in memory until it is closed
+
+
+@RESULTS
+def test_landmarks_lie_within_the_process_and_within_their_intervals(name, make, option):
+    result = result_of(name, make, option)
+    along = next((result[dim].to_numpy() for dim in ("timestep", "at") if dim in result.coords), np.array([np.nan]))
+    for mark in analysis.load(name).landmarks(result):
+        assert re.fullmatch(r"[a-z0-9_]+", mark.name)
+        assert plain(mark.meaning)
+        assert np.isnan(mark.timestep) or along.min() <= mark.timestep <= along.max()
+        assert np.isnan(mark.timestep) == np.isnan(mark.log_snr)
+        assert np.isnan(mark.low) == np.isnan(mark.high)
+        assert np.isnan(mark.low) or mark.low <= mark.log_snr <= mark.high
+
+
+@RESULTS
+def test_numbers_are_numbers_or_never(name, make, option):
+    numbers = analysis.load(name).numbers(result_of(name, make, option))
+    for number in numbers:
+        assert re.fullmatch(r"[a-z0-9_]+", number.name)
+        assert plain(number.meaning)
+        assert not np.isinf([number.value, number.low, number.high]).any()
+        assert np.isnan(number.low) or number.low <= number.value <= number.high
+    assert len({number.name for number in numbers}) == len(numbers)
+
+
+@RESULTS
+def test_curves_are_as_long_as_the_process_they_lie_over(name, make, option):
+    for curve in analysis.load(name).curves:
+        series = curve.of(result_of(name, make, option))
+        for one in series:
+            assert len({len(part) for part in one[1:]}) == 1
+            band = ~np.isnan(one.low) & ~np.isnan(one.value)
+            assert (one.low[band] <= one.value[band]).all()
+            assert (one.value[band] <= one.high[band]).all()
+        assert len({one.on for one in series}) == len(series)
+
+
+@RESULTS
+def test_tables_are_plain_text_with_a_cell_for_each_column(name, make, option):
+    result = result_of(name, make, option)
+    for table in analysis.load(name).tables({"one": result, "other": result}):
+        assert plain(table.title)
+        assert set(table.numbers) <= set(range(len(table.head)))
+        for row in table.rows:
+            assert len(row) == len(table.head)
+        assert not any("<" in text for text in (*table.head, table.note, *(cell for row in table.rows for cell in row)))
 
 
 @EVERY
 def test_states_that_were_never_written_give_no_number(name, make):
     ds = make(3, 4)
-    never = ds[largest(ds)]
-    never[{"sample": 1}] = np.nan
-    options = {"on": ("x_t",)} if "on" in inspect.signature(analysis.load(name)).parameters else {}
-    result = lay_out(name, ds, **options)
-    if name == "entropy":
-        with pytest.raises(ValueError, match="not a number"):
-            result.compute()
+    for variable in ds.data_vars.values():
+        variable[{"sample": 1}] = np.nan
+    try:
+        result = lay_out(name, ds).compute()
+    except InputError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    if refused:
+        assert "not a number" in refused
         return
-    if name in ("phases", "redundancy"):
-        assert np.isnan(result[{"phases": "phase", "redundancy": "safe_from"}[name]]).all()
-        return
-    measured = {"consistency": "pearson", "intervention": "ssim"}.get(name, name)
-    value = result[f"state_{measured}" if make is fork_state_readout else measured]
-    assert np.isnan(value.isel(sample=1)).all()
-    assert np.isfinite(value.isel(sample=0)).all()
+    numbers = [variable for variable in result.data_vars.values() if variable.dtype.kind == "f"]
+    of_samples = [variable for variable in numbers if "sample" in variable.dims]
+    for variable in of_samples:
+        assert np.isnan(variable.isel(sample=1)).all(), variable.name
+    assert any(np.isfinite(variable.isel(sample=0)).any() for variable in of_samples) or not of_samples
+    assert any(np.isnan(variable).all() for variable in numbers) or of_samples
