@@ -28,7 +28,7 @@ from traj.pipeline.parsing import Number, Whole
 from traj.pipeline.quantity_options import QuantityGroup
 from traj.pipeline.readout_options import ReadoutGroup
 
-# whatever the user's Dask is told: analyses lay out their own graphs
+# analyses lay out their own graphs, whatever the user's Dask is configured to do
 os.environ["DASK_ARRAY__QUERY_PLANNING"] = "False"
 
 BUG = "; if `traj verify` finds nothing wrong with it, please report this as a bug of traj"

@@ -1,4 +1,4 @@
-"""Configs that others wrote, key by key: each is read and checked, known to change nothing, or named in an error."""
+"""Configs that others wrote: every key is read and checked, is known to change no number, or is named in an error."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def refusal(message: str) -> Exception:
 
 
 def shown(value: Any) -> str:
-    """Write a value as an error shows it: neither all of a long one, nor all that one holds."""
+    """Write a value for an error, shortened where it is long or holds much."""
     brief = reprlib.Repr()
     brief.maxlevel, brief.maxstring, brief.maxlong, brief.maxother = 2, 60, 60, 60
     return brief.repr(value)

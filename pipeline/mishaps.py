@@ -32,7 +32,7 @@ WAYS_OUT = {
 
 @contextmanager
 def notes_said() -> Iterator[None]:
-    """Say the notes of whatever goes wrong: a store that was set aside before it did, and where it went."""
+    """Print the notes of an error: for example, that a store was set aside before, and where it went."""
     try:
         yield
     except BaseException as error:
@@ -64,7 +64,7 @@ class Traj(click.Group):
 
 
 def told(error: Exception) -> click.ClickException:
-    """Say what went wrong in one message; what is no error of ours is a bug of ours, and shows its traceback."""
+    """Say what went wrong in one message. Any error that is not ours is a bug of ours, and shows its traceback."""
     from traj.stores import InputError, is_known
 
     if not is_known(error):

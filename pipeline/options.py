@@ -33,7 +33,7 @@ class LocalName(click.ParamType):
 
 
 def refuse_url(value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-    """Give back what is no URL."""
+    """Return a value that is no URL, and refuse one that is."""
     from traj.stores.places import is_url
 
     if is_url(value):
@@ -86,7 +86,7 @@ BLOCKS = click.option(
 
 
 def timestep_list(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
-    """Read T,T,..., nothing where it is not given."""
+    """Read T,T,...; an empty list where the option is not given."""
     texts = [] if value is None else [text.strip() for text in value.split(",")]
     if not all(is_whole(text) for text in texts):
         raise click.BadParameter(f"{value!r} was given, expected timesteps, for example 900,800,700")

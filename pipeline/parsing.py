@@ -16,7 +16,7 @@ MOST_SAMPLES = 2**32
 
 
 def most_workers() -> int:
-    """Say how many threads or processes of this machine may be asked for; more only stand in each other's way."""
+    """Say how many threads or processes may be asked for on this machine; more would only slow each other down."""
     return max(64, 4 * (os.cpu_count() or 1))
 
 
@@ -50,7 +50,7 @@ def check_count(name: str, count: int) -> None:
 
 
 class Whole(click.ParamType):
-    """A whole number of an option, in a range; without one, whoever uses it looks at it."""
+    """A whole number of an option, in a range; without a range, the function that uses it checks it."""
 
     name = "integer"
 

@@ -1,7 +1,7 @@
-"""Bind bytes to their place: what is written down of a file or a coordinate, so that another in its place is found.
+"""Bind bytes to their place: a seal of each file and coordinate, by which another one in its place is noticed.
 
-The crc32c of a whole file would bind nothing: of bytes made of parts that end in their own crc32c, every crc32c is the
-same.
+The crc32c of a whole file would bind nothing: where every part ends in its own crc32c, the crc32c of the whole is
+always the same.
 """
 
 from __future__ import annotations

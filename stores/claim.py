@@ -116,7 +116,7 @@ def _compare(
 
 
 def _told_otherwise(target: Path, root: dict[str, Any], told: Mapping[str, Coord]) -> list[str]:
-    """Name the coordinates that say something else of the samples a store has than is asked for."""
+    """Name the coordinates whose values for the stored samples differ from those asked for."""
     arrays = arrays_of(root)
 
     def stored(name: str) -> list[Any]:
@@ -229,7 +229,7 @@ def _longer_root(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shorten(target: Path) -> None:
-    """Take back what an extension changed that did not come to its end: arrays longer than the root metadata says."""
+    """Undo an extension that was interrupted: shorten arrays that are longer than the root metadata says."""
     root = read_root(target)
     for name in list(_longer(target, root)):
         replace_file(target / name / "zarr.json", metadata_text(arrays_of(root)[name]).encode())

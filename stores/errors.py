@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class TrajError(Exception):
-    """What a person can put right; the command line shows it without a traceback, and ends with status 1."""
+    """Something a person can put right. The command line shows it without a traceback, and ends with status 1."""
 
 
 class InputError(TrajError, ValueError):
@@ -20,15 +20,15 @@ class MissingFile(FileNotFoundError, InputError):
 
 
 class FailedRun(TrajError):
-    """What was asked for was right, and could not be carried out."""
+    """The request was right, but it could not be carried out."""
 
 
 class NotFinite(FloatingPointError, FailedRun):
-    """A network made values that are infinite or no numbers."""
+    """A network made values that are infinite or NaN."""
 
 
 class OutOfMemory(MemoryError, FailedRun):
-    """The memory does not suffice."""
+    """There is not enough memory."""
 
 
 class StoreError(TrajError, RuntimeError):
@@ -67,7 +67,7 @@ def is_damage(error: BaseException) -> bool:
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let errors of the system name what was being written, where they name nothing: those of a full disk do not."""
+    """Add the path that was being written to errors of the system that name none, such as that of a full disk."""
     try:
         yield
     except OSError as error:

@@ -30,7 +30,7 @@ def event_dims(dims: Iterable[object]) -> tuple[str, ...]:
 
 
 def named(shape: Sequence[int], dims: Sequence[str] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Check the shape and dims of an event, and return both; dims None are those usual for so many numbers.
+    """Check the shape and dims of an event, and return both; dims None gives the default names.
 
     Raises InputError for a length below 1, for dims that do not fit the shape, and for names that mean something else.
     """

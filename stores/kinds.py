@@ -17,9 +17,9 @@ RESULTS = Path("results")
 class Kind:
     """A kind of store.
 
-    `contents` is what people call that which is in it, `folder` where stores of it lie in a project, `command` what
-    makes one. `variables` are those it may have; of readouts and results, they are named after what was read. `edits`
-    are the coordinates along `variant` that it has in any case.
+    `contents` is what people call its contents, `folder` where stores of it lie in a project, `command` what makes one.
+    `variables` are those it may have; of readouts and results, they are named after what was read. `edits` are the
+    coordinates along `variant` that it always has.
     """
 
     contents: str

@@ -69,7 +69,7 @@ class Coord(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How the events of a run, its images for one, are cut into shards and chunks.
+    """How the events of a run, such as images, are cut into shards and chunks.
 
     One shard is one block of samples by as many timesteps as fit 128 MiB. Inside it, chunks of whole events
     of 1 to 8 MiB. `shape` is that of an event. `lead` are the lengths of the dims before sample, variant and replica
@@ -156,7 +156,7 @@ class Layout:
         return self.shard_timesteps * math.prod(self.images) * np.dtype(self.dtype).itemsize
 
     def samples_in(self, block: int) -> int:
-        """Count the samples of a block that are kept: all, but in a short last block."""
+        """Count the samples of a block that are kept: all, except in a short last block."""
         return min(self.block, self.samples - block * self.block)
 
 

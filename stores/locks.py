@@ -48,7 +48,7 @@ class BlockLocks:
         return held
 
     def close(self) -> None:
-        """Give everything back; a second time does nothing, whoever has the path or the descriptor by then."""
+        """Give everything back. A second call does nothing, even if others use the path or the descriptor by then."""
         if not self._closed:
             self._closed = True
             if self._fd is not None:

@@ -64,7 +64,7 @@ def _begin(target: Path, folder: bool) -> tuple[Path, int]:
         try:
             fd = os.open(partial, os.O_RDONLY)
         except FileNotFoundError:
-            continue  # found by another process before it was locked, and taken for a dead one's
+            continue  # another process found it before it was locked, and took it for one left behind
         _lock(fd, fcntl.LOCK_EX)
         if partial.exists():
             return partial, fd
@@ -85,7 +85,7 @@ def _remove_dead(target: Path) -> None:
 
 
 def _lock(fd: int, how: int) -> bool:
-    """Lock an open file or folder; where the file system has no such locks, nothing is taken for dead either."""
+    """Lock an open file or folder. Where the file system has no locks, no partial file counts as left behind."""
     try:
         fcntl.flock(fd, how)
     except OSError:

@@ -111,7 +111,7 @@ def require_coordinates(path: Path, root: dict[str, Any], ds: xr.Dataset) -> Non
 def require_complete(path: Path, root: dict[str, Any]) -> None:
     """Raise IncompleteStore where a block was not finished or a file is missing, DamagedStore for one out of place.
 
-    Of each shard, the size and the checksum of its index are looked at.
+    It looks at the size of each shard and at the checksum of its index.
     """
     blocks = _manifests(path, root)
     if unfinished := [block for block, manifest in enumerate(blocks) if manifest is None]:

@@ -36,7 +36,7 @@ def columns_at_most(layout: Layout) -> int:
 
 
 def memory_bytes(layout: Layout, variables: int) -> int:
-    """Bound the memory of a writer: its columns as they are and encoded, and final samples likewise.
+    """Give the most memory a writer takes: its columns and final samples, both raw and encoded.
 
     variables counts those with a timestep dim.
     """
@@ -223,7 +223,7 @@ class TrajectoryWriter:
         keepbits = self._keepbits if state else None
         kept = self.layout.samples_in(block)
         encoded = {row: self._pool.submit(encode, chunk, keepbits) for row, chunk in full.inside(kept)}
-        # forks have no state, NaN, where they were not
+        # forks have NaN for states that they did not visit
         blank = len(self.layout.shape) if state and self.layout.lead else None
         counts = [self._pool.submit(not_finite, values, blank) for values in full.given(kept)]
         columns = self.layout.shard_timesteps // self.layout.chunk_timesteps if state else 1

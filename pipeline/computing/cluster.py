@@ -57,7 +57,7 @@ class Pinned(WorkerPlugin):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def teardown(self, worker: Worker) -> None:
-        """Leave a worker that goes on as it was found."""
+        """Undo the changes to a worker that goes on."""
         event.unregister(compiling.COMPILES, self.listener)
 
 

@@ -21,7 +21,7 @@ class First(event.Listener):  # type: ignore[misc]
         self.over = False
 
     def on_start(self, event: event.Event) -> None:
-        """Call, unless that was done."""
+        """Call it, the first time."""
         if not self.over:
             self.over = True
             self.call()
@@ -50,6 +50,6 @@ def said(say: Callable[[str], None]) -> Iterator[None]:
 
 
 def pass_on() -> None:
-    """Let those who listen in this process know that another one compiles."""
+    """Tell the listeners of this process that another process compiles."""
     with event.trigger_event(COMPILES):
         pass

@@ -35,7 +35,7 @@ from traj.stores.writer import memory_bytes
 
 @dataclass(frozen=True)
 class Fork:
-    """Forks to be made: of each of the ``variants``, a plan each, as many ``replicas``.
+    """Forks to be made: each of the ``variants`` is a plan, and is run with as many ``replicas``.
 
     ``plan`` is what is left of the parent's from the highest start on, with the edits that all variants share, and
     ``edits`` says along the variants what else was edited, and what that saves. ``batch`` images at most go through
@@ -80,7 +80,7 @@ class Fork:
 
     @property
     def tf32(self) -> bool:
-        """Whether a GPU may shorten float32 in products, as it did or did not for the parent."""
+        """Whether a GPU may use TF32: as the parent did."""
         return bool(self.parent.config.get("tf32", False))
 
     @property
@@ -168,7 +168,7 @@ class Fork:
         )
 
     def cautions(self) -> list[str]:
-        """Say what of these forks is not as one would take for granted."""
+        """Say what may surprise a person about these forks."""
         found = []
         if rounding := self.parent.rounding:
             found.append(
@@ -301,7 +301,7 @@ def prepare(
     timesteps; later ones win, and noise that is not named is independent. There are 8 replicas unless asked otherwise.
     A sweep keeps the run's own noise, and has one.
 
-    Raises InputError or MissingFile for what cannot be, StoreError for a parent that is none.
+    Raises InputError or MissingFile for what cannot be, StoreError for a parent that is no run.
     """
     parent = Parent.open(store)
     samples = parent.samples if samples is None else samples

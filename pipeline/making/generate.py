@@ -94,7 +94,7 @@ class Generation:
 
     @property
     def makes_pictures(self) -> bool:
-        """Whether its events are grey or colour images, of which the entropy can be measured."""
+        """Whether its events are grey or colour images, which entropy takes."""
         shape, dims = named(self.denoiser.shape, dims_of(self.denoiser))
         return dims == stores.IMAGE_DIMS and shape[0] in (1, 3)
 

@@ -32,7 +32,7 @@ def make_blocks(
     ``make`` gives a block's final samples from its number, a host copy for its states, a thread to draw noise on and
     the bar to move at each step. ``steps`` and ``images``, final samples ``of`` some kind, are those of one block.
 
-    Raises NotFinite when final samples are not finite, and what ``make`` and the store do.
+    Raises NotFinite when final samples are not finite, and whatever ``make`` and the store raise.
     """
     pending = list(store.pending)
     # disable=None: no bar where stderr is no terminal

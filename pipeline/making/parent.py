@@ -41,7 +41,7 @@ class Parent:
 
     @classmethod
     def open(cls, path: Path) -> Parent:
-        """Read all but the states of a trajectory store. Raises StoreError where it is none, or not whole."""
+        """Read a trajectory store without its states. Raises StoreError where it is no such store, or is incomplete."""
         ds = stores.open(path)
         attrs, config = ds.attrs, json.loads(ds.attrs["config"])
         if attrs["kind"] != "trajectories" or not {"model", "schedule", "plan", "seed", "condition", "autocast"} <= set(
@@ -135,7 +135,7 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
 def conditions_of(parent: Parent, denoiser: Denoiser) -> Conditions:
     """Have the model read what the parent's samples were made under.
 
-    Raises InputError where it makes something else of it now, as a function of one's own may.
+    Raises InputError where it now makes other conditions of it, as a function of your own may.
     """
     conditions = denoiser.conditions(parent.config["condition"])
     now = conditions.visible(range(parent.samples))

@@ -154,7 +154,7 @@ def _find(table: str) -> Any:
 
 
 def _load(text: str) -> Any:
-    """Read YAML, but not what a few aliases blow up without end."""
+    """Read YAML; refuse a document whose aliases expand to too many values."""
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()

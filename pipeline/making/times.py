@@ -32,7 +32,7 @@ def write_times(forks: Fork, path: Path) -> None:
     """Time the network under each cut of a sweep's plans, and write what each variant saves of a run's network time.
 
     A table in CSV: variant, edit, at, ns, nb, n, r, and ``time_removed``, the share of the time of all evaluations of
-    the run, from noise on, that the variant does not take; where it saves nothing it is 0 but for the scatter of the
+    the run, from noise on, that the variant does not take; where it saves nothing, this is 0 up to the scatter of the
     times, and may be negative. Calls have the largest batch of the forks.
 
     Raises OSError where the file cannot be written.
@@ -57,7 +57,7 @@ def call_medians(
 ) -> dict[Cut, float]:
     """Time network calls with these states: the median seconds under each cut.
 
-    Rounds go through all cuts in turn, so that what else the machine does meets all of them alike.
+    Rounds go through all cuts in turn, so that other work of the machine slows all of them alike.
     """
     least, most = ROUNDS
 
