@@ -155,7 +155,7 @@ class Quantity:
         return self._memory(ds, **options)
 
     def plot(self, results: xr.Dataset | Results, figure: str = "") -> Drawing | None:
-        """Draw a figure of one result, or of several by name: the first one, or the one called `figure`.
+        """Draw a figure of one result, or of several by name: the one called `figure`, or the first they have part in.
 
         Gives None where these results have nothing for it. Raises InputError for a figure there is not.
         """
@@ -167,7 +167,8 @@ class Quantity:
         from traj.analysis._drawing import look_of
 
         by_name = {self.name: results} if isinstance(results, xr.Dataset) else results
-        return named[figure or self.figures[0].name].draw(by_name, look_of(by_name))
+        drawn = (one.draw(by_name, look_of(by_name)) for one in ([named[figure]] if figure else self.figures))
+        return next((one for one in drawn if one is not None), None)
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:

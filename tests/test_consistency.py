@@ -290,8 +290,8 @@ def test_runs_of_the_same_samples_are_replicas_of_each_other():
     first = abs(ours["x_t"][:, 0].to_numpy() - elsewhere["x_t"][:, 0].to_numpy()).max(axis=(1, 2, 3))
     np.testing.assert_array_equal(apart["start_difference"], first)
     assert apart.attrs["replicas"] == 3
-    assert consistency.plot(apart) is None
-    drawn = consistency.plot(apart, "consistency_of_runs")
+    assert consistency.plot(apart, "fork_consistency") is None
+    drawn = consistency.plot(apart)
     assert [axis.get_xlabel() for axis in drawn.axes] == ["Pearson's correlation", "SSIM", "1 - NMSE"]
 
 

@@ -50,9 +50,9 @@ def test_an_infinite_psnr_is_in_no_curve(run):
 
 def test_two_runs_are_drawn_as_a_histogram_and_have_no_curve(run):
     result = ssim(run, against=trajectories(12, STEPS, seed=1)).compute()
-    assert ssim.plot(result) is None
+    assert ssim.plot(result, "ssim") is None
     assert ssim.curves[0].of(result) == ssim.landmarks(result) == ssim.numbers(result) == []
-    (counts,) = (axis.patches[0].get_xy()[:, 1] for axis in ssim.plot(result, "ssim_of_runs").axes[:1])
+    (counts,) = (axis.patches[0].get_xy()[:, 1] for axis in ssim.plot(result).axes[:1])
     assert counts.max() >= 1
 
 

@@ -83,6 +83,10 @@ def test_the_notebook_runs(folder):
     shutil.copy(ROOT / "notebooks" / "explore.ipynb", folder / "notebooks")
     notebook = nbformat.read(folder / "notebooks" / "explore.ipynb", as_version=4)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": folder / "notebooks"}}).execute()
+    shown = [
+        cell for cell in notebook.cells if any("image/png" in one.get("data", {}) for one in cell.get("outputs", []))
+    ]
+    assert len(shown) == 8
     output = json.dumps(notebook.cells)
     assert "class 0: t =" in output
     assert "of the pairs of replicas have equal labels" in output
