@@ -21,18 +21,18 @@ DRAWS = 2000
 def kept_above(series: Series, level: float, name: str, meaning: str) -> Landmark:
     """Find the first stored step from which on a curve stays above a level.
 
-    The interval is where the band crosses the level: from the last step at which even its high end is not above, or
-    the first step of all, to the step from which on its low end is. So it holds the place between two steps at which
-    the true curve crosses, in 95 % of cases, where the band is one of 95 % at each step and the curve crosses once. Its
-    high end is infinite, which stands for x_0 itself, where the low end of the band stays below to the last step; both
-    ends are NaN where the band has none.
+    The interval is where the band crosses the level: from the last step at which even its high end is not above, to the
+    step from which on its low end is. So it holds the place between two steps at which the true curve crosses, in 95 %
+    of cases, where the band is one of 95 % at each step and the curve crosses once. Its low end is minus infinity where
+    the high end of the band is above from the first step on, and its high end infinity, which stands for x_0 itself,
+    where the low end of the band stays below to the last step; both are NaN where the band has none.
     """
     first, early, late = (_start(ends > level) for ends in (series.value, series.high, series.low))
-    places = np.append(series.log_snr, np.inf)
+    places = np.concatenate([[-np.inf], series.log_snr, [np.inf]])
     if first == len(series.value):
         return Landmark(name, meaning, np.nan, np.nan, of=series.on)
-    low, high = (places[max(early - 1, 0)], places[late]) if np.isfinite(series.low).any() else (np.nan, np.nan)
-    when, place = int(series.timestep[first]), float(places[first])
+    low, high = (places[early], places[late + 1]) if np.isfinite(series.low).any() else (np.nan, np.nan)
+    when, place = int(series.timestep[first]), float(series.log_snr[first])
     return Landmark(name, meaning, when, place, float(low), float(high), series.on)
 
 

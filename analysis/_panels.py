@@ -154,14 +154,13 @@ def _rows(titles: list[str], columns: int) -> list[list[str]]:
 
 def mark(axis: Axes, series: Series, places: Sequence[Landmark], colour: str) -> None:
     """Mark places on a curve, with their intervals as far as the curve goes."""
-    last = series.log_snr[np.isfinite(series.log_snr)].max(initial=-np.inf)
+    known = series.log_snr[np.isfinite(series.log_snr)]
     for place in places:
         if np.isfinite(place.log_snr):
             y = series.value[series.log_snr == place.log_snr]
             y = y[0] if y.size else np.interp(place.log_snr, series.log_snr, series.value)
-            axis.plot(
-                [place.low, min(place.high, last)], [y, y], color=colour, lw=3.5, alpha=0.55, solid_capstyle="butt"
-            )
+            interval = np.clip([place.low, place.high], known[0], known[-1])
+            axis.plot(interval, [y, y], color=colour, lw=3.5, alpha=0.55, solid_capstyle="butt")
             axis.plot(place.log_snr, y, "D", color=colour, markersize=6, markeredgecolor="white", zorder=5)
 
 

@@ -45,8 +45,17 @@ def test_the_interval_is_where_the_band_crosses():
 
 
 def test_a_band_that_reaches_the_level_to_the_last_step_ends_at_x_0():
-    mark = _landmarks.kept_above(curve([0, 6, 6], [0, 4, 4], [9, 9, 9]), 5, *BARE)
+    mark = _landmarks.kept_above(curve([0, 6, 6], [0, 4, 4], [0, 9, 9]), 5, *BARE)
     assert (mark.low, mark.log_snr, mark.high) == (0, 1, np.inf)
+
+
+def test_a_level_that_is_reached_at_the_first_step_may_have_been_before_it():
+    for low, end in (([7, 7], 0), ([4, 7], 1), ([4, 4], np.inf)):
+        mark = _landmarks.kept_above(curve([8, 8], low, [9, 9]), 5, *BARE)
+        assert (mark.low, mark.log_snr, mark.high) == (-np.inf, 0, end)
+
+
+def test_a_band_without_ends_gives_no_interval():
     mark = _landmarks.kept_above(curve([0, 6], [np.nan] * 2, [np.nan] * 2), 5, *BARE)
     assert mark.log_snr == 1
     assert np.isnan([mark.low, mark.high]).all()
