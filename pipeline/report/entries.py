@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +186,7 @@ def _out_of_step(file: Path, result: xr.Dataset, root: Path) -> list[str]:
     """Say where a result was computed from something else than its store is now."""
     config: dict[str, Any] = json.loads(result.attrs["config"])
     quantity, made_of = config.get("quantity"), config.get("store")
-    if not isinstance(made_of, dict) or not isinstance(quantity, str) or quantity not in analysis.quantities():
+    if not isinstance(made_of, dict) or not isinstance(quantity, str) or quantity not in analysis.usable():
         return []  # not what `traj analyze` saves
     kind = kind_of({quantity: config})
     path = root / FOLDERS[kind] / f"{file.parent.name}.zarr"
@@ -203,11 +202,11 @@ def _out_of_step(file: Path, result: xr.Dataset, root: Path) -> list[str]:
 def _missing(entry: Entry, root: Path) -> list[str]:
     """Say which quantities were not computed of stores that are there, and what computes them."""
     commands: dict[str, list[str]] = {}
-    for name in analysis.quantities():
-        stored = entry.stored.get(kind_of({name: {}}))
+    for name, quantity in analysis.usable().items():
+        stored = entry.stored.get(quantity.reads)
         if name in entry.results or stored is None or stored.ds is None:
             continue
-        takes_run = "baseline" in signature(analysis.load(name)).parameters
+        takes_run = "baseline" in quantity.options
         run = f" --baseline {'RUN' if stored.of is None else stored.of.path}" if takes_run else ""
         commands.setdefault(f"{stored.path}{run}", []).append(name)
     return [
