@@ -1,4 +1,4 @@
-"""Write what was read off whole blocks: arrays that are there at once, flagged block by block."""
+"""Write readouts: whole blocks at once, flagged block by block."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Variable(NamedTuple):
     units: str
 
     def chunk(self, block: int) -> tuple[int, ...]:
-        """Lengths of a chunk: a block of samples by as much of all else as fits a shard, cut along timesteps first."""
+        """Lengths of a chunk: a block of samples, and what fits a shard of the other dims, timesteps cut first."""
         lengths = [block if dim == "sample" else length for dim, length in zip(self.dims, self.shape, strict=True)]
         others = [axis for axis, dim in enumerate(self.dims) if dim != "sample"]
         for axis in sorted(others, key=lambda axis: self.dims[axis] != "timestep"):
@@ -69,7 +69,7 @@ def build_readout(
 
 
 class BlockWriter:
-    """Takes what was read off a block of samples and writes it at once.
+    """Takes a readout of one block of samples, and writes it at once.
 
     `pending` lists the blocks not yet written, `set_aside` where a stale store went.
     """

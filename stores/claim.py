@@ -215,7 +215,7 @@ def _extend(target: Path, build: Callable[[Path], None]) -> None:
 
 
 def _longer_root(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Give a store's root metadata the lengths of another; what does not go along the samples stays as it is.
+    """Give a store's root metadata the lengths of another; all that does not go along the samples is kept.
 
     (The last bits of a cosine or a logarithm differ between machines.)
     """

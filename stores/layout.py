@@ -331,7 +331,7 @@ def one_flag(value: int, dtype: str = "uint8") -> bytes:
 def read_root(path: Path) -> dict[str, Any]:
     """Read the root metadata of a store.
 
-    Raises NotAStore where there is none of ours, DamagedStore where it is not what was written.
+    Raises NotAStore where there is no store of ours, DamagedStore where its metadata is not what was written.
     """
     file = local(path) / "zarr.json"
     if not file.is_file():

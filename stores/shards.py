@@ -109,7 +109,7 @@ def not_finite(values: NDArray[Any], event_dims: int | None = None) -> int:
     """Count values that are infinite or NaN.
 
     With event_dims, the number of last dims that make one event (an image, a vector of logits), events that are NaN
-    throughout are left out: that is how forks and readouts say that there is none.
+    throughout are left out: they stand for events that forks and readouts do not have.
     """
     if values.dtype == np.float16:  # ten times as fast as isfinite
         exponent = np.uint16(0x7C00)

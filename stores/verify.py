@@ -38,8 +38,9 @@ def verify(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:
     """List what is wrong with a store, file by file; an empty list means nothing is.
 
     Checks that the metadata is what was written, that the fingerprint is the hash of the configuration, that every
-    block is done, every file in its place, and every checksum. With `deep`, also that every stored state is finite, and
-    that as many are not as were counted when they were written. A store that is extended meanwhile is looked at again.
+    block is done, every file in its place, and every checksum. With `deep`, also that every stored state is finite;
+    where some are not, it says how many there were when the block was written. A store that is extended meanwhile is
+    checked again.
 
     Raises NotAStore where there is no store.
     """

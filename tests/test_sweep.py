@@ -138,12 +138,12 @@ def test_jumps_that_end_noisier_than_they_say_and_rounded_states_are_told(tmp_pa
     run = make(tmp_path / "p.zarr", 4, **options)
     assert prepare(run, at=[500]).cautions() == []
     (told,) = prepare(run, table=table(tmp_path, jumps), replicas=None).cautions()
-    assert "1 variants jump to where their sigma is more than the state holds, from timesteps 150" in told
+    assert "1 variants jump, from timesteps 150, to a state that has less noise than their sigma" in told
     for stored, how in (({"dtype": "float16"}, "as float16"), ({"round_bits": 10}, "rounded to 10 bits")):
         rounded = make(tmp_path / f"{how}.zarr", 4, **options, **stored)
         (told,) = prepare(rounded, at=[500]).cautions()
         assert f"{rounded} keeps its states {how}" in told
-        assert "none is the run bit for bit" in told
+        assert "none equals the run bit for bit" in told
     assert told in traj("fork", rounded, tmp_path / "f.zarr", "--at", 500, "--dry-run")
 
 

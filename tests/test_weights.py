@@ -96,9 +96,7 @@ def test_of_a_network_and_its_average_the_one_that_is_given_is_loaded(tmp_path):
     folder = save(tmp_path)
     other_unet().save_pretrained(folder / "unet_ema")
     edit(folder / "model_index.json", unet_ema=["diffusers", "UNet2DModel"])
-    with pytest.raises(
-        ValueError, match=r"holds unet and unet_ema, .* give the one that is meant: .*/unet or .*/unet_e"
-    ):
+    with pytest.raises(ValueError, match=r"holds unet and unet_ema, .* give the one you mean: .*/unet or .*/unet_e"):
         load(str(folder))
     for part, network in (("unet", random_unet()), ("unet_ema", other_unet())):
         assert is_loaded(folder / part, network, [folder / part / f"{STEM}.safetensors"])
@@ -243,7 +241,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     tensors = load_file(path)
     tensors["conv_in.weight"][0] = torch.nan
     save_file(tensors, path)
-    with pytest.raises(ValueError, match="values that are not finite of an image of 1 x 8 x 8"):
+    with pytest.raises(ValueError, match="values that are not finite for an image of 1 x 8 x 8"):
         load(str(folder))
 
 

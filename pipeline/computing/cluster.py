@@ -142,5 +142,5 @@ def compute(client: Client, arrays: Sequence[da.Array], name: str) -> Sequence[N
         return list(client.gather(futures))
     except (KilledWorker, FutureCancelledError) as error:
         raise FailedRun(
-            f"workers of {name} were lost, for want of memory perhaps ({error}); run the same again with fewer"
+            f"workers of {name} were lost, perhaps because memory ran out ({error}); run the same again with fewer"
         ) from None

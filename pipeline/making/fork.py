@@ -172,15 +172,14 @@ class Fork:
         found = []
         if rounding := self.parent.rounding:
             found.append(
-                f"{self.parent.path} keeps its states {rounding}: forks start from these, so that none is the run bit "
-                "for bit; edits that change nothing may read 77 to 100 dB (PSNR), not 100"
+                f"{self.parent.path} keeps its states {rounding}: forks start from these, so that none equals the run "
+                "bit for bit; edits that change nothing may read 77 to 100 dB (PSNR), not 100"
             )
         schedule = self.denoiser.schedule
         if jumps := [step.timestep for plan in self.variants for step in overfull(schedule, plan.steps)]:
             found.append(
-                f"{len(jumps)} variants jump to where their sigma is more than the state holds, from timesteps "
-                f"{', '.join(map(str, dict.fromkeys(jumps)))}: it ends noisier than its timestep says (002 eq. 4 as "
-                "published)"
+                f"{len(jumps)} variants jump, from timesteps {', '.join(map(str, dict.fromkeys(jumps)))}, to a state "
+                "that has less noise than their sigma: it ends noisier than its timestep says (002 eq. 4 as published)"
             )
         return found
 

@@ -48,7 +48,7 @@ class Parent:
             config
         ):
             raise stores.NotAStore(
-                f"{path} holds {attrs['kind']} that `traj generate` did not make; a fork needs a run of its"
+                f"{path} holds {attrs['kind']} that `traj generate` did not make; only its runs can be forked"
             )
         plan = Plan.from_json(config["plan"])
         timesteps = tuple(ds.timestep.values.tolist())

@@ -167,9 +167,9 @@ def _try(denoiser: NetworkDenoiser, device: str) -> None:
         written = weights.reason(error, Path(), Path())
         raise InputError(f"the network fails on {given}: {written}{_sizes_that_fit(denoiser)}") from None
     if eps.shape != x_t.shape:
-        raise InputError(f"the network makes {tuple(eps.shape[1:])} of {given}{_sizes_that_fit(denoiser)}")
+        raise InputError(f"the network gives {tuple(eps.shape[1:])} for {given}{_sizes_that_fit(denoiser)}")
     if not eps.isfinite().all():
-        raise InputError(f"the network makes values that are not finite of {given}; its weights are damaged")
+        raise InputError(f"the network gives values that are not finite for {given}; its weights are damaged")
 
 
 def _sizes_that_fit(denoiser: NetworkDenoiser) -> str:
@@ -209,8 +209,8 @@ def _network_config(folder: Path, name: str) -> Path:
     if (folder / "unet_ema" / "config.json").is_file():
         there = [part for part in ("unet", "unet_ema") if (folder / part / "config.json").is_file()]
         raise InputError(
-            f"model {name}: {folder} holds {' and '.join(there)}, the latter with averaged weights; give the one that "
-            f"is meant: {' or '.join(str(folder / part) for part in there)}"
+            f"model {name}: {folder} holds {' and '.join(there)}, the latter with averaged weights; give the one "
+            f"you mean: {' or '.join(str(folder / part) for part in there)}"
         )
     return _part(folder, "unet", "config.json")
 

@@ -26,9 +26,9 @@ def choose(
 ) -> Plan:
     """Build the plan of a sampler's name.
 
-    steps is a number of them, or a list of timesteps. clip True or False overrides what is usual: ddpm and iddpm clip
-    as the scheduler's config says, ddim and heun do not. True clips at the model's valid range, and eps says what
-    becomes of eps then. spacing None is the schedule's.
+    steps is a number of steps, or a list of timesteps. By default ddpm and iddpm clip as the scheduler's config says,
+    and ddim and heun do not; clip True clips at the model's valid range, False never clips, and eps says which eps is
+    used after clipping. spacing None is the schedule's.
 
     Raises InputError for an unknown sampler, steps out of range, an option of another sampler, or a range to clip at
     that is not the same on both sides of 0.
@@ -37,11 +37,9 @@ def choose(
     if eta is not None and name != "ddim":
         raise InputError(f"eta {eta} was given with sampler {name}; only ddim has an eta")
     if variance is not None and name != "ddpm":
-        raise InputError(f"variance {variance} was given with sampler {name}; only ddpm has a choice of it")
+        raise InputError(f"variance {variance} was given with sampler {name}; expected it only with ddpm")
     if eps is not None and not (name in ("ddim", "heun") and clip):
-        raise InputError(
-            f"eps {eps} was given; expected it with sampler ddim or heun and clip only, which leave a choice of it"
-        )
+        raise InputError(f"eps {eps} was given; expected it only with sampler ddim or heun, and with clip")
     if spacing is not None and isinstance(steps, Sequence):
         raise InputError(f"spacing {spacing} and timesteps by hand were given, expected one of them")
     ranges = {} if clip is None else {"clip": _clip_at(denoiser) if clip else None}

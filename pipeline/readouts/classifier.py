@@ -38,7 +38,7 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
     Raises
     ------
     InputError
-        When STORE holds no images, or has not what ``on`` names; when the model is no classifier of such images.
+        When STORE holds no images, or not the variables ``on`` names, or when the model does not classify such images.
     MissingFile
         When the model is not there.
     """
