@@ -34,12 +34,12 @@ def require_sweep(ds: xr.Dataset) -> None:
         here = ", ".join(map(str, ds["x_0"].dims)) if "x_0" in ds else "missing"
         raise InputError(
             f"x_0 has dims {here} in this dataset of kind {ds.attrs.get('kind', '?')}; expected {', '.join(dims)}, "
-            "run `traj fork STORE OUT --sweep FILE`"
+            "which `traj fork` makes of a table of edits"
         )
     if missing := [name for name in FAMILY if name not in ds.coords]:
         raise InputError(
-            f"these forks are not a sweep of edits: they have no coordinate {', '.join(missing)}; run "
-            "`traj fork STORE OUT --sweep FILE`"
+            f"these forks are not a sweep of edits: they have no coordinate {', '.join(missing)}; expected "
+            "what `traj fork` makes of a table of edits"
         )
     if ds.sizes["replica"] != 1:
         raise InputError(
@@ -51,8 +51,7 @@ def require_saved(ds: xr.Dataset) -> None:
     """Raise InputError for a sweep that does not say what its edits save, as those of earlier versions do not."""
     if missing := [name for name in SAVED if name not in ds.coords]:
         raise InputError(
-            f"this sweep has no coordinate {', '.join(missing)}; it was made before sweeps had them: run the same "
-            "`traj fork STORE OUT --sweep FILE` again, with --stale set-aside"
+            f"this sweep has no coordinate {', '.join(missing)}; expected what `traj fork` makes of a table of edits"
         )
 
 
@@ -66,7 +65,7 @@ def parent_of(ds: xr.Dataset, baseline: str | None) -> xr.Dataset:
     if baseline is None:
         raise InputError(
             "edits are compared with the run that was forked and none was given; expected the path of its store in "
-            "`baseline`, for example --baseline data/trajectories/RUN.zarr"
+            "`baseline`, for example data/trajectories/RUN.zarr"
         )
     run = open_store(baseline)
     recorded = json.loads(ds.attrs.get("config", "{}")).get("parent", {}).get("fingerprint")
@@ -79,7 +78,7 @@ def parent_of(ds: xr.Dataset, baseline: str | None) -> xr.Dataset:
     if (missing := np.setdiff1d(ds["sample"], run["sample"])).size:
         raise InputError(
             f"{baseline} lacks {missing.size} of the forks' samples, the first is {missing[0]}; extend it with the "
-            "same `traj generate` and more --samples"
+            "same `traj generate` and more samples"
         )
     return run if np.array_equal(ds["sample"], run["sample"]) else run.sel(sample=ds["sample"].to_numpy())
 

@@ -158,7 +158,7 @@ def _forks(ds: xr.Dataset) -> xr.DataArray:
     if ds.sizes["replica"] < 2:
         raise InputError(
             "consistency compares replicas and these forks have 1; expected 2 or more, run `traj fork` with "
-            "--replicas 2 or more"
+            "2 replicas or more"
         )
     return ds["x_0"]
 

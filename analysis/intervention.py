@@ -28,9 +28,10 @@ COLUMNS = (
 def intervention(ds: xr.Dataset, *, baseline: str | None = None, preset: str = "auto") -> xr.Dataset:
     """Compare the final samples of edited processes with those of the run that was edited.
 
-    For a sweep of edits (`traj fork --sweep`), of one replica each. `ssim`, `psnr` (at most 100 dB) and `mad`, the
-    mean absolute deviation, are of values mapped from x_0's valid_range onto [0, 1] and clipped: (variant, sample),
-    each with mean, sd and standard error over samples. An edit that changes nothing gives exactly 1, 100 dB and 0.
+    For a sweep of edits, of one replica each, which `traj fork` makes of a table. `ssim`, `psnr` (at most 100 dB) and
+    `mad`, the mean absolute deviation, are of values mapped from x_0's valid_range onto [0, 1] and clipped: (variant,
+    sample), each with mean, sd and standard error over samples. An edit that changes nothing gives exactly 1, 100 dB
+    and 0.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ def label_variance(ds: xr.Dataset, *, hard: bool = False) -> xr.Dataset:
     A readout of forks gives these three for their x_0 (variant, sample), with `label_entropy`, -sum pbar log2 pbar,
     and `label_entropy_within`, the mean of the replicas' own, in bits. `label_agreement` is the share of pairs of
     replicas with equal labels (largest logit), and `label_variance_pairwise` the rest, 1 - sum_k n_k (n_k - 1) /
-    (R (R - 1)), which is without bias for any R and NaN for R = 1. Where the forks were made with --states, all of
+    (R (R - 1)), which is without bias for any R and NaN for R = 1. Where the forks keep their states, all of
     this is given of them, too: `state_label_variance` and so on (on, variant, sample, timestep) tell how replicas part
     that have one state in common, and are NaN before it.
 

@@ -258,7 +258,7 @@ def fork(
     if times and not swept:
         raise click.UsageError(f"--times {times} is what the edits of a sweep save; expected it with --sweep only")
     from traj.pipeline.making.fork import prepare
-    from traj.stores.places import place, require_writable
+    from traj.stores import place, require_writable
 
     if times:
         require_writable(place(times))
@@ -364,7 +364,7 @@ def verify(store: Path, deep: bool) -> None:
     traj verify data/trajectories/ddpm.zarr --deep
     """
     from traj.stores import verify as verify_store
-    from traj.stores.verify import way_out
+    from traj.stores import way_out
 
     problems = verify_store(store, deep=deep)
     for problem in problems:

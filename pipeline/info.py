@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from traj import stores
 from traj.pipeline.estimate import size
-from traj.stores import InputError
-from traj.stores.claim import ranges
-from traj.stores.events import named
+from traj.stores import InputError, checked_event, ranges
 
 if TYPE_CHECKING:
     from traj.pipeline.models.surgery import UnetBlock
@@ -51,7 +49,7 @@ def describe_model(name: str) -> str:
     from traj.pipeline.process.denoiser import dims_of
 
     denoiser = models.load(name)
-    shape, dims = named(denoiser.shape, dims_of(denoiser))
+    shape, dims = checked_event(denoiser.shape, dims_of(denoiser))
     lines = [
         f"{name}: {_event(shape, dims)}, {getattr(denoiser, 'num_classes', 0) or 'no'} classes",
         *_flat(

@@ -34,7 +34,7 @@ class LocalName(click.ParamType):
 
 def refuse_url(value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
     """Return a value that is no URL, and refuse one that is."""
-    from traj.stores.places import is_url
+    from traj.stores import is_url
 
     if is_url(value):
         raise click.BadParameter(

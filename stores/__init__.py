@@ -1,7 +1,9 @@
 """Bytes: what a store looks like on disk, how it is written, read and verified."""
 
+from traj.stores import levels
 from traj.stores.blocks import BlockWriter
-from traj.stores.creation import create, create_forks, create_readout
+from traj.stores.claim import ranges
+from traj.stores.creation import Stale, create, create_forks, create_readout
 from traj.stores.errors import (
     DamagedStore,
     FailedRun,
@@ -18,14 +20,16 @@ from traj.stores.errors import (
     is_damage,
     is_known,
 )
-from traj.stores.events import IMAGE_DIMS, event_dims
+from traj.stores.events import IMAGE_DIMS, USUAL_DIMS, checked_event, event_dims
 from traj.stores.kinds import KINDS, RESULTS, Kind, KindName
-from traj.stores.layout import canonical_json, fingerprint
-from traj.stores.reader import describe, identity, open
+from traj.stores.layout import Layout, canonical_json, fingerprint
+from traj.stores.partials import making, write_file
+from traj.stores.places import is_url, local, place, require_writable
+from traj.stores.reader import attributes, describe, environment_of, identity, open, require_complete
 from traj.stores.result import Kept, save, would_keep
-from traj.stores.verify import verify
+from traj.stores.verify import verify, way_out
 from traj.stores.vocabulary import COORDINATES, EDIT, FAMILY, ONCE, SAVED, SHORTCUT, STATES, VARIABLES
-from traj.stores.writer import TrajectoryWriter
+from traj.stores.writer import TrajectoryWriter, writer_bytes
 
 __all__ = [
     "COORDINATES",
@@ -38,6 +42,7 @@ __all__ = [
     "SAVED",
     "SHORTCUT",
     "STATES",
+    "USUAL_DIMS",
     "VARIABLES",
     "BlockWriter",
     "DamagedStore",
@@ -47,27 +52,43 @@ __all__ = [
     "Kept",
     "Kind",
     "KindName",
+    "Layout",
     "LockedStore",
     "MissingFile",
     "NotAStore",
     "NotFinite",
     "OutOfMemory",
+    "Stale",
     "StaleStore",
     "StoreError",
     "TrajError",
     "TrajectoryWriter",
+    "attributes",
     "canonical_json",
+    "checked_event",
     "create",
     "create_forks",
     "create_readout",
     "describe",
+    "environment_of",
     "event_dims",
     "fingerprint",
     "identity",
     "is_damage",
     "is_known",
+    "is_url",
+    "levels",
+    "local",
+    "making",
     "open",
+    "place",
+    "ranges",
+    "require_complete",
+    "require_writable",
     "save",
     "verify",
+    "way_out",
     "would_keep",
+    "write_file",
+    "writer_bytes",
 ]

@@ -62,7 +62,7 @@ def claim(
             if held := locks.take(wanted):
                 raise LockedStore(
                     f"another process is writing block(s) {ranges(held)} of {target}; wait for it, or ask for "
-                    "other blocks with --blocks"
+                    "other blocks"
                 )
             # Between the look and the lock, another process may have moved or extended the store.
             again, stored = _compare(target, kind, layout, config, told)
@@ -142,7 +142,7 @@ def _stale_message(target: Path, config: Mapping[str, Any], told: Mapping[str, C
         differing = [f"{name}: another was asked for" for name in _told_otherwise(target, root, told)]
     return (
         f"{target} was made from other inputs:\n  " + "\n  ".join(differing) + "\n"
-        "Choose another path, delete the store, or pass `--stale set-aside` to rename it and start afresh."
+        "Choose another path, delete the store, or have it set aside as stale, which renames it and starts afresh."
     )
 
 

@@ -14,7 +14,7 @@ from traj.stores import levels
 from traj.stores.blocks import BlockWriter, Variable, build_readout
 from traj.stores.claim import claim
 from traj.stores.errors import InputError
-from traj.stores.events import USUAL, named
+from traj.stores.events import USUAL_DIMS, checked_event
 from traj.stores.kinds import KINDS, KindName
 from traj.stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
 from traj.stores.locks import BlockLocks
@@ -68,7 +68,7 @@ def create(
     _at_least_one(samples=samples, block=block)
     along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, noise_sd)
     states = (*STATES, *(["log_variance"] if log_variance else []))
-    event, names = named(shape, dims)
+    event, names = checked_event(shape, dims)
     return _open_states(
         place(path),
         "trajectories",
@@ -143,7 +143,7 @@ def create_forks(
         raise InputError(f"variant has coordinates of shapes {shapes}; expected one value for every fork")
     along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, None)
     del along_timestep["noise_sd"]
-    event, names = named(shape, dims)
+    event, names = checked_event(shape, dims)
     forks = {
         "variant": Coord.known("variant", np.arange(count)),
         "replica": Coord.known("replica", np.arange(1, replicas + 1)),
@@ -269,7 +269,7 @@ def _open_states(
     store = {
         "block": layout.block,
         "shape": list(layout.shape),
-        **({} if dims == USUAL.get(len(dims)) else {"dims": list(dims)}),
+        **({} if dims == USUAL_DIMS.get(len(dims)) else {"dims": list(dims)}),
         "dtype": layout.dtype,
         "valid_range": list(valid_range),
         "coordinates": fingerprint(

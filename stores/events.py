@@ -9,7 +9,7 @@ from traj.stores.errors import InputError
 from traj.stores.vocabulary import COORDINATES, VARIABLES
 
 IMAGE_DIMS = ("channel", "y", "x")
-USUAL = {
+USUAL_DIMS = {
     1: ("feature",),
     2: ("channel", "position"),
     3: IMAGE_DIMS,
@@ -29,7 +29,7 @@ def event_dims(dims: Iterable[object]) -> tuple[str, ...]:
     return names[max((place + 1 for place, name in enumerate(names) if name in OUTER), default=0) :]
 
 
-def named(shape: Sequence[int], dims: Sequence[str] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def checked_event(shape: Sequence[int], dims: Sequence[str] | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Check the shape and dims of an event, and return both; dims None gives the default names.
 
     Raises InputError for a length below 1, for dims that do not fit the shape, and for names that mean something else.
@@ -38,9 +38,9 @@ def named(shape: Sequence[int], dims: Sequence[str] | None) -> tuple[tuple[int, 
     if not lengths or min(lengths) < 1:
         raise InputError(f"an event of shape {lengths} was given; expected one or more lengths, each at least 1")
     if dims is None:
-        if len(lengths) not in USUAL:
+        if len(lengths) not in USUAL_DIMS:
             raise InputError(f"an event of shape {lengths} was given; name its {len(lengths)} dims in `dims`")
-        return lengths, USUAL[len(lengths)]
+        return lengths, USUAL_DIMS[len(lengths)]
     names = tuple(dims)
     if isinstance(dims, str) or len(names) != len(lengths) or len(set(names)) != len(names):
         raise InputError(

@@ -107,7 +107,7 @@ class Layout:
         if -(-samples // block) > BLOCKS_MAX:
             raise InputError(
                 f"{samples:,} samples in blocks of {block:,} were asked for, {-(-samples // block):,} blocks; expected "
-                f"at most {BLOCKS_MAX:,}: ask for larger blocks with --block"
+                f"at most {BLOCKS_MAX:,}: ask for larger blocks"
             )
         event = math.prod(shape) * np.dtype(dtype).itemsize
         several = min(timesteps, 4)
@@ -116,7 +116,7 @@ class Layout:
         if needed > there:
             raise InputError(
                 f"blocks of {block:,} samples were asked for; one needs {needed / 2**30:,.1f} GiB of memory at least, "
-                f"this machine has {there / 2**30:,.1f} GiB free: ask for smaller blocks with --block"
+                f"this machine has {there / 2**30:,.1f} GiB free: ask for smaller blocks"
             )
         chunk_samples = _largest_divisor(block, CHUNK_BYTES_MAX // (several * event))
         chunk_timesteps = several

@@ -17,7 +17,7 @@ from traj.stores.binding import digest
 from traj.stores.errors import DamagedStore, IncompleteStore
 from traj.stores.kinds import KINDS
 from traj.stores.layout import canonical_json, metadata_text, read_root
-from traj.stores.manifest import Manifest, digests_of, flag_file, manifests, misplaced, seals_of
+from traj.stores.manifest import Manifest, digests_of, flag_file, manifests, misplaced, read_manifest, seals_of
 from traj.stores.places import local
 from traj.stores.timesteps import with_timestep_index
 
@@ -108,11 +108,13 @@ def require_coordinates(path: Path, root: dict[str, Any], ds: xr.Dataset) -> Non
             raise DamagedStore(f"{path}: {name} does not hold what was written; run `traj verify {path}`")
 
 
-def require_complete(path: Path, root: dict[str, Any]) -> None:
+def require_complete(path: Path, root: dict[str, Any] | None = None) -> None:
     """Raise IncompleteStore where a block was not finished or a file is missing, DamagedStore for one out of place.
 
-    It looks at the size of each shard and at the checksum of its index.
+    It looks at the size of each shard and at the checksum of its index. root is the store's root metadata, where it
+    was read before.
     """
+    root = read_root(path) if root is None else root
     blocks = _manifests(path, root)
     if unfinished := [block for block, manifest in enumerate(blocks) if manifest is None]:
         shown = ", ".join(map(str, unfinished[:8])) + (", ..." if len(unfinished) > 8 else "")
@@ -211,6 +213,19 @@ def _environments(done: Sequence[Manifest]) -> list[dict[str, Any]]:
     for manifest in done:
         made.setdefault(canonical_json(dict(manifest.environment)), []).append(manifest.block)
     return [{"environment": json.loads(text), "blocks": blocks} for text, blocks in made.items()]
+
+
+def attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what a store says of itself: its kind, its config as JSON, the fingerprint of that.
+
+    Raises NotAStore, DamagedStore.
+    """
+    return dict(read_root(local(path))["attributes"])
+
+
+def environment_of(path: str | os.PathLike[str], block: int) -> dict[str, Any]:
+    """Say where a finished block was made. Raises DamagedStore where that is not what was written."""
+    return dict(read_manifest(local(path), block).environment)
 
 
 def identity(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -40,12 +40,11 @@ def would_keep(path: str | os.PathLike[str], config: Mapping[str, Any]) -> Kept:
         return Kept.ABSENT
     attrs = read_root(target)["attributes"]
     if attrs["kind"] != "result":
-        raise NotAStore(f"{target} holds a store of kind {attrs['kind']}, not a result; choose another place with -o")
+        raise NotAStore(f"{target} holds a store of kind {attrs['kind']}, not a result; choose another place")
     if attrs.get("fingerprint") == fingerprint(config):
         return Kept.SAME
     raise StaleStore(
-        f"{target} exists and was computed with other options or from another store; choose another place with "
-        "-o, or delete it"
+        f"{target} exists and was computed with other options or from another store; choose another place, or delete it"
     )
 
 

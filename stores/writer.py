@@ -35,7 +35,7 @@ def columns_at_most(layout: Layout) -> int:
     return max(COLUMNS_AT_LEAST, BUFFER_BYTES // _column_bytes(layout))
 
 
-def memory_bytes(layout: Layout, variables: int) -> int:
+def writer_bytes(layout: Layout, variables: int) -> int:
     """Give the most memory a writer takes: its columns and final samples, both raw and encoded.
 
     variables counts those with a timestep dim.

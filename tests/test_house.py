@@ -1,6 +1,7 @@
 """The rules of the house: which way imports go, and that nothing of this machine is in the project."""
 
 import ast
+import re
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from traj import stores
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {"stores": (), "analysis": ("stores",), "pipeline": ("stores", "analysis")}
@@ -62,6 +65,27 @@ def test_imports_go_one_way(file):
             there = wing(parts[1:])
             allowed = ("base",) if here == "base" else (here, "base", *WINGS[here])
             assert there in allowed, f"{here} imports {name}"
+
+
+OTHERS = [file for file in FILES if "stores" not in file.relative_to(ROOT).parts]
+
+
+@pytest.mark.parametrize("file", OTHERS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_other_rooms_use_of_stores_what_it_offers(file):
+    for name in modules(file):
+        _, _, offered = name.partition("traj.stores.")
+        assert not offered or offered in stores.__all__, f"{name}: expected it in stores/__init__.py"
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "stores":
+            assert node.attr in stores.__all__, f"stores.{node.attr}"
+
+
+@pytest.mark.parametrize("room", ["stores", "analysis"])
+def test_messages_below_the_command_line_name_none_of_its_options(room):
+    for file in (ROOT / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.search(r"--[a-z]| -o\b", node.value), f"{file}: {node.value}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

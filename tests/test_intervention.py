@@ -249,11 +249,11 @@ def test_without_ssim_there_are_no_phases():
 
 
 def test_forks_that_are_no_sweep_are_refused_with_the_command_that_makes_one():
-    with pytest.raises(ValueError, match=r"no coordinate edit, .*traj fork STORE OUT --sweep FILE"):
+    with pytest.raises(ValueError, match=r"no coordinate edit, .*traj fork` makes of a table"):
         intervention(forks(), baseline=baseline())
-    with pytest.raises(ValueError, match=r"no coordinate r; run `traj fork STORE OUT --sweep FILE`"):
+    with pytest.raises(ValueError, match=r"no coordinate r; expected what `traj fork` makes of a table"):
         intervention(sweeps().drop_vars("r"), baseline=baseline())
-    with pytest.raises(ValueError, match=r"x_0 has dims sample, .*kind trajectories.*--sweep FILE"):
+    with pytest.raises(ValueError, match=r"x_0 has dims sample, .*kind trajectories.*of a table of edits"):
         intervention(trajectories(), baseline=baseline())
 
 
@@ -265,7 +265,7 @@ def test_several_replicas_are_refused():
 
 
 def test_another_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"none was given; .*--baseline"):
+    with pytest.raises(ValueError, match=r"none was given; .*`baseline`"):
         intervention(sweeps())
     other = runs.make(tmp_path / "other.zarr", 8, seed=1)
     with pytest.raises(ValueError, match=r"other.zarr is not the run these forks started from"):

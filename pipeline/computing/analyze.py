@@ -15,9 +15,7 @@ from traj import analysis, stores
 from traj.pipeline.computing import compiling
 from traj.pipeline.computing.engines import Engine
 from traj.pipeline.estimate import MARGIN_BYTES, peak_memory, size
-from traj.stores import KINDS, RESULTS, InputError, KindName, MissingFile
-from traj.stores.layout import read_root
-from traj.stores.places import local
+from traj.stores import KINDS, RESULTS, InputError, KindName, MissingFile, attributes, local
 
 STORE_OPTIONS = ("against", "readout", "baseline")
 """Options that are paths of other stores in quantities which open them themselves."""
@@ -106,7 +104,7 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
     kind = kind_of(options)
     jobs = []
     for path in paths:
-        here = read_root(path)["attributes"]["kind"]
+        here = attributes(path)["kind"]
         if here != kind:
             raise InputError(
                 f"{path} is a store of kind {here}; {', '.join(options)} needs one of kind {kind}, which "

@@ -11,9 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from traj.pipeline.estimate import Cost
-    from traj.stores import BlockWriter, TrajectoryWriter
-    from traj.stores.creation import Stale
-    from traj.stores.layout import Layout
+    from traj.stores import BlockWriter, Layout, Stale, TrajectoryWriter
 
 Writer = TypeVar("Writer", bound="TrajectoryWriter | BlockWriter")
 
@@ -58,10 +56,7 @@ def carry_out(
     following: str,
 ) -> None:
     """Say what a run costs, make its store or what is missing of it, and say what to type next."""
-    from traj.stores import describe
-    from traj.stores.layout import read_root
-    from traj.stores.places import place, require_writable
-    from traj.stores.reader import require_complete
+    from traj.stores import describe, place, require_complete, require_writable
 
     place(out)
     layout = job.layout
@@ -102,7 +97,7 @@ def carry_out(
             f"`traj info {out}`"
         )
     if found["blocks_done"] == found["blocks"]:
-        require_complete(out, read_root(out))
+        require_complete(out)
         say(f"{out} is complete; " + (f"`traj verify {out}` reads every byte" if idle else f"next: {following} {out}"))
         return
     samples = found["arrays"]["sample"]["dims"]["sample"]

@@ -28,9 +28,7 @@ from traj.pipeline.process.device import call_seconds, choose_device, draw_secon
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource
 from traj.pipeline.process.plan import Plan, Step
 from traj.pipeline.process.variance import overfull, refuse_overfull
-from traj.stores import InputError
-from traj.stores.layout import Layout
-from traj.stores.writer import memory_bytes
+from traj.stores import InputError, Layout, writer_bytes
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ class Fork:
             seconds=evaluations * self.call_seconds + blocks * sum(1 for _ in self._addresses()) * drawing,
             disk=blocks * images * (1 + (2 * self.layout.timesteps if self.states else 0)),
             disk_free=disk_free(out),
-            memory=peak_memory() + memory_bytes(self.layout, 2 if self.states else 0) + at_once * images + MARGIN_BYTES,
+            memory=peak_memory() + writer_bytes(self.layout, 2 if self.states else 0) + at_once * images + MARGIN_BYTES,
         )
 
     def cautions(self) -> list[str]:

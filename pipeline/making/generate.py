@@ -26,10 +26,7 @@ from traj.pipeline.process.device import call_seconds, choose_device, draw_secon
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
 from traj.pipeline.process.plan import Plan, Step
-from traj.stores import InputError
-from traj.stores.events import named
-from traj.stores.layout import Layout
-from traj.stores.writer import memory_bytes
+from traj.stores import InputError, Layout, checked_event, writer_bytes
 
 # Raised by hand when the numbers of a run change for equal inputs; a test against goldens says when.
 NUMERICS = 1
@@ -95,7 +92,7 @@ class Generation:
     @property
     def makes_pictures(self) -> bool:
         """Whether its events are grey or colour images, which entropy takes."""
-        shape, dims = named(self.denoiser.shape, dims_of(self.denoiser))
+        shape, dims = checked_event(self.denoiser.shape, dims_of(self.denoiser))
         return dims == stores.IMAGE_DIMS and shape[0] in (1, 3)
 
     @property
@@ -157,7 +154,7 @@ class Generation:
             seconds=blocks * (self.plan.evaluations * seconds + (1 + len(self.noisy)) * drawing),
             disk=images * int(np.prod(self.denoiser.shape)),
             disk_free=disk_free(out),
-            memory=peak_memory() + memory_bytes(self.layout, variables) + in_flight + MARGIN_BYTES,
+            memory=peak_memory() + writer_bytes(self.layout, variables) + in_flight + MARGIN_BYTES,
         )
 
     def run(self, store: stores.TrajectoryWriter, *, bar: bool = True) -> None:

@@ -18,9 +18,7 @@ from traj.pipeline.process import tables
 from traj.pipeline.process.denoiser import Conditions, Denoiser
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.plan import Plan
-from traj.stores import InputError
-from traj.stores.layout import read_root
-from traj.stores.manifest import read_manifest
+from traj.stores import InputError, attributes, environment_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Parent:
             )
         plan = Plan.from_json(config["plan"])
         timesteps = tuple(ds.timestep.values.tolist())
-        model = read_manifest(path, 0).environment.get("model")
+        model = environment_of(path, 0).get("model")
         visible = {name: ds[name].values for name in ("label", "prompt") if name in ds.coords}
         return cls(path, config, attrs["fingerprint"], model, plan, timesteps, visible)
 
@@ -81,7 +79,7 @@ class Parent:
 
     def require_unchanged(self) -> None:
         """Raise StaleStore where another run has taken the parent's place."""
-        if read_root(self.path)["attributes"]["fingerprint"] != self.fingerprint:
+        if attributes(self.path)["fingerprint"] != self.fingerprint:
             raise stores.StaleStore(f"{self.path} was changed while it was forked; run the same again")
 
     def require_stored(self, timesteps: Iterable[int]) -> None:

@@ -25,8 +25,7 @@ from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from traj.pipeline.parsing import check_count
 from traj.pipeline.process.device import choose_device, environment, inference
 from traj.pipeline.readouts import Output, Readout, Source
-from traj.stores import InputError
-from traj.stores.layout import Layout
+from traj.stores import InputError, Layout
 
 Array = NDArray[Any]
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from traj.pipeline.making.sweep import cuts_of, removed
 from traj.pipeline.process.cut import Cut
 from traj.pipeline.process.device import inference, timed_call
-from traj.stores import EDIT
-from traj.stores.partials import write_file
+from traj.stores import EDIT, write_file
 
 if TYPE_CHECKING:
     import torch

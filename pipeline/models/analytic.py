@@ -17,8 +17,7 @@ from traj.pipeline.process import tables
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Prediction
 from traj.pipeline.process.schedule import Schedule
-from traj.stores import InputError
-from traj.stores.events import USUAL
+from traj.stores import USUAL_DIMS, InputError
 
 MOST_VALUES = 1 << 26
 FORMS = ("gaussian:MEAN,VAR[,SHAPE]", "mixture:A,B,...", "dataset:digits")
@@ -61,8 +60,8 @@ class GaussianDenoiser:
     ) -> None:
         if not (variance > 0 and math.isfinite(mean) and math.isfinite(variance)):
             raise InputError(f"mean {mean} and variance {variance}; expected numbers, the variance above 0")
-        if len(shape) not in USUAL or min(shape) < 1 or math.prod(shape) > MOST_VALUES:
-            known = "; ".join(map(", ".join, USUAL.values()))
+        if len(shape) not in USUAL_DIMS or min(shape) < 1 or math.prod(shape) > MOST_VALUES:
+            known = "; ".join(map(", ".join, USUAL_DIMS.values()))
             raise InputError(f"shape {shape}; expected lengths of {known}, {MOST_VALUES:,} values at most")
         self.mean, self.variance, self.shape = mean, variance, shape
         self.schedule = schedule or tables.named("linear")

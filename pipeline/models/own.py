@@ -22,8 +22,7 @@ from traj.pipeline.models.labels import Labels, check_label
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Conditions, Denoiser, Prediction, predicted
 from traj.pipeline.process.schedule import Schedule
-from traj.stores import InputError, MissingFile
-from traj.stores.events import named
+from traj.stores import InputError, MissingFile, checked_event
 
 ENTRY_POINTS = "traj.models"
 _DENOISER = ("schedule", "shape", "valid_range", "identity", "conditions")  # and its name, added here
@@ -48,7 +47,7 @@ class OwnDenoiser:
         identity: dict[str, Any],
     ) -> None:
         self.network, self.schedule = network, schedule
-        self.shape, self.dims = named(shape, dims)
+        self.shape, self.dims = checked_event(shape, dims)
         self.num_classes, self.null_label = num_classes, null_label
         self.unconditional = num_classes == 0 or null_label is not None
         self.condition, self.prompt = condition, prompt

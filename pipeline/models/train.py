@@ -35,9 +35,7 @@ from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.losses import VLB_WEIGHT, Objective, classifier_objective
 from traj.pipeline.process.device import choose_device, within_memory
 from traj.pipeline.process.schedule import Schedule
-from traj.stores import InputError
-from traj.stores.partials import making
-from traj.stores.places import place
+from traj.stores import InputError, making, place
 
 # Raise when a change of this module, or of its losses, changes the trained weights.
 NUMERICS = 1

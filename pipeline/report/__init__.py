@@ -13,8 +13,7 @@ from traj.analysis._quantity import Look
 from traj.pipeline.report import metrics, pages, training
 from traj.pipeline.report.entries import Entry, collect
 from traj.pipeline.report.failures import Failed, attempt, warn
-from traj.stores.partials import write_file
-from traj.stores.places import place, require_writable
+from traj.stores import place, require_writable, write_file
 
 __all__ = ["report"]
 

@@ -18,7 +18,7 @@ import numpy as np
 from traj.analysis._quantity import Landmark, Number, Quantity
 from traj.pipeline.report.entries import Entry
 from traj.pipeline.report.failures import Failed, attempt
-from traj.stores.partials import write_file
+from traj.stores import write_file
 
 POINTS = 100
 """Most rows of one curve."""
