@@ -19,7 +19,15 @@ from tests.runs import digest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("traj", "stores", "analysis", "pipeline", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+PARTS = ("stores", "analysis", "pipeline", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traj_at_once(server):
+    """Stages run the `traj` that costs no imports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{server.parent}{os.pathsep}{os.environ['PATH']}")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +83,8 @@ def write(file, params):
 
 
 def dvc(folder, *arguments):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
     command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
