@@ -43,7 +43,7 @@ def processes():
         yield engine
 
 
-@pytest.fixture(params=["threads", "processes"])
+@pytest.fixture(params=["threads", pytest.param("processes", marks=pytest.mark.slow)])
 def engine(request):
     return engines.threads(2) if request.param == "threads" else request.getfixturevalue("processes")
 
@@ -214,6 +214,7 @@ def test_tasks_carry_no_images():
     assert large < 1.1 * small
 
 
+@pytest.mark.slow
 def test_processes_are_pinned_and_get_the_configuration(processes):
     asked = da.map_blocks(environment, da.zeros((8,), chunks=1), chunks=(4,), dtype=int)
     (found,) = processes.compute([xr.Dataset({"asked": ("i", asked)})])
@@ -235,6 +236,7 @@ def damage(path):
     file.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_damage_met_by_a_worker_points_to_verify(processes):
     path = runs.make("a.zarr")
     damage(path)

@@ -70,6 +70,7 @@ def test_a_constant_of_another_file_is_not_the_one_before_it_changed(package):
     assert call(package) == (6.0, 0)
 
 
+@pytest.mark.slow
 def test_where_the_package_cannot_be_written_kernels_lie_among_the_users_caches(package, tmp_path):
     (package / "__pycache__").write_text("a file, so no folder can be made here")
     caches = tmp_path / "caches"

@@ -265,6 +265,7 @@ def test_what_needs_images_refuses_other_events_by_name(tmp_path, shape):
         consistency(forks, preset="window:3")
 
 
+@pytest.mark.slow
 def test_a_report_shows_no_images_of_events_that_are_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run, forks = forks_of(tmp_path, (6,))

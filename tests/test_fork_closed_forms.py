@@ -68,6 +68,7 @@ def test_replicas_of_gaussian_data_correlate_as_the_closed_form_says(gaussian_ru
         assert found == pytest.approx(rho, abs=3 * (1 - rho**2) / math.sqrt(16 * 256))
 
 
+@pytest.mark.slow
 def test_replicas_of_the_mixture_agree_in_their_label_as_the_closed_form_says(tmp_path):
     points, samples, replicas = [-8, -4, 6, 8], 400, 4
     x_0 = np.random.default_rng(2).choice(points, (samples, 1, 1, 1)).astype(float)
@@ -89,6 +90,7 @@ def posterior(points, x_t, timestep):
     return mixture(points).log_weights(states, timestep, torch.full((len(states),), -1)).exp().numpy()
 
 
+@pytest.mark.slow
 def test_the_mixture_end_to_end_gives_the_published_table(tmp_path):
     """Generate, fork, read, analyse: METHODS 7.4, whose t counts from 1, within three standard errors."""
     points, samples, replicas = [-8, -4, 6, 8], 800, 4

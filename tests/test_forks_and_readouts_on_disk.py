@@ -153,6 +153,7 @@ def test_a_store_of_another_kind_is_never_touched(tmp_path, make):
     assert runs.digest(tmp_path / "run.zarr") == before
 
 
+@pytest.mark.slow
 @every_kind
 def test_every_flipped_byte_and_lost_file_is_found(tmp_path, make):
     path = make(tmp_path / "s.zarr", 6)

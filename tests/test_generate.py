@@ -71,6 +71,7 @@ def test_a_sample_does_not_depend_on_how_many_were_asked_for(network, tmp_path):
     np.testing.assert_array_equal(few.x_0, many.x_0[:6])
 
 
+@pytest.mark.slow
 def test_extending_and_any_block_order_equal_one_run(network, tmp_path):
     expected = digest(make(tmp_path / "straight.zarr", 10, model=network))
     make(tmp_path / "grown.zarr", 5, model=network)

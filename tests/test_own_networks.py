@@ -1,7 +1,6 @@
 """Networks of one's own: whatever they predict and are fed, they become the same denoiser."""
 
 import json
-import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.test_cli import traj
 from tests.test_docs import BLOCKS
 from traj import stores
 from traj.pipeline import models
@@ -19,7 +19,6 @@ from traj.pipeline.models.analytic import GaussianDenoiser
 from traj.pipeline.models.own import preconditioned, wrap
 from traj.pipeline.process import tables
 
-TRAJ = Path(sys.executable).with_name("traj")
 SHAPE = (1, 8, 8)
 NONE = torch.full((3,), -1)
 IMPORTS = "from traj.pipeline.process import tables\nfrom traj.pipeline.models.own import wrap\ndef mine(): return"
@@ -116,8 +115,8 @@ def test_the_raw_network_of_edm_becomes_its_denoiser():
 
 def test_readmes_networks_run_from_the_command_line(folder):
     for name, sampler, steps in (("edm", "heun", 6), ("flow", "ddim", 5)):
-        command = ["generate", f"{name}.zarr", "--model", f"mine.py:{name}", "--sampler", sampler, "--samples", "3"]
-        subprocess.run([TRAJ, *command, "--steps", str(steps), "--block", "3", "--device", "cpu"], check=True)
+        command = ("generate", f"{name}.zarr", "--model", f"mine.py:{name}", "--sampler", sampler, "--samples", 3)
+        traj(*command, "--steps", steps, "--block", 3, "--device", "cpu")
         ds = stores.open(f"{name}.zarr")
         assert ds.sizes["timestep"] == steps
         assert np.isfinite(ds.x_0).all()
