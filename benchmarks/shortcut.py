@@ -36,6 +36,7 @@ GLIDE_SMALL: dict[str, Any] = {
     "norm_num_groups": 8,
     "attention_head_dim": 32,
 }
+TINY = {"sample_size": 8, "block_out_channels": [8, 16, 24, 32], "attention_head_dim": 8}
 TRAINED = Path("models/digits")
 
 
@@ -43,7 +44,9 @@ def rows(tiny: bool) -> list[Row]:
     """Measure a network of GLIDE's proportions, and the trained digits network where there is one."""
     torch.manual_seed(0)
     schedule = Schedule.from_config(SCHEDULER)
-    network = NetworkDenoiser(UNet2DModel(**GLIDE_SMALL), schedule, identity={"name": "random weights"})
+    network = NetworkDenoiser(
+        UNet2DModel(**GLIDE_SMALL | (TINY if tiny else {})), schedule, identity={"name": "random weights"}
+    )
     measured = _costs(
         "GLIDE's shape, a sixth as wide, 3x32x32", network, images=1 if tiny else 8, rounds=1 if tiny else 3
     )
