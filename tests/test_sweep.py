@@ -300,7 +300,7 @@ def test_a_family_that_cannot_be_gets_one_message(family, message, tmp_path, mon
     ("family", "message"),
     [
         ({"edit": "blocks", "nb": 17, "n": 5}, "nb 17; expected 0 to 16"),
-        ({"edit": "skips", "ns": 5, "n": 5}, "a cut of 5 skips, but the network has 4"),
+        ({"edit": "skips", "ns": 5, "n": 5}, "a cut of 5 skip connections, but the network has 4"),
     ],
 )
 def test_a_cut_larger_than_the_network_is_refused(family, message, run, model, tmp_path):
