@@ -141,7 +141,7 @@ def consistency(
 
 @consistency.takes_memory
 def _held(ds: xr.Dataset, **_: Any) -> int:
-    """Bound the memory of the sums that go from block to block."""
+    """Bound the memory of the sums that go from chunk to chunk."""
     return bytes_held(ds.sizes.get("variant", 1), math.prod(ds.sizes[dim] for dim in event_dims(ds["x_0"].dims)))
 
 
@@ -178,7 +178,7 @@ def _runs(ds: xr.Dataset, against: tuple[xr.Dataset, ...]) -> tuple[xr.DataArray
 
 
 def _similarities(images: NDArray[Any], low: float, scale: float, preset: str, window: int) -> NDArray[Any]:
-    """Give one block (variant, replica, sample, *event) its columns: those of PAIRS, then SSIM."""
+    """Give one chunk (variant, replica, sample, *event) its columns: those of PAIRS, then SSIM."""
     if preset == "none":
         index = np.full((images.shape[0], images.shape[2]), np.nan)
     elif preset == "wang2004":

@@ -80,7 +80,7 @@ def intervention(ds: xr.Dataset, *, baseline: str | None = None, preset: str = "
 def _similarities(
     images: NDArray[Any], x_0: NDArray[Any], low: float, scale: float, preset: str, window: int
 ) -> NDArray[Any]:
-    """Give one block (variant, 1, sample, *event) and x_0 (sample, *event) its COLUMNS."""
+    """Give one chunk (variant, 1, sample, *event) and x_0 (sample, *event) its COLUMNS."""
     states = np.ascontiguousarray(images[:, 0].swapaxes(0, 1))
     samples, variants = states.shape[:2]
     if preset == "none":

@@ -28,7 +28,7 @@ from traj.stores.places import is_url, local, place, require_writable
 from traj.stores.reader import attributes, describe, environment_of, identity, open, require_complete
 from traj.stores.result import Kept, save, would_keep
 from traj.stores.verify import verify, way_out
-from traj.stores.vocabulary import COORDINATES, EDIT, FAMILY, ONCE, SAVED, SHORTCUT, STATES, VARIABLES
+from traj.stores.vocabulary import COORDINATES, EDIT, FAMILY, ONCE, SAVED, SHORTCUT, STATES, TOLD, VARIABLES
 from traj.stores.writer import TrajectoryWriter, writer_bytes
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "SAVED",
     "SHORTCUT",
     "STATES",
+    "TOLD",
     "USUAL_DIMS",
     "VARIABLES",
     "BlockWriter",

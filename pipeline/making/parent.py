@@ -42,16 +42,15 @@ class Parent:
         """Read a trajectory store without its states. Raises StoreError where it is no such store, or is incomplete."""
         ds = stores.open(path)
         attrs, config = ds.attrs, json.loads(ds.attrs["config"])
-        if attrs["kind"] != "trajectories" or not {"model", "schedule", "plan", "seed", "condition", "autocast"} <= set(
-            config
-        ):
+        inputs = {"model", "schedule", "plan", "seed", "condition", "autocast"}
+        if attrs["kind"] != "trajectories" or not inputs <= config.keys():
             raise stores.NotAStore(
                 f"{path} holds {attrs['kind']} that `traj generate` did not make; only its runs can be forked"
             )
         plan = Plan.from_json(config["plan"])
         timesteps = tuple(ds.timestep.values.tolist())
         model = environment_of(path, 0).get("model")
-        visible = {name: ds[name].values for name in ("label", "prompt") if name in ds.coords}
+        visible = {name: ds[name].values for name in stores.TOLD if name in ds.coords}
         return cls(path, config, attrs["fingerprint"], model, plan, timesteps, visible)
 
     @property
