@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from traj.analysis._quantity import Look, Results
@@ -66,6 +67,24 @@ def data_uri(figure: Figure) -> str:
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the page itself has the name beside its colour
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def rows_of(
+    names: Sequence[str], columns: int, height: float, look: Look, *, named: bool, **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """Set a row of panels for each of some runs, under its name where `named`."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height * len(names) + 0.4), layout="constrained")
+        axes = figure.subplots(len(names), columns, squeeze=False, **options)
+    for row, name in zip(axes, names, strict=True):
+        if named:
+            row[0].set_title(legible(name), loc="left", color=look.colours[name])
+    return figure, axes
+
+
+def legend_beside(axis: Axes) -> None:
+    """Name the lines of a panel at its right."""
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
 
 
 def legible(name: str) -> str:

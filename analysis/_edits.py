@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -12,72 +12,69 @@ from numpy.typing import NDArray
 
 from traj.analysis import _chunks
 from traj.analysis._compiled import compiled
-from traj.stores import FAMILY, IMAGE_DIMS, ONCE, SAVED, SHORTCUT, InputError, event_dims
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from traj.stores import FAMILY, ONCE, SHORTCUT, InputError
 
 Array = NDArray[Any]
 
 UNUSED = {"ns": 0, "nb": 0, "r": ONCE}
 """Values that say nothing of an edit."""
 
+FEWEST = 3
+"""Starts, lengths or pauses that make a line."""
 
-def require_sweep(ds: xr.Dataset) -> None:
-    """Refuse a dataset that is not a sweep of edits, one replica each.
+START = "timestep at which the edit starts   (denoising →)"
+
+LENGTHS = {"n": "steps n that are edited", "r": "steps r between the two cuts"}
+
+HOW = (
+    "An edited process is the run itself down to a stored x_t. There the edit begins; after it the process goes on as "
+    "before, with the noise of the run. A jump goes n steps further at once, so that n − 1 evaluations of the network "
+    "are not made. Cut skips: the ns topmost skip connections of the U-Net are zero for n steps. Cut blocks: its nb "
+    "lowest output blocks are left out for n steps; nb counts them on the source’s network, which has 16. With r, the "
+    "same cut is made again r steps later."
+)
+"""What the edits are, for one who sees their figures."""
+
+
+class Line(NamedTuple):
+    """Edits that differ in one coordinate only: what they have in common, and the variants in order."""
+
+    name: str
+    variants: Array
+
+
+def require_sweep(ds: xr.Dataset, names: Sequence[str] = FAMILY) -> None:
+    """Refuse a dataset that is not a sweep of edits, one replica each, with these coordinates.
 
     Raises InputError saying what is there.
     """
-    event = event_dims(ds["x_0"].dims) if "x_0" in ds else ()
-    dims = ("variant", "replica", "sample", *(event or IMAGE_DIMS))
-    if "x_0" not in ds or ds["x_0"].dims != dims:
-        here = ", ".join(map(str, ds["x_0"].dims)) if "x_0" in ds else "missing"
-        raise InputError(
-            f"x_0 has dims {here} in this dataset of kind {ds.attrs.get('kind', '?')}; expected {', '.join(dims)}, "
-            "which `traj fork` makes of a table of edits"
-        )
-    if missing := [name for name in FAMILY if name not in ds.coords]:
-        raise InputError(
-            f"these forks are not a sweep of edits: they have no coordinate {', '.join(missing)}; expected "
-            "what `traj fork` makes of a table of edits"
-        )
+    if (kind := ds.attrs.get("kind")) != "sweep":
+        raise InputError(f"a dataset of kind {kind} was given; expected a sweep of edits, which `traj fork` makes")
+    if missing := [name for name in names if name not in ds.coords]:
+        raise InputError(f"this sweep has no coordinate {', '.join(missing)}; expected a sweep that `traj fork` made")
     if ds.sizes["replica"] != 1:
-        raise InputError(
-            f"these forks have {ds.sizes['replica']} replicas; an edit is compared with one run, expected 1"
-        )
+        raise InputError(f"this sweep has {ds.sizes['replica']} replicas; an edit is compared with one run, expected 1")
 
 
-def require_saved(ds: xr.Dataset) -> None:
-    """Raise InputError for a sweep that does not say what its edits save, as those of earlier versions do not."""
-    if missing := [name for name in SAVED if name not in ds.coords]:
-        raise InputError(
-            f"this sweep has no coordinate {', '.join(missing)}; expected what `traj fork` makes of a table of edits"
-        )
+def parent_of(ds: xr.Dataset, run: xr.Dataset | None) -> xr.Dataset:
+    """Take the run these forks started from at the forks' samples.
 
-
-def parent_of(ds: xr.Dataset, baseline: str | None) -> xr.Dataset:
-    """Open the run these forks started from, at the forks' samples.
-
-    Raises InputError where none is given, or the store is another's or has not all of the samples.
+    Raises InputError where none is given, or it is another one or has not all of the samples.
     """
-    from traj.stores import open as open_store
-
-    if baseline is None:
+    if run is None:
         raise InputError(
-            "edits are compared with the run that was forked and none was given; expected the path of its store in "
-            "`baseline`, for example data/trajectories/RUN.zarr"
+            "edits are compared with the run that was forked and none was given; expected its store as `baseline`"
         )
-    run = open_store(baseline)
     recorded = json.loads(ds.attrs.get("config", "{}")).get("parent", {}).get("fingerprint")
     if run.attrs.get("fingerprint") != recorded:
         raise InputError(
-            f"{baseline} is not the run these forks started from: its fingerprint is {run.attrs.get('fingerprint')}, "
-            f"theirs {recorded}; give that run as baseline"
+            f"the baseline is not the run these forks started from: its fingerprint is {run.attrs.get('fingerprint')}, "
+            f"theirs {recorded}; give that run as `baseline`"
         )
     _chunks.require(run, ("x_0",))
     if (missing := np.setdiff1d(ds["sample"], run["sample"])).size:
         raise InputError(
-            f"{baseline} lacks {missing.size} of the forks' samples, the first is {missing[0]}; extend it with the "
+            f"the baseline lacks {missing.size} of the forks' samples, the first is {missing[0]}; extend it with the "
             "same `traj generate` and more samples"
         )
     return run if np.array_equal(ds["sample"], run["sample"]) else run.sel(sample=ds["sample"].to_numpy())
@@ -98,6 +95,55 @@ def groups(ds: xr.Dataset, names: Sequence[str]) -> tuple[list[str], Array]:
         labels.append(" ".join([edit, *(f"{name}={number}" for name, number in said if number != UNUSED.get(name))]))
     distinct = list(dict.fromkeys(labels))
     return distinct, np.array([distinct.index(label) for label in labels])
+
+
+def is_shortcut(ds: xr.Dataset) -> Array:
+    """Say which variants are the shortcut, a whole schedule of cuts, rather than single edits."""
+    chosen: Array = ds["edit"].to_numpy() == SHORTCUT
+    return chosen
+
+
+def lines(ds: xr.Dataset, along: str) -> list[Line]:
+    """Group the edits of a sweep, or of a result of one, that differ in `along` only: at, n or r.
+
+    They are in the order of falling at, or of rising n or r. Lengths n are those of edits made once, pauses r those of
+    cuts made twice. What was tried with fewer than FEWEST values is no line.
+    """
+    r, tried = ds["r"].to_numpy(), ds[along].to_numpy()
+    chosen = np.flatnonzero({"at": r == r, "n": r == ONCE, "r": r != ONCE}[along] & ~is_shortcut(ds))
+    labels, of = groups(ds.isel(variant=chosen), [name for name in (*FAMILY, "at") if name != along])
+    members = [chosen[of == number] for number in range(len(labels))]
+    order = -tried if along == "at" else tried
+    return [
+        Line(label, member[np.argsort(order[member], kind="stable")])
+        for label, member in zip(labels, members, strict=True)
+        if np.unique(tried[member]).size >= FEWEST
+    ]
+
+
+def scaled(ds: xr.Dataset) -> str:
+    """Say how many blocks of this network the source's nb come to, nothing where no blocks are cut."""
+    cuts = ds["edit"].to_numpy() == "blocks"
+    if not cuts.any():
+        return ""
+    pairs = sorted(set(zip(*(ds[name].to_numpy()[cuts].tolist() for name in ("nb", "unet_blocks")), strict=True)))
+    here = ", ".join(f"nb = {nb} is {blocks}" for nb, blocks in pairs)
+    return (
+        "The source counts nb of its 16 output blocks; on a network with B of them it is taken as nb · B / 16, "
+        f"rounded. Here {here}; what comes to as many blocks is the same cut."
+    )
+
+
+def log_snr_of(result: xr.Dataset, timestep: float) -> float:
+    """Look up the log SNR of a timestep that edits start at, NaN for none."""
+    there = np.flatnonzero(result["at"].to_numpy() == timestep)
+    return float(result["at_log_snr"][there[0]]) if there.size else float("nan")
+
+
+def samples_of(results: Mapping[str, xr.Dataset]) -> str:
+    """Say how many samples results are of."""
+    counts = sorted({int(result.attrs["samples"]) for result in results.values()})
+    return f"{' or '.join(map(str, counts))} samples."
 
 
 def over_variants(function: Callable[..., Array], *curves: xr.DataArray, sizes: dict[str, int], **options: Any) -> Any:
@@ -131,21 +177,3 @@ def absolute_deviation(states: Array, x_0: Array, low: float, scale: float) -> A
                 deviation[k, t] += abs(min(max((np.float64(states[k, t, i]) - low) * scale, 0.0), 1.0) - y[i])
             deviation[k, t] /= values
     return deviation
-
-
-def draw(result: xr.Dataset, name: str, deviations: int, ax: Axes | None) -> Axes:
-    """Draw the mean over samples against `at`, a line for each family of edits, with a band of standard deviations."""
-    import matplotlib.pyplot as plt
-
-    ax = plt.figure().add_subplot() if ax is None else ax
-    labels, of = groups(result, FAMILY)
-    for number, label in enumerate(labels):
-        family = result.isel(variant=np.flatnonzero(of == number)).sortby("at", ascending=False)
-        at, mean, sd = (family[part].to_numpy() for part in ("at", f"{name}_mean", f"{name}_sd"))
-        (line,) = ax.plot(at, mean, marker=".", label=label)
-        ax.fill_between(at, mean - deviations * sd, mean + deviations * sd, color=line.get_color(), alpha=0.2, lw=0)
-    units = result[f"{name}_mean"].attrs["units"]
-    ax.set(xlabel="timestep at which the edit starts", ylabel=name.upper() + ("" if units == "1" else f" ({units})"))
-    ax.xaxis.set_inverted(True)
-    ax.legend()
-    return ax

@@ -64,6 +64,12 @@ def of_means(values: Array, threshold: float | Array, among: int | Array = 1) ->
     return at_least(*means(values), threshold, values.shape[-1], among)
 
 
+def with_margin(values: Array) -> tuple[float, float]:
+    """Give the mean of values (sample,), and half of its interval."""
+    mean, error = means(values)
+    return float(mean), float(student(values.shape[-1]) * error)
+
+
 def beside_published(values: Array, mean: float, deviation: float, samples: int) -> int:
     """Say whether the mean of values (sample,) is above a published one, of so many samples: SEEN, NOT_SEEN for below.
 
@@ -135,8 +141,10 @@ def _ends(share: Array, error: Array | None = None, *, samples: int) -> Array:
     return np.stack(wilson(share, cases), axis=-1).clip(0, 1)
 
 
-def largest_t(values: Array) -> float:
+def largest_t(values: Array, among: int = 1) -> float:
     """Find what the largest t between any two points of a flat curve exceeds in ERROR of all cases.
+
+    Of `among` such claims, all hold together (Bonferroni).
 
     `values` (sample, point) are curves of the same samples, compared in pairs; the largest is taken over pairs of
     points and both signs. Where points are alike, the curve of a sample is as likely as its mirror image: the largest
@@ -156,7 +164,7 @@ def largest_t(values: Array) -> float:
         sums = signs @ centred
         largest.append(np.abs((sums[:, second] - sums[:, first]) / size).max(axis=1))
     ordered = np.sort(np.concatenate(largest))
-    return _t(float(ordered[len(ordered) - 1 - int(ERROR * len(ordered))]), samples)
+    return _t(float(ordered[len(ordered) - 1 - int(ERROR / among * len(ordered))]), samples)
 
 
 def _signs(samples: int) -> Array:

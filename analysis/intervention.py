@@ -8,15 +8,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _chunks, _edits, _gaussian, _kernels, _replicas
+from traj.analysis import _chunks, _edits, _findings, _gaussian, _kernels, _replicas, _shortcut
+from traj.analysis._quantity import Look, Number, Results, Series, Table, quantity
 from traj.analysis._spread import Named, with_spread
+from traj.analysis._verdicts import SIMILAR
 from traj.analysis._windows import half_gaussian, window_if_any
 from traj.analysis.psnr import CAP
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-KIND = "sweep"
+    from matplotlib.figure import Figure
 
 COLUMNS = (
     Named("ssim", "structural similarity to x_0 of the run without the edit"),
@@ -25,7 +25,10 @@ COLUMNS = (
 )
 
 
-def intervention(ds: xr.Dataset, *, baseline: str | None = None, preset: str = "auto") -> xr.Dataset:
+@quantity(
+    reads="sweep", numerics=4, title="What the process can do without: jumps and cuts", source="002 Figs 3 to 13, 18"
+)
+def intervention(ds: xr.Dataset, *, baseline: xr.Dataset | None = None, preset: str = "auto") -> xr.Dataset:
     """Compare the final samples of edited processes with those of the run that was edited.
 
     For a sweep of edits, of one replica each, which `traj fork` makes of a table. `ssim`, `psnr` (at most 100 dB) and
@@ -36,7 +39,7 @@ def intervention(ds: xr.Dataset, *, baseline: str | None = None, preset: str = "
     Parameters
     ----------
     baseline
-        Store of the run that was forked; needed.
+        The run that was forked; needed.
     preset
         Window of SSIM: wang2004, skimage, window:N, or auto, as for the quantity ssim; auto leaves SSIM NaN for
         images below 3 pixels a side, and for events that are no images.
@@ -73,6 +76,7 @@ def intervention(ds: xr.Dataset, *, baseline: str | None = None, preset: str = "
         "cap": CAP,
         "samples": ds.sizes["sample"],
         "valid_range": [low, high],
+        "baseline": run.attrs["fingerprint"],
     }
     return xr.Dataset(variables, _replicas.coordinates(ds), attrs)
 
@@ -95,6 +99,149 @@ def _similarities(
     return np.stack([ssim.T, psnr.T, mad.T], axis=-1)
 
 
-def plot(result: xr.Dataset, ax: Axes | None = None, of: str = "ssim") -> Axes:
-    """Draw SSIM, or `of` psnr or mad, over where edits start, mean and one standard deviation (002 Fig. 4)."""
-    return _edits.draw(result, of, 1, ax)
+# --- what it shows ------------------------------------------------------------------------------------------------
+
+
+def _over_starts_caption(results: Results) -> str:
+    presets = sorted({str(result.attrs["preset"]) for result in results.values()})
+    return (
+        f"{_edits.HOW} Drawn is how like the edited x_0 is to that of the unedited run, over the timestep at which the "
+        f"edit starts: structural similarity (preset {' or '.join(presets)}; 1: the same image; mind the scale) and "
+        "peak signal-to-noise ratio (higher: closer; infinite, and not drawn, for the same image). Lines are means, "
+        f"bands one standard deviation of samples to either side. {_edits.samples_of(results)} After 002 Figs 4, 7, 8."
+    )
+
+
+@intervention.figure("edits_over_starts", title="What an edit does, over where it starts", caption=_over_starts_caption)
+def _over_starts(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _drawing
+
+    shown = {name: lines for name, result in results.items() if (lines := _edits.lines(result, "at"))}
+    if not shown:
+        return None
+    figure, axes = _drawing.rows_of(list(shown), 2, 2.9, look, named=len(results) > 1)
+    for row, (run, lines) in zip(axes, shown.items(), strict=True):
+        palette = _drawing.colours([line.name for line in lines])
+        for axis, name, label in zip(row, ("ssim", "psnr"), ("SSIM", "PSNR (dB)"), strict=True):
+            for line in lines:
+                at, mean, sd = _of_line(results[run], line, name, "sd")
+                axis.fill_between(at, mean - sd, mean + sd, color=palette[line.name], alpha=0.15, lw=0)
+                axis.plot(at, mean, ".-", color=palette[line.name], label=_drawing.legible(line.name))
+            axis.set(ylabel=label)
+            axis.xaxis.set_inverted(True)
+        row[0].set_ylim(top=min(row[0].get_ylim()[1], 1 + 0.02 * np.ptp(row[0].get_ylim())))
+        _drawing.legend_beside(row[1])
+    for axis in axes[-1]:
+        axis.set_xlabel(_edits.START)
+    return figure
+
+
+def _of_line(result: xr.Dataset, line: _edits.Line, name: str, spread: str) -> list[NDArray[Any]]:
+    """Take where edits start, the mean of SSIM or PSNR, NaN where it is infinite, and its spread."""
+    of_line = result.isel(variant=line.variants)
+    at, mean, by = (of_line[part].to_numpy() for part in ("at", f"{name}_mean", f"{name}_{spread}"))
+    return [at, np.where((name == "psnr") & (mean >= CAP), np.nan, mean), by]
+
+
+LINES = 8
+"""Most lines in a panel over lengths or pauses."""
+
+
+def _over_lengths_caption(results: Results) -> str:
+    return (
+        "For how long can a part of the network be missed, and how long a pause does the image need to recover? SSIM "
+        "with the unedited run over the number n of steps that are edited, and, where the same cut is made twice, over "
+        "the number r of whole steps between the two: means, with two standard deviations of samples to either side; "
+        f"dotted, if SSIM gets there, {SIMILAR}. Of more than {LINES} lines in a panel as many are drawn, evenly "
+        f"chosen. {_edits.samples_of(results)} After 002 Figs 9 and 18 (n) and 10 (r)."
+    )
+
+
+@intervention.figure(
+    "edits_over_lengths", title="For how long, and how often: lengths and pauses", caption=_over_lengths_caption
+)
+def _over_lengths(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _drawing
+
+    found = {run: {along: _edits.lines(result, along) for along in _edits.LENGTHS} for run, result in results.items()}
+    found = {run: lines for run, lines in found.items() if any(lines.values())}
+    columns = [along for along in _edits.LENGTHS if any(lines[along] for lines in found.values())]
+    if not columns:
+        return None
+    figure, axes = _drawing.rows_of(list(found), len(columns), 3.4, look, named=len(results) > 1, sharey="row")
+    for row, (run, lines) in zip(axes, found.items(), strict=True):
+        for axis, along in zip(row, columns, strict=True):
+            kept = np.unique(np.linspace(0, len(lines[along]) - 1, LINES).round().astype(int))
+            few = [lines[along][k] for k in kept] if lines[along] else []
+            for line, colour in zip(few, _drawing.colours([line.name for line in few]).values(), strict=True):
+                of_line = results[run].isel(variant=line.variants)
+                x, mean, sd = (of_line[name].to_numpy() for name in (along, "ssim_mean", "ssim_sd"))
+                axis.fill_between(x, mean - 2 * sd, np.minimum(mean + 2 * sd, 1), color=colour, alpha=0.12, lw=0)
+                axis.plot(x, mean, ".-", color=colour, label=_drawing.legible(line.name))
+            axis.set_xlabel(_edits.LENGTHS[along])
+            if few:
+                axis.set_xticks(
+                    np.unique(np.concatenate([results[run][along][line.variants] for line in lines[along]]))
+                )
+                _drawing.legend_beside(axis)
+            else:
+                axis.set_visible(False)
+        row[0].set_ylabel("SSIM")
+        low = row[0].get_ylim()[0]
+        for axis in row:
+            axis.axhline(SIMILAR, color="#555555", lw=0.8, ls=":")
+        row[0].set_ylim(bottom=low)  # the line has no part in the scale
+    return figure
+
+
+intervention.figure("shortcut", title="The shortcut: all of it at once", caption=_shortcut.caption)(_shortcut.draw)
+
+
+def _series(result: xr.Dataset, name: str) -> list[Series]:
+    found = []
+    for line in _edits.lines(result, "at"):
+        at, mean, error = _of_line(result, line, name, "se")
+        drawn = np.isfinite(mean)
+        along = at, result["at_log_snr"].to_numpy()[line.variants], mean, mean - 2 * error, mean + 2 * error
+        found.append(Series(line.name, *(values[drawn] for values in along)))
+    return found
+
+
+@intervention.curve("intervention_ssim", title="SSIM of edited images with the run", y_label="SSIM")
+def _ssim(result: xr.Dataset) -> list[Series]:
+    return _series(result, "ssim")
+
+
+@intervention.curve("intervention_psnr", title="PSNR of edited images with the run", y_label="PSNR (dB)")
+def _psnr(result: xr.Dataset) -> list[Series]:
+    return _series(result, "psnr")
+
+
+@intervention.gives_numbers
+def _numbers(result: xr.Dataset) -> list[Number]:
+    shortcut = _shortcut.of_result(result)
+    numbers = [] if shortcut is None else _shortcut.numbers(shortcut)
+    if not (edits := result.isel(variant=~_edits.is_shortcut(result))).sizes["variant"]:
+        return numbers
+    for name, unit in (("ssim", ""), ("psnr", " (dB)")):
+        lowest = float(edits[f"{name}_mean"].min())
+        numbers.append(
+            Number(f"edits_lowest_{name}", f"lowest mean {name.upper()} of an edit with the run{unit}", lowest)
+        )
+    late = [difference.ravel() for *_, starts, difference in _findings.late_pairs(edits) if len(starts)]
+    if late:
+        meaning = "PSNR with blocks cut less that with as many skips cut, after phase 1 (dB)"
+        numbers.append(Number("blocks_above_skips_psnr", meaning, float(np.concatenate(late).mean())))
+    return numbers
+
+
+@intervention.gives_tables
+def _tables(results: Results) -> list[Table]:
+    tables = []
+    for name, result in results.items():
+        shortcut = _shortcut.of_result(result)
+        rows = _findings.rows(result) + ([] if shortcut is None else _shortcut.rows(shortcut))
+        if rows:
+            note = " ".join(filter(None, (_findings.HOW, _edits.scaled(result))))
+            tables.append(Table(f"What the source reports, and what is seen here: {name}", _findings.HEAD, rows, note))
+    return tables + _findings.with_and_without_noise(results)

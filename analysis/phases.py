@@ -9,25 +9,35 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from traj.analysis import _edits, _verdicts
+from traj.analysis._quantity import Landmark, Look, Results, Table, quantity
 from traj.analysis.intervention import intervention
 from traj.analysis.psnr import CAP
 from traj.stores import FAMILY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-KIND = "sweep"
+    from matplotlib.figure import Figure
 
 Array = NDArray[Any]
 
 PHASES = (1, 2, 3)
 """An edit changes what the image shows; adds noise that stays; takes ever less away from pure denoising."""
 
+BEGINS = ("first_timestep_earliest", "first_timestep_latest")
+"""The ends of where a phase may begin."""
+
 SMALL = 1.0
 """Fall or rise of mean PSNR (dB), or larger, that must be ruled out to say that there is none."""
 
 
-def phases(ds: xr.Dataset, *, baseline: str | None = None, threshold: float = 0.8, preset: str = "auto") -> xr.Dataset:
+@quantity(reads="sweep", numerics=5, title="Phases of the process, as edits of it find them", source="002 Figs 3 to 7")
+def phases(
+    ds: xr.Dataset,
+    *,
+    baseline: xr.Dataset | None = None,
+    threshold: float = _verdicts.SIMILAR,
+    preset: str = "auto",
+) -> xr.Dataset:
     """Find the phases of the reverse process in how much an edit does, over where it starts.
 
     Each family of edits (equal edit, ns, nb, n and r) is a curve over t_start, from its highest timestep down, of SSIM
@@ -46,13 +56,16 @@ def phases(ds: xr.Dataset, *, baseline: str | None = None, threshold: float = 0.
     later one. `sequence` (family) is 1 where all three are seen, -1 where one is not, else 0.
 
     `phase` (variant) is 1, 2 or 3 in the phases that are seen, and NaN; `first_timestep` and `last_timestep` (family,
-    phase_number) are the highest and lowest t_start in a phase, NaN where there is no such phase. SSIM and PSNR are
-    kept as mean, sd and standard error (variant).
+    phase_number) are the highest and lowest t_start in a phase, NaN where there is no such phase. The phase begins
+    between `first_timestep_earliest` and `first_timestep_latest`, by intervals of 95 % that pay for the choice of the
+    place: phase 2 where mean SSIM possibly, and surely, first reaches `threshold`; phase 3 next to a start than which
+    none is seen to have a lower PSNR. NaN is where that cannot be told, for too few samples or because it may lie
+    beyond the starts that were tried. SSIM and PSNR are kept as mean, sd and standard error (variant).
 
     Parameters
     ----------
     baseline
-        Store of the run that was forked; needed.
+        The run that was forked; needed.
     threshold
         Mean SSIM from which on an edit leaves alone what the image shows.
     preset
@@ -73,6 +86,7 @@ def phases(ds: xr.Dataset, *, baseline: str | None = None, threshold: float = 0.
     sizes = {"family": len(families), "phase_number": len(PHASES)}
     phase = _edits.over_variants(_phase_of, *curves, sizes={"variant": len(at)}, **options)
     seen = _edits.over_variants(_seen_of, *curves, sizes=sizes, **options).astype(np.int8)
+    begins = _edits.over_variants(_begins_of, *curves, sizes={**sizes, "end": 2}, **options)
     first, last = (_edits.over_variants(_ends, phase, sizes=sizes, at=at, of=of, end=end) for end in (np.max, np.min))
     result = compared[kept].assign(
         phase=phase.assign_attrs(long_name="phase of the reverse process an edit starts in", units="1"),
@@ -81,6 +95,10 @@ def phases(ds: xr.Dataset, *, baseline: str | None = None, threshold: float = 0.
         first_timestep=first.assign_attrs(long_name="highest timestep of a phase", units="1"),
         last_timestep=last.assign_attrs(long_name="lowest timestep of a phase", units="1"),
     )
+    for end, name in enumerate(BEGINS):
+        words = f"{name.split('_')[-1]} timestep that a phase may begin at"
+        there = begins.isel(end=end).where(np.isfinite(result["first_timestep"]))
+        result[name] = there.assign_attrs(long_name=words, units="1")
     family = ("family", families, {"long_name": "edits that differ in where they start", "units": "1"})
     number = ("phase_number", list(PHASES), {"long_name": "phase of the reverse process", "units": "1"})
     attrs = {**compared.attrs, "quantity": "phases", "threshold": threshold, "smallest_change": SMALL}
@@ -158,10 +176,149 @@ def _ends(phase: Array, at: Array, of: Array, end: Any) -> Array:
     return np.array([[end(there) if len(there) else np.nan for there in row] for row in members], np.float64)
 
 
-def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Draw PSNR over where edits start, mean and one standard deviation; the phase stands at each point."""
-    ax = _edits.draw(result, "psnr", 1, ax)
-    for at, mean, phase in zip(*(result[name].to_numpy() for name in ("at", "psnr_mean", "phase")), strict=True):
-        if np.isfinite(phase):
-            ax.annotate(f"{phase:.0f}", (at, mean), textcoords="offset points", xytext=(0, 4), ha="center")
-    return ax
+def begins_of_curve(ssim: Array, psnr: Array, threshold: float) -> Array:
+    """Give the first and last point of a curve at which each phase may begin: (phase, 2), NaN where it cannot be told.
+
+    Phase 2, or phase 3 where PSNR does not fall, begins where mean SSIM possibly, and surely, first reaches `threshold`
+    (Student's intervals that hold together for all points). After a fall, phase 3 begins next to a point than which no
+    other in phases 2 and 3 is seen to be lower. Both hold together. What may lie at the first point or before it cannot
+    be told.
+    """
+    begins = np.full((len(PHASES), 2), np.nan)
+    _, (_, falls, rises) = of_curve(ssim, psnr, threshold)
+    if _verdicts.SEEN not in (falls, rises):
+        return begins
+    verdict = _verdicts.of_means(ssim, threshold, 2 * len(ssim))
+    if not (verdict == _verdicts.SEEN).any():
+        return begins
+    after = int((verdict != _verdicts.NOT_SEEN).argmax()), int((verdict == _verdicts.SEEN).argmax())
+    if falls == _verdicts.SEEN:
+        begins[1] = after
+    if rises == _verdicts.SEEN:
+        begins[2] = _after_lowest(psnr, after) if falls == _verdicts.SEEN else after
+    return np.where(begins[:, :1] > 0, begins, np.nan)
+
+
+def _after_lowest(psnr: Array, after: tuple[int, int]) -> tuple[float, float]:
+    """Give the first and last point that may come next to the lowest PSNR from a point of those `after` phase 1 on."""
+    bound = _verdicts.largest_t(np.ascontiguousarray(psnr[after[0] :].T), among=2)
+    if np.isinf(bound):
+        return np.nan, np.nan
+    changes, errors = zip(*(_verdicts.paired(one, psnr) for one in psnr), strict=True)
+    lower = np.stack(changes) < -bound * np.stack(errors)  # (point, other): the other is seen to be lower
+    lowest = np.concatenate(
+        [first + np.flatnonzero(~lower[first:, first:].any(axis=1)) for first in range(after[0], after[1] + 1)]
+    )
+    return (lowest.min() + 1.0, lowest.max() + 1.0) if lowest.max() + 1 < len(psnr) else (np.nan, np.nan)
+
+
+def _begins_of(ssim: Array, psnr: Array, at: Array, of: Array, threshold: float) -> Array:
+    """Give the timesteps (family, phase, 2) that phases may begin at."""
+    found = []
+    for curve in _curves(psnr, at, of):
+        points = begins_of_curve(ssim[curve], psnr[curve], threshold)
+        known = np.isfinite(points)
+        found.append(np.full(points.shape, np.nan))
+        found[-1][known] = at[curve][points[known].astype(int)]
+    return np.array(found)
+
+
+# --- what it shows ------------------------------------------------------------------------------------------------
+
+SHADES = {1: "#9d9d9d", 2: "#c9c9c9", 3: "#ebebeb"}
+
+
+def _caption(results: Results) -> str:
+    thresholds = sorted({float(result.attrs["threshold"]) for result in results.values()})
+    return (
+        "The phases that are seen in each family of edits, over the timestep at which the edit starts: 1, until mean "
+        f"SSIM with the unedited run first reaches {' or '.join(f'{one:g}' for one in thresholds)}; 2, from there to "
+        "the lowest mean PSNR; 3, after it. A phase is drawn only where the samples leave no doubt that SSIM begins "
+        "below, that PSNR falls, and that it rises again. Black lines go over all starts at which phase 2 or 3 may "
+        f"begin (95 %). {_edits.samples_of(results)} After 002 Figs 4 and 7."
+    )
+
+
+@phases.figure("phases", title="Phases of the process, as edits find them", caption=_caption)
+def _strips(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _drawing
+
+    strips = [(run, line) for run, result in results.items() for line in _edits.lines(result, "at")]
+    if not strips:
+        return None
+    figure, axes = _drawing.rows_of([""], 1, 0.7 + 0.32 * len(strips), look, named=False)
+    axis = axes[0, 0]
+    for row, (run, line) in enumerate(strips):
+        _strip(axis, row, results[run], line)
+    names = [_drawing.legible(line.name if len(results) == 1 else f"{run}: {line.name}") for run, line in strips]
+    axis.set_yticks(range(len(strips)), names)
+    for label, (run, _) in zip(axis.get_yticklabels(), strips, strict=True):
+        label.set_color("black" if len(results) == 1 else look.colours[run])
+    axis.set(ylim=(len(strips) - 0.5, -0.5), xlabel=_edits.START)
+    axis.xaxis.set_inverted(True)
+    axis.grid(visible=False)
+    axis.spines["left"].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    return figure
+
+
+def _strip(axis: Axes, row: int, result: xr.Dataset, line: _edits.Line) -> None:
+    """Draw a bar for each phase of a family, from halfway between two starts to the next, and where it may begin."""
+    of_family = result.isel(variant=line.variants)
+    at, phase = (of_family[name].to_numpy().astype(float) for name in ("at", "phase"))
+    edges = np.concatenate([at[:1], (at[1:] + at[:-1]) / 2, at[-1:]])
+    for number, shade in SHADES.items():
+        if (there := np.flatnonzero(phase == number)).size:
+            first, last = edges[there[0]], edges[there[-1] + 1]
+            axis.barh(row, last - first, left=first, height=0.86, color=shade)
+            axis.text((first + last) / 2, row, f"{number}", ha="center", va="center", fontsize=8)
+    begins = result.sel(family=line.name)
+    for number in PHASES[1:]:
+        earliest, latest = (float(begins[name].sel(phase_number=number)) for name in BEGINS)
+        if np.isfinite(earliest):
+            axis.plot([earliest, latest], [row + 0.3] * 2, "|-", color="black", lw=1, markersize=5)
+
+
+@phases.gives_landmarks
+def _landmarks(result: xr.Dataset) -> list[Landmark]:
+    """Give where phases 2 and 3 begin in each family: phase 1 begins with the process."""
+    found = []
+    for line in _edits.lines(result, "at"):
+        for number, meaning in ((2, "an edit no longer changes what the image shows"), (3, "pure denoising begins")):
+            of_phase = result.sel(family=line.name, phase_number=number)
+            places = [float(of_phase[name]) for name in ("first_timestep", *BEGINS)]
+            at, low, high = (_edits.log_snr_of(result, place) for place in places)
+            name = f"phase_{number}_from"
+            found.append(Landmark(name, f"{meaning} (phase {number})", places[0], at, low, high, line.name))
+    return found
+
+
+@phases.gives_tables
+def _tables(results: Results) -> list[Table]:
+    rows, sequences = [], []
+    for run, result in results.items():
+        for line in _edits.lines(result, "at"):
+            if (result["psnr_mean"][line.variants] >= result.attrs["cap"]).all():
+                continue  # an edit that does nothing
+            family = result.sel(family=line.name)
+            sequences.append(int(family["sequence"]))
+            told = [_told(family.sel(phase_number=number)) for number in PHASES]
+            rows.append([run, line.name, *told, _verdicts.WORDS[sequences[-1]]])
+    if not rows:
+        return []
+    note = (
+        "The source finds three phases: early edits change what the image shows; then PSNR falls; late in the process "
+        f"it rises again (Figs 4, 7). All three, here: {_verdicts.together(sequences)}. In brackets are the starts at "
+        "which a phase may begin, by intervals of 95 %."
+    )
+    head = ("sweep", "edit", *(f"phase {number}" for number in PHASES), "all three")
+    return [Table("Phases: seen, not seen, or cannot tell", head, rows, note)]
+
+
+def _told(phase: xr.Dataset) -> str:
+    words = _verdicts.WORDS[int(phase["seen"])]
+    first, last, *ends = (float(phase[name]) for name in ("first_timestep", "last_timestep", *BEGINS))
+    if not np.isfinite(first):
+        return words
+    between = f" ({ends[0]:g} to {ends[1]:g})" if np.isfinite(ends[0]) and ends[0] != ends[1] else ""
+    return f"{words}, t = {first:g}{between} to {last:g}"

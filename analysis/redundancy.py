@@ -8,14 +8,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _edits, _verdicts
+from traj.analysis import _edits, _savings, _verdicts
+from traj.analysis._quantity import Landmark, Look, Number, Results, Table, quantity
 from traj.analysis.intervention import intervention
-from traj.stores import FAMILY, ONCE, SHORTCUT
+from traj.stores import FAMILY, ONCE, SAVED, SHORTCUT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-KIND = "sweep"
+    from matplotlib.figure import Figure
 
 Array = NDArray[Any]
 
@@ -29,8 +29,13 @@ HOW_SURE = {"": "", "_sure": ", as is seen", "_possible": ", as is not ruled out
 """Edges by the mean, by what is seen to be kept, and by what is not seen to be lost: their suffixes and titles."""
 
 
+@quantity(reads="sweep", numerics=4, title="What can be left out, and what that saves", source="002 Figs 8 to 10, 18")
 def redundancy(
-    ds: xr.Dataset, *, baseline: str | None = None, threshold: float = 0.8, preset: str = "auto"
+    ds: xr.Dataset,
+    *,
+    baseline: xr.Dataset | None = None,
+    threshold: float = _verdicts.SIMILAR,
+    preset: str = "auto",
 ) -> xr.Dataset:
     """Find where, for how long and how often parts of the process can be left out.
 
@@ -58,7 +63,7 @@ def redundancy(
     Parameters
     ----------
     baseline
-        Store of the run that was forked; needed.
+        The run that was forked; needed.
     threshold
         Mean SSIM that an edit must keep.
     preset
@@ -70,8 +75,8 @@ def redundancy(
         A threshold outside 0 to 1, what the quantity intervention refuses, and a sweep that does not say what it saves.
     """
     _edits.require_threshold(threshold)
+    _edits.require_sweep(ds, (*FAMILY, *SAVED))
     compared = intervention(ds, baseline=baseline, preset=preset)
-    _edits.require_saved(ds)
     ssim = compared["ssim"]
     at, n, r = (ds[name].to_numpy() for name in ("at", "n", "r"))
     t_starts = np.unique(at)[::-1]
@@ -86,7 +91,7 @@ def redundancy(
         options = {"shape": tuple(sizes.values()), "cell": cell, "values": values, "harm": harm, "among": among}
         return {
             f"{name}{by}": _edits.over_variants(
-                _edge, ssim, sizes=sizes, threshold=threshold, by=by, **options
+                edge_of, ssim, sizes=sizes, threshold=threshold, by=by, **options
             ).assign_attrs(long_name=TITLES[name] + how, units="1")
             for by, how in HOW_SURE.items()
         }
@@ -124,7 +129,7 @@ def _keeps(ssim: Array, threshold: float) -> Array:
     return _verdicts.of_means(ssim, threshold).astype(np.float64)
 
 
-def _edge(
+def edge_of(
     ssim: Array,
     threshold: float,
     by: str,
@@ -157,11 +162,7 @@ def _edge(
 
 def _pareto(ssim: Array, saved: Array) -> Array:
     """Say 1 for each variant that no other dominates, 0 for the others and where SSIM is NaN."""
-    mean = _verdicts.means(ssim)[0]
-    at_least = (saved[:, None] >= saved) & (mean[:, None] >= mean)
-    more = (saved[:, None] > saved) | (mean[:, None] > mean)
-    dominated = (at_least & more).any(axis=0)
-    return np.where(dominated | np.isnan(mean), 0.0, 1.0)
+    return _savings.front(saved, _verdicts.means(ssim)[0]).astype(np.float64)
 
 
 def _pareto_possible(ssim: Array, saved: Array) -> Array:
@@ -177,8 +178,151 @@ def _pareto_possible(ssim: Array, saved: Array) -> Array:
     return possible
 
 
-def plot(result: xr.Dataset, ax: Axes | None = None) -> Axes:
-    """Draw SSIM over where edits start, mean and two standard deviations, what is kept shaded (002 Figs 8 to 10)."""
-    ax = _edits.draw(result, "ssim", 2, ax)
-    ax.axhspan(result.attrs["threshold"], 1, color="0.93", zorder=0)
-    return ax
+# --- what it shows ------------------------------------------------------------------------------------------------
+
+redundancy.figure("savings", title="What edits save, and what that costs", caption=_savings.caption)(_savings.draw)
+
+EDITS = {"jump": "jump", "skips": "cut of skips", "blocks": "cut of blocks"}
+
+
+def _longest_caption(results: Results) -> str:
+    return (
+        "The largest n, of those tried, that keeps mean SSIM at the threshold together with all smaller ones, over the "
+        "start of the edit (002 Figs 9 and 18); and, where cuts were made twice, the fewest steps r between them that "
+        "keep it together with all longer pauses (002 Fig. 10). Dots are by the means; where there is no dot, none "
+        "does. Bars go from what is sure to what is not ruled out, by intervals of 95 % over samples. "
+        f"{_edits.samples_of(results)}"
+    )
+
+
+@redundancy.figure("longest_edits", title="Longest edits and shortest pauses", caption=_longest_caption)
+def _longest(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _drawing
+
+    drawn = {run: panels for run, result in results.items() if (panels := _edges_over_starts(result))}
+    columns = max(map(len, drawn.values()), default=0)
+    if not columns:
+        return None
+    figure, axes = _drawing.rows_of(list(drawn), columns, 3, look, named=len(results) > 1)
+    for row, panels in zip(axes, drawn.values(), strict=True):
+        for axis in row[len(panels) :]:
+            axis.set_visible(False)
+        for axis, (label, edges, tried, beyond) in zip(row, panels, strict=False):
+            _draw_edges(axis, edges, beyond)
+            axis.set(xlabel=_edits.START, ylabel=label, yticks=tried)
+            axis.xaxis.set_inverted(True)
+    return figure
+
+
+def _edges_over_starts(result: xr.Dataset) -> list[tuple[str, list[xr.DataArray], Array, float]]:
+    """Gather lengths and pauses that were tried at several starts: a label, edges, what was tried, and one beyond."""
+    panels = []
+    for along, name, dim in (("n", "longest_n", "part"), ("r", "shortest_r", "cut")):
+        lines = _edits.lines(result, along)
+        if len({int(result["at"][line.variants[0]]) for line in lines}) >= _edits.FEWEST:
+            tried = np.unique(np.concatenate([result[along].to_numpy()[line.variants] for line in lines]))
+            edges = [result[f"{name}{by}"].transpose(dim, "t_start") for by in HOW_SURE]
+            beyond = tried[0] - 1 if along == "n" else tried[-1] + 1
+            panels.append((f"{name.replace('_', ' ')} that keeps SSIM", edges, tried, beyond))
+    return panels
+
+
+def _draw_edges(axis: Axes, edges: list[xr.DataArray], beyond: float) -> None:
+    """Draw edges by the mean, and bars from the sure to the possible ones; none lies `beyond` what was tried."""
+    from traj.analysis import _drawing
+
+    labels, t_start = ([*edges[0][dim].to_numpy()] for dim in edges[0].dims)
+    for part, colour, line, *ends in zip(
+        labels, _drawing.colours(labels).values(), *(edge.to_numpy() for edge in edges), strict=True
+    ):
+        if np.isfinite(ends[1]).any():
+            sure, possible = (np.where(np.isnan(end), beyond, end) for end in ends)
+            there = np.isfinite(line) | np.isfinite(ends[1])
+            axis.vlines(np.array(t_start)[there], sure[there], possible[there], color=colour, alpha=0.35, lw=5)
+            axis.plot(t_start, line, ".-", color=colour, label=_drawing.legible(str(part)))
+    if axis.lines:
+        _drawing.legend_beside(axis)
+
+
+def _starts(result: xr.Dataset) -> dict[str, tuple[float, float, float]]:
+    """Give of each family that makes a curve from where on it keeps SSIM: by the mean, surely, possibly."""
+    families = {line.name: result.sel(family=line.name) for line in _edits.lines(result, "at")}
+    edges = {name: [float(family[f"safe_from{by}"]) for by in HOW_SURE] for name, family in families.items()}
+    return {name: (by_mean, sure, possible) for name, (by_mean, sure, possible) in edges.items()}
+
+
+@redundancy.gives_landmarks
+def _landmarks(result: xr.Dataset) -> list[Landmark]:
+    """Give from where on down edits of each family keep SSIM, from the possible to the sure start."""
+    found = []
+    for name, (at, sure, possible) in _starts(result).items():
+        log_snr, low, high = (_edits.log_snr_of(result, place) for place in (at, possible, sure))
+        ends = (low, high) if np.isfinite([low, high]).all() else (np.nan, np.nan)
+        meaning = f"from here on the edit keeps mean SSIM at {result.attrs['threshold']:g}"
+        found.append(Landmark("safe_from", meaning, at, log_snr, *ends, of=name))
+    return found
+
+
+@redundancy.gives_numbers
+def _numbers(result: xr.Dataset) -> list[Number]:
+    """Give from where on every jump, cut of skips and cut of blocks keeps SSIM, NaN if one never does."""
+    starts = _starts(result)
+    found = []
+    for edit, words in EDITS.items():
+        if edges := [edge for name, edge in starts.items() if name.split()[0] == edit]:
+            by_mean, sure, possible = np.min(edges, axis=0).tolist()  # NaN where one never does
+            meaning = f"timestep from which on every {words} keeps mean SSIM at {result.attrs['threshold']:g}"
+            found.append(Number(f"{edit}_safe_from", meaning, by_mean, sure, possible))
+    return found
+
+
+@redundancy.gives_tables
+def _tables(results: Results) -> list[Table]:
+    rows = []
+    for run, result in results.items():
+        starts = _starts(result)
+        for line in _edits.lines(result, "at"):
+            at, sure, possible = starts[line.name]
+            edits = result.isel(variant=line.variants)
+            same = sure == possible or np.isnan([sure, possible]).all()
+            rows.append(
+                [
+                    run,
+                    line.name,
+                    _edge(at),
+                    _edge(sure) if same else f"{_edge(sure)} to {_edge(possible)}",
+                    f"{_edits.log_snr_of(result, at):.1f}".replace("-", "−") if np.isfinite(at) else "–",
+                    f"{line.variants.size}",
+                    f"{float(edits['ssim_mean'].min()):.3f}",
+                    *(f"{int(edits[name].max())}" for name in SAVED[:2]),
+                ]
+            )
+    return ([_safe_from(results, rows)] if rows else []) + _savings.tables(results)
+
+
+def _safe_from(results: Results, rows: list[list[str]]) -> Table:
+    thresholds = " or ".join(
+        f"{one:g}" for one in sorted({float(result.attrs["threshold"]) for result in results.values()})
+    )
+    head = (
+        "sweep",
+        "edit",
+        f"SSIM ≥ {thresholds} from t",
+        "surely, to possibly",
+        "log SNR there",
+        "starts",
+        "lowest SSIM",
+        "evaluations saved",
+        "evaluations cut",
+    )
+    note = (
+        "From where on down to the end of the process an edit can be made at any start that was tried, mean SSIM "
+        f"staying at {thresholds} or above: by the means; and from where on it surely does, to where on it is not "
+        "ruled out, by intervals of 95 % over samples. 002 counts time by the steps left of its 100 and finds 70 for "
+        "nb = 2, 60 for nb = 8 (Figs 8, 9)."
+    )
+    return Table("From where on edits do no harm", head, rows, note, range(2, len(head)))
+
+
+def _edge(at: float) -> str:
+    return f"{at:g}" if np.isfinite(at) else "never"

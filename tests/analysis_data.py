@@ -6,7 +6,6 @@ import atexit
 import json
 import tempfile
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from tests import runs
-from traj.stores.layout import read_root
+from traj import stores
 
 STATE = ("sample", "timestep", "channel", "y", "x")
 
@@ -180,8 +179,8 @@ def sweep_dataset(
         log_snr=("timestep", -0.1 * timesteps),
         **{name: ("variant", list(values)) for name, values in edits.items()},
     )
-    parent = read_root(Path(run))["attributes"]["fingerprint"]
-    ds = ds.assign_attrs(config=json.dumps({"parent": {"fingerprint": parent}}), kind="sweep")
+    parent = {"fingerprint": run.attrs["fingerprint"]}
+    ds = ds.assign_attrs(config=json.dumps({"parent": parent}), kind="sweep")
     return ds if chunks is None else cut(ds, {"sample": chunks[0], "variant": chunks[1]})
 
 
@@ -189,13 +188,15 @@ BASELINE_SAMPLES, BASELINE_STEPS = 96, 20
 
 
 @cache
-def baseline(channels: int = 1, side: int = 8) -> str:
-    """Write the run that sweeps are of, with the timesteps 190, 180, ... 0, and say where."""
+def baseline(channels: int = 1, side: int = 8) -> xr.Dataset:
+    """Write the run that sweeps are of, with the timesteps 190, 180, ... 0, and open it."""
     folder = tempfile.TemporaryDirectory()
     atexit.register(folder.cleanup)
     timesteps = np.arange(BASELINE_STEPS)[::-1] * 10
     shape = (channels, side, side)
-    return str(runs.make(f"{folder.name}/run.zarr", BASELINE_SAMPLES, block=16, shape=shape, timesteps=timesteps))
+    return stores.open(
+        runs.make(f"{folder.name}/run.zarr", BASELINE_SAMPLES, block=16, shape=shape, timesteps=timesteps)
+    )
 
 
 def baseline_images(samples: int, channels: int, side: int) -> NDArray[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from scipy import stats
@@ -24,11 +23,8 @@ from tests.analysis_data import (
 )
 from tests.test_cli import traj
 from traj import stores
-from traj.analysis.intervention import intervention, plot
+from traj.analysis.intervention import intervention
 from traj.analysis.phases import of_curve, phases
-from traj.analysis.phases import plot as draw_phases
-
-mpl.use("agg")
 
 GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
@@ -100,16 +96,27 @@ def test_coordinates_of_the_edits_are_kept():
     np.testing.assert_array_equal(result["at_log_snr"], -0.1 * result["at"])
 
 
-def test_the_figure_has_one_standard_deviation_about_any_of_the_three():
-    result = intervention(sweeps(6, 8), baseline=baseline()).compute()
-    for name, label in (("ssim", "SSIM"), ("psnr", "PSNR (dB)"), ("mad", "MAD")):
-        ax = plot(result, of=name)
-        assert ax.get_ylabel() == label
-        jumps = result.isel(variant=result["edit"].to_numpy() == "jump")
-        np.testing.assert_array_equal(ax.lines[0].get_xydata(), np.stack([jumps["at"], jumps[f"{name}_mean"]], axis=-1))
-        band = ax.collections[0].get_datalim(ax.transData)
-        assert band.y1 == pytest.approx(float((jumps[f"{name}_mean"] + jumps[f"{name}_sd"]).max()))
-    mpl.pyplot.close("all")
+def test_curves_have_one_standard_deviation_about_the_mean_and_leave_out_what_changes_nothing():
+    table = [(at, *edit) for at in (40, 30, 20, 10) for edit in (JUMP, CUT)]
+    share = np.where(np.arange(8) == 6, 0, 0.1 + 0.05 * np.arange(8))  # the last jump changes nothing
+    result = intervention(sweep_dataset(table, share, 6), baseline=baseline()).compute()
+    jumps = result.isel(variant=result["edit"].to_numpy() == "jump")
+    for axis, name, label in zip(intervention.plot(result).axes, ("ssim", "psnr"), ("SSIM", "PSNR (dB)"), strict=True):
+        assert axis.get_ylabel() == label
+        mean, sd = (jumps[f"{name}_{part}"].to_numpy().copy() for part in ("mean", "sd"))
+        mean[mean >= 100] = np.nan
+        np.testing.assert_array_equal(axis.lines[0].get_xydata(), np.stack([jumps["at"], mean], axis=-1))
+        band = axis.collections[0].get_datalim(axis.transData)
+        assert band.y1 == pytest.approx(np.nanmax(mean + sd))
+    for curve, points in zip(intervention.curves, (4, 3), strict=True):
+        series = curve.of(result)[0]
+        assert series.on == "jump n=5"
+        np.testing.assert_array_equal(series.timestep, [40, 30, 20, 10][:points])
+        np.testing.assert_array_equal(series.log_snr, [-4, -3, -2, -1][:points])
+        name = curve.name.removeprefix("intervention_")
+        mean, error = (jumps[f"{name}_{part}"].to_numpy()[:points] for part in ("mean", "se"))
+        np.testing.assert_allclose(series.value, mean)
+        np.testing.assert_allclose(series.high, mean + 2 * error)
 
 
 # --- phases -------------------------------------------------------------------------------------------------------
@@ -225,9 +232,11 @@ def test_three_phases_are_found_in_images():
     assert result["seen"].to_numpy().tolist() == [[1, 1, 1]]
     assert result["sequence"].to_numpy().tolist() == [1]
     assert result["seen"].attrs["flag_meanings"].split() == ["not_seen", "cannot_tell", "seen"]
-    ax = draw_phases(result)
-    assert [text.get_text() for text in ax.texts] == ["1", "1", "2", "2", "2", "3", "3"]
-    mpl.pyplot.close("all")
+    axis = phases.plot(result).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["1", "2", "3"]
+    # from halfway between two starts to halfway to the next
+    bars = [(bar.get_x(), bar.get_width()) for bar in axis.patches]
+    assert bars == [(70, -15), (55, -30), (25, -20)]
 
 
 def test_a_dip_of_edits_that_never_change_what_is_seen_is_no_sequence_of_phases():
@@ -248,19 +257,17 @@ def test_without_ssim_there_are_no_phases():
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 
-def test_forks_that_are_no_sweep_are_refused_with_the_command_that_makes_one():
-    with pytest.raises(ValueError, match=r"no coordinate edit, .*traj fork` makes of a table"):
-        intervention(forks(), baseline=baseline())
-    with pytest.raises(ValueError, match=r"no coordinate r; expected what `traj fork` makes of a table"):
+def test_what_is_no_sweep_is_refused_with_the_command_that_makes_one():
+    for ds in (forks(), trajectories()):
+        with pytest.raises(ValueError, match=rf"kind {ds.attrs['kind']} was given; expected a sweep .*`traj fork`"):
+            intervention(ds, baseline=baseline())
+    with pytest.raises(ValueError, match=r"no coordinate r; expected a sweep that `traj fork` made"):
         intervention(sweeps().drop_vars("r"), baseline=baseline())
-    with pytest.raises(ValueError, match=r"x_0 has dims sample, .*kind trajectories.*of a table of edits"):
-        intervention(trajectories(), baseline=baseline())
 
 
 def test_several_replicas_are_refused():
-    ds = sweeps()
-    twice = ds.isel(replica=[0, 0])
-    with pytest.raises(ValueError, match=r"have 2 replicas; .*expected 1"):
+    twice = sweeps().isel(replica=[0, 0])
+    with pytest.raises(ValueError, match=r"has 2 replicas; .*expected 1"):
         intervention(twice, baseline=baseline())
 
 
@@ -268,12 +275,12 @@ def test_another_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"none was given; .*`baseline`"):
         intervention(sweeps())
     other = runs.make(tmp_path / "other.zarr", 8, seed=1)
-    with pytest.raises(ValueError, match=r"other.zarr is not the run these forks started from"):
-        intervention(sweeps(), baseline=str(other))
+    with pytest.raises(ValueError, match="the baseline is not the run these forks started from"):
+        intervention(sweeps(), baseline=stores.open(other))
     few = runs.make(tmp_path / "few.zarr", 4, block=4)
     recorded = json.dumps({"parent": {"fingerprint": stores.open(few).attrs["fingerprint"]}})
     with pytest.raises(ValueError, match="lacks 1 of the forks' samples, the first is 4"):
-        intervention(sweeps(5).assign_attrs(config=recorded), baseline=str(few))
+        intervention(sweeps(5).assign_attrs(config=recorded), baseline=stores.open(few))
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, np.nan])
@@ -330,7 +337,7 @@ def test_one_command_computes_all_three_and_saves_them(stored):
     phase = stores.open("results/sweep/phases.zarr")
     assert phase["family"].to_numpy().tolist() == ["jump n=2", "jump n=5"]
     ssim = stores.open("results/sweep/intervention.zarr")["ssim"].compute()
-    np.testing.assert_array_equal(ssim, intervention(stores.open("sweep.zarr"), baseline="run.zarr")["ssim"])
+    np.testing.assert_array_equal(ssim, intervention(stores.open("sweep.zarr"), baseline=stores.open(stored))["ssim"])
 
 
 def test_a_missing_baseline_is_told_without_a_traceback(stored):

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from tests import analysis_data
 from tests.fork_states import fork_state_readout
-from traj import analysis, stores
+from traj import analysis
 from traj.analysis._drawing import look_of
 from traj.stores import InputError
 
@@ -49,8 +49,7 @@ def lay_out(name, ds, **options):
     """Call a quantity, with the run its dataset is compared with where it needs one."""
     quantity = analysis.load(name)
     if quantity.reads == "sweep":
-        run = analysis_data.baseline(*ds["x_0"].shape[3:5])
-        options["baseline"] = stores.open(run) if "baseline" in quantity.stores else run
+        options["baseline"] = analysis_data.baseline(*ds["x_0"].shape[3:5])
     return quantity(ds, **options)
 
 

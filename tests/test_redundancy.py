@@ -11,7 +11,8 @@ from scipy import stats
 from tests.analysis_data import JUMP, SHORTCUT, baseline, saved, sweep_dataset, sweeps
 from traj.analysis import _edits
 from traj.analysis.intervention import intervention
-from traj.analysis.redundancy import _edge, redundancy
+from traj.analysis.redundancy import edge_of, redundancy
+from traj.stores import FAMILY
 
 ONCE = -1
 AT = (120, 80, 40, 0)
@@ -54,7 +55,7 @@ def test_edges_are_those_of_plain_loops(ds, rows):
     family_of, part_of, cut_of = (
         dict(zip(rows, np.array(labels)[of].tolist(), strict=True))
         for labels, of in (
-            _edits.groups(ds, names) for names in (_edits.FAMILY, ("edit", "ns", "nb"), ("edit", "ns", "nb", "n"))
+            _edits.groups(ds, names) for names in (FAMILY, ("edit", "ns", "nb"), ("edit", "ns", "nb", "n"))
         )
     )
     for name in result["family"].to_numpy():
@@ -115,7 +116,7 @@ def test_a_curve_that_keeps_ssim_is_rarely_lost_by_chance():
     lost = 0
     for _ in range(repetitions):
         ssim = 0.8 + 0.1 * rng.standard_normal((10, 16))
-        lost += np.nan_to_num(_edge(ssim, 0.8, "_possible", values=np.arange(10.0), **cells)[0], nan=-1) < 9
+        lost += np.nan_to_num(edge_of(ssim, 0.8, "_possible", values=np.arange(10.0), **cells)[0], nan=-1) < 9
     assert stats.binomtest(int(lost), repetitions, 0.05, "greater").pvalue > 0.01
 
 
@@ -176,9 +177,7 @@ def test_what_edits_save_comes_along_from_the_forks(ds, rows):
 
 def test_a_sweep_that_does_not_say_what_it_saves_is_refused():
     earlier = sweeps().drop_vars(["evaluations_cut", "multiply_adds_removed"])
-    with pytest.raises(
-        ValueError, match=r"no coordinate evaluations_cut, multiply_adds_removed; .*run the same `traj f"
-    ):
+    with pytest.raises(ValueError, match=r"no coordinate evaluations_cut, multiply_adds_removed; .*`traj fork`"):
         redundancy(earlier, baseline=baseline())
     assert intervention(earlier, baseline=baseline()).sizes["variant"] == earlier.sizes["variant"]
 
