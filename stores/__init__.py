@@ -2,8 +2,8 @@
 
 from traj.stores import levels
 from traj.stores.blocks import BlockWriter
-from traj.stores.claim import ranges
-from traj.stores.creation import Stale, create, create_forks, create_readout
+from traj.stores.claim import Stale, ranges
+from traj.stores.creation import create, create_forks, create_readout
 from traj.stores.errors import (
     DamagedStore,
     FailedRun,

@@ -6,19 +6,17 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import zarr
 
+from traj.stores.description import Description
 from traj.stores.errors import LockedStore, NotAStore, StaleStore, StoreError, naming
 from traj.stores.layout import (
-    Coord,
-    Layout,
     canonical_json,
-    fingerprint,
     metadata_text,
     read_root,
     replace_file,
@@ -30,70 +28,70 @@ from traj.stores.manifest import digests_of, flag_file, is_finished
 from traj.stores.reader import arrays_of, require_metadata
 from traj.stores.vocabulary import TOLD
 
+Stale = Literal["refuse", "set-aside"]
 LOCK_PATIENCE_S = 20.0
 VERBS = {"absent": "make it", "short": "extend it", "stale": "set it aside", "fits": "go on with it", "torn": "mend it"}
 
 
-def claim(
-    target: Path,
-    kind: str,
-    layout: Layout,
-    config: Mapping[str, Any],
-    told: Mapping[str, Coord],
-    stale: str,
-    wanted: Sequence[int],
-    locks: BlockLocks,
-    build: Callable[[Path], None],
-) -> tuple[Path | None, int]:
-    """Bring the store to the asked state under locks, hold only the wanted blocks.
+class Claim(NamedTuple):
+    """The blocks of a store that are `wanted` here, held by `locks`.
 
-    Returns where a stale store was set aside to, if one was, and how many samples the store has.
+    `store` describes it as it is now, `set_aside` is where a stale one was moved to, if one was.
     """
+
+    path: Path
+    store: Description
+    wanted: Sequence[int]
+    locks: BlockLocks
+    set_aside: Path | None
+
+
+def claim(path: Path, asked: Description, stale: Stale, wanted: Sequence[int], locks: BlockLocks) -> Claim:
+    """Bring the store to the asked state under locks, and hold only the wanted blocks."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
     set_aside: Path | None = None
     while True:
-        state, stored = _compare(target, kind, layout, config, told)
+        state, stored = _compare(path, asked)
         if state == "stale" and stale == "refuse":
-            raise StaleStore(_stale_message(target, config, told))
+            raise StaleStore(_stale_message(path, asked))
         if state == "fits":
-            now = layout.resized(stored)
-            if all(is_finished(target, fingerprint(config), block, now.samples_in(block)) for block in wanted):
-                return set_aside, stored  # nothing to write, so nothing to lock
+            now = asked.resized(stored)
+            if all(is_finished(path, now.fingerprint, block, now.layout.samples_in(block)) for block in wanted):
+                return Claim(path, now, wanted, locks, set_aside)  # nothing to write, so nothing to lock
             if held := locks.take(wanted):
                 raise LockedStore(
-                    f"another process is writing block(s) {ranges(held)} of {target}; wait for it, or ask for "
+                    f"another process is writing block(s) {ranges(held)} of {path}; wait for it, or ask for "
                     "other blocks"
                 )
             # Between the look and the lock, another process may have moved or extended the store.
-            again, stored = _compare(target, kind, layout, config, told)
+            again, stored = _compare(path, asked)
             if again == "fits":
-                return set_aside, stored
+                return Claim(path, asked.resized(stored), wanted, locks, set_aside)
             locks.keep_only([])
         elif locks.try_all():
-            again, stored = _compare(target, kind, layout, config, told)
+            again, stored = _compare(path, asked)
             if again == state:
                 if state == "torn":
-                    _shorten(target)
+                    _shorten(path)
                 elif state == "short":
-                    _extend(target, build)
-                    if stored % layout.block:
-                        flag_file(target, stored // layout.block).unlink(missing_ok=True)
+                    _extend(path, asked)
+                    if stored % asked.layout.block:
+                        flag_file(path, stored // asked.layout.block).unlink(missing_ok=True)
                 else:
-                    set_aside = _make(target, build, over=state == "stale")
+                    set_aside = _make(path, asked, over=state == "stale")
                 locks.keep_only(wanted)
-                return set_aside, stored if state == "torn" else layout.samples
+                now = asked.resized(stored) if state == "torn" else asked
+                return Claim(path, now, wanted, locks, set_aside)
             locks.keep_only([])
         if time.monotonic() > deadline:
             raise LockedStore(
-                f"another process is writing {target}; to {VERBS[state]}, wait until that one is done and run the "
+                f"another process is writing {path}; to {VERBS[state]}, wait until that one is done and run the "
                 "same command again"
             )
         time.sleep(0.05)
 
 
-def _compare(
-    target: Path, kind: str, layout: Layout, config: Mapping[str, Any], told: Mapping[str, Coord]
-) -> tuple[Literal["absent", "fits", "short", "stale", "torn"], int]:
+def _compare(target: Path, asked: Description) -> tuple[Literal["absent", "fits", "short", "stale", "torn"], int]:
     """Say how the store on disk stands to what is asked, and how many samples it has."""
     try:
         if not target.exists() or (target.is_dir() and not any(target.iterdir())):
@@ -105,17 +103,17 @@ def _compare(
             raise
         return "absent", 0  # another process has just set it aside
     attrs = root["attributes"]
-    if attrs["kind"] != kind:
-        raise NotAStore(f"{target} holds a store of kind {attrs['kind']}, not {kind}; choose another path")
+    if attrs["kind"] != asked.kind:
+        raise NotAStore(f"{target} holds a store of kind {attrs['kind']}, not {asked.kind}; choose another path")
     stored = int(root["consolidated_metadata"]["metadata"]["sample"]["shape"][0])
-    if attrs["fingerprint"] != fingerprint(config) or _told_otherwise(target, root, told):
+    if attrs["fingerprint"] != asked.fingerprint or _told_otherwise(target, root, asked):
         return "stale", stored
-    if stored < layout.samples:
+    if stored < asked.layout.samples:
         return "short", stored
     return ("torn" if any(_longer(target, root)) else "fits"), stored
 
 
-def _told_otherwise(target: Path, root: dict[str, Any], told: Mapping[str, Coord]) -> list[str]:
+def _told_otherwise(target: Path, root: dict[str, Any], asked: Description) -> list[str]:
     """Name the coordinates whose values for the stored samples differ from those asked for."""
     arrays = arrays_of(root)
 
@@ -125,21 +123,21 @@ def _told_otherwise(target: Path, root: dict[str, Any], told: Mapping[str, Coord
         return values
 
     there = {name: stored(name) for name in TOLD if name in arrays}
-    asked = {name: coord.values.tolist() for name, coord in told.items()}
+    told = {name: coord.values.tolist() for name, coord in asked.told.items()}
     return [
         name
         for name in TOLD
-        if (name in there) != (name in asked)
-        or any(old != new for old, new in zip(there.get(name, ()), asked.get(name, ()), strict=False))
+        if (name in there) != (name in told)
+        or any(old != new for old, new in zip(there.get(name, ()), told.get(name, ()), strict=False))
     ]
 
 
-def _stale_message(target: Path, config: Mapping[str, Any], told: Mapping[str, Coord]) -> str:
+def _stale_message(target: Path, asked: Description) -> str:
     root = read_root(target)
     stored = json.loads(root["attributes"]["config"])
-    differing = sorted(_differences(stored, dict(config)))
+    differing = sorted(_differences(stored, dict(asked.config)))
     if not differing:
-        differing = [f"{name}: another was asked for" for name in _told_otherwise(target, root, told)]
+        differing = [f"{name}: another was asked for" for name in _told_otherwise(target, root, asked)]
     return (
         f"{target} was made from other inputs:\n  " + "\n  ".join(differing) + "\n"
         "Choose another path, delete the store, or have it set aside as stale, which renames it and starts afresh."
@@ -167,13 +165,13 @@ def _move_aside(target: Path) -> Path:
     raise StoreError(f"{target.parent} holds a thousand stores set aside for {target.name}; move some away")
 
 
-def _make(target: Path, build: Callable[[Path], None], over: bool) -> Path | None:
+def _make(target: Path, asked: Description, over: bool) -> Path | None:
     """Create the store under a partial name, then rename it into place; return where one in its place was moved."""
     partial = target.with_name(target.name + ".partial")
     aside: Path | None = None
     try:
         with naming(target):
-            build(partial)
+            asked.build(partial)
             aside = _move_aside(target) if over else None
             partial.rename(target)
             sync(target.parent)
@@ -185,7 +183,7 @@ def _make(target: Path, build: Callable[[Path], None], over: bool) -> Path | Non
     return aside
 
 
-def _extend(target: Path, build: Callable[[Path], None]) -> None:
+def _extend(target: Path, asked: Description) -> None:
     """Give the store room for more samples. Killed half way, doing it again completes it.
 
     The root metadata, which readers go by, comes last; until then nothing is changed that it speaks of. Arrays' own
@@ -195,7 +193,7 @@ def _extend(target: Path, build: Callable[[Path], None]) -> None:
     partial = target.with_name(target.name + ".partial")
     try:
         with naming(target):
-            build(partial)
+            asked.build(partial)
             longer = _longer_root(read_root(target), read_root(partial))
             replace_file(partial / "zarr.json", sealed_text(longer).encode())
             for name, meta in arrays_of(longer).items():

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from traj.stores import levels
-from traj.stores.blocks import BlockWriter, Variable, build_readout
-from traj.stores.claim import claim
+from traj.stores.blocks import BlockWriter
+from traj.stores.claim import Claim, Stale, claim
+from traj.stores.description import Description, Variable
 from traj.stores.errors import InputError
 from traj.stores.events import USUAL_DIMS, checked_event
-from traj.stores.kinds import KINDS, KindName
-from traj.stores.layout import FORMAT, Coord, Layout, build_trajectories, canonical_json, fingerprint
+from traj.stores.kinds import KINDS
+from traj.stores.layout import SHARD_BYTES, Coord, Layout, fingerprint
 from traj.stores.locks import BlockLocks
 from traj.stores.places import place
-from traj.stores.vocabulary import COORDINATES, DERIVED, STATES, TOLD
+from traj.stores.vocabulary import COORDINATES, DERIVED, FORK_DIMS, STATES, VARIABLES
 from traj.stores.writer import TrajectoryWriter
 
-Stale = Literal["refuse", "set-aside"]
 Writer = TypeVar("Writer")
 
 
@@ -67,32 +67,25 @@ def create(
         raise InputError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
     _at_least_one(samples=samples, block=block)
     along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, noise_sd)
-    states = (*STATES, *(["log_variance"] if log_variance else []))
     event, names = checked_event(shape, dims)
-    return _open_states(
-        place(path),
-        "trajectories",
-        Layout.of(
-            samples=samples,
-            block=block,
-            timesteps=len(along_timestep["timestep"]),
-            shape=event,
-            dtype=dtype,
-            states=len(states),
-        ),
-        names,
-        states,
-        along_timestep,
-        {},
-        _told(samples, label, prompt),
-        {"keepbits": keepbits, "log_variance": log_variance},
-        keepbits,
-        config,
-        valid_range,
-        environment,
-        stale,
-        blocks,
+    states = (*STATES, *(["log_variance"] if log_variance else []))
+    timesteps = len(along_timestep["timestep"])
+    layout = Layout.of(samples=samples, block=block, timesteps=timesteps, shape=event, dtype=dtype, states=len(states))
+    store = {
+        **_inputs(layout, names, valid_range, along_timestep),
+        "keepbits": keepbits,
+        "log_variance": log_variance,
+    }
+    description = Description(
+        kind="trajectories",
+        layout=layout,
+        variables=_variables(layout, names, states, valid_range),
+        coords={**_coords(along_timestep), **_of_samples(samples, label, prompt)},
+        config={**config, "store": store},
+        environment=environment or {},
+        keepbits=keepbits,
     )
+    return _open(TrajectoryWriter, path, description, stale, blocks)
 
 
 def create_forks(
@@ -144,39 +137,37 @@ def create_forks(
     along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, None)
     del along_timestep["noise_sd"]
     event, names = checked_event(shape, dims)
-    forks = {
-        "variant": Coord.known("variant", np.arange(count)),
-        "replica": Coord.known("replica", np.arange(1, replicas + 1)),
-        **{name: _of_variants(name, values) for name, values in along_variant.items()},
-    }
-    return _open_states(
-        place(path),
-        kind,
-        Layout.of(
-            samples=samples,
-            block=block,
-            timesteps=len(along_timestep["timestep"]),
-            shape=event,
-            dtype="float32",
-            lead=(count, replicas),
-            states=2 if states else 0,
-        ),
-        names,
-        STATES if states else (),
-        along_timestep,
-        forks,
-        _told(samples, label, prompt),
-        {
-            "variant": {name: values.tolist() for name, values in along_variant.items() if name not in DERIVED},
-            "replicas": replicas,
-        },
-        None,
-        config,
-        valid_range,
-        environment,
-        stale,
-        blocks,
+    timesteps, kept = len(along_timestep["timestep"]), STATES if states else ()
+    layout = Layout.of(
+        samples=samples,
+        block=block,
+        timesteps=timesteps,
+        shape=event,
+        dtype="float32",
+        lead=(count, replicas),
+        states=len(kept),
     )
+    store = {
+        **_inputs(layout, names, valid_range, along_timestep),
+        "variant": {name: values.tolist() for name, values in along_variant.items() if name not in DERIVED},
+        "replicas": replicas,
+        "states": list(kept),
+    }
+    numbers = {"variant": np.arange(count), "replica": np.arange(1, replicas + 1)}
+    description = Description(
+        kind=kind,
+        layout=layout,
+        variables=_variables(layout, names, kept, valid_range),
+        coords={
+            **_coords(numbers),
+            **{name: _of_variants(name, values) for name, values in along_variant.items()},
+            **_coords(along_timestep),
+            **_of_samples(samples, label, prompt),
+        },
+        config={**config, "store": store},
+        environment=environment or {},
+    )
+    return _open(TrajectoryWriter, path, description, stale, blocks)
 
 
 def create_readout(
@@ -220,115 +211,113 @@ def create_readout(
                 f"{name} has dims {', '.join(dims)}; expected `sample` among them, and a coordinate along each"
                 + (f" ({', '.join(unknown)} has none)" if "sample" in dims else "")
             )
-    specs = {
-        name: Variable(dims, tuple(lengths[dim] for dim in dims), long_name, units)
-        for name, (dims, long_name, units) in variables.items()
-    }
-    fixed = {name: coord for name, coord in described.items() if coord.dim != "sample"}
+    fixed = {name: coord.values for name, coord in described.items() if coord.dim != "sample"}
     store = {
         "block": block,
         "of": of,
-        "variables": {name: list(spec.dims) for name, spec in specs.items()},
-        "coordinates": fingerprint({name: list(map(_steady, coord.values.tolist())) for name, coord in fixed.items()}),
+        "variables": {name: list(along) for name, (along, _, _) in variables.items()},
+        "coordinates": _digest(fixed),
     }
-    attrs = {**_attrs("readout", {**config, "store": store}), "of": of}
-    made_in = dict(environment or {})
-
-    def build(at: Path) -> None:
-        build_readout(at, layout, specs, coords=described, attrs=attrs)
-
-    target = place(path)
-    told = {name: described[name] for name in TOLD if name in described}
-
-    def writer(stored: int, wanted: Sequence[int], locks: BlockLocks, set_aside: Path | None) -> BlockWriter:
-        return BlockWriter(
-            target, layout.resized(stored), specs, wanted, locks, set_aside, attrs["fingerprint"], made_in
-        )
-
-    return _claimed(target, "readout", layout, {**config, "store": store}, told, stale, blocks, build, writer)
+    description = Description(
+        kind="readout",
+        layout=layout,
+        variables={
+            name: _read_off(block, dims, tuple(lengths[dim] for dim in dims), long_name, units)
+            for name, (dims, long_name, units) in variables.items()
+        },
+        coords=described,
+        config={**config, "store": store},
+        environment=environment or {},
+        attributes={"of": of},
+    )
+    return _open(BlockWriter, path, description, stale, blocks)
 
 
-def _open_states(
-    path: Path,
-    kind: KindName,
-    layout: Layout,
-    dims: tuple[str, ...],
-    states: Sequence[str],
-    along_timestep: Mapping[str, NDArray[Any]],
-    along_lead: Mapping[str, Coord],
-    told: Mapping[str, Coord],
-    choices: Mapping[str, Any],
-    keepbits: int | None,
-    config: Mapping[str, Any],
-    valid_range: tuple[float, float],
-    environment: Mapping[str, Any] | None,
-    stale: str,
+def _open(
+    writer: Callable[[Claim], Writer],
+    path: str | os.PathLike[str],
+    description: Description,
+    stale: Stale,
     blocks: Iterable[int] | None,
-) -> TrajectoryWriter:
-    """Open a store of events, with or without the states on the way to them."""
-    store = {
-        "block": layout.block,
-        "shape": list(layout.shape),
-        **({} if dims == USUAL_DIMS.get(len(dims)) else {"dims": list(dims)}),
-        "dtype": layout.dtype,
-        "valid_range": list(valid_range),
-        "coordinates": fingerprint(
-            {n: list(map(_steady, values.tolist())) for n, values in along_timestep.items() if n not in DERIVED}
-        ),
-        **choices,
-    }
-    if along_lead:
-        store["states"] = list(states)
-    full_config = {**config, "store": store}
-    coords = {
-        **along_lead,
-        **{n: Coord.known(n, values) for n, values in along_timestep.items()},
-        "sample": Coord.known("sample", np.arange(layout.samples, dtype="int64")),
-        **told,
-    }
-    attrs = _attrs(kind, full_config)
-    made_in = dict(environment or {})
-
-    def build(at: Path) -> None:
-        build_trajectories(at, layout, dims=dims, states=states, coords=coords, attrs=attrs, valid_range=valid_range)
-
-    def writer(stored: int, wanted: Sequence[int], locks: BlockLocks, set_aside: Path | None) -> TrajectoryWriter:
-        return TrajectoryWriter(
-            path, layout.resized(stored), states, keepbits, wanted, locks, set_aside, attrs["fingerprint"], made_in
-        )
-
-    return _claimed(path, kind, layout, full_config, told, stale, blocks, build, writer)
-
-
-def _claimed(
-    path: Path,
-    kind: KindName,
-    layout: Layout,
-    config: Mapping[str, Any],
-    told: Mapping[str, Coord],
-    stale: str,
-    blocks: Iterable[int] | None,
-    build: Callable[[Path], None],
-    writer: Callable[[int, Sequence[int], BlockLocks, Path | None], Writer],
 ) -> Writer:
     """Bring the store to the asked state, hold the blocks to be written, and open a writer on them."""
-    wanted = _wanted(layout, blocks)
-    locks = BlockLocks(path)
+    target, wanted = place(path), _wanted(description.layout, blocks)
+    locks = BlockLocks(target)
     try:
-        set_aside, stored = claim(path, kind, layout, config, told, stale, wanted, locks, build)
-        return writer(stored, wanted, locks, set_aside)
+        return writer(claim(target, description, stale, wanted, locks))
     except BaseException:
         locks.close()
         raise
 
 
-def _told(samples: int, label: ArrayLike | None, prompt: ArrayLike | None) -> dict[str, Coord]:
-    """Describe the coordinates that say what samples were made under."""
+def _variables(
+    layout: Layout, dims: Sequence[str], states: Sequence[str], valid_range: tuple[float, float]
+) -> dict[str, Variable]:
+    """Describe x_0 and the states on the way to it, cut as the layout says; `dims` are those of an event."""
+    found = {}
+    for name in (*states, "x_0"):
+        said = VARIABLES[name]
+        along = [(layout.timesteps, layout.chunk_timesteps, layout.shard_timesteps)] if name in states else []
+        shape, chunks, shards = zip(
+            *[(length, 1, length) for length in layout.lead],
+            (layout.samples, layout.chunk_samples, layout.block),
+            *along,
+            *[(length, length, length) for length in layout.shape],
+            strict=True,
+        )
+        bounds = {} if name == "log_variance" else {"valid_range": list(valid_range)}
+        found[name] = Variable(
+            dims=(*FORK_DIMS[: len(layout.lead)], *said.dims, *dims),
+            shape=shape,
+            chunks=chunks,
+            attributes={"long_name": said.long_name, "units": said.units, **bounds},
+            dtype=layout.dtype if name in states else "float32",
+            shards=shards,
+        )
+    return found
+
+
+def _read_off(block: int, dims: tuple[str, ...], shape: tuple[int, ...], long_name: str, units: str) -> Variable:
+    """Describe a variable of a readout.
+
+    A chunk is a block of samples by as much of all else as fits a shard, cut along timesteps first.
+    """
+    chunks = [block if dim == "sample" else length for dim, length in zip(dims, shape, strict=True)]
+    others = [axis for axis, dim in enumerate(dims) if dim != "sample"]
+    for axis in sorted(others, key=lambda axis: dims[axis] != "timestep"):
+        rest = math.prod(chunks) // chunks[axis] * np.dtype("float32").itemsize
+        chunks[axis] = max(1, min(chunks[axis], SHARD_BYTES // rest))
+    return Variable(dims, shape, tuple(chunks), {"long_name": long_name, "units": units})
+
+
+def _inputs(
+    layout: Layout,
+    dims: tuple[str, ...],
+    valid_range: tuple[float, float],
+    along_timestep: Mapping[str, NDArray[Any]],
+) -> dict[str, Any]:
+    """Name what numbers of events depend on in a store of them."""
+    return {
+        "block": layout.block,
+        "shape": list(layout.shape),
+        **({} if dims == USUAL_DIMS.get(len(dims)) else {"dims": list(dims)}),
+        "dtype": layout.dtype,
+        "valid_range": list(valid_range),
+        "coordinates": _digest({n: values for n, values in along_timestep.items() if n not in DERIVED}),
+    }
+
+
+def _coords(values: Mapping[str, NDArray[Any]]) -> dict[str, Coord]:
+    return {name: Coord.known(name, along) for name, along in values.items()}
+
+
+def _of_samples(samples: int, label: ArrayLike | None, prompt: ArrayLike | None) -> dict[str, Coord]:
+    """Describe the coordinates along the samples: their numbers, and what they are made under."""
     numbers = np.arange(samples, dtype="int64")
-    told = {"label": _like(numbers, label, np.full(samples, -1), "label")}
+    along = {"sample": numbers, "label": _like(numbers, label, np.full(samples, -1), "label")}
     if prompt is not None:
-        told["prompt"] = _like(numbers.astype(object), np.asarray(prompt, np.str_), None, "prompt")
-    return {name: Coord.known(name, values) for name, values in told.items()}
+        along["prompt"] = _like(numbers.astype(object), np.asarray(prompt, np.str_), None, "prompt")
+    return _coords(along)
 
 
 def _wanted(layout: Layout, blocks: Iterable[int] | None) -> list[int]:
@@ -346,20 +335,15 @@ def _wanted(layout: Layout, blocks: Iterable[int] | None) -> list[int]:
     return sorted(wanted)
 
 
-def _attrs(kind: KindName, config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "format": FORMAT,
-        "config": canonical_json(dict(config)),
-        "fingerprint": fingerprint(config),
-    }
-
-
-def _steady(value: Any) -> str:
-    """Write a coordinate to 9 digits: the last bits of a cosine or a logarithm differ between machines.
+def _digest(coordinates: Mapping[str, NDArray[Any]]) -> str:
+    """Hash coordinates by 9 digits: the last bits of a cosine or a logarithm differ between machines.
 
     What is left of a signal near 1, noise_scale^2 = 1 - signal^2, has fewer of them than a cosine.
     """
+    return fingerprint({name: list(map(_steady, values.tolist())) for name, values in coordinates.items()})
+
+
+def _steady(value: Any) -> str:
     return value if isinstance(value, str) else f"{value:.9g}"
 
 

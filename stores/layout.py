@@ -6,9 +6,8 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +18,10 @@ from google_crc32c import value as crc32c
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from traj.stores.binding import digest, seal_of
+from traj.stores.binding import seal_of
 from traj.stores.errors import DamagedStore, InputError, NotAStore
 from traj.stores.places import local
-from traj.stores.vocabulary import COORDINATES, FORK_DIMS, VARIABLES
+from traj.stores.vocabulary import COORDINATES
 
 FORMAT = 2
 SHARD_BYTES = 128 << 20
@@ -175,75 +174,8 @@ def _largest_divisor(number: int, limit: int) -> int:
     return max((n for n in (*small, *(number // n for n in small)) if n <= limit), default=1)
 
 
-def build_trajectories(
-    path: Path,
-    layout: Layout,
-    *,
-    dims: Sequence[str],
-    states: Sequence[str],
-    coords: Mapping[str, Coord],
-    attrs: Mapping[str, Any],
-    valid_range: tuple[float, float],
-) -> None:
-    """Write the metadata and coordinates of a trajectory or fork store into an empty folder.
-
-    `dims` are those of an event. `states` are the variables that have a timestep. Array data is left to the writer.
-    """
-    lead = FORK_DIMS[: len(layout.lead)]
-
-    def build(group: zarr.Group) -> None:
-        for name in (*states, "x_0"):
-            along = [(layout.timesteps, layout.chunk_timesteps, layout.shard_timesteps)] if name in states else []
-            lengths, inner, outer = zip(
-                *[(length, 1, length) for length in layout.lead],
-                (layout.samples, layout.chunk_samples, layout.block),
-                *along,
-                *[(length, length, length) for length in layout.shape],
-                strict=True,
-            )
-            dtype = np.dtype(layout.dtype if name in states else "float32")
-            bounds = {} if name == "log_variance" else {"valid_range": list(valid_range)}
-            group.create_array(
-                name,
-                shape=lengths,
-                chunks=inner,
-                shards=outer,
-                dtype=dtype,
-                fill_value=np.nan,
-                compressors=[bitshuffle_lz4(dtype.itemsize), Crc32cCodec()],
-                chunk_key_encoding=FLAT_KEYS,
-                dimension_names=[*lead, "sample", *(["timestep"] if along else []), *dims],
-                attributes={"long_name": VARIABLES[name].long_name, "units": VARIABLES[name].units, **bounds},
-            )
-
-    build_store(path, layout, coords=coords, attrs=attrs, build=build)
-
-
-def build_store(
-    path: Path,
-    layout: Layout,
-    *,
-    coords: Mapping[str, Coord],
-    attrs: Mapping[str, Any],
-    build: Callable[[zarr.Group], None],
-) -> None:
-    """Write a store without data into an empty folder: arrays by `build`, coordinates, sealed metadata.
-
-    Of `done` and `manifest`, which have one value per block, there is no file until the block is finished.
-    """
-    shutil.rmtree(path, ignore_errors=True)
-    extra = [name for name, coord in coords.items() if name != coord.dim]
-    digests = canonical_json({name: digest(coord.values) for name, coord in coords.items()})
-    group = zarr.create_group(path, attributes={**attrs, "coordinates": " ".join(extra), "digests": digests})
-    build(group)
-    for name, coord in coords.items():
-        _small(group, name, coord, SAMPLES_PER_CHUNK if coord.dim == "sample" else max(len(coord.values), 1))
-    for name, values in (("done", np.zeros(layout.blocks, np.uint8)), ("manifest", np.full(layout.blocks, "", "O"))):
-        _small(group, name, Coord.known(name, values), 1, fill=False)
-    seal(path)
-
-
-def _small(group: zarr.Group, name: str, coord: Coord, chunk: int, fill: bool = True) -> None:
+def write_coordinate(group: zarr.Group, name: str, coord: Coord, chunk: int, fill: bool = True) -> None:
+    """Write a coordinate into a store, or the metadata of one that is not filled yet."""
     values = coord.values
     text = values.dtype.kind in "OU"
     # what is shorter than its chunk is padded

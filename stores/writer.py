@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from traj.stores.binding import Seal
-from traj.stores.claim import ranges
+from traj.stores.claim import Claim, ranges
 from traj.stores.errors import StoreError
 from traj.stores.layout import Layout, sync
-from traj.stores.locks import BlockLocks
 from traj.stores.manifest import Manifest, finish_block, pending_blocks
 from traj.stores.shards import Column, ShardFile, encode, keep_freed_memory, not_finite
 
@@ -55,29 +54,15 @@ class TrajectoryWriter:
     background thread is raised by the next call and by `close`. Leaving a block unfinished loses only that block.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        layout: Layout,
-        states: Sequence[str],
-        keepbits: int | None,
-        wanted: Sequence[int],
-        locks: BlockLocks,
-        set_aside: Path | None,
-        fingerprint: str,
-        environment: Mapping[str, Any],
-    ) -> None:
-        self.path, self.layout, self.set_aside = path, layout, set_aside
+    def __init__(self, claim: Claim) -> None:
+        self.path, self.layout, self.set_aside = claim.path, claim.store.layout, claim.set_aside
         self.bytes_written = 0
-        self._states = tuple(states)
-        self._variables = (*states, "x_0")
-        self._keepbits = keepbits
-        self._locks = locks
-        self._fingerprint, self._environment = fingerprint, environment
-        self.pending = pending_blocks(path, fingerprint, layout, wanted)
+        self._store, self._locks = claim.store, claim.locks
+        self._states, self._variables = claim.store.states, tuple(claim.store.variables)
+        self.pending = pending_blocks(self.path, claim.store.fingerprint, self.layout, claim.wanted)
         for name in self._variables:
             for block in self.pending:
-                for partial in (path / name).glob(f"c.{'0.' * len(layout.lead)}{block}.*.partial"):
+                for partial in (self.path / name).glob(f"c.{'0.' * len(self.layout.lead)}{block}.*.partial"):
                     partial.unlink(missing_ok=True)
         self._block: int | None = None
         self._next = 0
@@ -220,7 +205,7 @@ class TrajectoryWriter:
         """Have a full column encoded, and written once the columns before it are."""
         full = self._filling.pop(name)
         state = name in self._states
-        keepbits = self._keepbits if state else None
+        keepbits = self._store.keepbits if state else None
         kept = self.layout.samples_in(block)
         encoded = {row: self._pool.submit(encode, chunk, keepbits) for row, chunk in full.inside(kept)}
         # forks have NaN for states that they did not visit
@@ -285,13 +270,13 @@ class TrajectoryWriter:
         finish_block(
             self.path,
             Manifest(
-                fingerprint=self._fingerprint,
+                fingerprint=self._store.fingerprint,
                 block=block,
                 samples=self.layout.samples_in(block),
                 files=self._files,
                 not_finite=self._not_finite,
                 saturated=saturated,
-                environment=self._environment,
+                environment=self._store.environment,
             ),
         )
         self._files, self._not_finite = {}, {}

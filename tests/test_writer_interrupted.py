@@ -138,7 +138,7 @@ def test_a_failed_extension_leaves_a_complete_store_complete(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     before = runs.digest(runs.make(tmp_path / "run.zarr", 10))
-    monkeypatch.setattr("traj.stores.creation.build_trajectories", full_disk)
+    monkeypatch.setattr("traj.stores.description.Description.build", full_disk)
     with pytest.raises(OSError, match="No space"):
         runs.create(tmp_path / "run.zarr", 16)
     assert runs.digest(tmp_path / "run.zarr") == before
