@@ -40,7 +40,8 @@ def means(source: Source, *, scale: float, batch: int = 7) -> Readout:
             os.kill(os.getpid(), signal.SIGKILL)
         mean = scale * events["x_t"].flatten(1).mean(dim=1)
         letters = torch.tensor([len(prompt) for prompt in condition.get("prompt", [""] * len(mean))])
-        return torch.stack([mean, timestep, torch.from_numpy(condition["label"]), letters], dim=1)
+        label = torch.from_numpy(condition["label"])
+        return torch.stack([mean, timestep, label.to(mean.device), letters.to(mean.device)], dim=1)
 
     coords = {"what": ("what", np.array(["mean", "timestep", "label", "letters"]), "1", "what is told of a state")}
     output = Output("told", ("x_t",), ("what",), "what is told")

@@ -17,7 +17,7 @@ NUMERICS = 1
 
 
 def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None, batch: int = 4096) -> Readout:
-    """Classify the images of STORE, and write their logits into the store OUT.
+    """Write the class logits of the images of STORE into OUT.
 
     STORE holds trajectories, forks or a sweep. Values outside the model's valid range are clipped to it first.
 
