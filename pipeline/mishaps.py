@@ -19,8 +19,8 @@ BUG = (
     "command you typed"
 )
 OUT_OF_MEMORY = (
-    "there is not enough memory{}; ask for a smaller --block or --batch, fewer --samples or fewer --workers, where the "
-    "command has them"
+    "there is not enough memory{}; ask for fewer --samples, a smaller --block or --batch, or fewer --workers, where "
+    "the command has them"
 )
 WAYS_OUT = {
     errno.ENOSPC: "; free some space there, or choose a place on another disk, and run the same command again: what is "
