@@ -23,6 +23,12 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
+def block(text):
+    """The one piece of README's Python in which a text stands."""
+    (found,) = (block for block in BLOCKS if text in block)
+    return found
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder as `make repro` leaves it, with a small run of exact digits, forks of it and readouts of both."""
@@ -43,8 +49,17 @@ def folder(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_readmes_xarray_lines_run_in_a_bare_environment(folder):
-    lines = BLOCKS[0].replace('"data/', f'"{folder}/data/')
+    lines = block("xr.open_zarr").replace('"data/', f'"{folder}/data/')
     subprocess.run([sys.executable, "-W", "error", "-c", f"{lines}\nassert len(ds.x_t.dims) == 5"], check=True)
+
+
+@pytest.mark.slow
+def test_the_readmes_quantity_runs(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    names = {}
+    exec(block("entropy.plot").replace("entropy.plot", "figure = entropy.plot"), names)
+    assert names["figure"].axes
+    assert len(names["entropy"].landmarks(names["result"])) > 0
 
 
 def test_the_readmes_sampling_loop_runs(tmp_path, monkeypatch):
@@ -57,7 +72,7 @@ def test_the_readmes_sampling_loop_runs(tmp_path, monkeypatch):
         "predict": lambda x_t, t: x_t + t,
         "update": lambda x_t, pred_x0, t: x_t + 1,
     }
-    exec(BLOCKS[1], names)
+    exec(block("stores.create"), names)
     ds = stores.open("mine.zarr")
     assert ds.x_t.shape == (64, 4, 3, 32, 32)
     assert float(ds.pred_x0.sel(timestep=20)[0, 0, 0, 0]) == 21

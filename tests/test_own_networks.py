@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.test_cli import traj
-from tests.test_docs import BLOCKS
+from tests.test_docs import block as readme
 from traj import stores
 from traj.pipeline import models
 from traj.pipeline.making import fork, generate
@@ -50,7 +50,7 @@ def folder(tmp_path, monkeypatch):
     for seed, (name, kind) in enumerate({"edm": "Denoiser", "flow": "Velocity"}.items()):
         torch.manual_seed(seed)
         torch.save(names[kind]().state_dict(), f"{name}.pt")
-    Path("mine.py").write_text(BLOCKS[2])
+    Path("mine.py").write_text(readme("wrap("))
     yield tmp_path
     sys.modules.pop("my_networks", None)
 
@@ -134,7 +134,7 @@ def test_a_fork_finds_a_network_of_ones_own_where_it_lay_or_is_said_to_lie(folde
     with pytest.raises(FileNotFoundError, match="say where with --model"):
         fork.prepare(store=folder / "a.zarr", at=[3], device="cpu")
     fork.prepare(store=folder / "a.zarr", at=[3], model="moved.py:flow", device="cpu")
-    Path("mine.py").write_text(BLOCKS[2] + "\n# another\n")
+    Path("mine.py").write_text(readme("wrap(") + "\n# another\n")
     with pytest.raises(ValueError, match=r"model\.code differ"):
         fork.prepare(store=folder / "a.zarr", at=[3], model="mine.py:flow", device="cpu")
 
@@ -151,7 +151,7 @@ def test_the_fingerprint_covers_the_file_and_the_weights_it_names_and_no_place(f
     weights = torch.load("edm.pt", weights_only=True)
     torch.save({name: value + 1 for name, value in weights.items()}, "edm.pt")
     second = identity()
-    Path("mine.py").write_text(BLOCKS[2] + "\n")
+    Path("mine.py").write_text(readme("wrap(") + "\n")
     assert len({first, second, identity()}) == 3
 
 
