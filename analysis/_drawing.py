@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import warnings
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
@@ -58,15 +55,6 @@ def colours(runs: Sequence[str]) -> dict[str, str]:
 def look_of(results: Results) -> Look:
     """Give results a look of their own, apart from any report."""
     return Look(colours(list(results)), dict.fromkeys(results, ""))
-
-
-def data_uri(figure: Figure) -> str:
-    """Turn a figure into an SVG image that a page can hold, the same bytes each time."""
-    buffer = io.BytesIO()
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page itself has the name beside its colour
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def rows_of(

@@ -126,17 +126,17 @@ def test_studies_are_asked_for_by_name_only(project):
         "studies/unet_dynamics/full/dvc.yaml:report",
     ]
     shown = {
-        "feature_emergence": (["iddpm", "ddim", "ddpm"], ["ddim_forks"], []),
-        "unet_dynamics/full": (["ddim4"], [], ["two"]),
+        "feature_emergence": ["iddpm", "ddim", "ddpm", "ddim_forks"],
+        "unet_dynamics/full": ["ddim4", "two"],
     }
     for study, names in shown.items():
         numbers = json.loads((project / "studies" / study / "report" / "metrics.json").read_text())
-        assert tuple(list(numbers[kind]) for kind in ("runs", "forks", "sweeps")) == names
+        assert list(numbers["runs"]) == names
     assert repro(project) == []
 
 
 def test_metrics_and_plots_are_worth_reading(project):
-    assert "confidence" in dvc(project, "metrics", "show")
+    assert "ssim_08_log_snr" in dvc(project, "metrics", "show")
     dvc(project, "plots", "show", "-o", "plots")
     assert "stepwise_entropy" in (project / "plots" / "index.html").read_text()
 

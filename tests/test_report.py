@@ -390,10 +390,10 @@ def test_runs_of_the_project_beside_are_shown_but_for_names_that_are_taken(place
     other = analyse(make_run(root / "data/trajectories/own.zarr", seed=8), root)
     make_forks(root / "data/forks/forked.zarr", place / "data/trajectories/ddim50.zarr")
     found = entries.collect(root, place)
-    assert [entry.name for entry in found] == ["own", "raw", "forked", "ddim50", "ddim100"]
+    assert [entry.name for entry in found] == ["own", "raw", "ddim50", "ddim100", "forked"]
     assert found[1].stored["trajectories"].path.is_relative_to(root)
-    assert found[2].origin == "ddim50"
-    assert found[3].results
+    assert found[2].results
+    assert found[4].origin == "ddim50"
     assert other.exists()
 
 

@@ -67,8 +67,8 @@ class Entry:
 def collect(root: Path, beside: Path | None = None, failed: Failed = warn) -> list[Entry]:
     """Open what a project has under data/ and results/: runs before what was made of them, then by their names.
 
-    Numbers in names are read as numbers. After them come the runs of the project in the folder beside whose names are
-    not taken here. What is damaged is left out, said in the entry's remarks, and told to `failed`.
+    Numbers in names are read as numbers. Runs of the project in the folder beside follow those here, if their names are
+    not taken. What is damaged is left out, said in the entry's remarks, and told to `failed`.
 
     Raises MissingFile where there is no result.
     """
@@ -81,7 +81,8 @@ def collect(root: Path, beside: Path | None = None, failed: Failed = warn) -> li
     others = [] if beside is None else _entries(beside, runs, found, failed)
     own = set().union(*(_names(root, kind) for kind in FOLDERS), {f.parent.name for f in _results(root)})
     entries = _entries(root, own, found, failed)
-    return entries + [entry for entry in others if entry.name not in {one.name for one in entries}]
+    taken = {entry.name for entry in entries}
+    return sorted([*entries, *(entry for entry in others if entry.name not in taken)], key=_place)
 
 
 def _names(root: Path, kind: str) -> set[str]:
@@ -114,7 +115,7 @@ def _entries(root: Path, names: set[str], found: dict[str, Stored], failed: Fail
     for entry in entries.values():
         if entry.results or not any(stored.ds is None for stored in entry.stored.values()):
             entry.remarks.extend(_missing(entry, root))
-    return [entries[name] for name in sorted(entries, key=lambda name: (_place(entries[name]), _natural(name)))]
+    return sorted(entries.values(), key=_place)
 
 
 def _place(entry: Entry) -> int:

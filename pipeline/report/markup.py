@@ -20,35 +20,25 @@ SVG_BYTES, DPI = 100_000, 150
 """A larger drawing is shown as pixels, so many an inch, as is one of images."""
 
 CSS = """
-body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; color: #222; background: #fff;
-  max-width: 1080px; margin: 0 auto; padding: 1.5rem 1.5rem 4rem; }
+body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; color: #222; background:
+  #fff; max-width: 1080px; margin: 0 auto; padding: 1.5rem 1.5rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0.5rem 0 1rem; }
 h2 { font-size: 1.3rem; margin: 2.5rem 0 0.5rem; padding-top: 0.7rem; border-top: 1px solid #ddd; }
-h3 { font-size: 1rem; margin: 1.6rem 0 0.3rem; }
-p, ul, ol, dl { max-width: 47rem; }
-li { margin: 0.25rem 0; }
-nav { margin: 0 0 1rem; }
-nav a { margin-right: 1.2rem; white-space: nowrap; }
-a { color: #0b5394; }
+h3 { font-size: 1rem; margin: 1.6rem 0 0.3rem; } p, ul, ol, dl { max-width: 47rem; } li { margin: 0.25rem 0; }
+nav { margin: 0 0 1rem; } nav a { margin-right: 1.2rem; white-space: nowrap; } a { color: #0b5394; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.25rem 1rem; }
-dt { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 0.9em; }
-dd { margin: 0; }
-summary { cursor: pointer; color: #0b5394; }
-.wide { overflow-x: auto; }
+dt { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 0.9em; } dd { margin: 0; }
+summary { cursor: pointer; color: #0b5394; } .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; margin: 0.5rem 0 1rem; }
-th, td { padding: 0.3rem 0.8rem 0.3rem 0; border-bottom: 1px solid #e4e4e4; text-align: left; vertical-align: bottom; }
-td { vertical-align: top; }
-th { font-weight: 600; }
-.number { text-align: right; white-space: nowrap; }
-figure { margin: 0.8rem 0 1.5rem; }
-figure img { max-width: 100%; height: auto; display: block; }
+th, td { padding: 0.3rem 0.8rem 0.3rem 0; border-bottom: 1px solid #e4e4e4; text-align: left; }
+td { vertical-align: top; } th { font-weight: 600; vertical-align: bottom; } .number { text-align: right; white-space: nowrap; }
+figure { margin: 0.8rem 0 1.5rem; } figure img { max-width: 100%; height: auto; display: block; }
 figcaption { font-size: 0.9rem; color: #444; max-width: 56rem; margin-top: 0.4rem; }
 .swatch { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 2px; margin-right: 0.5em; }
 .run { display: inline-block; max-width: 40rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap;
   vertical-align: bottom; }
-.doubt { color: #8a5a00; }
 .remarks { border-left: 3px solid #e69f00; padding: 0.2rem 0 0.2rem 1rem; font-size: 0.9rem; }
-code { font-size: 0.9em; }
+.doubt { color: #8a5a00; } code { font-size: 0.9em; }
 """
 
 

@@ -19,6 +19,9 @@ COLUMNS, SAMPLES = 10, 4
 STARTS, REPLICAS, FEW, FAMILIES = 6, 8, 3, 8
 """Most starts and replicas of a fork, samples of forks and sweeps, and families of edits."""
 
+Labels = tuple[Sequence[float] | np.ndarray, Sequence[str]]
+"""Places along an axis, and what stands there."""
+
 DEFAULTS = {"n": 0, "ns": 0, "nb": 0, "r": -1}
 """Of the columns that say what an edit is: not worth a word."""
 
@@ -76,14 +79,13 @@ def of_run(ds: xr.Dataset) -> Figure:
     canvas = np.concatenate([blocks[0], gap, blocks[1]])
     height, width = canvas.shape[:2]
     cell = width / (few.sizes["timestep"] + 1.25)
-    labels = [f"t = {t}\nlog SNR {signed(x)}" for t, x in zip(*_places(few), strict=True)]
+    along = few["timestep"].to_numpy(), few["log_snr"].to_numpy()
+    labels = [f"t = {t}\nlog SNR {signed(x)}" for t, x in zip(*along, strict=True)]
     middle = blocks[0].shape[0] / 2
     return _framed(
         canvas,
-        columns=[*((np.arange(len(labels)) + 0.5) * cell), width - cell / 2],
-        titles=[*labels, "final $x_0$\n"],
-        rows=[middle, height - middle],
-        names=["$x_t$", "pred_x0"],
+        ([*((np.arange(len(labels)) + 0.5) * cell), width - cell / 2], [*labels, "final $x_0$\n"]),
+        ([middle, height - middle], ["$x_t$", "pred_x0"]),
         full=cell * (COLUMNS + 1.25),
         left=0.8,
         top=0.5,
@@ -112,12 +114,11 @@ def of_fork(ds: xr.Dataset, run: xr.Dataset | None) -> Figure:
     apart = 0.25 * np.repeat(np.arange(len(widths)), widths)
     log_snr = ds["log_snr"].reindex(timestep=few["at"].to_numpy()).to_numpy()
     names = [f"t = {at}, log SNR {signed(x)}" for at, x in zip(few["at"].to_numpy(), log_snr, strict=True)]
+    rows = [k * (height + len(gap)) + (i + 0.5) * line for k in range(len(blocks)) for i in range(lines)]
     return _framed(
         np.concatenate([part for block in blocks for part in (gap, block)][1:]),
-        columns=(np.arange(sum(widths)) + 0.5 + apart) * cell,
-        titles=titles,
-        rows=[k * (height + len(gap)) + (i + 0.5) * line for k in range(len(blocks)) for i in range(lines)],
-        names=names * len(blocks),
+        ((np.arange(sum(widths)) + 0.5 + apart) * cell, titles),
+        (rows, names * len(blocks)),
         full=cell * (REPLICAS + 2.5) / 0.9,
         left=1.45,
         top=0.35,
@@ -150,7 +151,7 @@ def of_sweep(ds: xr.Dataset, run: xr.Dataset | None) -> Figure:
             places = np.arange(len(titles)) + 0.5 + 0.25 * (np.arange(len(titles)) > 0) * (len(groups) - 1)
             axis.imshow(canvas, interpolation="none", vmin=0, vmax=1)
             axis.set_xlim(0, cell * (COLUMNS - 0.75))
-            _ticks(axis, places * cell, titles, [], [])
+            _name(axis, (places * cell, titles))
             axis.set_title(_words(key), loc="left")
         for axis in axes.flat[len(shown) :]:
             axis.set_axis_off()
@@ -180,21 +181,7 @@ def _limits(ds: xr.Dataset) -> tuple[float, float]:
     return low, high
 
 
-def _places(ds: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    return ds["timestep"].to_numpy(), ds["log_snr"].to_numpy()
-
-
-def _framed(
-    canvas: np.ndarray,
-    *,
-    columns: Sequence[float] | np.ndarray,
-    titles: Sequence[str],
-    rows: Sequence[float],
-    names: Sequence[str],
-    full: float,
-    left: float,
-    top: float,
-) -> Figure:
+def _framed(canvas: np.ndarray, columns: Labels, rows: Labels, *, full: float, left: float, top: float) -> Figure:
     """Show tiled images with names of columns and rows; full is the width of the widest, left and top are inches.
 
     Laid out by hand, since matplotlib's own layout does not foresee how wide images of equal sides get.
@@ -205,19 +192,13 @@ def _framed(
         axis = figure.add_axes((left / WIDTH, 0, 1 - left / WIDTH, high / (high + top)))
         axis.imshow(canvas, interpolation="none", aspect="equal", vmin=0, vmax=1)
         axis.set_xlim(0, full)
-        _ticks(axis, columns, titles, rows, names)
+        _name(axis, columns, rows)
     return figure
 
 
-def _ticks(
-    axis: Axes,
-    columns: Sequence[float] | np.ndarray,
-    titles: Sequence[str],
-    rows: Sequence[float],
-    names: Sequence[str],
-) -> None:
-    axis.set_xticks(columns, titles, fontsize=8)
-    axis.set_yticks(rows, names, fontsize=8)
+def _name(axis: Axes, columns: Labels, rows: Labels = ((), ())) -> None:
+    axis.set_xticks(*columns, fontsize=8)
+    axis.set_yticks(*rows, fontsize=8)
     axis.xaxis.tick_top()
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)

@@ -8,10 +8,11 @@ from functools import partial
 from html import escape
 from urllib.parse import quote
 
+import numpy as np
 import xarray as xr
 
 from traj.analysis._drawing import of_images
-from traj.analysis._quantity import Figure, Landmark, Look, Quantity, Table
+from traj.analysis._quantity import Figure, Landmark, Look, Number, Quantity, Table
 from traj.pipeline.report import markup, runs, words
 from traj.pipeline.report.entries import Entry
 from traj.pipeline.report.failures import Failed, attempt, without_faulty
@@ -21,12 +22,15 @@ from traj.pipeline.report.picture import Row, picture
 
 QUESTION = "When do features emerge in a diffusion model’s reverse process?"
 
-PICTURE = (
+AXIS = (
     "Each run starts from noise, at the left, and turns it into images, to the right; log SNR says how much of a state "
-    "is image and how much noise (0: as much of one as of the other). On top, what the network of {run} predicts as "
-    "the finished image from its states there. Beneath, each line is one answer to “when”: a marker where it happens "
-    "in a run, and a bar that holds it with 95 % certainty, counting the samples as drawn by chance. A hollow marker "
-    "has no such interval: how sure it is, is not known."
+    "is image and how much noise (0: as much of one as of the other). "
+)
+STRIP = "On top, what the network of {} predicts as the finished image from two of its states there. "
+LINES = (
+    "Each line is one answer to “when”: a marker where it happens in a run, and a bar that holds it with 95 % "
+    "certainty, counting the samples as drawn by chance. A hollow marker has no such interval: how sure it is, is not "
+    "known."
 )
 
 GLOSSARY = {
@@ -89,25 +93,32 @@ def _landmarks(material: Material, said: list[str]) -> str:
     rows = material.rows
     if not rows:
         return "<p>No quantity was computed that has a landmark: a point that answers “when”.</p>"
+    together = _together(material)
+    chosen = max(together, key=lambda name: len(together[name]))
     of_runs = {e.name: e.stored["trajectories"].ds for e in material.entries if "trajectories" in e.stored}
-    name, shown = next(((name, ds) for name, ds in of_runs.items() if of_images(ds)), ("", None))
+    name = next((name for name in (chosen, *of_runs) if of_images(of_runs.get(name))), "")
 
     def draw(shown: xr.Dataset | None) -> str:
-        caption = PICTURE.format(run=name)
-        if shown is None:
-            caption = caption.replace(PICTURE[PICTURE.index("On top") : PICTURE.index("Beneath")].format(run=name), "")
+        caption = f"{AXIS}{'' if shown is None else STRIP.format(name)}{LINES}"
         return markup.figure(picture(rows, material.look, shown), caption, "Landmarks of all runs over log SNR")
 
-    drawn = attempt(lambda: draw(shown), f"pictures of {name}", material.failed, said)
-    if drawn is None and shown is not None:
+    drawn = attempt(lambda: draw(of_runs.get(name)), f"pictures of {name}", material.failed, said)
+    if drawn is None and name:
         drawn = attempt(lambda: draw(None), "the picture of landmarks", material.failed, said)
-    counts = {key: sum(map(len, summary.landmarks.values())) for key, summary in material.summaries.items()}
-    chosen = name if counts.get(name) else max(counts, key=lambda key: counts[key])
-    marks = [mark for group in material.summaries[chosen].landmarks.values() for mark in group]
-    text = words.in_order(chosen, marks, material.look.colours)
+    text = words.in_order(chosen, together[chosen], material.look.colours)
     text += words.between_runs(rows, material.look.colours) + words.unsaid(rows)
     table = f"<details><summary>All landmarks in numbers</summary>{_table(rows, material)}</details>"
     return f"{drawn or ''}<h2>In words</h2>{text}{table}"
+
+
+def _together(material: Material) -> dict[str, list[Landmark]]:
+    """Gather the landmarks of each run with those of its forks; a sweep has one of a kind for each family of edits."""
+    found: dict[str, list[Landmark]] = {}
+    for entry in material.entries:
+        if "sweep" not in entry.stored:
+            for marks in material.summaries[entry.name].landmarks.values():
+                found.setdefault(entry.origin, []).extend(marks)
+    return found or {"": []}
 
 
 def _table(rows: Sequence[Row], material: Material) -> str:
@@ -135,7 +146,7 @@ def _numbers(material: Material, only: str = "") -> str:
         if of:
             meanings = {number.name: number.meaning for numbers in of.values() for number in numbers.values()}
             rows = [
-                [escape(meaning), *(_value(numbers, number) for numbers in of.values())]
+                [escape(meaning), *(_value(numbers.get(number)) for numbers in of.values())]
                 for number, meaning in meanings.items()
             ]
             head = [escape(quantity.title), *(markup.named(name, material.look.colours) for name in of)]
@@ -143,11 +154,8 @@ def _numbers(material: Material, only: str = "") -> str:
     return shown
 
 
-def _value(numbers: Mapping[str, object], name: str) -> str:
-    one = numbers.get(name)
-    if one is None:
-        return ""
-    value, low, high = (markup.number(rounded(getattr(one, part))) for part in ("value", "low", "high"))
+def _value(one: Number | None) -> str:
+    value, low, high = (markup.number(rounded(x)) for x in ((one.value, one.low, one.high) if one else [np.nan] * 3))
     return value if low == high == "–" else f"{value} ({low} to {high})"
 
 

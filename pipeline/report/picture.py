@@ -38,6 +38,7 @@ def picture(rows: Sequence[Row], look: Look, shown: xr.Dataset | None) -> Figure
     Above them are predictions of the run that is shown, if any.
     """
     names = list(dict.fromkeys(name for row in rows for name in row.marks))
+    markers = {name: look.markers[name] or "o" for name in names}
     low, high = _range(rows, shown)
     cell = (WIDTH - LEFT - RIGHT) / COLUMNS
     top = 0.2 + 0.22 * -(-len(names) // 5)
@@ -60,13 +61,13 @@ def picture(rows: Sequence[Row], look: Look, shown: xr.Dataset | None) -> Figure
             axis.axhline(y, color="#e4e4e4", lw=0.6)
             _text(axis, y + height / 2, "\n".join(wrap(row.meaning, LETTERS)))
             for k, (name, mark) in enumerate(row.marks.items()):
-                _mark(axis, y + height * (k + 1) / (len(row.marks) + 1), mark, look.colours[name], _marker(name, look))
+                _mark(axis, y + height * (k + 1) / (len(row.marks) + 1), mark, look.colours[name], markers[name])
             y += height
         if shown is not None:
             above = figure.add_axes((LEFT / WIDTH, (BOTTOM + below + 0.1) / total, wide, pictures / total))
             _strip(above, shown, low, high)
         handles = [
-            Line2D([], [], color=look.colours[name], marker=_marker(name, look), label=legible(name)) for name in names
+            Line2D([], [], color=look.colours[name], marker=markers[name], label=legible(name)) for name in names
         ]
         figure.legend(handles=handles, loc="upper right", ncols=min(len(handles), 5) or 1)
     return figure
@@ -88,10 +89,6 @@ def _text(axis: Axes, y: float, text: str, weight: str = "normal") -> None:
     place = -(LEFT - 0.05) / (WIDTH - LEFT - RIGHT)
     plain = text.replace("$", r"\$")
     axis.text(place, y, plain, transform=axis.get_yaxis_transform(), va="center", fontsize=8, weight=weight)
-
-
-def _marker(name: str, look: Look) -> str:
-    return look.markers.get(name) or "o"
 
 
 def _mark(axis: Axes, y: float, mark: Landmark, colour: str, marker: str) -> None:

@@ -51,25 +51,10 @@ def training_losses(losses: Mapping[str, Losses]) -> Figure:
     return figure
 
 
-def final_losses(models: Path, failed: Failed, remarks: list[str]) -> dict[str, dict[str, float]]:
-    """Read the final losses that training left beside each model: means over the last tenth of the steps."""
-    files = sorted(models.glob("*/metrics.json"))
-    found = {path.parent.name: attempt(partial(_final, path), str(path), failed, remarks) for path in files}
-    return {model: of_model for model, of_model in found.items() if of_model is not None}
-
-
-def _final(path: Path) -> dict[str, float]:
-    final = {key: x for key, x in json_object(path).items() if key.startswith("final_")}
-    if not all(isinstance(x, float | int) for x in final.values()):
-        raise InputError(f"final losses {shown(final)}; expected numbers")
-    return {key: float(f"{x:.4g}") for key, x in final.items()}
-
-
 def losses(models: Path, failed: Failed, remarks: list[str]) -> dict[str, Losses]:
     """Read every model's loss.csv."""
-    files = sorted(models.glob("*/loss.csv"))
-    found = {path.parent.name: attempt(partial(_losses, path), str(path), failed, remarks) for path in files}
-    return {model: of_model for model, of_model in found.items() if of_model is not None and len(of_model[1])}
+    found = {path: attempt(partial(_losses, path), str(path), failed, remarks) for path in _files(models, "loss.csv")}
+    return {path.parent.name: of_model for path, of_model in found.items() if of_model is not None and len(of_model[1])}
 
 
 def _losses(path: Path) -> Losses:
@@ -79,3 +64,22 @@ def _losses(path: Path) -> Losses:
         return names, np.array(rows, float)
     except (ValueError, csv.Error) as error:
         raise InputError(f"expected a line of names and lines of as many numbers ({error})") from None
+
+
+def final_losses(models: Path, failed: Failed, remarks: list[str]) -> dict[str, dict[str, float]]:
+    """Read the final losses that training left beside each model: means over the last tenth of the steps."""
+    found = {
+        path: attempt(partial(_final, path), str(path), failed, remarks) for path in _files(models, "metrics.json")
+    }
+    return {path.parent.name: of_model for path, of_model in found.items() if of_model is not None}
+
+
+def _final(path: Path) -> dict[str, float]:
+    final = {key: x for key, x in json_object(path).items() if key.startswith("final_")}
+    if not all(isinstance(x, float | int) for x in final.values()):
+        raise InputError(f"final losses {shown(final)}; expected numbers")
+    return {key: float(f"{x:.4g}") for key, x in final.items()}
+
+
+def _files(models: Path, name: str) -> list[Path]:
+    return sorted(models.glob(f"*/{name}"))
