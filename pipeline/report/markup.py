@@ -31,7 +31,8 @@ dt { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: 0.9em; } 
 summary { cursor: pointer; color: #0b5394; } .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; margin: 0.5rem 0 1rem; }
 th, td { padding: 0.3rem 0.8rem 0.3rem 0; border-bottom: 1px solid #e4e4e4; text-align: left; }
-td { vertical-align: top; } th { font-weight: 600; vertical-align: bottom; } .number { text-align: right; white-space: nowrap; }
+td { vertical-align: top; } th { font-weight: 600; }
+.number { text-align: right; white-space: nowrap; }
 figure { margin: 0.8rem 0 1.5rem; } figure img { max-width: 100%; height: auto; display: block; }
 figcaption { font-size: 0.9rem; color: #444; max-width: 56rem; margin-top: 0.4rem; }
 .swatch { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 2px; margin-right: 0.5em; }
