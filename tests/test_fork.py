@@ -323,6 +323,17 @@ def test_a_damaged_state_is_named(tmp_path):
         forking.run(writer, bar=False)
 
 
+@pytest.fixture(scope="module")
+def of_every_kind(tmp_path_factory):
+    """A folder of stores: a run, half of one, one of another's making, a result."""
+    folder = tmp_path_factory.mktemp("kinds")
+    make(folder / "p.zarr", 4, model=GAUSSIAN)
+    make(folder / "half.zarr", 8, model=GAUSSIAN, blocks=[0])
+    runs.make(folder / "mine.zarr", 4)
+    stores.save(stores.open(folder / "p.zarr")[["timestep"]], folder / "result.zarr", {"quantity": "none"})
+    return folder
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -351,12 +362,8 @@ def test_a_damaged_state_is_named(tmp_path):
         (["p.zarr", "--model", "gaussian:0,2,1x4x4"], 2, "model.variance differ"),
     ],
 )
-def test_what_cannot_be_gets_one_message(arguments, code, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make("p.zarr", 4, model=GAUSSIAN)
-    make("half.zarr", 8, model=GAUSSIAN, blocks=[0])
-    runs.make("mine.zarr", 4)
-    stores.save(stores.open("p.zarr")[["timestep"]], "result.zarr", {"quantity": "none"})
+def test_what_cannot_be_gets_one_message(arguments, code, message, of_every_kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(of_every_kind, tmp_path, dirs_exist_ok=True))
     store, *options = arguments
     at = [] if "--at" in options else ["--at", "500"]
     assert message in traj("fork", store, "f.zarr", *at, *options, code=code)

@@ -73,6 +73,7 @@ def test_a_shortcut_that_cannot_be_gets_one_message(options, message, tmp_path):
 # --- as an edit of a sweep ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_forked_shortcut_is_the_generated_one_to_the_bit(run, model, table, tmp_path):
     out = tmp_path / "short.zarr"
     expected = stores.open(make(out, 6, model=model, labels="cycle", plan_name="shortcut", **RUN)).compute()
@@ -88,6 +89,7 @@ def test_the_forked_shortcut_is_the_generated_one_to_the_bit(run, model, table, 
     assert not np.array_equal(short.x_0, stores.open(run).x_0)
 
 
+@pytest.mark.slow
 def test_the_shortcut_saves_17_evaluations_and_cuts_21(run, model, table, tmp_path):
     forking = prepare(run, table=table, replicas=None, model=model)
     with forking.open(tmp_path / "f.zarr") as writer:

@@ -61,6 +61,7 @@ def test_skips_are_cut_but_nothing_is_removed_with_them(run, model, tmp_path):
     assert forking.edits["multiply_adds_removed"] == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "edit"), EDITS)
 def test_the_multiply_adds_removed_are_those_the_networks_calls_lack(family, edit, run, model, tmp_path):
     whole = generate.prepare(model=model, sampler_name="ddim", steps=20, eta=1.0, samples=4, block=4, device="cpu")

@@ -100,6 +100,7 @@ def test_calls_have_the_batch_of_the_forks(run, model, table, monkeypatch, tmp_p
     assert set(sizes) == {(12, 1, 8, 8)}
 
 
+@pytest.mark.slow
 def test_the_command_measures_after_the_forks_and_also_when_there_is_nothing_to_do(run, model, table, tmp_path):
     path = tmp_path / "results" / "times.csv"
     command = ("fork", run, tmp_path / "f.zarr", "--sweep", table, "--model", model, "--times", path)
@@ -117,6 +118,7 @@ def test_the_command_measures_after_the_forks_and_also_when_there_is_nothing_to_
     assert rows(path)[0] == HEAD
 
 
+@pytest.mark.slow
 def test_times_never_go_into_the_store(run, model, table, tmp_path):
     command = ("fork", run, tmp_path / "f.zarr", "--sweep", table, "--model", model)
     traj(*command, "--times", tmp_path / "times.csv")

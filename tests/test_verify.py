@@ -9,6 +9,7 @@ def test_a_whole_store_has_no_problems(tmp_path):
     assert stores.verify(runs.make(tmp_path / "run.zarr", 10), deep=True) == []
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_in_any_file_is_found_and_named(tmp_path):
     path = runs.make(tmp_path / "run.zarr", 10)
     rng = np.random.default_rng(0)

@@ -55,6 +55,7 @@ def test_kill_at_random_moments_then_resume_equals_uninterrupted(tmp_path):
     assert stores.verify(path, deep=True) == []
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_run_by_blocks(tmp_path):
     halves = [
         subprocess.Popen(
