@@ -200,8 +200,8 @@ def test_a_failing_figure_fails_a_test_and_costs_a_person_that_figure_only(copy,
     monkeypatch.chdir(copy)
     result = CliRunner().invoke(main, ["report"])
     assert result.exit_code == 1
-    assert "Traceback" in result.stderr
-    assert "please report this" in result.stderr
+    assert "Traceback" in result.output
+    assert "please report this" in result.output
     html = pages(copy / "report")["runs/good.html"]
     assert "good is not in “Faulty”: RuntimeError: a fault of ours" in html
     assert len(images(html)) == 2
