@@ -201,7 +201,7 @@ def test_setting_aside_that_fails_half_way_says_where_the_old_store_is(tmp_path,
 def test_nothing_is_set_aside_where_the_new_store_cannot_be_made(tmp_path, monkeypatch):
     path = runs.make(tmp_path / "a.zarr", 4)
     before = runs.digest(path)
-    monkeypatch.setattr(layout, "seal", full)
+    monkeypatch.setattr("traj.stores.description.seal", full)
     with pytest.raises(OSError, match="No space left"):
         runs.create(path, 4, seed=1, stale="set-aside")
     assert runs.digest(path) == before
