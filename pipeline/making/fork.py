@@ -19,12 +19,12 @@ from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from traj.pipeline.making import sweep
 from traj.pipeline.making.generate import NUMERICS
 from traj.pipeline.making.hostcopy import SLOTS, HostCopy
-from traj.pipeline.making.loop import make_blocks
+from traj.pipeline.making.loop import make_blocks, of_events
 from traj.pipeline.making.parent import Parent, conditions_of, load_model
 from traj.pipeline.parsing import check_count, is_whole, number
 from traj.pipeline.process import sampler
-from traj.pipeline.process.denoiser import Conditions, Denoiser, dims_of
-from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds, environment
+from traj.pipeline.process.denoiser import Conditions, Denoiser
+from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource
 from traj.pipeline.process.plan import Plan, Step
 from traj.pipeline.process.variance import overfull, refuse_overfull
@@ -121,8 +121,6 @@ class Fork:
         blocks: Sequence[int] | None = None,
     ) -> stores.TrajectoryWriter:
         """Create, resume or extend the store of the forks."""
-        schedule = self.denoiser.schedule
-        timestep = np.array(self.timesteps)
         noise = [spelled(plan, lambda step: step.noise) for plan in self.variants]
         variant: dict[str, Any] = {"at": self.at, "noise": noise, **self.edits}
         if self.plan.steps[0].rule == "ddim":
@@ -132,20 +130,13 @@ class Fork:
             variant=variant,
             kind="sweep" if self.edits else "fork",
             replicas=self.replicas,
-            timestep=timestep,
-            signal=schedule.signal[timestep],
-            noise_scale=schedule.noise_scale[timestep],
-            step=[self.parent.plan.timesteps.index(visited) for visited in self.timesteps],
-            model_time=schedule.model_time[timestep],
+            **of_events(self.denoiser, self.plan, self.timesteps, self.device),
             **self.conditions.visible(range(self.samples)),
-            shape=self.denoiser.shape,
-            dims=dims_of(self.denoiser),
+            step=[self.parent.plan.timesteps.index(visited) for visited in self.timesteps],
             samples=self.samples,
             block=self.block,
             states=self.states,
-            valid_range=self.plan.valid_range(self.denoiser.valid_range),
             config=self.config,
-            environment={"model": self.denoiser.name, **environment(self.device)},
             stale=stale,
             blocks=blocks,
         )

@@ -17,12 +17,12 @@ from traj import stores
 from traj.pipeline import models
 from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from traj.pipeline.making.hostcopy import SLOTS, HostCopy
-from traj.pipeline.making.loop import make_blocks
+from traj.pipeline.making.loop import make_blocks, of_events
 from traj.pipeline.making.shortcut import shortcut
 from traj.pipeline.parsing import check_count
 from traj.pipeline.process import plans, sampler
 from traj.pipeline.process.denoiser import Conditions, Denoiser, dims_of, network_of
-from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds, environment
+from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
 from traj.pipeline.process.plan import Plan, Step
@@ -116,27 +116,19 @@ class Generation:
         blocks: Sequence[int] | None = None,
     ) -> stores.TrajectoryWriter:
         """Create, resume or extend the run's store."""
-        schedule = self.denoiser.schedule
-        timestep = np.array(self.plan.timesteps)[self.kept]
+        timesteps = [self.plan.timesteps[k] for k in self.kept]
         return stores.create(
             out,
-            timestep=timestep,
-            signal=schedule.signal[timestep],
-            noise_scale=schedule.noise_scale[timestep],
-            step=self.kept,
-            model_time=schedule.model_time[timestep],
-            noise_sd=sampler.noise_sd(schedule, self.plan)[self.kept],
+            **of_events(self.denoiser, self.plan, timesteps, self.device),
             **self.conditions.visible(range(self.layout.samples)),
-            shape=self.denoiser.shape,
-            dims=dims_of(self.denoiser),
+            step=self.kept,
+            noise_sd=sampler.noise_sd(self.denoiser.schedule, self.plan)[self.kept],
             samples=self.samples,
             block=self.block,
             dtype=self.dtype,
             keepbits=self.round_bits,
             log_variance=self.learned,
-            valid_range=self.plan.valid_range(self.denoiser.valid_range),
             config=self.config,
-            environment={"model": self.denoiser.name, **environment(self.device)},
             stale=stale,
             blocks=blocks,
         )

@@ -1,19 +1,38 @@
-"""The loop over a store's blocks that generating and forking share."""
+"""What generating and forking share: what they say of their events, and the loop over a store's blocks."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from traj.pipeline.making.hostcopy import HostCopy
-from traj.pipeline.process.device import inference
+from traj.pipeline.process.denoiser import Denoiser, dims_of
+from traj.pipeline.process.device import environment, inference
+from traj.pipeline.process.plan import Plan
 from traj.stores import NotFinite, TrajectoryWriter
 
 Make = Callable[[int, HostCopy, ThreadPoolExecutor, tqdm], torch.Tensor]
+
+
+def of_events(denoiser: Denoiser, plan: Plan, timesteps: Sequence[int], device: torch.device) -> dict[str, Any]:
+    """Say of a store what its events are, at which noise they are kept, and where they are made."""
+    timestep, schedule = np.array(timesteps), denoiser.schedule
+    return {
+        "timestep": timestep,
+        "signal": schedule.signal[timestep],
+        "noise_scale": schedule.noise_scale[timestep],
+        "model_time": schedule.model_time[timestep],
+        "shape": denoiser.shape,
+        "dims": dims_of(denoiser),
+        "valid_range": plan.valid_range(denoiser.valid_range),
+        "environment": {"model": denoiser.name, **environment(device)},
+    }
 
 
 def make_blocks(
