@@ -23,7 +23,7 @@ DIGITS = load_digits()
 IMAGES = (DIGITS.images[:, None] / 8 - 1).astype("f4")
 CONFIG = {
     "model": {"name": "digits"},
-    "labels": "cycle",
+    "condition": {"labels": "cycle"},
     "plan": {
         "clip": None,
         "runs": [{"first": 39, "last": 0, "stride": 1, "rule": "ddim", "variance": 0.0, "noise": "shared"}],

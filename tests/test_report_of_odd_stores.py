@@ -28,6 +28,7 @@ from traj import stores
 from traj.analysis._drawing import displayed, legible
 from traj.analysis._quantity import Figure
 from traj.pipeline.cli import main
+from traj.pipeline.report import runs as table_of_runs
 from traj.pipeline.report import training
 from traj.pipeline.report.runs import plan_steps, sampler_name
 
@@ -80,8 +81,15 @@ def test_a_config_may_say_anything_of_a_plan(plan):
     assert plan_steps({"plan": plan}) == 0
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"), [({"labels": "cycle"}, "labels cycle"), ([1], "–"), ("none", "–"), (None, "–")]
+)
+def test_a_config_may_say_anything_of_a_condition(asked, said):
+    assert table_of_runs._condition({"condition": asked}) == said
+
+
 def test_stores_of_ones_own_may_have_any_config_and_any_name(copy):
-    odd = {"plan": "my plan", "model": None, "labels": [1], "parent": {"fingerprint": [1]}}
+    odd = {"plan": "my plan", "model": None, "condition": [1], "parent": {"fingerprint": [1]}}
     good = copy / "data/trajectories/good.zarr"
     for name in NAMES:
         analyse(runs.make(copy / f"data/trajectories/{name}.zarr", 4, config=odd), copy)

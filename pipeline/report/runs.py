@@ -28,7 +28,7 @@ def tables(entries: Sequence[Entry], colours: Mapping[str, str], folder: str) ->
     made = [stored for entry in entries for stored in entry.stored.values() if stored.kind != "trajectories"]
     shown = ""
     if runs:
-        head = ("run", "model", "sampler", "labels", "steps", "samples", "evaluations", "store", "fingerprint")
+        head = ("run", "model", "sampler", "condition", "steps", "samples", "evaluations", "store", "fingerprint")
         rows = [[markup.link(run.name, folder, colours), *_run(run)] for run in runs]
         shown += markup.table(head, rows, numbers=range(4, 8)) + RUNS
     if made:
@@ -48,13 +48,19 @@ def tables(entries: Sequence[Entry], colours: Mapping[str, str], folder: str) ->
     return shown
 
 
+def _condition(config: Mapping[str, Any]) -> str:
+    """Say what samples were made under; the config of a store of one's own may hold anything."""
+    asked = config.get("condition")
+    return ", ".join(f"{name} {value}" for name, value in asked.items()) if isinstance(asked, dict) else "–"
+
+
 def _run(run: Stored) -> list[str]:
     config, shape = run.config, run.described.get("arrays", {}).get("x_t", {}).get("dims", {})
     steps, samples = plan_steps(config) or shape.get("timestep"), shape.get("sample")
     return [
         escape(model_name(run)) if config else "–",
         escape(sampler_name(config)),
-        escape(str(config.get("labels", "–"))),
+        escape(_condition(config)),
         markup.count(steps),
         markup.count(samples),
         markup.count(steps and samples and (steps + second_evaluations(config)) * samples),
