@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ast
-import inspect
-from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from traj.analysis import _offered
@@ -30,9 +27,6 @@ __all__ = [
     "summary",
     "usable",
 ]
-
-NUMERICS = 4
-"""Raised by hand when a quantity's numbers change, so that saved results are known to be old."""
 
 FOLDER = Path(__file__).parent
 
@@ -68,11 +62,8 @@ def load(name: str) -> Quantity:
     _require(name)
     if name not in _ours():
         return _offered.load(name)
-    from traj.analysis._quantity import Quantity
-
-    module = import_module(f"traj.analysis.{name}")
-    found = getattr(module, name)
-    return found if isinstance(found, Quantity) else _wrapped(found, module)
+    found: Quantity = getattr(import_module(f"traj.analysis.{name}"), name)
+    return found
 
 
 def usable() -> dict[str, Quantity]:
@@ -84,23 +75,6 @@ def usable() -> dict[str, Quantity]:
         with suppress(InputError):
             found[name] = load(name)
     return found
-
-
-def _wrapped(function: Callable[..., Any], module: ModuleType) -> Quantity:
-    """Make a quantity of a function that is not marked yet."""
-    from traj.analysis._quantity import Quantity
-
-    options = inspect.signature(function).parameters
-    quantity = Quantity(
-        function,
-        reads="sweep" if "baseline" in options else getattr(module, "KIND", "trajectories"),
-        numerics=NUMERICS,
-        title=function.__name__,
-        source="",
-        reads_with={"against": "trajectories"} if "against" in options else {},
-    )
-    quantity.takes_memory(getattr(module, "working_bytes", lambda ds, **options: 0))
-    return quantity
 
 
 def _ours() -> list[str]:

@@ -1,6 +1,6 @@
 """Every quantity's numbers stay what they were, sample by sample. `python -m tests.test_analysis_goldens` renews them.
 
-Numbers that are meant to change raise NUMERICS of the room of analyses.
+Numbers that are meant to change raise the numerics of their quantity.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def computed(name, make, changed=None):
     ds = make(SAMPLES, STEPS, **(SMALL if "side" in inspect.signature(make).parameters else {}))
     if changed is not None:
         ds[largest(ds)][{"sample": changed}] *= 0.9
-    result = lay_out(name, ds, **({"bins": 16} if name == "entropy" else {})).compute()
+    result = lay_out(name, ds, **({"bins": 16} if "bins" in analysis.load(name).options else {})).compute()
     kept = {}
     for variable, values in result.data_vars.items():
         numbers = values.to_numpy().ravel()
@@ -34,7 +34,7 @@ def computed(name, make, changed=None):
             kept[variable] = [None if np.isnan(x) else float(f"{x:.{DIGITS}g}") for x in numbers]
         else:
             kept[variable] = [int(x) for x in numbers]
-    return {"numerics": analysis.NUMERICS, **kept}
+    return {"numerics": analysis.load(name).numerics, **kept}
 
 
 def key(name, make):

@@ -306,7 +306,7 @@ def test_nothing_is_started_when_nothing_is_to_do(monkeypatch):
 
 
 def test_a_quantity_takes_the_stores_of_its_kind(monkeypatch):
-    monkeypatch.setattr(sys.modules[analysis.load("psnr").__module__], "KIND", "fork", raising=False)
+    monkeypatch.setattr(analysis.load("psnr"), "reads", "fork")
     runs.make("data/trajectories/a.zarr")
     assert "none under data/forks; name one, or run `dvc repro` or `traj fork`" in traj("analyze", "psnr", code=2)
     text = traj("analyze", "psnr", "data/trajectories/a.zarr", code=2)
@@ -344,11 +344,15 @@ def test_other_stores_are_known_by_what_they_hold_not_by_their_path():
     assert "other options or from another store" in traj("analyze", "psnr", "a.zarr", "-o", "p.zarr", code=1)
 
 
-def test_several_other_stores_are_known_in_their_order(monkeypatch):
-    def several(ds: xr.Dataset, *, against: tuple[str, ...] = ()) -> xr.Dataset: ...
+def in_the_place_of_psnr(monkeypatch, function):
+    marked = analysis.quantity(reads="trajectories", numerics=1, title="Made up")(function)
+    monkeypatch.setattr(sys.modules["traj.analysis.psnr"], "psnr", marked)
 
-    monkeypatch.setattr(sys.modules[analysis.load("psnr").__module__], "psnr", several)
-    several.__module__ = "traj.analysis.psnr"
+
+def test_several_other_stores_are_known_in_their_order(monkeypatch):
+    def several(ds: xr.Dataset, *, against: tuple[xr.Dataset, ...] = ()) -> xr.Dataset: ...
+
+    in_the_place_of_psnr(monkeypatch, several)
     runs.make("a.zarr")
     runs.make("b.zarr", 8)
     (job,) = analyze.plan_jobs([Path("a.zarr")], {"psnr": {"against": ("b.zarr", "a.zarr")}}, None)
@@ -367,8 +371,7 @@ def test_other_stores_reach_a_quantity_opened(monkeypatch):
         seen.update(against=against, others=others)
         return xr.Dataset({"gap": abs(ds["x_0"] - against["x_0"]).max()})
 
-    monkeypatch.setattr(sys.modules[analysis.load("psnr").__module__], "psnr", compared)
-    compared.__module__ = "traj.analysis.psnr"
+    in_the_place_of_psnr(monkeypatch, compared)
     paths = [runs.make(f"{name}.zarr", seed=seed) for seed, name in enumerate("abc")]
     identities = [stores.identity(path) for path in paths]
     traj("analyze", "psnr", *("a.zarr", "--against", "b.zarr", "--others", "c.zarr,b.zarr"))
@@ -386,13 +389,6 @@ def test_other_stores_reach_a_quantity_opened(monkeypatch):
 def test_raising_the_numerics_of_one_quantity_makes_only_its_results_stale(monkeypatch):
     runs.make("a.zarr")
     traj("analyze", "psnr,ssim", "a.zarr")
-    load = analysis.load
-
-    def raised(name):
-        quantity = load(name)
-        quantity.numerics += name == "psnr"
-        return quantity
-
-    monkeypatch.setattr(analysis, "load", raised)
+    monkeypatch.setattr(analysis.load("psnr"), "numerics", analysis.load("psnr").numerics + 1)
     assert "nothing to do" in traj("analyze", "ssim", "a.zarr")
     assert "psnr.zarr exists and was computed with other options" in traj("analyze", "psnr", "a.zarr", code=1)

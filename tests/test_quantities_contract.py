@@ -224,21 +224,20 @@ def result_of(name, make, option):
     return quantity(make(SAMPLES, STEPS), **{option: (other,) if quantity.stores[option] else other}).compute()
 
 
-MARKED = [name for name in analysis.quantities() if analysis.load(name).figures]
 COMPARED = [
     (name, make, option)
-    for name in MARKED
+    for name in analysis.quantities()
     for option, kind in analysis.load(name).reads_with.items()
     for make in MAKERS[kind]
 ]
 RESULTS = pytest.mark.parametrize(
     ("name", "make", "option"),
-    [*((name, make, "") for name, make in CASES if name in MARKED), *COMPARED],
+    [*((name, make, "") for name, make in CASES), *COMPARED],
     ids=lambda value: getattr(value, "__name__", value) or "alone",
 )
 
 
-@pytest.mark.parametrize("name", MARKED)
+@QUANTITIES
 def test_a_quantity_says_what_it_is_and_what_it_reads(name):
     quantity = analysis.load(name)
     assert quantity.name == name

@@ -17,9 +17,6 @@ from traj.pipeline.computing.engines import Engine
 from traj.pipeline.estimate import MARGIN_BYTES, peak_memory, size
 from traj.stores import KINDS, RESULTS, InputError, KindName, MissingFile, attributes, local
 
-STORE_OPTIONS = ("against", "readout", "baseline")
-"""Options that are paths of other stores in quantities which open them themselves."""
-
 Options = Mapping[str, Any]
 
 
@@ -40,7 +37,8 @@ class Job:
 
     def require_unchanged(self) -> None:
         """Raise StaleStore where a store it reads holds something else than when it was planned."""
-        others = {self.options[name]: self.config[name] for name in stores_of(self.quantity) if name in self.config}
+        taken = analysis.load(self.quantity).stores
+        others = {self.options[name]: self.config[name] for name in taken if name in self.config}
         for path, planned in {str(self.store): self.config["store"], **others}.items():
             if identities(path) != planned:
                 raise stores.StaleStore(
@@ -63,12 +61,6 @@ def kind_of(options: Mapping[str, Options]) -> KindName:
         each = ", ".join(f"{name} reads {kind}" for name, kind in kinds.items())
         raise InputError(f"{', '.join(kinds)} cannot share a pass, they read different kinds of stores: {each}")
     return next(iter(kinds.values()))
-
-
-def stores_of(quantity: str) -> list[str]:
-    """Name the options of a quantity that are other stores."""
-    options = analysis.load(quantity).options
-    return [*analysis.load(quantity).stores, *(name for name in STORE_OPTIONS if name in options)]
 
 
 def default_stores(kind: KindName) -> list[Path]:
@@ -114,7 +106,7 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
         for quantity, chosen in options.items():
             found = analysis.load(quantity)
             full = {name: chosen.get(name, option.default) for name, option in found.options.items()}
-            others = {name: identities(full[name]) for name in stores_of(quantity) if full[name]}
+            others = {name: identities(full[name]) for name in found.stores if full[name]}
             config = {
                 "numerics": found.numerics,
                 "quantity": quantity,

@@ -207,7 +207,7 @@ def _missing(entry: Entry, root: Path) -> list[str]:
         stored = entry.stored.get(quantity.reads)
         if name in entry.results or stored is None or stored.ds is None:
             continue
-        takes_run = "baseline" in quantity.options
+        takes_run = "baseline" in quantity.stores
         run = f" --baseline {'RUN' if stored.of is None else stored.of.path}" if takes_run else ""
         commands.setdefault(f"{stored.path}{run}", []).append(name)
     return [
