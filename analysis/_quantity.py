@@ -63,7 +63,8 @@ class Landmark:
     """A point on the time axis that answers "when": a timestep, its log SNR and an interval of 95 % of that.
 
     name is that of a metric, the same for all runs; meaning says it in words. Both places are NaN where the point is
-    not there, both ends where it cannot be told how sure it is. of says which curve or family of edits it belongs to.
+    not there, both ends where it cannot be told how sure it is; an end that is infinite lies before the first step, or
+    at x_0 itself. of says which curve or family of edits it belongs to.
     """
 
     name: str
