@@ -222,7 +222,8 @@ def test_edits_of_events_are_compared_with_their_run(tmp_path, shape):
     run, forks = forks_of(tmp_path, shape, replicas=1)
     edits = {"edit": "jump", "ns": 0, "nb": 0, "n": 1, "r": -1}
     sweep = stores.open(forks).assign_coords({k: ("variant", [v, v]) for k, v in edits.items()})
-    found = intervention(sweep, baseline=str(run)).compute()
+    sweep.attrs["kind"] = "sweep"
+    found = intervention(sweep, baseline=stores.open(run)).compute()
     assert found.ssim.isnull().all()
     assert (found.psnr > 0).all()
     unit = [np.clip((x + 1.5) / 4, 0, 1) for x in (sweep.x_0.values[:, 0], stores.open(run).x_0.values)]
