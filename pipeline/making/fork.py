@@ -121,6 +121,7 @@ class Fork:
         blocks: Sequence[int] | None = None,
     ) -> stores.TrajectoryWriter:
         """Create, resume or extend the store of the forks."""
+        told = self.conditions.visible(range(self.samples))
         noise = [spelled(plan, lambda step: step.noise) for plan in self.variants]
         variant: dict[str, Any] = {"at": self.at, "noise": noise, **self.edits}
         if self.plan.steps[0].rule == "ddim":
@@ -130,8 +131,7 @@ class Fork:
             variant=variant,
             kind="sweep" if self.edits else "fork",
             replicas=self.replicas,
-            **of_events(self.denoiser, self.plan, self.timesteps, self.device),
-            **self.conditions.visible(range(self.samples)),
+            **of_events(self.denoiser, self.plan, self.timesteps, told, self.device),
             step=[self.parent.plan.timesteps.index(visited) for visited in self.timesteps],
             samples=self.samples,
             block=self.block,

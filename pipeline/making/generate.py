@@ -117,10 +117,10 @@ class Generation:
     ) -> stores.TrajectoryWriter:
         """Create, resume or extend the run's store."""
         timesteps = [self.plan.timesteps[k] for k in self.kept]
+        told = self.conditions.visible(range(self.samples))
         return stores.create(
             out,
-            **of_events(self.denoiser, self.plan, timesteps, self.device),
-            **self.conditions.visible(range(self.layout.samples)),
+            **of_events(self.denoiser, self.plan, timesteps, told, self.device),
             step=self.kept,
             noise_sd=sampler.noise_sd(self.denoiser.schedule, self.plan)[self.kept],
             samples=self.samples,

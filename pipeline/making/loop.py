@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,14 +20,17 @@ from traj.stores import NotFinite, TrajectoryWriter
 Make = Callable[[int, HostCopy, ThreadPoolExecutor, tqdm], torch.Tensor]
 
 
-def of_events(denoiser: Denoiser, plan: Plan, timesteps: Sequence[int], device: torch.device) -> dict[str, Any]:
-    """Say of a store what its events are, at which noise they are kept, and where they are made."""
+def of_events(
+    denoiser: Denoiser, plan: Plan, timesteps: Sequence[int], told: Mapping[str, np.ndarray], device: torch.device
+) -> dict[str, Any]:
+    """Say of a store what its events are, at which noise they are kept, what they are told, and where they are made."""
     timestep, schedule = np.array(timesteps), denoiser.schedule
     return {
         "timestep": timestep,
         "signal": schedule.signal[timestep],
         "noise_scale": schedule.noise_scale[timestep],
         "model_time": schedule.model_time[timestep],
+        **told,
         "shape": denoiser.shape,
         "dims": dims_of(denoiser),
         "valid_range": plan.valid_range(denoiser.valid_range),
