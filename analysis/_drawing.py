@@ -90,7 +90,7 @@ def left_edge(results: Results) -> float:
 
 def of_images(store: xr.Dataset | None) -> TypeGuard[xr.Dataset]:
     """Whether there is a store and its events are images, which alone can be shown side by side."""
-    return store is not None and event_dims(store["x_0"].dims) == IMAGE_DIMS
+    return store is not None and "x_0" in store and event_dims(store["x_0"].dims) == IMAGE_DIMS
 
 
 def displayed(images: np.ndarray, low: float, high: float) -> np.ndarray:
