@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from traj.pipeline.process.cut import WHOLE, Cut
@@ -40,7 +39,7 @@ class Conditions(Protocol):
         """
         ...
 
-    def visible(self, samples: Sequence[int]) -> Mapping[str, np.ndarray]:
+    def visible(self, samples: Sequence[int]) -> Mapping[str, Any]:
         """Give what a store shows of it: label (sample,) int64, -1 for none, and prompt (sample,) if it is a text."""
         ...
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from traj.pipeline.process.cut import WHOLE, Cut
@@ -68,5 +67,5 @@ class _WithNull:
     def of(self, samples: Sequence[int | None], device: torch.device) -> Any:
         return self._conditions.of([*samples, *[None] * len(samples)], device)
 
-    def visible(self, samples: Sequence[int]) -> Mapping[str, np.ndarray]:
+    def visible(self, samples: Sequence[int]) -> Mapping[str, Any]:
         return self._conditions.visible(samples)
