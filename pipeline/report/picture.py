@@ -37,7 +37,7 @@ def picture(rows: Sequence[Row], look: Look, shown: xr.Dataset | None) -> Figure
 
     Above them are predictions of the run that is shown, if any.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row.marks))
+    names = [name for name in look.colours if any(name in row.marks for row in rows)]
     markers = {name: look.markers[name] or "o" for name in names}
     low, high = _range(rows, shown)
     cell = (WIDTH - LEFT - RIGHT) / COLUMNS
