@@ -72,7 +72,7 @@ def carry_out(
     if not _is_made(job, out):
         # before there is a store: a network that fails, or does not fit into memory, leaves none behind
         job.cost(out, len(wanted))
-    with job.open(out, stale=stale, blocks=blocks) as store:
+    with _opened(job, out, stale, blocks) as store:
         if store.set_aside:
             say(f"{out} was made from other inputs; it is kept as {store.set_aside}")
         if idle := not store.pending:
@@ -105,6 +105,15 @@ def carry_out(
     if blocks is None:
         raise click.ClickException(f"{state}; the store was begun with {samples} samples, {complete}")
     say(state)
+
+
+def _opened(job: Job[Writer], out: Path, stale: Stale, blocks: range | None) -> AbstractContextManager[Writer]:
+    from traj.stores import StaleStore
+
+    try:
+        return job.open(out, stale=stale, blocks=blocks)
+    except StaleStore as error:
+        raise StaleStore(f"{error} That is --stale set-aside.") from None
 
 
 def _is_made(job: Job[Writer], out: Path) -> bool:
