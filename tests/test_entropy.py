@@ -276,7 +276,7 @@ def test_pooling_many_samples_holds_counts_not_codes():
     def largest(samples):
         ds = trajectories(samples, 4, chunks=(16, 4))
         sizes = []
-        original = _pooled._add_blocks
+        original = _pooled._add_chunks
 
         def watched(*blocks, **options):
             counts = original(*blocks, **options)
@@ -284,7 +284,7 @@ def test_pooling_many_samples_holds_counts_not_codes():
             return counts
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_pooled, "_add_blocks", watched)
+            patch.setattr(_pooled, "_add_chunks", watched)
             entropy(ds, bins=16, on=("x_t",)).compute(scheduler="synchronous")
         return max(sizes)
 
