@@ -117,7 +117,7 @@ class Generation:
     ) -> stores.TrajectoryWriter:
         """Create, resume or extend the run's store."""
         timesteps = [self.plan.timesteps[k] for k in self.kept]
-        told = self.conditions.visible(range(self.samples))
+        told = self.conditions.visible(range(self.layout.samples))  # a layout refuses what no machine can hold
         return stores.create(
             out,
             **of_events(self.denoiser, self.plan, timesteps, told, self.device),
