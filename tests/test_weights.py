@@ -80,7 +80,7 @@ def test_a_variant_alone_is_loaded_and_hashed(tmp_path):
     file = folder / "unet" / f"{STEM}.fp16.safetensors"
     assert is_loaded(folder, random_unet().half().float(), [file])
     shutil.copy(file, folder / "unet" / f"{STEM}.non_ema.safetensors")
-    with pytest.raises(ValueError, match=rf"variants: {STEM}\.fp16\.safetensors, {STEM}\.non_ema\.safetensors; name"):
+    with pytest.raises(ValueError, match=rf"variants: {STEM}\.fp16\.safetensors, {STEM}\.non_ema\.safetensors; copy"):
         load(str(folder))
 
 
