@@ -73,7 +73,7 @@ def find(folder: Path, safe: str, pickled: str) -> Weights:
         if len(variants) > 1 or any("-of-" in path.name for path in variants):
             raise InputError(
                 f"{folder} holds no {stem}{suffix}, but variants: {', '.join(path.name for path in variants)}; copy "
-                f"the one you mean, in one file, to {stem}{suffix}"
+                f"the one you mean to {stem}{suffix}"
             )
         if variants:
             return Weights((variants[0],), {f"{stem}{suffix}": variants[0]})
