@@ -22,7 +22,7 @@ class LocalPath(click.Path):
         return super().convert(refuse_url(value, param, ctx), param, ctx)
 
 
-class LocalName(click.ParamType):
+class LocalName(click.ParamType[str]):
     """Reads a name that may be a path, of a model for example, and refuses a URL."""
 
     name = "text"

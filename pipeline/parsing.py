@@ -49,7 +49,7 @@ def check_count(name: str, count: int) -> None:
         raise refusal(f"{name} {shown(count)} was given, expected {expected}")
 
 
-class Whole(click.ParamType):
+class Whole(click.ParamType[int]):
     """A whole number of an option, in a range; without a range, the function that uses it checks it."""
 
     name = "integer"
@@ -69,7 +69,7 @@ class Whole(click.ParamType):
         return number
 
 
-class Number(click.ParamType):
+class Number(click.ParamType[float]):
     """A number of an option."""
 
     name = "float"

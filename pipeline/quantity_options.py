@@ -154,7 +154,7 @@ def option_parameters(quantity: Quantity) -> list[click.Option]:
     return options
 
 
-class OptionValue(click.ParamType):
+class OptionValue(click.ParamType[Any]):
     """Reads a value of a type hint: str, int, float, Literal, tuple (comma-separated) or optional."""
 
     def __init__(self, hint: Any) -> None:
