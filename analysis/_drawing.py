@@ -98,6 +98,7 @@ def displayed(images: np.ndarray, low: float, high: float) -> np.ndarray:
 
     Where high is not above low, the images' own range takes their place.
     """
+    images = images.astype(np.float32)  # older matplotlib draws no float16
     if not low < high:
         numbers = images[np.isfinite(images)]
         low, high = (numbers.min(), numbers.max()) if numbers.size and np.ptp(numbers) else (-1, 1)

@@ -40,7 +40,8 @@ def open(path: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
             ds = xr.open_zarr(target, chunks=None).drop_vars(("done", "manifest"), errors="ignore")
             for name in ds.coords:
                 ds[name].load()
-        except (ValueError, MemoryError) as error:  # other bytes read as texts may stand for any number of them
+        # other bytes read as texts may stand for any number of them, and older xarray cannot raise NumPy's error again
+        except (ValueError, MemoryError, TypeError) as error:
             raise DamagedStore(f"{target}: {error}; run `traj verify {target}`") from None
         if read_root(target) == root:  # not extended since it was checked
             break
