@@ -32,17 +32,7 @@ def tables(entries: Sequence[Entry], colours: Mapping[str, str], folder: str) ->
         rows = [[markup.link(run.name, folder, colours), *_run(run)] for run in runs]
         shown += markup.table(head, rows, numbers=range(4, 8)) + RUNS
     if made:
-        head = (
-            "name",
-            "what",
-            "of",
-            "sampler then on",
-            "variants",
-            "replicas",
-            "samples",
-            "store",
-            "fingerprint",
-        )
+        head = ("name", "what", "of", "sampler then on", "variants", "replicas", "samples", "store", "fingerprint")
         rows = [[markup.link(one.name, folder, colours), one.kind, *_made(one, colours, folder)] for one in made]
         shown += markup.table(head, rows, numbers=range(4, 8)) + MADE
     return shown
