@@ -19,10 +19,10 @@ studies-full: install  ## the full sweeps, opt-in: studies/unet_dynamics/full/re
 test: install  ## the whole suite
 	python $(TESTS)
 
-test-fast: install  ## no whole training, page, benchmark or notebook, no DVC
-	python $(TESTS) -m "not slow"
+test-fast: install  ## what is neither slow (whole trainings, pages, DVC, ...) nor dear by measurement
+	python $(TESTS) -m "not slow and not dear"
 
-test-lowest: $(VENV)-lowest/.installed  ## test-fast with the lowest versions that pyproject.toml allows
+test-lowest: $(VENV)-lowest/.installed  ## what is not slow, with the lowest versions that pyproject.toml allows
 	PATH="$(CURDIR)/$(VENV)-lowest/bin:$$PATH" python $(TESTS) -m "not slow"
 
 lint: install  ## formatting, style, types

@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 
-from tests import warm
+from tests import dear, warm
 from traj.pipeline.threads import wait_briefly
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -14,6 +14,14 @@ wait_briefly()  # for tests and their subprocesses that ask for more
 
 # Started in the background of a shell, this process ignores SIGINT, and so would those that tests start and stop.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    listed = dear.listed()
+    for item in items:
+        if item.nodeid.partition("[")[0] in listed:
+            item.add_marker(pytest.mark.dear)
 
 
 @pytest.fixture(scope="session")

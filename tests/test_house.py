@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from tests import dear
 from traj import stores
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +105,12 @@ def test_the_lowest_versions_tried_are_those_promised():
     tried = {name: Version(version) for name, version in (line.split("==") for line in lines)}
     del promised["torch"], tried["torch"]  # constraints-lowest.txt says why
     assert tried == promised
+
+
+def test_what_is_listed_as_dear_is_there():
+    for test in dear.listed():
+        file, function = test.split("::")
+        assert f"\ndef {function}(" in (ROOT / file).read_text(), test
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["analyze", "--help"], ["verify", "--help"]])
