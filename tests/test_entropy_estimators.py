@@ -51,14 +51,14 @@ def test_grassbergers_estimate_is_less_biased_than_the_plug_in(shared):
     same = shared + (1 - shared) / 16
     expected = -same * np.log2(same) - 15 * (1 - shared) / 16 * np.log2((1 - shared) / 16)
     values = (np.arange(16) + 0.5) / 8 - 1
-    x_0, other = rng.integers(16, size=(2, 200, 8, 1, 4, 4))
+    x_0, other = rng.integers(16, size=(2, 60, 8, 1, 4, 4))
     state = np.where(rng.uniform(size=x_0.shape) < shared, x_0, other)
     bias = {"stepwise_entropy": 0.0, "stepwise_entropy_grassberger": 0.0}
-    for run in range(200):
+    for run in range(60):
         ds = dataset(values[state[run]][:, None], values[state[run]][:, None], values[x_0[run]])
         result = entropy(ds, on=("x_t",), bins=16).compute(scheduler="synchronous")
         for name in bias:
-            bias[name] += (result[name].item() - expected) / 200
+            bias[name] += (result[name].item() - expected) / 60
     assert bias["stepwise_entropy"] < -0.3
     assert abs(bias["stepwise_entropy_grassberger"]) < 0.5 * abs(bias["stepwise_entropy"])
 
