@@ -21,6 +21,7 @@ from traj.pipeline.options import (
     TF32,
     LocalName,
     LocalPath,
+    bounds,
     sampling,
     timestep_list,
 )
@@ -53,6 +54,47 @@ def main() -> None:
     traj analyze entropy data/trajectories/a.zarr                       writes results/a/entropy.zarr
     traj report                                                         writes report/index.html
     """
+
+
+@main.command()
+@click.argument("source", type=LocalName())
+@click.argument("out", type=LocalPath())
+@click.option("--samples", type=Whole(), help="Take only the first so many samples.  [default: all]")
+@click.option(
+    "--block",
+    type=Whole(),
+    help="Samples in one chunk. To resume, give the same number.  [default: as many as take about 4 MiB]",
+)
+@click.option(
+    "--range",
+    "valid_range",
+    callback=bounds,
+    metavar="LOW,HIGH",
+    help="Where values are to be expected.  [default: what SOURCE says, or -1,1]",
+)
+@STALE
+@DRY_RUN
+def dataset(source: str, out: Path, stale: Any, dry_run: bool, **options: Any) -> None:
+    """Store the data SOURCE in OUT, as x_0 and its classes.
+
+    SOURCE is digits, scikit-learn's, or mixture:A,B,..., points in one pixel.
+
+    \b
+    traj dataset digits data/datasets/digits.zarr
+    traj dataset mixture:-8,-4,6,8 data/datasets/points.zarr
+    """
+    from traj.pipeline.making.dataset import prepare
+
+    carry_out(
+        prepare(source, **options),
+        out,
+        stale=stale,
+        blocks=None,
+        dry_run=dry_run,
+        smaller="--samples",
+        complete=ALL_SAMPLES,
+        following="traj info",
+    )
 
 
 @main.command()

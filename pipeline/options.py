@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from traj.pipeline.parsing import Number, Whole, is_whole
+from traj.pipeline.parsing import Number, Whole, is_whole, number
 
 
 class LocalPath(click.Path):
@@ -83,6 +84,19 @@ BLOCKS = click.option(
     metavar="FIRST:END",
     help="Make only these blocks, without END, so that several processes can share a run.",
 )
+
+
+def bounds(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[float, float] | None:
+    """Read LOW,HIGH."""
+    if value is None:
+        return None
+    try:
+        low, high = map(number, value.split(","))
+    except ValueError:
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise click.BadParameter(f"{value!r} was given, expected LOW,HIGH, two finite numbers, for example -1,1")
+    return low, high
 
 
 def timestep_list(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:

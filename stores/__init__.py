@@ -3,7 +3,7 @@
 from traj.stores import levels
 from traj.stores.blocks import BlockWriter
 from traj.stores.claim import Stale, ranges
-from traj.stores.creation import create, create_forks, create_readout
+from traj.stores.creation import create, create_dataset, create_forks, create_readout
 from traj.stores.errors import (
     DamagedStore,
     FailedRun,
@@ -68,6 +68,7 @@ __all__ = [
     "canonical_json",
     "checked_event",
     "create",
+    "create_dataset",
     "create_forks",
     "create_readout",
     "describe",

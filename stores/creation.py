@@ -16,7 +16,7 @@ from traj.stores.claim import Claim, Stale, claim
 from traj.stores.description import Description, Variable
 from traj.stores.errors import InputError
 from traj.stores.events import USUAL_DIMS, checked_event
-from traj.stores.kinds import KINDS
+from traj.stores.kinds import KINDS, KindName
 from traj.stores.layout import SHARD_BYTES, Coord, Layout, fingerprint
 from traj.stores.locks import BlockLocks
 from traj.stores.places import place
@@ -170,10 +170,52 @@ def create_forks(
     return _open(TrajectoryWriter, path, description, stale, blocks)
 
 
+def create_dataset(
+    path: str | os.PathLike[str],
+    *,
+    shape: Sequence[int],
+    samples: int,
+    block: int,
+    config: Mapping[str, Any],
+    label: ArrayLike | None = None,
+    dims: Sequence[str] | None = None,
+    valid_range: tuple[float, float] = (-1.0, 1.0),
+    environment: Mapping[str, Any] | None = None,
+    stale: Stale = "refuse",
+    blocks: Iterable[int] | None = None,
+) -> BlockWriter:
+    """Open a dataset for writing, a store of x_0 alone: make it, resume it, or extend it.
+
+    Its one variable is written as `x_0`, float32 (sample, *event), a block at a time, and each block is one chunk. All
+    else is as for `create`.
+
+    Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
+    """
+    _at_least_one(samples=samples, block=block)
+    event, names = checked_event(shape, dims)
+    layout = Layout.of(samples=samples, block=block, timesteps=1, shape=event, dtype="float32")
+    said = VARIABLES["x_0"]
+    x_0 = Variable(
+        dims=(*said.dims, *names),
+        shape=(samples, *event),
+        chunks=(block, *event),
+        attributes={"long_name": said.long_name, "units": said.units, "valid_range": list(valid_range)},
+    )
+    description = Description(
+        kind="dataset",
+        layout=layout,
+        variables={"x_0": x_0},
+        coords=_of_samples(samples, label, None),
+        config={**config, "store": _inputs(layout, names, valid_range)},
+        environment=environment or {},
+    )
+    return _open(BlockWriter, path, description, stale, blocks)
+
+
 def create_readout(
     path: str | os.PathLike[str],
     *,
-    of: Literal["trajectories", "fork", "sweep"],
+    of: KindName,
     variables: Mapping[str, tuple[tuple[str, ...], str, str]],
     coords: Mapping[str, tuple[str, ArrayLike, str, str]],
     samples: int,
@@ -294,16 +336,17 @@ def _inputs(
     layout: Layout,
     dims: tuple[str, ...],
     valid_range: tuple[float, float],
-    along_timestep: Mapping[str, NDArray[Any]],
+    along_timestep: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, Any]:
     """Name what numbers of events depend on in a store of them."""
+    given = {name: values for name, values in (along_timestep or {}).items() if name not in DERIVED}
     return {
         "block": layout.block,
         "shape": list(layout.shape),
         **({} if dims == USUAL_DIMS.get(len(dims)) else {"dims": list(dims)}),
         "dtype": layout.dtype,
         "valid_range": list(valid_range),
-        "coordinates": _digest({n: values for n, values in along_timestep.items() if n not in DERIVED}),
+        **({"coordinates": _digest(given)} if given else {}),
     }
 
 

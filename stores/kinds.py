@@ -8,7 +8,7 @@ from typing import Literal
 
 from traj.stores.vocabulary import EDIT, SAVED, STATES
 
-KindName = Literal["trajectories", "fork", "sweep", "readout", "result"]
+KindName = Literal["dataset", "trajectories", "fork", "sweep", "readout", "result"]
 
 RESULTS = Path("results")
 
@@ -30,6 +30,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
+    "dataset": Kind("datasets", Path("data/datasets"), "traj dataset", ("x_0",)),
     "trajectories": Kind("trajectories", Path("data/trajectories"), "traj generate", (*STATES, "log_variance", "x_0")),
     "fork": Kind("forks", Path("data/forks"), "traj fork", (*STATES, "x_0"), ("at",)),
     "sweep": Kind("sweeps", Path("data/sweeps"), "traj fork", (*STATES, "x_0"), (*EDIT, "unet_blocks", *SAVED)),

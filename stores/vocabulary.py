@@ -48,7 +48,7 @@ VARIABLES = {
     "log_variance": Described(
         ("sample", "timestep"), "log variance of the reverse step, interpolated by the network", "log(1)"
     ),
-    "x_0": Described(("sample",), "final sample"),
+    "x_0": Described(("sample",), "final sample, or one of the data"),
 }
 
 COORDINATES = {
@@ -62,7 +62,7 @@ COORDINATES = {
     "log_snr": Described(("timestep",), "2 log(signal / noise_scale)", "nat", derived=True),
     "noise_sd": Described(("timestep",), "standard deviation of the noise the sampler added after this state"),
     "sample": Described(("sample",), "absolute sample number"),
-    "label": Described(("sample",), "class the sample was asked for, -1 for none"),
+    "label": Described(("sample",), "class of the sample, known or asked for, -1 for none"),
     "prompt": Described(("sample",), "text the sample was asked for"),
     "variant": Described(("variant",), "number of the fork"),
     "replica": Described(("replica",), "number of the repetition, each with noise of its own"),

@@ -26,7 +26,8 @@ WINGS = {
     "process": (),
     "models": ("process",),
     "readouts": ("process", "models"),
-    "making": ("process", "models", "readouts"),
+    "sources": ("models",),
+    "making": ("process", "models", "readouts", "sources"),
     "computing": (),
     "report": ("computing", "models"),
 }

@@ -7,12 +7,14 @@ from traj import stores
 from traj.stores.vocabulary import COORDINATES, FORK_DIMS, VARIABLES
 
 
-@pytest.fixture(params=["trajectories", "fork", "sweep"])
+@pytest.fixture(params=["dataset", "trajectories", "fork", "sweep"])
 def store(request, tmp_path):
     """A store of a kind, all its variables and coordinates there and no block made."""
     path, common = tmp_path / "a.zarr", {"timestep": [40, 20], **runs.preserving([0.2, 0.8]), "shape": runs.SHAPE}
     common |= {"samples": 4, "block": 4, "config": {}}
-    if request.param == "trajectories":
+    if request.param == "dataset":
+        stores.create_dataset(path, shape=runs.SHAPE, samples=4, block=4, config={}).close()
+    elif request.param == "trajectories":
         stores.create(path, log_variance=True, **common).close()
     else:
         edits = {name: [0, 0] for name in stores.KINDS[request.param].edits} | {"at": [40, 20], "edit": ["a", "b"]}
@@ -22,7 +24,7 @@ def store(request, tmp_path):
 
 def test_a_store_has_the_variables_of_its_kind_described_as_everywhere(store):
     assert set(store.data_vars) == set(stores.KINDS[store.attrs["kind"]].variables)
-    lead = () if store.attrs["kind"] == "trajectories" else FORK_DIMS
+    lead = () if store.attrs["kind"] in ("dataset", "trajectories") else FORK_DIMS
     for name, array in store.data_vars.items():
         said = VARIABLES[name]
         assert array.dims == (*lead, *said.dims, *stores.IMAGE_DIMS)

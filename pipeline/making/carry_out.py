@@ -89,8 +89,8 @@ def carry_out(
         say(f"{clipped} values were clipped to the range of float16")
     if found.get("not_finite"):
         say("there are values that are not finite: " + ", ".join(f"{n} of {v}" for v, n in found["not_finite"].items()))
-    # where a model lies changes no number
-    made_in = [{**made["environment"], "model": "", "classifier": ""} for made in found["environments"]]
+    # where a model or data lie changes no number
+    made_in = [{**made["environment"], "model": "", "classifier": "", "source": ""} for made in found["environments"]]
     if any(other != made_in[0] for other in made_in):
         say(
             f"blocks of {out} were made in different environments, so the last bits of their numbers may differ; see "

@@ -1,0 +1,194 @@
+"""Make a dataset: a store of what is to be learnt or compared with, once, from data in whatever format they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from traj import stores
+from traj.pipeline import sources
+from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, duration, peak_memory, size
+from traj.pipeline.parsing import check_count
+from traj.pipeline.sources.events import Events, classes_of, events_of
+from traj.stores import InputError, Layout
+
+# Raised by hand when the numbers of a dataset change for equal data.
+NUMERICS = 1
+BLOCK_BYTES = 4 << 20
+"""Of a block by default, which is one chunk: within the 1 to 8 MiB of the contract."""
+
+
+@dataclass(frozen=True)
+class DatasetCost(Cost):
+    """What a dataset will take; ``samples`` are still to be written."""
+
+    samples: int
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.samples:,} samples, about {duration(self.seconds)}; disk at most {size(self.disk)} of "
+            f"{size(self.disk_free)} free; memory {size(self.memory)}"
+        )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a first pass over the data found: the hash of their values, their bounds, a checksum of each block."""
+
+    digest: str
+    low: float
+    high: float
+    checksums: tuple[int, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A dataset to be made of the first ``samples`` events. Building it touches no file of the dataset."""
+
+    events: Events
+    samples: int
+    block: int
+    label: NDArray[np.int64]
+    valid_range: tuple[float, float]
+    seen: Seen
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every input the numbers depend on."""
+        return {"numerics": NUMERICS, "data": self.seen.digest}
+
+    @property
+    def layout(self) -> Layout:
+        """How the dataset will lie on disk."""
+        return Layout.of(samples=self.samples, block=self.block, timesteps=1, shape=self.events.shape, dtype="float32")
+
+    def open(
+        self,
+        out: Path,
+        *,
+        stale: Literal["refuse", "set-aside"] = "refuse",
+        blocks: Sequence[int] | None = None,
+    ) -> stores.BlockWriter:
+        """Create the dataset's store, or resume it."""
+        return stores.create_dataset(
+            out,
+            shape=self.events.shape,
+            dims=self.events.dims,
+            samples=self.samples,
+            block=self.block,
+            label=self.label,
+            valid_range=self.valid_range,
+            config=self.config,
+            environment={"source": self.events.name},
+            stale=stale,
+            blocks=blocks,
+        )
+
+    def cost(self, out: Path, blocks: int | None = None) -> DatasetCost:
+        """Estimate what a number of blocks will take (all by default), by how long reading them once took."""
+        blocks = self.layout.blocks if blocks is None else blocks
+        samples = min(blocks * self.block, self.samples)
+        event = 4 * math.prod(self.events.shape)
+        return DatasetCost(
+            evaluations=0,
+            seconds=2 * self.seen.seconds * samples / self.samples,
+            disk=samples * event,
+            disk_free=disk_free(out),
+            memory=peak_memory() + 3 * self.block * event + MARGIN_BYTES,
+            samples=samples,
+        )
+
+    def run(self, store: stores.BlockWriter, *, bar: bool = True) -> None:
+        """Write the store's pending blocks.
+
+        Raises StaleStore where the data are not those seen before. Finished blocks stay whatever happens.
+        """
+        with _progress(len(store.pending) * self.block, bar) as progress:
+            for block in list(store.pending):
+                x_0 = self.events.read(block * self.block, min((block + 1) * self.block, self.samples))
+                if zlib.crc32(x_0.data) != self.seen.checksums[block]:
+                    raise stores.StaleStore(f"{self.events.name} was changed while it was read; run the same again")
+                store.write(block, {"x_0": x_0})
+                progress.update(len(x_0))
+
+
+def prepare(
+    source: str,
+    *,
+    samples: int | None = None,
+    block: int | None = None,
+    valid_range: tuple[float, float] | None = None,
+    labels: str | None = None,
+    axes: Sequence[str] | None = None,
+) -> Collection:
+    """Find the data, go through them once, and lay out their store.
+
+    ``samples`` takes the first so many, all by default. ``valid_range`` is where values of x_0 are expected, by default
+    what the source says, or [-1, 1]. ``labels`` is a file with the classes, or a name within the source; ``axes`` name
+    the axes of one sample as they lie there.
+
+    Raises InputError or MissingFile for what cannot be.
+    """
+    events = events_of(source, sources.load(source, labels), axes)
+    if samples is not None and not 1 <= samples <= events.samples:
+        raise InputError(f"samples {samples} was given; {source} has {events.samples:,}, expected 1 to that many")
+    label = classes_of(source, events.source.label, events.samples)
+    samples = events.samples if samples is None else samples
+    block = usual_block(samples, events.shape) if block is None else block
+    check_count("block", block)
+    label = label[:samples]
+    seen = look(events, samples, block, label)
+    bounds = _bounds(events, seen, valid_range)
+    return Collection(events, samples, block, label, bounds, seen)
+
+
+def usual_block(samples: int, shape: Sequence[int]) -> int:
+    """Choose how many events make a block, and a chunk: a power of two of about 4 MiB, or all where they are fewer."""
+    fitting = max(1, BLOCK_BYTES // (4 * math.prod(shape)))
+    return min(samples, 1 << (fitting.bit_length() - 1))
+
+
+def look(events: Events, samples: int, block: int, label: NDArray[np.int64], *, bar: bool = True) -> Seen:
+    """Go through the data once: their hash is that of x_0, then the labels, in little-endian bytes."""
+    begun, digest = time.perf_counter(), hashlib.sha256()
+    low, high, checksums = math.inf, -math.inf, []
+    with _progress(samples, bar) as progress:
+        for first in range(0, samples, block):
+            x_0 = events.read(first, min(first + block, samples))
+            digest.update(x_0.data)
+            checksums.append(zlib.crc32(x_0.data))
+            low, high = min(low, float(x_0.min())), max(high, float(x_0.max()))
+            progress.update(len(x_0))
+    digest.update(label.data)
+    return Seen(f"sha256:{digest.hexdigest()}", low, high, tuple(checksums), time.perf_counter() - begun)
+
+
+def _bounds(events: Events, seen: Seen, asked: tuple[float, float] | None) -> tuple[float, float]:
+    """Choose the valid range; samples of a model may leave the one it was made with, other data may not."""
+    if asked is None and events.source.valid_range is not None:
+        return events.source.valid_range
+    low, high = asked or (-1.0, 1.0)
+    if low <= seen.low and seen.high <= high:
+        return low, high
+    given = f"--range {low:g},{high:g} was given" if asked else "expected -1 to 1"
+    raise InputError(
+        f"{events.name} has values from {seen.low:g} to {seen.high:g}; {given}: say where values are to be expected "
+        "with --range LOW,HIGH, or scale the data"
+    )
+
+
+def _progress(samples: int, bar: bool) -> tqdm:
+    # disable=None: no bar where stderr is no terminal
+    return tqdm(total=samples, unit="sample", unit_scale=True, disable=None if bar else True)

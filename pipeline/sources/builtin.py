@@ -1,0 +1,16 @@
+"""Data that come with the house: scikit-learn's digits, and points in one pixel."""
+
+from __future__ import annotations
+
+from traj.pipeline.models import analytic
+from traj.pipeline.sources.source import Source, held
+
+
+def read(name: str) -> Source:
+    """Give the points of ``digits`` or ``mixture:A,B,...``, each with its class. Raises InputError for another name."""
+    points = analytic.load("dataset:digits" if name == "digits" else name)
+    if not isinstance(points, analytic.PointsDenoiser):
+        raise TypeError(f"{name} has no points")
+    return held(
+        points.points.numpy().reshape(-1, *points.shape), points.classes.numpy(), valid_range=points.valid_range
+    )
