@@ -51,7 +51,7 @@ class BlockWriter:
         counts: dict[str, int] = {}
         with naming(self.path):
             for name, variable in self._store.variables.items():
-                values = np.asarray(arrays[name], np.float32)
+                values = np.asarray(arrays[name], variable.dtype)
                 files |= self._write(name, variable, block, values)
                 counts[name] = not_finite(values, len(event_dims(variable.dims)))
                 sync(self.path / name)
@@ -80,7 +80,7 @@ class BlockWriter:
     ) -> None:
         self.close()
 
-    def _write(self, name: str, variable: Variable, block: int, values: NDArray[np.float32]) -> dict[str, Seal]:
+    def _write(self, name: str, variable: Variable, block: int, values: NDArray[Any]) -> dict[str, Seal]:
         """Write the chunks of one variable and return their seals; what lies outside is NaN, as Zarr has it."""
         seals: dict[str, Seal] = {}
         lengths = variable.chunks
@@ -88,7 +88,7 @@ class BlockWriter:
         along = variable.dims.index("sample")
         for place in np.ndindex(*counts):
             inside = values[tuple(slice(k * n, (k + 1) * n) for k, n in zip(place, lengths, strict=True))]
-            chunk = np.full(lengths, np.nan, np.float32)
+            chunk = np.full(lengths, np.nan, variable.dtype)
             chunk[tuple(slice(n) for n in inside.shape)] = inside
             content = b"".join(encode(chunk, None))
             key = ".".join(["c", *(str(block if axis == along else k) for axis, k in enumerate(place))])

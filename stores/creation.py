@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -212,11 +212,21 @@ def create_dataset(
     return _open(BlockWriter, path, description, stale, blocks)
 
 
+class ReadVariable(NamedTuple):
+    """A variable of a readout's store: its dims, `sample` among them, and what is said of it."""
+
+    dims: tuple[str, ...]
+    long_name: str
+    units: str = "1"
+    dtype: str = "float32"
+    attributes: Mapping[str, str] = {}
+
+
 def create_readout(
     path: str | os.PathLike[str],
     *,
     of: KindName,
-    variables: Mapping[str, tuple[tuple[str, ...], str, str]],
+    variables: Mapping[str, tuple[Any, ...]],
     coords: Mapping[str, tuple[str, ArrayLike, str, str]],
     samples: int,
     block: int,
@@ -227,9 +237,9 @@ def create_readout(
 ) -> BlockWriter:
     """Open a readout store for writing: make it, resume it, or extend it.
 
-    of is the kind of the store that is read. variables maps a name to (dims, long_name, units), `sample` among the
-    dims; coords a name to (dim, values, units, long_name), and gives every dim its length. Values are float32. All else
-    is as for `create`.
+    of is the kind of the store that is read. variables maps a name to (dims, long_name, units), the
+    first fields of a `ReadVariable`, or to all of them; coords a name to (dim, values, units, long_name), and gives
+    every dim its length. All else is as for `create`.
 
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
     """
@@ -247,25 +257,28 @@ def create_readout(
     if "label" not in described:
         described["label"] = Coord.known("label", np.full(samples, -1))
     lengths = {coord.dim: len(coord.values) for coord in described.values()}
-    for name, (dims, _, _) in variables.items():
+    read_off = {name: ReadVariable(*given) for name, given in variables.items()}
+    for name, read in read_off.items():
+        dims = read.dims
         if "sample" not in dims or (unknown := [dim for dim in dims if dim not in lengths]):
             raise InputError(
                 f"{name} has dims {', '.join(dims)}; expected `sample` among them, and a coordinate along each"
                 + (f" ({', '.join(unknown)} has none)" if "sample" in dims else "")
             )
     fixed = {name: coord.values for name, coord in described.items() if coord.dim != "sample"}
+    dtypes = {name: read.dtype for name, read in read_off.items() if read.dtype != "float32"}
     store = {
         "block": block,
         "of": of,
-        "variables": {name: list(along) for name, (along, _, _) in variables.items()},
+        "variables": {name: list(read.dims) for name, read in read_off.items()},
+        **({"dtypes": dtypes} if dtypes else {}),
         "coordinates": _digest(fixed),
     }
     description = Description(
         kind="readout",
         layout=layout,
         variables={
-            name: _read_off(block, dims, tuple(lengths[dim] for dim in dims), long_name, units)
-            for name, (dims, long_name, units) in variables.items()
+            name: _read_off(block, read, tuple(lengths[dim] for dim in read.dims)) for name, read in read_off.items()
         },
         coords=described,
         config={**config, "store": store},
@@ -319,17 +332,19 @@ def _variables(
     return found
 
 
-def _read_off(block: int, dims: tuple[str, ...], shape: tuple[int, ...], long_name: str, units: str) -> Variable:
+def _read_off(block: int, read: ReadVariable, shape: tuple[int, ...]) -> Variable:
     """Describe a variable of a readout.
 
     A chunk is a block of samples by as much of all else as fits a shard, cut along timesteps first.
     """
+    dims, itemsize = read.dims, np.dtype(read.dtype).itemsize
     chunks = [block if dim == "sample" else length for dim, length in zip(dims, shape, strict=True)]
     others = [axis for axis, dim in enumerate(dims) if dim != "sample"]
     for axis in sorted(others, key=lambda axis: dims[axis] != "timestep"):
-        rest = math.prod(chunks) // chunks[axis] * np.dtype("float32").itemsize
+        rest = math.prod(chunks) // chunks[axis] * itemsize
         chunks[axis] = max(1, min(chunks[axis], SHARD_BYTES // rest))
-    return Variable(dims, shape, tuple(chunks), {"long_name": long_name, "units": units})
+    attributes = {"long_name": read.long_name, "units": read.units, **read.attributes}
+    return Variable(dims, shape, tuple(chunks), attributes, read.dtype)
 
 
 def _inputs(

@@ -15,7 +15,7 @@ from traj.pipeline.making import fork, generate, readout
 from traj.pipeline.models.own import wrap
 from traj.pipeline.process import tables
 from traj.pipeline.process.guidance import guided
-from traj.pipeline.readouts import Output, Readout
+from traj.pipeline.readouts import Output, Pass, Readout
 
 CPU = torch.device("cpu")
 SHAPE = (1, 4, 4)
@@ -101,11 +101,12 @@ def test_what_reads_or_analyses_a_run_keeps_its_prompts(model, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     ds = make(tmp_path / "data/trajectories/run.zarr", model)
 
-    def is_a(events, timestep, condition):
-        return torch.from_numpy((condition["prompt"] == "a").astype("f4"))
+    def is_a(events):
+        return (torch.from_numpy((events.condition["prompt"] == "a").astype("f4")),)
 
     def prompted(source):
-        return Readout((Output("is_a", ("x_0",), (), "whether a was asked for"),), {}, is_a, identity={}, batch=2)
+        told = Pass(("x_0",), (Output("is_a", (), "whether a was asked for"),), is_a)
+        return Readout((told,), {}, identity={}, batch=2)
 
     monkeypatch.setattr(readouts, "load", lambda name: prompted)
     reading = readout.prepare("prompted", store=tmp_path / "data/trajectories/run.zarr", device="cpu")

@@ -20,7 +20,7 @@ from traj.pipeline.making import fork, generate, readout
 from traj.pipeline.models import own
 from traj.pipeline.process import tables
 from traj.pipeline.process.guidance import guided
-from traj.pipeline.readouts import Output, Readout
+from traj.pipeline.readouts import Output, Pass, Readout
 
 DIMS = {
     (6,): ("feature",),
@@ -234,12 +234,13 @@ def test_edits_of_events_are_compared_with_their_run(tmp_path, shape):
 def logits(source):
     """Two classes: how the first value of an event stands to its last."""
 
-    def read(events, timestep, condition):
-        values = events["x_0"].flatten(1)
-        return torch.stack([values[:, 0], values[:, -1]], dim=1)
+    def read(events):
+        values = events.values["x_0"].flatten(1)
+        return (torch.stack([values[:, 0], values[:, -1]], dim=1),)
 
     coords = {"class": ("class", np.arange(2), "1", "class")}
-    return Readout((Output("x_0_logits", ("x_0",), ("class",), "logits"),), coords, read, identity={}, batch=7)
+    final = Pass(("x_0",), (Output("x_0_logits", ("class",), "logits"),), read)
+    return Readout((final,), coords, identity={}, batch=7)
 
 
 @pytest.mark.parametrize("shape", [(30,), (1, 5, 2, 3)])

@@ -189,16 +189,17 @@ def test_states_a_fork_never_visited_have_no_logits(digits, tmp_path):
 
 def test_a_shard_nobody_visited_is_all_nan(digits, tmp_path):
     reading = prepare(forks(tmp_path / "f.zarr", states=True), digits)
-    (logits,) = (output for output in reading.readout.outputs if output.name == "logits")
+    (logits,) = (one for one in reading.readout.passes if one.on)
     never = np.full((3, 1, 8, 8), np.nan, np.float32)
-    assert np.isnan(reading.evaluate(logits, {"x_t": never}, np.zeros(3, int), {})).all()
+    (found,) = reading.evaluate(logits, {"x_t": never}, np.zeros(3, int), {})
+    assert np.isnan(found).all()
 
 
 def test_an_image_with_a_nan_has_no_logits_and_the_others_have(digits, tmp_path):
     reading = prepare(runs.make(tmp_path / "a.zarr", 4), digits)
     images = np.zeros((3, 1, 8, 8), np.float32)
     images[1, 0, 4, 4] = np.nan
-    found = reading.evaluate(reading.readout.outputs[0], {"x_0": images}, None, {})
+    (found,) = reading.evaluate(reading.readout.passes[0], {"x_0": images}, None, {})
     np.testing.assert_array_equal(np.isnan(found).all(axis=1), [False, True, False])
     np.testing.assert_array_equal(np.isnan(found).any(axis=1), [False, True, False])
 

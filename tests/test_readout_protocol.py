@@ -15,6 +15,7 @@ from tests.test_readout import forks
 from traj import stores
 from traj.pipeline import readouts
 from traj.pipeline.cli import main
+from traj.pipeline.making import readout
 
 SHAPE = (5,)
 
@@ -22,7 +23,7 @@ MEANS = '''
 import os, signal
 import numpy as np
 import torch
-from traj.pipeline.readouts import Output, Readout, Source
+from traj.pipeline.readouts import Output, Pass, Readout, Source
 
 calls = []
 
@@ -34,60 +35,86 @@ def means(source: Source, *, scale: float, batch: int = 7) -> Readout:
     scale :
         What the mean is multiplied by.
     """
-    def read(events, timestep, condition):
-        calls.append(len(timestep))
+    def read(events):
+        calls.append(len(events.timestep))
         if len(calls) == int(os.environ.get("KILLED_AT", -1)):
             os.kill(os.getpid(), signal.SIGKILL)
-        mean = scale * events["x_t"].flatten(1).mean(dim=1)
-        letters = torch.tensor([len(prompt) for prompt in condition.get("prompt", [""] * len(mean))])
-        label = torch.from_numpy(condition["label"])
-        return torch.stack([mean, timestep, label.to(mean.device), letters.to(mean.device)], dim=1)
+        mean = scale * events.values["x_t"].flatten(1).mean(dim=1)
+        letters = torch.tensor([len(prompt) for prompt in events.condition.get("prompt", [""] * len(mean))])
+        label = torch.from_numpy(events.condition["label"])
+        return (torch.stack([mean, events.timestep, label.to(mean.device), letters.to(mean.device)], dim=1),)
 
     coords = {"what": ("what", np.array(["mean", "timestep", "label", "letters"]), "1", "what is told of a state")}
-    output = Output("told", ("x_t",), ("what",), "what is told")
-    return Readout((output,), coords, read, identity={"scale": scale}, batch=batch)
+    told = Pass(("x_t",), (Output("told", ("what",), "what is told"),), read)
+    return Readout((told,), coords, identity={"scale": scale}, batch=batch)
 '''
 
 LARGER = '''
 import numpy as np
-from traj.pipeline.readouts import Output, Readout, Source
+from traj.pipeline.readouts import Output, Pass, Readout, Source
 
 def larger(source: Source, *, batch: int = 6) -> Readout:
     """Show images in colour and twice as large."""
-    def read(events, timestep, condition):
-        ((name, images),) = events.items()
-        assert (timestep is None) == (name == "x_0")
-        return images.repeat_interleave(2, 2).repeat_interleave(2, 3).expand(-1, 3, -1, -1)
+    def read(events):
+        ((name, images),) = events.values.items()
+        assert (events.timestep is None) == (name == "x_0")
+        return (images.repeat_interleave(2, 2).repeat_interleave(2, 3).expand(-1, 3, -1, -1),)
 
     dims = {"channel": 3, **{dim: 2 * source.ds.sizes[dim] for dim in ("y", "x")}}
     coords = {dim: (dim, np.arange(length), "1", dim) for dim, length in dims.items()}
-    outputs = (
-        Output("x_0_decoded", ("x_0",), tuple(dims), "the final sample, larger"),
-        Output("decoded", ("x_t", "pred_x0"), tuple(dims), "state or prediction, larger", on=True),
-    )
-    return Readout(outputs, coords, read, identity={}, batch=batch)
+    x_0_decoded = Output("x_0_decoded", tuple(dims), "the final sample, larger")
+    decoded = Output("decoded", tuple(dims), "state or prediction, larger")
+    passes = (Pass(("x_0",), (x_0_decoded,), read), Pass(("x_t", "pred_x0"), (decoded,), read, on=True))
+    return Readout(passes, coords, identity={}, batch=batch)
 '''
 
 GAP = '''
-from traj.pipeline.readouts import Output, Readout, Source
+from traj.pipeline.readouts import Output, Pass, Readout, Source
 
 def gap(source: Source, *, batch: int = 4) -> Readout:
     """Tell how far every prediction is from its state."""
-    def read(events, timestep, condition):
-        return (events["x_t"] - events["pred_x0"]).square().flatten(1).sum(dim=1)
+    def read(events):
+        return ((events.values["x_t"] - events.values["pred_x0"]).square().flatten(1).sum(dim=1),)
 
-    return Readout((Output("gap", ("x_t", "pred_x0"), (), "squared distance"),), {}, read, identity={}, batch=batch)
+    both = Pass(("x_t", "pred_x0"), (Output("gap", (), "squared distance"),), read)
+    return Readout((both,), {}, identity={}, batch=batch)
 '''
 
 WRONG = '''
-from traj.pipeline.readouts import Output, Readout, Source
+from traj.pipeline.readouts import Output, Pass, Readout, Source
 
 def wrong(source: Source) -> Readout:
     """Give one number too many."""
-    def read(events, timestep, condition):
-        return events["x_t"].new_zeros(len(timestep), 1)
+    def read(events):
+        return (events.values["x_t"].new_zeros(len(events.timestep), 1),)
 
-    return Readout((Output("wrong", ("x_t",), (), "wrong"),), {}, read, identity={}, batch=4)
+    return Readout((Pass(("x_t",), (Output("wrong", (), "wrong"),), read),), {}, identity={}, batch=4)
+'''
+
+STEP = '''
+import os, signal
+import numpy as np
+import torch
+from traj.pipeline.readouts import Output, Pass, Readout, Source
+
+calls = []
+
+def step(source: Source, *, batch: int = 3) -> Readout:
+    """Tell how far every state is from the one it leads to, and to which timestep."""
+    def read(events):
+        calls.append(events.timestep)
+        if len(calls) == int(os.environ.get("KILLED_AT", -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        distance = (events.next_x_t.double() - events.values["x_t"].double()).square().flatten(1).sum(dim=1)
+        return distance, torch.stack([events.timestep, events.next_timestep], dim=1)
+
+    outputs = (
+        Output("distance", (), "squared distance", dtype="float64", attributes={"reference": "next"}),
+        Output("leads_to", ("end",), "timesteps of both"),
+    )
+    coords = {"end": ("end", np.array(["from", "to"]), "1", "which of the two")}
+    one = Pass(("x_t",), outputs, read, next_state=True, same_timestep=True)
+    return Readout((one,), coords, identity={}, batch=batch)
 '''
 
 
@@ -96,7 +123,7 @@ def folder(tmp_path, monkeypatch):
     """A folder of readouts besides those of the project; stores lie in another, where the test runs."""
     place = tmp_path / "own"
     place.mkdir()
-    for name, text in (("means", MEANS), ("larger", LARGER), ("gap", GAP), ("wrong", WRONG)):
+    for name, text in (("means", MEANS), ("larger", LARGER), ("gap", GAP), ("wrong", WRONG), ("step", STEP)):
         (place / f"{name}.py").write_text(text)
         monkeypatch.delitem(sys.modules, f"{readouts.__name__}.{name}", raising=False)
     monkeypatch.setattr(readouts, "__path__", [*readouts.__path__, str(place)])
@@ -117,7 +144,7 @@ def means(out, store="a.zarr", **options):
 
 
 def test_a_readout_is_found_by_its_file_and_asks_for_its_own_options():
-    assert readouts.names() == ["classifier", "gap", "larger", "means", "wrong"]
+    assert readouts.names() == ["classifier", "gap", "larger", "means", "step", "wrong"]
     text = traj("--help")
     assert "means Tell the mean of every state." in text
     text = traj("means", "--help")
@@ -183,8 +210,6 @@ def test_a_source_that_was_changed_is_refused(folder, monkeypatch):
 
 def test_a_source_that_changes_meanwhile_is_noticed_before_a_block_is_flagged(monkeypatch):
     runs.make("a.zarr", 4, shape=SHAPE)
-    from traj.pipeline.making import readout
-
     original = readout.Reading._read
     monkeypatch.setattr(
         readout.Reading, "_read", lambda *given: runs.make("a.zarr", 8, shape=SHAPE) and original(*given)
@@ -225,6 +250,70 @@ def test_variables_that_are_read_together_come_in_one_call():
     found = stores.open("r.zarr").gap
     assert found.dims == ("sample", "timestep")
     np.testing.assert_allclose(found, ((ds.x_t - ds.pred_x0) ** 2).sum("feature"), rtol=1e-5)
+
+
+@pytest.fixture
+def short_shards(monkeypatch):
+    """Stores made meanwhile have shards of four timesteps."""
+    monkeypatch.setattr("traj.stores.layout.CHUNK_BYTES", 1)
+    monkeypatch.setattr("traj.stores.layout.SHARD_BYTES", 1)
+
+
+def test_a_state_comes_with_the_next_one_across_shards(short_shards, monkeypatch):
+    timesteps = np.array([90, 81, 70, 64, 50, 33, 20, 8, 5])
+    ds = stores.open(runs.make("a.zarr", 6, shape=SHAPE, timesteps=timesteps))
+    assert ds.x_t.chunks[1] == (4, 4, 1)
+    read, original = [], readout.Reading._read
+    monkeypatch.setattr(
+        readout.Reading, "_read", lambda self, array: read.append(array.timestep.values) or original(self, array)
+    )
+    traj("step", "a.zarr", "r.zarr")
+    assert [timesteps.tolist() for timesteps in read] == 2 * [[5], [50, 33, 20, 8], [90, 81, 70, 64]]
+    found = stores.open("r.zarr")
+    assert (found.distance.dtype, found.leads_to.dtype) == ("float64", "float32")
+    assert found.distance.dims == ("sample", "timestep")
+    assert found.distance.attrs["reference"] == "next"
+    x_t = ds.x_t.astype("f8").values
+    np.testing.assert_allclose(found.distance[:, :-1], ((x_t[:, 1:] - x_t[:, :-1]) ** 2).sum(-1), rtol=1e-14)
+    assert np.isnan(found.distance[:, -1]).all()
+    np.testing.assert_array_equal(found.leads_to[3].sel(end="from"), timesteps)
+    np.testing.assert_array_equal(found.leads_to[3].sel(end="to"), [*timesteps[1:], -1])
+    assert stores.verify("r.zarr", deep=True) == []
+
+
+def test_a_call_has_events_of_one_timestep_where_it_must():
+    runs.make("a.zarr", 6, shape=SHAPE)
+    assert "48 events, 24 network evaluations" in traj("step", "a.zarr", "r.zarr", "--batch", 2)
+    made = sys.modules[f"{readouts.__name__}.step"].calls[-24:]
+    assert {len(timestep) for timestep in made} == {2}
+    assert all(len(timestep.unique()) == 1 for timestep in made)
+
+
+def test_the_next_state_of_a_fork_stays_within_its_replica(short_shards):
+    ds = stores.open(forks("f.zarr", states=True))
+    traj("step", "f.zarr", "r.zarr")
+    x_t = ds.x_t.astype("f8").values
+    expected = ((x_t[..., 1:, :, :, :] - x_t[..., :-1, :, :, :]) ** 2).sum((-3, -2, -1))
+    np.testing.assert_allclose(stores.open("r.zarr").distance[..., :-1], expected, rtol=1e-12)
+
+
+def test_several_outputs_of_a_killed_pass_equal_uninterrupted_ones(folder, short_shards):
+    runs.make("a.zarr", 8, shape=SHAPE)
+    code = f"""
+from traj.pipeline import readouts
+readouts.__path__.append({str(folder)!r})
+from traj.pipeline.cli import main
+main(["readout", "step", "a.zarr", "r.zarr", "--device", "cpu"])
+"""
+    # four trials, twelve calls of the first block, and some of the second
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "KILLED_AT": "20"}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert stores.describe("r.zarr")["blocks_done"] == 1
+    traj("step", "a.zarr", "r.zarr")
+    runs.make("a.zarr", 11, shape=SHAPE)
+    traj("step", "a.zarr", "r.zarr")
+    traj("step", "a.zarr", "straight.zarr")
+    assert digest("r.zarr") == digest("straight.zarr")
 
 
 def test_what_cannot_be_read_is_refused_by_name():

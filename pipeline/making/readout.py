@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +24,8 @@ from traj.pipeline import readouts
 from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from traj.pipeline.parsing import check_count
 from traj.pipeline.process.device import choose_device, environment, inference
-from traj.pipeline.readouts import Output, Readout, Source
-from traj.stores import InputError, Layout
+from traj.pipeline.readouts import Events, Output, Pass, Readout, Source
+from traj.stores import InputError, Layout, ReadVariable
 
 Array = NDArray[Any]
 
@@ -87,18 +87,19 @@ class Reading:
         blocks: Sequence[int] | None = None,
     ) -> stores.BlockWriter:
         """Create, resume or extend the readout's store."""
-        variables, coords = (
-            {},
-            {
-                str(name): (str(c.dims[0]), c.values, c.attrs.get("units", "1"), c.attrs.get("long_name", str(name)))
-                for name, c in self.ds.coords.items()
-            },
-        )
-        for output in self.readout.outputs:
-            dims = (*_lead(self.ds[output.reads[0]]), *output.dims)
-            variables[output.name] = (("on", *dims) if output.on else dims, output.long_name, output.units)
-            if output.on:
-                coords["on"] = ("on", np.array(output.reads), "1", "variable that was read")
+        variables = {}
+        coords = {
+            str(name): (str(c.dims[0]), c.values, c.attrs.get("units", "1"), c.attrs.get("long_name", str(name)))
+            for name, c in self.ds.coords.items()
+        }
+        for one in self.readout.passes:
+            lead = (*(("on",) if one.on else ()), *_lead(self.ds[one.reads[0]]))
+            for output in one.outputs:
+                variables[output.name] = ReadVariable(
+                    (*lead, *output.dims), output.long_name, output.units, output.dtype, output.attributes
+                )
+            if one.on:
+                coords["on"] = ("on", np.array(one.reads), "1", "variable that was read")
         return stores.create_readout(
             out,
             of=self.ds.attrs["kind"],
@@ -115,18 +116,22 @@ class Reading:
     def cost(self, out: Path, blocks: int | None = None) -> EventCost:
         """Estimate what a number of blocks will take (all by default), after a few trial batches."""
         blocks = self.layout.blocks if blocks is None else blocks
-        events = blocks * self._events()
-        batch = min(self.readout.batch, self._events())
-        block_bytes = sum(self._events(output) * math.prod(self._shape(output)) * 4 for output in self.readout.outputs)
+        passes = self.readout.passes
+        calls = sum(blocks * self._events(one) / self._call(one) for one in passes)
+        block_bytes = sum(
+            self._events(one) * math.prod(self._shape(output)) * np.dtype(output.dtype).itemsize
+            for one in passes
+            for output in one.outputs
+        )
         shard = max(
             sum(math.prod(max(sizes) for sizes in self.ds[name].chunks or ()) * 4 for name in names)
-            for output in self.readout.outputs
-            for names in output.calls
+            for one in passes
+            for names in one.calls
         )
         return EventCost(
-            events=events,
-            evaluations=-(-events // batch),
-            seconds=events / batch * self.call_seconds,
+            events=blocks * self._events(),
+            evaluations=math.ceil(calls),
+            seconds=calls * self.call_seconds,
             disk=blocks * block_bytes,
             disk_free=disk_free(out),
             memory=peak_memory() + 3 * shard + 2 * block_bytes + MARGIN_BYTES,
@@ -145,23 +150,26 @@ class Reading:
         ) as progress:
             for block in pending:
                 part = self.ds.isel(sample=slice(block * self.block, (block + 1) * self.block))
-                arrays = {output.name: self._values(output, part, progress) for output in self.readout.outputs}
+                arrays: dict[str, Array] = {}
+                for one in self.readout.passes:
+                    arrays |= self._values(one, part, progress)
                 self._require_unchanged()  # before the block is flagged as done
                 store.write(block, arrays)
 
     @cached_property
     def call_seconds(self) -> float:
-        """How long a call with a whole batch takes, of the output that takes most calls."""
-        output = max(self.readout.outputs, key=self._events)
-        count = min(self.readout.batch, self._events())
+        """How long a call with a whole batch takes, of the pass that takes most calls."""
+        one = max(self.readout.passes, key=lambda one: self._events(one) / self._call(one))
+        count = self._call(one)
         first = self.ds.isel(sample=0)
-        timestep = np.full(count, first.timestep[0]) if "timestep" in self.ds[output.reads[0]].dims else None
+        timestep = np.full(count, first.timestep[0]) if "timestep" in self.ds[one.reads[0]].dims else None
         condition = {name: np.full(count, first[name].values) for name in self._condition}
-        events = {name: np.zeros((count, *_event_shape(self.ds[name])), np.float32) for name in output.calls[0]}
+        values = {name: np.zeros((count, *_event_shape(self.ds[name])), np.float32) for name in one.calls[0]}
+        leads_to = (values["x_t"], np.full(count, first.timestep[-1])) if one.next_state else None
 
         def trial() -> float:
             begun = time.perf_counter()
-            self.evaluate(output, events, timestep, condition)
+            self.evaluate(one, values, timestep, condition, leads_to)
             return time.perf_counter() - begun
 
         seconds = trial()
@@ -169,62 +177,87 @@ class Reading:
         return seconds if seconds >= 1 else median(trial() for _ in range(3))
 
     def evaluate(
-        self, output: Output, events: Mapping[str, Array], timestep: Array | None, condition: Mapping[str, Array]
-    ) -> Array:
-        """Give events (event, *event dims) their values (event, *dims), in batches; all is given on the host.
+        self,
+        one: Pass,
+        values: Mapping[str, Array],
+        timestep: Array | None,
+        condition: Mapping[str, Array],
+        leads_to: tuple[Array, Array] | None = None,
+    ) -> list[Array]:
+        """Give events (event, *event dims) their outputs (event, *dims), in batches; all is given on the host.
 
-        The values of events that were never made, NaN throughout, are NaN.
+        ``leads_to`` are the next states and their timesteps. What is made of events that were never made, NaN
+        throughout, is NaN.
 
-        Raises InputError where the readout's function gives values of another shape.
+        Raises InputError where the pass's function gives values of another shape.
         """
-        device, batch = self.source.device, self.readout.batch
-        count, shape = len(next(iter(events.values()))), self._shape(output)
-        made = [~np.isnan(array.reshape(count, -1)).all(axis=1) for array in events.values()]
+        count = len(next(iter(values.values())))
+        made = [~np.isnan(array.reshape(count, -1)).all(axis=1) for array in values.values()]
         chosen = np.flatnonzero(np.all(made, axis=0))
-        values = np.full((count, *shape), np.nan, np.float32)
+        found = [np.full((count, *self._shape(output)), np.nan, output.dtype) for output in one.outputs]
         with inference(self.tf32):
-            for start in range(0, len(chosen), batch):
-                at = chosen[start : start + batch]
-                found = self.readout.function(
-                    {name: torch.from_numpy(array[at]).to(device) for name, array in events.items()},
-                    None if timestep is None else torch.from_numpy(timestep[at]).to(device),
+            for at in _batches(chosen, self.readout.batch, timestep if one.same_timestep else None):
+                handed = [None if array is None else self._handed(array[at]) for array in (timestep, *(leads_to or ()))]
+                events = Events(
+                    {name: self._handed(array[at]) for name, array in values.items()},
+                    handed[0],
                     {name: array[at] for name, array in condition.items()},
+                    *handed[1:],
                 )
-                if found.shape != (len(at), *shape):
-                    raise InputError(
-                        f"readout {self.name} gave values of shape {tuple(found.shape)} for {len(at)} events; expected "
-                        f"{(len(at), *shape)}"
-                    )
-                values[at] = found.float().cpu().numpy()
-        return values
+                for output, array, tensor in zip(one.outputs, found, one.function(events), strict=True):
+                    if tensor.shape != (len(at), *array.shape[1:]):
+                        raise InputError(
+                            f"readout {self.name} gave values of shape {tuple(tensor.shape)} for {len(at)} events; "
+                            f"expected {(len(at), *array.shape[1:])} for {output.name}"
+                        )
+                    array[at] = tensor.to(getattr(torch, output.dtype)).cpu().numpy()
+        return found
 
-    def _values(self, output: Output, part: xr.Dataset, progress: tqdm) -> Array:
-        """Read a block of an output: (*lead, *dims), or (on, *lead, *dims)."""
-        found = [self._pass(output, [part[name] for name in names], progress) for names in output.calls]
-        return np.stack(found) if output.on else found[0]
+    def _handed(self, array: Array) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.source.device)
 
-    def _pass(self, output: Output, arrays: Sequence[xr.DataArray], progress: tqdm) -> Array:
-        """Read the events of a block shard by shard: arrays (*lead, *event dims) to values (*lead, *dims)."""
+    def _values(self, one: Pass, part: xr.Dataset, progress: tqdm) -> dict[str, Array]:
+        """Read a block: each output (*lead, *dims), or (on, *lead, *dims)."""
+        found = [self._pass(one, [part[name] for name in names], progress) for names in one.calls]
+        return {
+            output.name: np.stack(arrays) if one.on else arrays[0]
+            for output, arrays in zip(one.outputs, zip(*found, strict=True), strict=True)
+        }
+
+    def _pass(self, one: Pass, arrays: Sequence[xr.DataArray], progress: tqdm) -> list[Array]:
+        """Read the events of a block shard by shard: arrays (*lead, *event dims) to outputs (*lead, *dims)."""
         lead, coords = _lead(arrays[0]), arrays[0].coords
         along = lead.index("sample")
-        values = np.empty((*arrays[0].shape[: len(lead)], *self._shape(output)), np.float32)
-        for place in slices_from_chunks((arrays[0].chunks or ())[: len(lead)]):
+        values = [
+            np.empty((*arrays[0].shape[: len(lead)], *self._shape(output)), output.dtype) for output in one.outputs
+        ]
+        after = None
+        # Backwards, as the last state of a shard leads to the first of the next one.
+        for place in reversed(list(slices_from_chunks((arrays[0].chunks or ())[: len(lead)]))):
             # Padded to a whole block: the last bits of a network's answer depend on the shape of its batch, and those
             # of a sample must not depend on how many samples there are.
             events = {str(array.name): _padded(self._read(array[place]), self.block, along) for array in arrays}
             counts = next(iter(events.values())).shape[: len(lead)]
-            timestep = None
+            timestep = leads_to = None
             if "timestep" in lead:
                 axis = lead.index("timestep")
-                timestep = _spread(coords["timestep"].values[place[axis]], axis, counts)
+                timesteps, within = coords["timestep"].values, place[axis]
+                timestep = _spread(timesteps[within], axis, counts)
+                if one.next_state:
+                    after = None if within.stop == len(timesteps) else after
+                    next_x_t = _next(events["x_t"], after, axis)
+                    after = events["x_t"].take([0], axis)
+                    leads_to = _flat(next_x_t, lead), _spread(np.append(timesteps[1:], -1)[within], axis, counts)
             found = self.evaluate(
-                output,
-                {name: array.reshape(-1, *array.shape[len(lead) :]) for name, array in events.items()},
+                one,
+                {name: _flat(array, lead) for name, array in events.items()},
                 timestep,
                 {name: _spread(_padded(coords[name].values, self.block), along, counts) for name in self._condition},
+                leads_to,
             )
             kept = range(arrays[0].sizes["sample"])
-            values[place] = found.reshape(*counts, *self._shape(output)).take(kept, axis=along)
+            for whole, array in zip(values, found, strict=True):
+                whole[place] = array.reshape(*counts, *array.shape[1:]).take(kept, axis=along)
             progress.update(math.prod(counts))
         return values
 
@@ -244,13 +277,18 @@ class Reading:
         """Names of the coordinates along the samples."""
         return [str(name) for name, coord in self.ds.coords.items() if coord.dims == ("sample",)]
 
-    def _events(self, output: Output | None = None) -> int:
-        """Count the events of a whole block that an output is read from, of all outputs by default."""
-        if output is None:
-            return sum(map(self._events, self.readout.outputs))
-        lead = _lead(self.ds[output.reads[0]])
+    def _events(self, one: Pass | None = None) -> int:
+        """Count the events of a whole block that a pass reads, all passes by default."""
+        if one is None:
+            return sum(map(self._events, self.readout.passes))
+        lead = _lead(self.ds[one.reads[0]])
         each = math.prod(self.block if dim == "sample" else self.ds.sizes[dim] for dim in lead)
-        return len(output.calls) * each
+        return len(one.calls) * each
+
+    def _call(self, one: Pass) -> int:
+        """Count the events of a pass's calls; those at the end of a shard or a block may have fewer."""
+        events = self._events(one) // self.ds.sizes["timestep"] if one.same_timestep else self._events()
+        return min(self.readout.batch, events)
 
     def _shape(self, output: Output) -> tuple[int, ...]:
         """Lengths of a value's dims."""
@@ -270,7 +308,7 @@ def prepare(name: str, *, store: Path, device: str = "auto", tf32: bool = False,
     source = Source(store, ds, where)
     readout = readouts.load(name)(source, **options)
     check_count("batch", readout.batch)
-    if missing := [read for output in readout.outputs for read in output.reads if read not in ds]:
+    if missing := [read for one in readout.passes for read in one.reads if read not in ds]:
         raise InputError(f"{store} has no {' and no '.join(missing)}, which readout {name} reads")
     identity = {"fingerprint": ds.attrs["fingerprint"], "samples": ds.sizes["sample"]}
     return Reading(name, readout, source, identity, tf32 and where.type == "cuda")
@@ -295,3 +333,23 @@ def _spread(values: Array, axis: int, counts: tuple[int, ...]) -> Array:
     """Give every event its value of a coordinate that goes along one axis: (event,)."""
     others = [k for k in range(len(counts)) if k != axis]
     return np.broadcast_to(np.expand_dims(values, others), counts).ravel()
+
+
+def _flat(array: Array, lead: tuple[str, ...]) -> Array:
+    """Put events (*lead, *event dims) into one row: (event, *event dims)."""
+    return array.reshape(-1, *array.shape[len(lead) :])
+
+
+def _next(x_t: Array, after: Array | None, axis: int) -> Array:
+    """Give every state of a shard the next one; ``after`` is the next shard's first, None where there is none."""
+    if after is None:
+        after = np.full_like(x_t.take([0], axis), np.nan)
+    return np.concatenate([x_t.take(range(1, x_t.shape[axis]), axis), after], axis)
+
+
+def _batches(events: Array, batch: int, timestep: Array | None) -> Iterator[Array]:
+    """Cut the numbers of events into calls, timestep by timestep where it is given."""
+    groups = [events] if timestep is None else [events[timestep[events] == t] for t in np.unique(timestep[events])]
+    for group in groups:
+        for start in range(0, len(group), batch):
+            yield group[start : start + batch]

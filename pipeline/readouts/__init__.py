@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
     import xarray as xr
     from numpy.typing import ArrayLike, NDArray
 
-    Function = Callable[[Mapping[str, torch.Tensor], torch.Tensor | None, Mapping[str, NDArray[Any]]], torch.Tensor]
+    Function = Callable[["Events"], tuple[torch.Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -30,48 +30,77 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Events:
+    """Events that are read in one call, on the source's device; a tensor has one row for each.
+
+    ``values`` holds a float32 tensor (event, *event dims) for each variable that is read. ``timestep`` is int64
+    (event,), None for events that have none, as x_0. ``condition`` holds the coordinates along the samples as they are
+    stored, an array (event,) each: sample, label, and whatever else there is. ``next_x_t`` (event, *event dims) is the
+    stored state that x_t leads to, and ``next_timestep`` (event,) its timestep: NaN and -1 after the last one, None
+    where the pass doesn't ask for them.
+    """
+
+    values: Mapping[str, torch.Tensor]
+    timestep: torch.Tensor | None
+    condition: Mapping[str, NDArray[Any]]
+    next_x_t: torch.Tensor | None = None
+    next_timestep: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Output:
-    """One variable of a readout's store, and the variables of the source it is made from.
+    """One variable of a readout's store.
 
     ``dims`` are those of one value. The variable has them after the dims that count the events that are read: sample,
-    and timestep, variant and replica where there are any. ``on`` reads each of ``reads`` in calls of its own, and puts
-    the values along a first dim ``on``; without it, one call gets an event of each, all of the same sample and
-    timestep.
+    and timestep, variant and replica where there are any. ``attributes`` go beside its long_name and units.
     """
 
     name: str
-    reads: tuple[str, ...]
     dims: tuple[str, ...]
     long_name: str
     units: str = "1"
+    dtype: Literal["float32", "float64"] = "float32"
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Variables of the source that are read together, the outputs made from them, and the function between the two.
+
+    ``function(events)`` gives a float tensor (event, *dims) for each of ``outputs``. Events that are NaN throughout
+    were never made: they are not handed over, and their values are NaN.
+
+    A call gets an event of each variable in ``reads``, all of the same sample and timestep. With ``on``, each variable
+    is read in calls of its own, and the values go along a first dim ``on``. ``next_state`` gives the stored state that
+    x_t leads to as well. ``same_timestep`` makes calls whose events all have one timestep, as denoisers need.
+    """
+
+    reads: tuple[str, ...]
+    outputs: tuple[Output, ...]
+    function: Function
     on: bool = False
+    next_state: bool = False
+    same_timestep: bool = False
 
     @property
     def calls(self) -> tuple[tuple[str, ...], ...]:
-        """The variables that are read together, for each pass over the store."""
+        """The variables that are read together, each time the store is gone through."""
         return tuple((name,) for name in self.reads) if self.on else (self.reads,)
 
 
 @dataclass(frozen=True)
 class Readout:
-    """What is read, what it gives, and the function between the two.
-
-    ``function(events, timestep, condition)`` gives the values of a batch of events, a float tensor (event, *dims).
-    ``events`` holds a float32 tensor (event, *event dims) on the source's device for each variable that is read.
-    ``timestep`` is an int64 tensor (event,), None for events that have none, as x_0. ``condition`` holds the
-    coordinates along the samples as they are stored, an array (event,) each: sample, label, and whatever else there is.
-    Events that are NaN throughout were never made: they are not handed over, and their values are NaN.
+    """The passes over the store that is read, and what is said of them.
 
     ``coords`` maps a name to (dim, values, units, long_name), and gives every dim of the outputs its length.
-    ``identity`` holds the JSON values that define the function's numbers, and ``numerics`` is raised by hand when they
+    ``identity`` holds the JSON values that define the functions' numbers, and ``numerics`` is raised by hand when they
     change for equal inputs. ``batch`` is the most events of a call. ``environment`` holds what else the last bits may
     depend on, names of models and versions of packages. A person is told of ``cautions`` before it begins, of
     ``smaller`` where the disk may fill up, and of ``following``, the command that goes on, at the end.
     """
 
-    outputs: tuple[Output, ...]
+    passes: tuple[Pass, ...]
     coords: Mapping[str, tuple[str, ArrayLike, str, str]]
-    function: Function
     identity: Mapping[str, Any]
     batch: int
     numerics: int = 1

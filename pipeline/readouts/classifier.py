@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from traj.pipeline.readouts import Output, Readout, Source
+from traj.pipeline.readouts import Events, Output, Pass, Readout, Source
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor
 
 # Raised by hand when the logits change for equal inputs.
@@ -67,22 +65,24 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
         network.check((channel, y, x), source.device)
     low, high = ds.x_0.attrs["valid_range"]
 
-    def logits(events: Mapping[str, Tensor], timestep: Tensor | None, condition: Mapping[str, NDArray[Any]]) -> Tensor:
-        (images,) = events.values()
+    def logits(events: Events) -> tuple[Tensor]:
+        (images,) = events.values.values()
         incomplete = images.flatten(1).isnan().any(dim=1)
-        return network(images, (low, high)).masked_fill(incomplete[:, None], math.nan)
+        return (network(images, (low, high)).masked_fill(incomplete[:, None], math.nan),)
 
-    outputs = [Output("x_0_logits", ("x_0",), ("class",), "logits of the final sample")]
+    final = Output("x_0_logits", ("class",), "logits of the final sample")
+    passes = [Pass(("x_0",), (final,), logits)]
     if states:
-        outputs.append(Output("logits", states, ("class",), "logits of the state or prediction", on=True))
+        passes.append(
+            Pass(states, (Output("logits", ("class",), "logits of the state or prediction"),), logits, on=True)
+        )
     names = network.class_names
     return Readout(
-        outputs=tuple(outputs),
+        passes=tuple(passes),
         coords={
             "class": ("class", np.arange(len(names)), "1", "number of the class"),
             "class_name": ("class", np.array(names), "1", "what the classifier calls the class"),
         },
-        function=logits,
         identity={"classifier": network.identity, "on": list(states)},
         batch=batch,
         numerics=NUMERICS,
