@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from traj.stores import levels
 from traj.stores.blocks import BlockWriter
 from traj.stores.claim import Claim, Stale, claim
-from traj.stores.description import Description, Variable
+from traj.stores.description import Description, ReadVariable, Variable
 from traj.stores.errors import InputError
 from traj.stores.events import USUAL_DIMS, checked_event
 from traj.stores.kinds import KINDS, KindName
-from traj.stores.layout import SHARD_BYTES, Coord, Layout, fingerprint
+from traj.stores.layout import Coord, Layout, fingerprint
 from traj.stores.locks import BlockLocks
 from traj.stores.places import place
 from traj.stores.vocabulary import COORDINATES, DERIVED, FORK_DIMS, STATES, VARIABLES
@@ -212,16 +211,6 @@ def create_dataset(
     return _open(BlockWriter, path, description, stale, blocks)
 
 
-class ReadVariable(NamedTuple):
-    """A variable of a readout's store: its dims, `sample` among them, and what is said of it."""
-
-    dims: tuple[str, ...]
-    long_name: str
-    units: str = "1"
-    dtype: str = "float32"
-    attributes: Mapping[str, str] = {}
-
-
 def create_readout(
     path: str | os.PathLike[str],
     *,
@@ -277,9 +266,7 @@ def create_readout(
     description = Description(
         kind="readout",
         layout=layout,
-        variables={
-            name: _read_off(block, read, tuple(lengths[dim] for dim in read.dims)) for name, read in read_off.items()
-        },
+        variables={name: read.cut(block, tuple(lengths[dim] for dim in read.dims)) for name, read in read_off.items()},
         coords=described,
         config={**config, "store": store},
         environment=environment or {},
@@ -330,21 +317,6 @@ def _variables(
             shards=shards,
         )
     return found
-
-
-def _read_off(block: int, read: ReadVariable, shape: tuple[int, ...]) -> Variable:
-    """Describe a variable of a readout.
-
-    A chunk is a block of samples by as much of all else as fits a shard, cut along timesteps first.
-    """
-    dims, itemsize = read.dims, np.dtype(read.dtype).itemsize
-    chunks = [block if dim == "sample" else length for dim, length in zip(dims, shape, strict=True)]
-    others = [axis for axis, dim in enumerate(dims) if dim != "sample"]
-    for axis in sorted(others, key=lambda axis: dims[axis] != "timestep"):
-        rest = math.prod(chunks) // chunks[axis] * itemsize
-        chunks[axis] = max(1, min(chunks[axis], SHARD_BYTES // rest))
-    attributes = {"long_name": read.long_name, "units": read.units, **read.attributes}
-    return Variable(dims, shape, tuple(chunks), attributes, read.dtype)
 
 
 def _inputs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from traj.stores.layout import (
     FLAT_KEYS,
     FORMAT,
     SAMPLES_PER_CHUNK,
+    SHARD_BYTES,
     Coord,
     Layout,
     bitshuffle_lz4,
@@ -39,6 +41,26 @@ class Variable(NamedTuple):
     attributes: Mapping[str, Any]
     dtype: str = "float32"
     shards: tuple[int, ...] | None = None
+
+
+class ReadVariable(NamedTuple):
+    """A variable of a readout's store: its dims, `sample` among them, and what is said of it."""
+
+    dims: tuple[str, ...]
+    long_name: str
+    units: str = "1"
+    dtype: str = "float32"
+    attributes: Mapping[str, str] = {}
+
+    def cut(self, block: int, shape: tuple[int, ...]) -> Variable:
+        """Cut it into chunks: a block of samples by as much of all else as fits a shard, along timesteps first."""
+        chunks = [block if dim == "sample" else length for dim, length in zip(self.dims, shape, strict=True)]
+        others = [axis for axis, dim in enumerate(self.dims) if dim != "sample"]
+        for axis in sorted(others, key=lambda axis: self.dims[axis] != "timestep"):
+            rest = math.prod(chunks) // chunks[axis] * np.dtype(self.dtype).itemsize
+            chunks[axis] = max(1, min(chunks[axis], SHARD_BYTES // rest))
+        attributes = {"long_name": self.long_name, "units": self.units, **self.attributes}
+        return Variable(self.dims, shape, tuple(chunks), attributes, self.dtype)
 
 
 @dataclass(frozen=True)
