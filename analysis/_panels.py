@@ -76,23 +76,33 @@ def legend(figure: Figure, looks: Mapping[str, tuple[str, str]]) -> None:
 
 
 def over_process(
-    results: Results, look: Look, of: SeriesOf, y_label: str, *, places: Places | None = None, unsure: str = ""
+    results: Results,
+    look: Look,
+    of: SeriesOf,
+    y_label: str,
+    *,
+    places: Places | None = None,
+    unsure: str = "",
+    beside: SeriesOf | None = None,
 ) -> tuple[Figure, np.ndarray]:
     """Draw curves of states over log SNR, at the left, and over the process in percent, at the right.
 
     A row for each variable that they were computed on. places are marked on them. unsure names a variable of the
-    results that says where their curves are to be trusted.
+    results that says where their curves are to be trusted. Curves beside them are dotted.
     """
     found = {run: {series.on: series for series in of(result)} for run, result in results.items()}
     rows = [on for on in ("pred_x0", "x_t") if any(on in by_name for by_name in found.values())]
     rows += sorted({on for by_name in found.values() for on in by_name} - {*rows})
 
+    def across(over: str, series: Series) -> np.ndarray:
+        return series.log_snr if over == "log SNR" else np.linspace(0, 100, len(series.log_snr))
+
     def lines(on: str, over: str) -> list[Line]:
         drawn = []
         for run, by_name in found.items():
             if on in by_name:
-                _, _, log_snr, value, low, high = by_name[on]
-                x = log_snr if over == "log SNR" else np.linspace(0, 100, len(log_snr))
+                *_, value, low, high = by_name[on]
+                x = across(over, by_name[on])
                 sure = results[run][unsure].sel(on=on).to_numpy() if unsure else None
                 drawn.append(Line(run, look.colours[run], x, value, low, high, "-", look.markers[run], sure))
         return drawn
@@ -105,6 +115,10 @@ def over_process(
         for run, by_name in found.items():
             if on in by_name and places is not None:
                 mark(axis, by_name[on], [one for one in places(results[run]) if one.of == on], look.colours[run])
+    for run, result in results.items():
+        for series in () if beside is None else beside(result):
+            for over, axis in zip(columns, axes[rows.index(series.on)], strict=True):
+                axis.plot(across(over, series), series.value, ":", color=look.colours[run], lw=1)
     for axis in axes[:, 0]:
         without_outset(axis, results)
     axes[-1, 0].set_xlabel(LOG_SNR_LABEL)
