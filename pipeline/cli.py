@@ -137,7 +137,7 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     type=LocalName(),
     required=True,
     help="digits or digits-iddpm, once trained; a folder or hub id of diffusers; an exact model: "
-    "gaussian:MEAN,VAR[,SHAPE], mixture:A,B,... or dataset:digits; or your own FILE.py:NAME.",
+    "gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits or dataset:PATH.zarr; or your own FILE.py:NAME.",
 )
 @click.option(
     "--schedule",
@@ -392,7 +392,7 @@ def info(what: str) -> None:
     """
     from traj.pipeline.info import describe_model, describe_store
 
-    is_store = what.endswith(".zarr") or (Path(what) / "zarr.json").exists()
+    is_store = (what.endswith(".zarr") and not what.startswith("dataset:")) or (Path(what) / "zarr.json").exists()
     click.echo(describe_store(Path(what)) if is_store else describe_model(what))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import click
 
 from traj.pipeline.parsing import Number, Whole, is_whole, number
+
+FORM = re.compile("(dataset|gaussian|vae|hf):(?!//)")
+"""What stands before a path in the name of a model or of data, and is no protocol: dataset:/data/a.zarr."""
 
 
 class LocalPath(click.Path):
@@ -37,7 +41,7 @@ def refuse_url(value: Any, param: click.Parameter | None, ctx: click.Context | N
     """Return a value that is no URL, and refuse one that is."""
     from traj.stores import is_url
 
-    if is_url(value):
+    if is_url(FORM.sub("", value) if isinstance(value, str) else value):
         raise click.BadParameter(
             f"{value} is a URL; expected a path on a local disk (copy it there first, or mount it)", ctx, param
         )

@@ -23,7 +23,7 @@ from traj.stores.errors import (
 )
 from traj.stores.events import IMAGE_DIMS, USUAL_DIMS, checked_event, event_dims
 from traj.stores.kinds import KINDS, RESULTS, Kind, KindName
-from traj.stores.layout import Layout, canonical_json, fingerprint
+from traj.stores.layout import Layout, canonical_json, fingerprint, memory_free
 from traj.stores.partials import making, write_file
 from traj.stores.places import is_url, local, place, require_writable
 from traj.stores.reader import attributes, describe, environment_of, identity, open, require_complete
@@ -84,6 +84,7 @@ __all__ = [
     "levels",
     "local",
     "making",
+    "memory_free",
     "open",
     "place",
     "ranges",

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests import runs
+from traj import stores
 from traj.pipeline.models import load
+from traj.pipeline.models.digits import images
 from traj.pipeline.process.plans import ddim, ddpm
 from traj.pipeline.process.sampler import reverse
 from traj.pipeline.process.schedule import Schedule
@@ -117,3 +120,72 @@ def test_identities_of_exact_denoisers_hold_their_numbers():
     identities = [json.dumps(load(name).identity, sort_keys=True) for name in names]
     assert len(set(identities)) == len(names)
     assert load("gaussian:0.0,1.0,1x1x1").identity == load("gaussian:0,1").identity
+
+
+# ---- datasets
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """Datasets by name: the digits, and three points of which the second has no class and no point is of class 1."""
+    folder = tmp_path_factory.mktemp("datasets")
+    points = np.arange(6, dtype="f4").reshape(3, 2)
+    for name, values, label in (("digits", *images()), ("points", points, np.array([0, -1, 2]))):
+        with stores.create_dataset(
+            folder / f"{name}.zarr",
+            shape=values.shape[1:],
+            samples=len(values),
+            block=len(values),
+            config={},
+            label=label,
+            valid_range=(-1, 1) if name == "digits" else (0, 5),
+        ) as store:
+            store.write(0, {"x_0": values})
+    return folder
+
+
+def test_the_dataset_of_the_digits_is_the_model_dataset_digits(datasets):
+    stored, builtin = load(f"dataset:{datasets}/digits.zarr"), load("dataset:digits")
+    assert stored.identity == builtin.identity
+    assert (stored.shape, stored.num_classes, stored.valid_range) == ((1, 8, 8), 10, (-1, 1))
+    label = torch.tensor([-1, 3, 9])
+    torch.testing.assert_close(
+        stored(states(), 400, label).pred_x0, builtin(states(), 400, label).pred_x0, rtol=0, atol=0
+    )
+
+
+def test_a_dataset_of_vectors_is_a_model_of_vectors(datasets):
+    denoiser = load(f"dataset:{datasets}/points.zarr")
+    assert (denoiser.shape, denoiser.dims, denoiser.num_classes, denoiser.valid_range) == (
+        (2,),
+        ("feature",),
+        3,
+        (0, 5),
+    )
+    assert denoiser.identity["shape"] == [2]
+    one = denoiser(torch.zeros(1, 2), 500, torch.tensor([2])).pred_x0
+    torch.testing.assert_close(one, torch.tensor([[4.0, 5.0]]))
+    all_of_them = denoiser.log_weights(torch.zeros(1, 2), 999, torch.tensor([-1]))
+    assert torch.isfinite(all_of_them).all()
+
+
+def test_a_class_without_points_is_not_asked_for(datasets):
+    denoiser = load(f"dataset:{datasets}/points.zarr")
+    for labels in ("cycle", "1"):
+        with pytest.raises(stores.InputError, match="no points of class 1; ask for another label"):
+            denoiser.conditions({"labels": labels})
+    denoiser.conditions({"labels": "2"})
+    denoiser.conditions({"labels": "none"})
+
+
+def test_a_dataset_that_memory_cannot_hold_is_refused_by_its_size(datasets, monkeypatch):
+    monkeypatch.setattr(stores, "memory_free", lambda: 119)
+    with pytest.raises(stores.InputError, match=r"6 values, which take 48 B in float64, and 120 B .* has 119 B free"):
+        load(f"dataset:{datasets}/points.zarr")
+
+
+def test_only_a_dataset_is_a_model(tmp_path):
+    with pytest.raises(stores.InputError, match="holds trajectories, expected what `traj dataset` makes"):
+        load(f"dataset:{runs.make(tmp_path / 'a.zarr', 4)}")
+    with pytest.raises(stores.InputError, match="does not exist"):
+        load(f"dataset:{tmp_path}/b.zarr")

@@ -31,11 +31,11 @@ def load(
 ) -> Denoiser:
     """Load the denoiser of a name.
 
-    A name is digits or digits-iddpm (folders under ``models``, or under the folder TRAJ_MODELS names), a
-    diffusers pipeline folder, a hub id, an exact denoiser: gaussian:MEAN,VAR[,SHAPE], mixture:A,B,... or
-    dataset:digits, or a function that returns one: FILE.py:NAME, or registered by a package. ``autocast`` runs networks
-    in bfloat16; exact denoisers have no use for it. ``schedule`` names that of an exact denoiser, and ``steps`` is the
-    number of timesteps of a grid.
+    A name is digits or digits-iddpm (folders under ``models``, or under the folder TRAJ_MODELS names), a diffusers
+    pipeline folder, a hub id, an exact denoiser: gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits or
+    dataset:PATH.zarr, or a function that returns one: FILE.py:NAME, or registered by a package. ``autocast`` runs
+    networks in bfloat16; exact denoisers have no use for it. ``schedule`` names that of an exact denoiser, and
+    ``steps`` is the number of timesteps of a grid.
 
     Raises
     ------

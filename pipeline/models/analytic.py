@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from traj import stores
+from traj.pipeline.estimate import size
 from traj.pipeline.models import surgery
 from traj.pipeline.models.labels import Labels, check_label
 from traj.pipeline.parsing import number, whole
@@ -20,13 +22,14 @@ from traj.pipeline.process.schedule import Schedule
 from traj.stores import USUAL_DIMS, InputError
 
 MOST_VALUES = 1 << 26
-FORMS = ("gaussian:MEAN,VAR[,SHAPE]", "mixture:A,B,...", "dataset:digits")
+FORMS = ("gaussian:MEAN,VAR[,SHAPE]", "mixture:A,B,...", "dataset:digits", "dataset:PATH.zarr")
 
 
 def load(name: str, device: str = "cpu", schedule: Schedule | None = None) -> GaussianDenoiser | PointsDenoiser:
     """Build the exact denoiser a name like ``gaussian:0,0.25`` describes, for any schedule; linear unless given.
 
-    A SHAPE is 1 to 4 numbers with x between them: FEATURES, CHANNELSxPOSITIONS, CxHxW or CHANNELSxFRAMESxHxW.
+    A SHAPE is 1 to 4 numbers with x between them: FEATURES, CHANNELSxPOSITIONS, CxHxW or CHANNELSxFRAMESxHxW. A PATH is
+    that of a dataset that `traj dataset` made.
 
     Raises
     ------
@@ -44,6 +47,8 @@ def load(name: str, device: str = "cpu", schedule: Schedule | None = None) -> Ga
                 return mixture([number(field) for field in fields], device, schedule)
             case "dataset" if numbers == "digits":
                 return digits_dataset(device, schedule)
+            case "dataset" if numbers:
+                return stored_dataset(numbers, device, schedule)
     except InputError as error:
         raise InputError(f"model {name!r}: {error}; expected one of {', '.join(FORMS)}") from None
     raise InputError(f"model {name!r}; expected one of {', '.join(FORMS)}")
@@ -87,8 +92,8 @@ class GaussianDenoiser:
 class PointsDenoiser:
     """Equally likely points, each of a class: the posterior mean over a finite dataset (METHODS 2.1, 7.3).
 
-    ``points`` is (point, *event), ``classes`` (point,) integers from 0. A label restricts the dataset to
-    that class; -1 takes all of it.
+    ``points`` is (point, *event), ``classes`` (point,) integers. A label restricts the dataset to
+    that class; -1 takes all of it. A point of class -1 has none.
     """
 
     unconditional = True
@@ -101,10 +106,11 @@ class PointsDenoiser:
         name: str,
         identity: dict[str, Any],
         valid_range: tuple[float, float],
+        dims: tuple[str, ...] | None = None,
         device: str = "cpu",
         schedule: Schedule | None = None,
     ) -> None:
-        self.shape = tuple(points.shape[1:])
+        self.shape, self.dims = tuple(points.shape[1:]), dims
         self.points = torch.as_tensor(points, dtype=torch.float64, device=device).flatten(1)
         self.classes = torch.as_tensor(classes, dtype=torch.int64, device=device)
         self.num_classes = int(self.classes.max()) + 1
@@ -114,8 +120,12 @@ class PointsDenoiser:
         self.name = name
 
     def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Labels:
-        """Read which labels samples are to have."""
-        return Labels(self, asked, null)
+        """Read which labels samples are to have. Raises InputError for a class without points."""
+        labels = Labels(self, asked, null)
+        for label in set(labels.visible(range(self.num_classes))["label"].tolist()) - {-1}:
+            if not (self.classes == label).any():
+                raise InputError(f"model {self.name} has no points of class {label}; ask for another label")
+        return labels
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:
         """Predict from states (sample, *event) of one timestep; label (sample,), -1 unconditional; uncut."""
@@ -156,13 +166,50 @@ def digits_dataset(device: str = "cpu", schedule: Schedule | None = None) -> Poi
     from traj.pipeline.models.digits import images
 
     points, classes = images()
-    digest = hashlib.sha256(points.tobytes() + np.asarray(classes, dtype=np.int64).tobytes()).hexdigest()
     return PointsDenoiser(
         points,
         classes,
         name="dataset:digits",
-        identity={"name": "dataset:digits", "data": f"sha256:{digest}"},
+        identity={"name": "dataset:digits", "data": digest(points, classes)},
         valid_range=(-1.0, 1.0),
         device=device,
         schedule=schedule,
     )
+
+
+def stored_dataset(path: str, device: str = "cpu", schedule: Schedule | None = None) -> PointsDenoiser:
+    """Take a dataset as the whole data distribution. That of the digits is the same model as `dataset:digits`.
+
+    Raises InputError for another store, and where the points, held in float64, are more than there is memory for.
+    """
+    ds = stores.open(path)
+    if ds.attrs["kind"] != "dataset":
+        raise InputError(f"{path} holds {stores.KINDS[ds.attrs['kind']].contents}, expected what `traj dataset` makes")
+    # the points as stored and in float64, and the squares that every call takes
+    needed, there = (4 + 8 + 8) * ds.x_0.size, stores.memory_free()
+    if needed > there:
+        raise InputError(
+            f"{path} has {ds.x_0.size:,} values, which take {size(8 * ds.x_0.size)} in float64, and {size(needed)} to "
+            f"compute with; this machine has {size(there)} free: make a dataset of fewer --samples"
+        )
+    points, classes = np.asarray(ds.x_0), ds.label.values
+    identity = {"name": "dataset", "shape": list(points.shape[1:]), "data": digest(points, classes)}
+    if points.shape == (1797, 1, 8, 8):
+        digits = digits_dataset().identity
+        identity = digits if digits["data"] == identity["data"] else identity
+    low, high = ds.x_0.attrs["valid_range"]
+    return PointsDenoiser(
+        points,
+        classes,
+        name=f"dataset:{path}",
+        identity=identity,
+        valid_range=(low, high),
+        dims=stores.event_dims(ds.x_0.dims),
+        device=device,
+        schedule=schedule,
+    )
+
+
+def digest(points: np.ndarray, classes: np.ndarray) -> str:
+    """Hash a dataset: its points in float32, then their classes in int64, as `traj dataset` does."""
+    return f"sha256:{hashlib.sha256(points.tobytes() + np.asarray(classes, dtype=np.int64).tobytes()).hexdigest()}"
