@@ -16,16 +16,14 @@ from traj.pipeline.options import (
     BLOCKS,
     DEVICE,
     DRY_RUN,
-    SEED,
     STALE,
-    TF32,
     LocalName,
     LocalPath,
     bounds,
-    sampling,
+    of_a_run,
     timestep_list,
 )
-from traj.pipeline.parsing import Number, Whole
+from traj.pipeline.parsing import Whole
 from traj.pipeline.quantity_options import QuantityGroup
 from traj.pipeline.readout_options import ReadoutGroup
 
@@ -132,67 +130,19 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 
 @main.command()
 @click.argument("out", type=LocalPath())
+@of_a_run
 @click.option(
-    "--model",
+    "--start",
     type=LocalName(),
-    required=True,
-    help="digits or digits-iddpm, once trained; a folder or hub id of diffusers; an exact model: "
-    "gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits or dataset:PATH.zarr; or your own FILE.py:NAME.",
+    metavar="SOURCE",
+    help="Start from samples instead of noise: those of a store with x_0, such as a dataset or a run.",
 )
 @click.option(
-    "--schedule",
-    help="Schedule of an exact model: linear, cosine, edm[:MIN,MAX,RHO] or flow[:SHIFT].  [default: linear]",
-)
-@sampling
-@click.option(
-    "--samples",
+    "--start-step",
     type=Whole(),
-    default=64,
-    show_default=True,
-    help="Number of samples. Ask for more later to extend a finished run.",
+    metavar="TIMESTEP",
+    help="With --start: noise the samples to this timestep, which the run visits, and go on from there.",
 )
-@click.option(
-    "--block",
-    type=Whole(),
-    default=32,
-    show_default=True,
-    help="Samples generated together. To resume or extend a run, give the same number.",
-)
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all noise.")
-@click.option(
-    "--labels",
-    default="none",
-    show_default=True,
-    metavar="none|cycle|CLASS",
-    help="Class of the samples: none; cycle, which gives them the classes in turn; or the number of one class.",
-)
-@click.option(
-    "--guidance",
-    type=Number(),
-    default=1.0,
-    show_default=True,
-    help="How strongly samples follow their label: 0 ignores it, 1 leaves the model as it is, more follows it more. "
-    "All but 1 double the size of every network call.",
-)
-@click.option("--every", type=Whole(), default=1, show_default=True, help="Store every k-th state only, and the last.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Type of the stored states. float16 takes half the space.",
-)
-@click.option(
-    "--round-bits",
-    type=Whole(),
-    help="Round stored float32 to this many mantissa bits, so that they compress better. 10 are as exact as float16.",
-)
-@DEVICE
-@click.option("--autocast", is_flag=True, help="Run the network in bfloat16.")
-@TF32
-@BLOCKS
-@STALE
-@DRY_RUN
 def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run: bool, **options: Any) -> None:
     """Generate trajectories, and store all their states in OUT.
 
@@ -205,10 +155,44 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
     traj generate data/trajectories/short.zarr --model digits --sampler ddim --steps 100 --eta 1 --plan shortcut
     traj generate data/trajectories/edm.zarr --model dataset:digits --schedule edm --steps 18 --sampler heun
     traj generate data/trajectories/mine.zarr --model mine.py:flow --sampler ddim --steps 28
+    traj generate data/trajectories/late.zarr --model digits --start data/datasets/digits.zarr --start-step 499
     """
     from traj.pipeline.making.generate import prepare
 
     generation = prepare(sampler_name=sampler, **options)
+    carry_out(
+        generation,
+        out,
+        stale=stale,
+        blocks=blocks,
+        dry_run=dry_run,
+        smaller="--every or --dtype float16",
+        complete=ALL_SAMPLES,
+        following=f"traj analyze {'entropy' if generation.makes_pictures else 'psnr'}",
+    )
+
+
+@main.command()
+@click.argument("dataset", type=LocalName())
+@click.argument("out", type=LocalPath())
+@of_a_run
+def noise(
+    dataset: str, out: Path, sampler: str, blocks: range | None, stale: Any, dry_run: bool, **options: Any
+) -> None:
+    """Noise the x_0 of DATASET, and store the states with what a model makes of them in OUT.
+
+    DATASET is a dataset, or any store with x_0. OUT is a run like those of generate, but its states are x_0 noised to
+    the timesteps of the plan that the sampling options choose, one Markov chain for each sample. Its x_0 and labels are
+    those of DATASET; --labels is what the model is told. To go forward and backward, fork OUT: forks go on by that
+    plan.
+
+    \b
+    traj noise data/datasets/digits.zarr data/trajectories/noised.zarr --model digits --every 50
+    traj fork data/trajectories/noised.zarr data/forks/back.zarr --at 949,699,449,199 --replicas 4
+    """
+    from traj.pipeline.making.generate import prepare
+
+    generation = prepare(sampler_name=sampler, start=dataset, noised=True, **options)
     carry_out(
         generation,
         out,

@@ -172,8 +172,78 @@ SAMPLING = (
 """How a run is sampled."""
 
 
-def sampling(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of SAMPLING."""
-    for option in reversed(SAMPLING):
+RUN = (
+    click.option(
+        "--model",
+        type=LocalName(),
+        required=True,
+        help="digits or digits-iddpm, once trained; a folder or hub id of diffusers; an exact model: "
+        "gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits or dataset:PATH.zarr; or your own FILE.py:NAME.",
+    ),
+    click.option(
+        "--schedule",
+        help="Schedule of an exact model: linear, cosine, edm[:MIN,MAX,RHO] or flow[:SHIFT].  [default: linear]",
+    ),
+    *SAMPLING,
+    click.option(
+        "--samples",
+        type=Whole(),
+        default=64,
+        show_default=True,
+        help="Number of samples. Ask for more later to extend a finished run.",
+    ),
+    click.option(
+        "--block",
+        type=Whole(),
+        default=32,
+        show_default=True,
+        help="Samples generated together. To resume or extend a run, give the same number.",
+    ),
+    click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of all noise."),
+    click.option(
+        "--labels",
+        default="none",
+        show_default=True,
+        metavar="none|cycle|source|CLASS",
+        help="Class of the samples: none; cycle, which gives them the classes in turn; source, that of the sample each "
+        "starts from; or the number of one class.",
+    ),
+    click.option(
+        "--guidance",
+        type=Number(),
+        default=1.0,
+        show_default=True,
+        help="How strongly samples follow their label: 0 ignores it, 1 leaves the model as it is, more follows it "
+        "more. All but 1 double the size of every network call.",
+    ),
+    click.option(
+        "--every", type=Whole(), default=1, show_default=True, help="Store every k-th state only, and the last."
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(["float32", "float16"]),
+        default="float32",
+        show_default=True,
+        help="Type of the stored states. float16 takes half the space.",
+    ),
+    click.option(
+        "--round-bits",
+        type=Whole(),
+        help="Round stored float32 to this many mantissa bits, so that they compress better. 10 are as exact as "
+        "float16.",
+    ),
+    DEVICE,
+    click.option("--autocast", is_flag=True, help="Run the network in bfloat16."),
+    TF32,
+    BLOCKS,
+    STALE,
+    DRY_RUN,
+)
+"""What a run is made of, from noise or otherwise."""
+
+
+def of_a_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of RUN."""
+    for option in reversed(RUN):
         command = option(command)
     return command

@@ -69,3 +69,14 @@ def digest(path):
         for file in sorted(Path(path).rglob("*"))
         if file.is_file()
     }
+
+
+def dataset(path, x_0, *, label=None, valid_range=(-1.0, 1.0), block=None, config=None):
+    """A dataset of one block, or more: x_0 (sample, *event)."""
+    x_0 = np.asarray(x_0, "f4")
+    block = block or len(x_0)
+    described = {"shape": x_0.shape[1:], "samples": len(x_0), "block": block, "config": config or {}}
+    with stores.create_dataset(path, label=label, valid_range=valid_range, **described) as store:
+        for number in store.pending:
+            store.write(number, {"x_0": x_0[number * block : (number + 1) * block]})
+    return Path(path)

@@ -121,7 +121,9 @@ class Fork:
         blocks: Sequence[int] | None = None,
     ) -> stores.TrajectoryWriter:
         """Create, resume or extend the store of the forks."""
-        told = self.conditions.visible(range(self.samples))
+        # of noised data the label is the data's, whatever the model is told
+        label = self.parent.visible["label"][: self.samples]
+        told = {**self.conditions.visible(range(self.samples)), "label": label}
         noise = [spelled(plan, lambda step: step.noise) for plan in self.variants]
         variant: dict[str, Any] = {"at": self.at, "noise": noise, **self.edits}
         if self.plan.steps[0].rule == "ddim":
@@ -306,6 +308,8 @@ def prepare(
             "a sweep keeps the run's own noise, so that all variants share it and replicas would be equal; leave out "
             "--replicas, --noise and --eta"
         )
+    if table is not None and parent.noised:
+        raise InputError(f"{store} holds noised data, whose x_0 no edit could have led to; expected --at for it")
     where = choose_device(device)
     edits: Mapping[str, Sequence[Any]] = {}
     if table is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from traj.pipeline.making.hostcopy import SLOTS, HostCopy
 from traj.pipeline.making.loop import make_blocks, of_events
 from traj.pipeline.making.shortcut import shortcut
+from traj.pipeline.models import starts
+from traj.pipeline.models.labels import SOURCE
+from traj.pipeline.models.starts import Source
 from traj.pipeline.parsing import check_count
-from traj.pipeline.process import plans, sampler
+from traj.pipeline.process import forward, plans, sampler
 from traj.pipeline.process.denoiser import Conditions, Denoiser, dims_of, network_of
 from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds
 from traj.pipeline.process.guidance import guided
@@ -34,7 +38,11 @@ NUMERICS = 1
 
 @dataclass(frozen=True)
 class Generation:
-    """A run to be made: a denoiser, a plan, and what of it to keep. Building it touches no file of the run."""
+    """A run to be made: a denoiser, a plan, and what of it to keep. Building it touches no file of the run.
+
+    It starts from noise, or from the x_0 of a ``source``, noised to the plan's first timestep. ``noised`` says that no
+    plan is run: each x_0 is noised to all timesteps of the plan, and stays the end.
+    """
 
     denoiser: Denoiser
     plan: Plan
@@ -49,6 +57,8 @@ class Generation:
     autocast: bool
     guidance: float = 1.0
     tf32: bool = False
+    source: Source | None = None
+    noised: bool = False
 
     @property
     def kept(self) -> list[int]:
@@ -70,6 +80,7 @@ class Generation:
             "autocast": self.autocast,
             **({} if self.guidance == 1 else {"guidance": self.guidance}),
             **({"tf32": True} if self.tf32 else {}),
+            **({} if self.source is None else {"noised" if self.noised else "start": self.source.identity}),
         }
 
     @property
@@ -96,10 +107,24 @@ class Generation:
         return dims == stores.IMAGE_DIMS and shape[0] in (1, 3)
 
     @property
-    def noisy(self) -> list[int]:
-        """Timesteps of the steps that add noise."""
-        timesteps = enumerate(self.plan.timesteps)
-        return [timestep for k, timestep in timesteps if sampler.adds_noise(self.denoiser.schedule, self.plan, k)]
+    def walked(self) -> Plan:
+        """The plan by which states follow one another: the bridge to x_0 where that is known."""
+        return forward.bridge(self.plan) if self.noised else self.plan
+
+    @property
+    def addresses(self) -> list[tuple[int, int]]:
+        """The noise of the steps that add some, (timestep, replica): of a bridge by the timestep it lands on."""
+        noisy = [
+            step
+            for k, step in enumerate(self.walked.steps)
+            if sampler.adds_noise(self.denoiser.schedule, self.walked, k)
+        ]
+        return [(step.lands_on if self.noised else step.timestep, 0) for step in noisy]
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations of a sample."""
+        return len(self.kept) if self.noised else self.plan.evaluations
 
     @cached_property
     def call_seconds(self) -> float:
@@ -107,6 +132,15 @@ class Generation:
         x_t = torch.zeros((self.block, *self.denoiser.shape), device=self.device)
         condition = self.conditions.of(range(self.block), self.device)
         return call_seconds(self.denoiser, x_t, self.plan.steps[0].timestep, condition, self.tf32)
+
+    @cached_property
+    def start_seconds(self) -> float:
+        """How long the source takes for the x_0 of a block; 0 for a run from noise."""
+        if self.source is None:
+            return 0.0
+        begun = time.perf_counter()
+        self.source.x_0(range(self.block))
+        return time.perf_counter() - begun
 
     def open(
         self,
@@ -117,12 +151,17 @@ class Generation:
     ) -> stores.TrajectoryWriter:
         """Create, resume or extend the run's store."""
         timesteps = [self.plan.timesteps[k] for k in self.kept]
-        told = self.conditions.visible(range(self.layout.samples))  # a layout refuses what no machine can hold
+        told = dict(self.conditions.visible(range(self.layout.samples)))  # a layout refuses what no machine can hold
+        if self.noised and self.source and self.source.labels:
+            told["label"] = np.array(self.source.labels[: self.samples])
+        described = of_events(self.denoiser, self.plan, timesteps, told, self.device)
+        if self.source is not None:
+            described["environment"] |= {"source": self.source.name}
         return stores.create(
             out,
-            **of_events(self.denoiser, self.plan, timesteps, told, self.device),
+            **described,
             step=self.kept,
-            noise_sd=sampler.noise_sd(self.denoiser.schedule, self.plan)[self.kept],
+            noise_sd=sampler.noise_sd(self.denoiser.schedule, self.walked)[self.kept],
             samples=self.samples,
             block=self.block,
             dtype=self.dtype,
@@ -142,8 +181,8 @@ class Generation:
         images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
         in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
         return Cost(
-            evaluations=blocks * self.plan.evaluations,
-            seconds=blocks * (self.plan.evaluations * seconds + (1 + len(self.noisy)) * drawing),
+            evaluations=blocks * self.evaluations,
+            seconds=blocks * (self.evaluations * seconds + (1 + len(self.addresses)) * drawing + self.start_seconds),
             disk=images * int(np.prod(self.denoiser.shape)),
             disk_free=disk_free(out),
             memory=peak_memory() + writer_bytes(self.layout, variables) + in_flight + MARGIN_BYTES,
@@ -155,25 +194,25 @@ class Generation:
         Raises StoreError when writing fails, FloatingPointError when the network's numbers are not finite. Finished
         blocks stay whatever happens.
         """
-        steps = len(self.plan.steps)
+        steps = len(self.kept if self.noised else self.plan.steps)
         make_blocks(
             store, self._block, self.device, tf32=self.tf32, steps=steps, images=self.block, of="samples", bar=bar
         )
 
     def _block(self, block: int, host: HostCopy, pool: ThreadPoolExecutor, progress: tqdm) -> torch.Tensor:
         ids = range(block * self.block, (block + 1) * self.block)
-        source = NoiseSource(self.seed, self.denoiser.shape)
-        start_sd = self.denoiser.schedule.start_sd(self.plan.timesteps[0])
-        x_T = start_sd * torch.from_numpy(source(Purpose.START, ids, 0)).to(self.device)
-        ahead = NoiseAhead(
-            source, ids, [(timestep, 0) for timestep in self.noisy], pool
-        )  # from here on the source is that thread's alone
+        noise_source = NoiseSource(self.seed, self.denoiser.shape)
+        known, start = self._start(ids, noise_source)
+        purpose = Purpose.BRIDGE if self.noised else Purpose.STEP
+        # from here on the source of noise is that thread's alone
+        ahead = NoiseAhead(noise_source, ids, self.addresses, pool, purpose)
         position = {k: i for i, k in enumerate(self.kept)}
 
-        def noise(_: int, step: Step) -> torch.Tensor:
-            return torch.from_numpy(ahead(step.timestep)).to(self.device, non_blocking=True)
+        def noise(step: Step) -> torch.Tensor:
+            timestep = step.lands_on if self.noised else step.timestep
+            return torch.from_numpy(ahead(timestep)).to(self.device, non_blocking=True)
 
-        def keep(_: int, k: int, *states: torch.Tensor | None) -> None:
+        def keep(k: int, *states: torch.Tensor | None) -> None:
             if k in position:
                 host.put(block, position[k], [state for state in states if state is not None])
             progress.update()
@@ -181,8 +220,28 @@ class Generation:
         def condition(times: int) -> Any:
             return self.conditions.of([*ids] * times, self.device)
 
-        (x_0,) = sampler.reverse(self.denoiser, [self.plan], condition, start=lambda _: x_T, noise=noise, keep=keep)
+        if self.noised and known is not None:
+            forward.noised(self.denoiser, self.plan, condition(1), known, start, noise=noise, keep=keep, kept=position)
+            return known
+        (x_0,) = sampler.reverse(
+            self.denoiser,
+            [self.plan],
+            condition,
+            start=lambda _: start,
+            noise=lambda _, step: noise(step),
+            keep=lambda _, *kept: keep(*kept),
+        )
         return x_0
+
+    def _start(self, ids: range, noise: NoiseSource) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Make a block's x_0, where it is known, and its first states."""
+        schedule, first = self.denoiser.schedule, self.plan.timesteps[0]
+        if self.source is None:
+            return None, schedule.start_sd(first) * torch.from_numpy(noise(Purpose.START, ids, 0)).to(self.device)
+        x_0 = torch.from_numpy(self.source.x_0(ids)).to(self.device)
+        self.source.require_unchanged()
+        eps = torch.from_numpy(noise(Purpose.RENOISE, ids, first)).to(self.device)
+        return x_0, forward.noise_to(schedule, first, x_0, eps)
 
 
 def prepare(
@@ -209,11 +268,15 @@ def prepare(
     device: str = "auto",
     autocast: bool = False,
     tf32: bool = False,
+    start: str | None = None,
+    start_step: int | None = None,
+    noised: bool = False,
 ) -> Generation:
     """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
 
     ``schedule`` is that of an exact denoiser, by name. Where the schedule is a grid, ``steps`` is its size, and
-    ``timesteps`` choose some of it.
+    ``timesteps`` choose some of it. ``start`` names a source of x_0, from which the plan is run from timestep
+    ``start_step`` on, which it must visit (METHODS 2.4); with ``noised`` its x_0 are noised to all timesteps instead.
 
     Raises InputError or MissingFile for what cannot be.
     """
@@ -221,15 +284,29 @@ def prepare(
         check_count(name, count)
     if round_bits is not None and (dtype != "float32" or not 1 <= round_bits <= 22):
         raise InputError(f"--round-bits {round_bits} was given with --dtype {dtype}; expected 1 to 22, with float32")
+    if (start is None) != (start_step is None) and not noised:
+        raise InputError("expected both --start and --start-step, or neither: x_0 is noised to that timestep")
     where = choose_device(device)
+    source = None if start is None else starts.load(start)
     denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps)
     denoiser = guided(denoiser, guidance)
-    conditions = denoiser.conditions({"labels": labels})
+    if source is not None:
+        starts.require_fit(source, denoiser)
+        if source.samples is not None and samples > source.samples:
+            raise InputError(f"samples {samples} was given, but {start} has {source.samples}; ask for at most those")
+        if source.seed == seed and not noised:
+            raise InputError(
+                f"{start} was made with seed {seed} too, so that its samples would meet the noise that made them; give "
+                "another --seed"
+            )
+    conditions = denoiser.conditions({"labels": _labels(labels, source)})
     if timesteps and steps is not None and not denoiser.schedule.is_grid:
         raise InputError(f"steps {steps} and timesteps by hand were given, expected one of them")
     chosen = plans.choose(denoiser, sampler_name, timesteps or steps, eta, variance, clip, eps, spacing)
     if plan_name == "shortcut":
         chosen = shortcut(chosen, network_of(denoiser))
+    if start_step is not None:
+        chosen = chosen.after(start_step)
     return Generation(
         denoiser=denoiser,
         plan=chosen,
@@ -244,4 +321,18 @@ def prepare(
         autocast=autocast,
         guidance=guidance,
         tf32=tf32 and where.type == "cuda",
+        source=source,
+        noised=noised,
     )
+
+
+def _labels(labels: str, source: Source | None) -> str | list[int]:
+    """Give what the model is asked for: the labels of the source themselves where they are meant."""
+    if labels != SOURCE:
+        return labels
+    if source is None or source.labels is None:
+        lack = "nothing to start from was given" if source is None else f"{source.name} has none"
+        raise InputError(
+            f"labels {SOURCE} are those of what samples start from, but {lack}; use none, cycle or a class"
+        )
+    return source.labels

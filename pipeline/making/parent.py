@@ -14,10 +14,12 @@ import xarray as xr
 
 from traj import stores
 from traj.pipeline import models
+from traj.pipeline.models.labels import SOURCE
 from traj.pipeline.process import tables
 from traj.pipeline.process.denoiser import Conditions, Denoiser
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.plan import Plan
+from traj.pipeline.process.spacing import nearest
 from traj.stores import InputError, attributes, environment_of
 
 
@@ -59,6 +61,11 @@ class Parent:
         return len(self.visible["label"])
 
     @property
+    def noised(self) -> bool:
+        """Whether its states are noised data, so that no plan led to its x_0."""
+        return "noised" in self.config
+
+    @property
     def rounding(self) -> str | None:
         """How stored states differ from those the run went through; None where they are the same to the bit."""
         store = self.config["store"]
@@ -85,9 +92,9 @@ class Parent:
         """Raise InputError for a timestep whose state is not stored."""
         for timestep in timesteps:
             if timestep not in self.timesteps:
-                near = sorted(self.timesteps, key=lambda stored: abs(stored - timestep))[:2]
                 raise InputError(
-                    f"timestep {timestep} is not stored in {self.path}; the nearest are {' and '.join(map(str, near))}"
+                    f"timestep {timestep} is not stored in {self.path}; the nearest are "
+                    f"{nearest(self.timesteps, timestep)}"
                 )
 
 
@@ -132,9 +139,16 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
 def conditions_of(parent: Parent, denoiser: Denoiser) -> Conditions:
     """Have the model read what the parent's samples were made under.
 
+    A noised store shows the labels of its data, whatever the model was told.
+
     Raises InputError where it now makes other conditions of it, as a function of your own may.
     """
-    conditions = denoiser.conditions(parent.config["condition"])
+    asked = parent.config["condition"]
+    if asked["labels"] == SOURCE:
+        asked = {**asked, "labels": parent.visible["label"].tolist()}
+    conditions = denoiser.conditions(asked)
+    if parent.noised:
+        return conditions
     now = conditions.visible(range(parent.samples))
     for name in now.keys() | parent.visible.keys():
         if not np.array_equal(now.get(name, ()), parent.visible.get(name, ())):

@@ -12,6 +12,8 @@ from traj.pipeline.parsing import is_whole
 from traj.stores import InputError
 
 NONE = -1
+SOURCE = "source"
+"""Each sample has the label of what it starts from."""
 
 
 class Labelled(Protocol):
@@ -25,8 +27,9 @@ class Labelled(Protocol):
 class Labels:
     """Conditions that are classes: int64 (sample,), -1 for none.
 
-    ``asked["labels"]`` is none, cycle, by which sample k is of class k modulo their number, or one class. ``null``
-    tells that the model will be run without classes too, as guidance does.
+    ``asked["labels"]`` is none, cycle, by which sample k is of class k modulo their number, one class, or a list of
+    the label of each sample of a source. ``null`` tells that the model will be run without classes too, as guidance
+    does.
 
     Raises
     ------
@@ -37,6 +40,8 @@ class Labels:
 
     def __init__(self, model: Labelled, asked: Mapping[str, Any], null: bool) -> None:
         labels, num_classes, unconditional = asked["labels"], model.num_classes, model.unconditional
+        each: Sequence[int] = () if isinstance(labels, str) else labels
+        labels = SOURCE if each else labels
         if null and labels == "none":
             raise InputError("guidance was given without labels; use --labels cycle, or one class")
         if null and not (num_classes and unconditional):
@@ -48,14 +53,16 @@ class Labels:
             raise InputError(
                 f"labels {labels} were asked for, but model {model.name} has no classes; use --labels none"
             )
-        if labels not in ("none", "cycle"):
+        if each:
+            check_label(torch.tensor(each), num_classes, unconditional)
+        elif labels not in ("none", "cycle"):
             if not (is_whole(labels) and int(labels) < num_classes):
                 raise InputError(
                     f"labels {labels!r} was given, expected cycle, none or a class from 0 to {num_classes - 1}"
                 )
             labels = str(int(labels))  # one class is written in one way
         self.asked = {"labels": labels}
-        self._labels, self._num_classes = labels, num_classes
+        self._labels, self._each, self._num_classes = labels, each, num_classes
 
     def of(self, samples: Sequence[int | None], device: torch.device) -> torch.Tensor:
         """Make the labels of samples: int64 (sample,), -1 for None."""
@@ -71,6 +78,8 @@ class Labels:
                 return NONE
             case "cycle":
                 return sample % self._num_classes
+            case _ if self._each:  # a short last block is filled up with the last sample
+                return int(self._each[min(sample, len(self._each) - 1)])
             case one:
                 return int(one)
 

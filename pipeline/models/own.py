@@ -61,8 +61,7 @@ class OwnDenoiser:
             return Labels(self, asked, null)
         if asked["labels"] != "none":
             raise InputError(
-                f"labels {asked['labels']} were asked for, but model {self.name} has conditions of its own; use "
-                "--labels none"
+                f"labels were asked for, but model {self.name} has conditions of its own; use --labels none"
             )
         return OwnConditions(self.condition, self.prompt)
 

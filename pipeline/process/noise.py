@@ -21,7 +21,9 @@ class Purpose(IntEnum):
 
     START = 1
     STEP = 2
-    RENOISE = 3
+    RENOISE = 3  # of an x_0 that is noised to a timestep
+    BRIDGE = 4  # between the states of a noised x_0
+    SOURCE = 5  # that an x_0 itself is made of
 
 
 class NoiseSource:
@@ -74,7 +76,7 @@ def _word(value: int, name: str, bits: int) -> int:
 
 
 class NoiseAhead:
-    """Draws the step noise of one group of samples a few addresses ahead, on a thread of its own.
+    """Draws the noise of the steps of one group of samples a few addresses ahead, on a thread of its own.
 
     Addresses are (timestep, replica). They must be asked for in the order given, each once or several times in a row.
     """
@@ -85,10 +87,11 @@ class NoiseAhead:
         samples: Sequence[int],
         addresses: Iterable[tuple[int, int]],
         pool: ThreadPoolExecutor,
+        purpose: Purpose = Purpose.STEP,
         ahead: int = 4,
     ) -> None:
         self._draw: Callable[[tuple[int, int]], Future[NDArray[np.float32]]] = lambda address: pool.submit(
-            source, Purpose.STEP, samples, *address
+            source, purpose, samples, *address
         )
         self._coming = iter(addresses)
         self._drawn = deque((address, self._draw(address)) for address in islice(self._coming, ahead))

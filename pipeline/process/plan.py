@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from traj.pipeline.process.cut import WHOLE, Cut
-from traj.pipeline.process.spacing import shown
+from traj.pipeline.process.spacing import nearest, shown
 from traj.stores import InputError
 
 VARIANCES = ("large", "small", "learned")
@@ -310,7 +310,10 @@ class Plan:
 
     def _position(self, timestep: int) -> int:
         if timestep not in self.timesteps:
-            raise InputError(f"the plan does not visit timestep {timestep}; it visits {shown(self.timesteps)}")
+            raise InputError(
+                f"the plan does not visit timestep {timestep}; it visits {shown(self.timesteps)}, the nearest are "
+                f"{nearest(self.timesteps, timestep)}"
+            )
         return self.timesteps.index(timestep)
 
 

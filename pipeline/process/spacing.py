@@ -64,3 +64,8 @@ def shown(timesteps: Sequence[int]) -> str:
     if len(timesteps) <= 6:
         return ", ".join(map(str, timesteps))
     return f"{timesteps[0]}, {timesteps[1]}, {timesteps[2]}, ..., {timesteps[-1]}"
+
+
+def nearest(timesteps: Sequence[int], timestep: int) -> str:
+    """Write the two of some timesteps that are nearest to one."""
+    return " and ".join(map(str, sorted(timesteps, key=lambda other: abs(other - timestep))[:2]))

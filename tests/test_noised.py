@@ -1,0 +1,134 @@
+"""Noised data: exact marginals, the data itself at the end, and forward and backward again by forks."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests import runs
+from tests.test_fork import forked
+from tests.test_fork_closed_forms import posterior
+from traj import stores
+from traj.pipeline.cli import main
+from traj.pipeline.making import generate
+from traj.pipeline.models import analytic
+
+GAUSSIAN = "gaussian:0,1,1x8x8"
+SPAN = (-4.0, 4.0)
+"""The valid range of GAUSSIAN."""
+
+
+def noise(dataset, out, *, blocks=None, **options):
+    noising = generate.prepare(**{"start": str(dataset), "noised": True, "device": "cpu", "block": 4, **options})
+    with noising.open(out, blocks=blocks) as store:
+        noising.run(store, bar=False)
+    return stores.open(out, partial=blocks is not None).compute()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Ten images of 8 x 8, each with a label."""
+    x_0 = np.random.default_rng(0).standard_normal((10, 1, 8, 8))
+    return runs.dataset(tmp_path_factory.mktemp("data") / "d.zarr", x_0, label=np.arange(10) % 3, valid_range=SPAN)
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 5}, {"steps": 5, "schedule": "edm"}, {"steps": 5, "schedule": "flow"}], ids=str
+)
+def test_states_are_a_markov_chain_from_the_data(options, tmp_path):
+    x_0 = np.random.default_rng(1).uniform(-1, 1, (4, 1, 64, 64))
+    data = runs.dataset(tmp_path / "d.zarr", x_0, valid_range=SPAN)
+    ds = noise(data, tmp_path / "n.zarr", model="gaussian:0,1,1x64x64", samples=4, **options)
+    c, d = ds.signal.values, ds.noise_scale.values
+    levels = (slice(None), None, None, None)
+    eps = np.stack([(x_t - c[:, None, None, None] * x_0[k]) / d[levels] for k, x_t in enumerate(ds.x_t.values)], 1)
+    eps = eps.reshape(len(c), -1)
+    near = 5 / np.sqrt(eps.shape[1])
+    np.testing.assert_allclose(eps.mean(1), 0, atol=near)
+    np.testing.assert_allclose(eps.var(1), 1, atol=np.sqrt(2) * near)
+    assert abs(eps @ np.float64(x_0 - x_0.mean()).ravel() / x_0.size).max() < near  # noise knows nothing of the data
+    for t in range(len(c)):
+        for s in range(t + 1, len(c)):  # less noise
+            assert np.mean(eps[t] * eps[s]) == pytest.approx(c[t] / c[s] * d[s] / d[t], abs=near)
+
+
+def test_a_store_ends_in_the_data_and_says_what_the_model_makes_of_its_states(dataset, tmp_path):
+    ds = noise(dataset, tmp_path / "n.zarr", model=GAUSSIAN, steps=10, samples=10)
+    data = stores.open(dataset).compute()
+    np.testing.assert_array_equal(ds.x_0, data.x_0)
+    np.testing.assert_array_equal(ds.label, data.label)
+    shrunk = ds.signal * ds.x_t  # of data with variance 1
+    np.testing.assert_allclose(ds.pred_x0, shrunk.transpose(*ds.pred_x0.dims), rtol=1e-5, atol=1e-5)
+
+
+def test_a_state_does_not_depend_on_how_many_are_asked_for_or_kept(dataset, tmp_path):
+    ds = noise(dataset, tmp_path / "n.zarr", model=GAUSSIAN, steps=10, samples=10)
+    few = noise(dataset, tmp_path / "few.zarr", model=GAUSSIAN, steps=10, samples=6, every=4)
+    assert few.step.values.tolist() == [0, 4, 8, 9]
+    np.testing.assert_array_equal(few.x_t, ds.x_t[:6].isel(timestep=few.step.values))
+
+
+def test_only_kept_states_go_through_the_network(dataset, tmp_path, monkeypatch):
+    calls = []
+    evaluate = analytic.GaussianDenoiser.__call__
+    monkeypatch.setattr(analytic.GaussianDenoiser, "__call__", lambda *args: calls.append(args[2]) or evaluate(*args))
+    noise(dataset, tmp_path / "n.zarr", model=GAUSSIAN, steps=10, samples=4, every=4)
+    assert calls == [900, 500, 100, 0]
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(dataset, tmp_path):
+    noise(dataset, tmp_path / "a.zarr", model=GAUSSIAN, steps=10, samples=10)
+    noise(dataset, tmp_path / "b.zarr", model=GAUSSIAN, steps=10, samples=10, blocks=[1])
+    noise(dataset, tmp_path / "b.zarr", model=GAUSSIAN, steps=10, samples=10)
+    assert runs.digest(tmp_path / "a.zarr") == runs.digest(tmp_path / "b.zarr")
+
+
+def test_the_model_is_told_what_was_asked_and_forks_keep_the_labels_of_the_data(tmp_path):
+    points, label = [-8.0, -4.0, 6.0, 8.0], np.array([3, 1, 0, 2])
+    data = runs.dataset(
+        tmp_path / "d.zarr", np.take(points, label)[:, None, None, None], label=label, valid_range=(-8, 8)
+    )
+    asked = {"model": "mixture:-8,-4,6,8", "samples": 4, "timesteps": [999, 500]}
+    untold = noise(data, tmp_path / "none.zarr", **asked)
+    told = noise(data, tmp_path / "source.zarr", labels="source", **asked)
+    np.testing.assert_array_equal(untold.x_t, told.x_t)
+    np.testing.assert_array_equal(untold.label, label)
+    np.testing.assert_allclose(told.pred_x0.isel(timestep=0), told.x_0)  # one class has one point
+    assert float(abs(untold.pred_x0.isel(timestep=0) - untold.x_0).max()) > 1
+    for name in ("none", "source"):
+        forks = forked(tmp_path / f"{name}.zarr", tmp_path / f"{name}_forks.zarr", at=[500])
+        np.testing.assert_array_equal(forks.label, label)
+
+
+def test_a_class_survives_forward_and_backward_as_often_as_its_posterior_says(tmp_path):
+    """METHODS 7.4 and 10.2: P(class kept) is E sum_c p(c | x_tau)^2, within three standard errors."""
+    points, samples, replicas = np.array([-8.0, -4.0, 6.0, 8.0]), 400, 4
+    label = np.arange(samples) % 4
+    data = runs.dataset(tmp_path / "d.zarr", points[label].reshape(-1, 1, 1, 1), label=label, valid_range=(-8, 8))
+    plan = {"timesteps": list(range(599, -1, -5)), "variance": "small"}
+    asked = {"model": "mixture:-8,-4,6,8", "samples": samples, "block": samples, "every": 1, "seed": 3, **plan}
+    ds = noise(data, tmp_path / "n.zarr", **asked)
+    table = {599: 0.4117, 399: 0.6798}
+    forks = forked(tmp_path / "n.zarr", tmp_path / "f.zarr", at=list(table), replicas=replicas, batch=10_000)
+    ends = abs(forks.x_0.values[..., 0, 0, :] - points).argmin(-1)  # (variant, replica, sample)
+    for variant, (timestep, expected) in enumerate(table.items()):
+        kept = (ends[variant] == label).mean(0)
+        assert kept.mean() == pytest.approx(expected, abs=3 * kept.std() / np.sqrt(samples))
+        told = posterior(points.tolist(), ds.x_t.sel(timestep=timestep).values, timestep)[np.arange(samples), label]
+        assert (kept - told).mean() == pytest.approx(0, abs=3 * (kept - told).std() / np.sqrt(samples))
+
+
+def test_a_sweep_of_noised_data_is_refused(dataset, tmp_path):
+    noise(dataset, tmp_path / "n.zarr", model=GAUSSIAN, steps=10, samples=4)
+    (tmp_path / "t.yaml").write_text("- {edit: jump, n: 2, t_start: 500}")
+    with pytest.raises(stores.InputError, match="noised data"):
+        forked(tmp_path / "n.zarr", tmp_path / "f.zarr", table=str(tmp_path / "t.yaml"), replicas=1)
+
+
+def test_the_command_says_what_it_costs_and_makes_a_store(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = ["noise", str(dataset), "n.zarr", "--model", GAUSSIAN, "--samples", "8", "--block", "4", "--steps", "10"]
+    result = CliRunner().invoke(main, [*asked, "--every", "4", "--dry-run"])
+    assert "8 network evaluations" in result.output
+    assert CliRunner().invoke(main, asked).exit_code == 0
+    assert stores.open("n.zarr").sizes["sample"] == 8
+    assert "noised.store" in CliRunner().invoke(main, ["info", "n.zarr"]).output

@@ -1,0 +1,158 @@
+"""Runs that start from samples: the state they start from, where it leads by closed forms, and what is refused."""
+
+import math
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests import runs
+from tests.sampling import LINEAR, gain
+from tests.test_fork import forked
+from tests.test_generate import make
+from traj import stores
+from traj.pipeline.cli import main
+from traj.pipeline.making import generate
+from traj.pipeline.process.noise import NoiseSource, Purpose
+
+NARROW = "gaussian:0,0.25,1x32x32"
+SPAN = (-2.0, 2.0)
+"""The valid range of NARROW."""
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Twelve images of 32 x 32 independent normal values, of variance 1, each with a label."""
+    x_0 = np.random.default_rng(0).standard_normal((12, 1, 32, 32))
+    return runs.dataset(tmp_path_factory.mktemp("data") / "wide.zarr", x_0, label=np.arange(12) % 2, valid_range=SPAN)
+
+
+def late(out, source, step=500, samples=8, **options):
+    options = {"model": NARROW, "seed": 4, "start": str(source), "start_step": step, **options}
+    return stores.open(make(out, samples, **options)).compute()
+
+
+def test_a_run_starts_from_samples_noised_to_the_timestep_asked_for(wide, tmp_path):
+    ds = late(tmp_path / "a.zarr", wide)
+    assert ds.timestep.values.tolist() == list(range(500, -1, -50))
+    assert ds.step.values.tolist() == list(range(11))
+    signal, noise_scale = LINEAR.at(500)
+    eps = NoiseSource(4, (1, 32, 32))(Purpose.RENOISE, range(8), 500)
+    expected = signal * stores.open(wide).x_0.values[:8] + noise_scale * eps
+    np.testing.assert_allclose(ds.x_t.sel(timestep=500), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_variance_of_what_comes_out_is_the_recursions(wide, tmp_path):
+    """METHODS 2.4 and 7.1: data of variance 1/4, a source of variance 1, ddpm with variance beta."""
+    ds = late(tmp_path / "a.zarr", wide, 99, samples=12, block=12, steps=None, variance="large", every=100)
+    abar, lam = LINEAR.alpha_bar, 0.25
+    x_s = stores.open(wide).x_0.values.var()
+    P = abar[99] * x_s + 1 - abar[99]
+    for t in range(99, -1, -1):
+        alpha = abar[t] / (abar[t - 1] if t else 1)
+        P = ((1 - (1 - alpha) / (abar[t] * lam + 1 - abar[t])) / math.sqrt(alpha)) ** 2 * P + (1 - alpha) * (t > 0)
+    assert P > 1.1 * lam  # a run from noise ends at lam
+    assert float(ds.x_0.var()) == pytest.approx(P, rel=3 * math.sqrt(2 / ds.x_0.size))
+
+
+def test_without_noise_what_comes_out_is_the_exact_gain(wide, tmp_path):
+    ds = late(tmp_path / "a.zarr", wide, sampler_name="ddim")
+    levels = [*LINEAR.alpha_bar[ds.timestep.values], 1.0]
+    factor = math.prod(gain(t, s, 0.25) for t, s in pairwise(levels))
+    expected = factor * ds.x_t.sel(timestep=500).values
+    assert np.linalg.norm(ds.x_0.values - expected) < 1e-6 * np.linalg.norm(expected)
+
+
+def test_a_sample_does_not_depend_on_how_many_are_asked_for(wide, tmp_path):
+    few, many = late(tmp_path / "few.zarr", wide, samples=5), late(tmp_path / "many.zarr", wide, samples=12)
+    np.testing.assert_array_equal(few.x_t, many.x_t[:5])
+    np.testing.assert_array_equal(few.x_0, many.x_0[:5])
+
+
+def test_a_late_run_forks_like_any_other(wide, tmp_path):
+    ds = late(tmp_path / "a.zarr", wide)
+    forks = forked(tmp_path / "a.zarr", tmp_path / "f.zarr", at=[500, 200], noise=["shared"], replicas=1)
+    for variant in range(2):
+        np.testing.assert_array_equal(forks.x_0[variant, 0], ds.x_0)
+
+
+def test_a_run_from_another_run_is_told_the_labels_of_its_samples(tmp_path):
+    mixture = {"model": "mixture:-8,-4,6,8", "samples": 6}
+    source = make(tmp_path / "s.zarr", labels="cycle", **mixture)
+    ds = late(tmp_path / "a.zarr", source, labels="source", **mixture)
+    np.testing.assert_array_equal(ds.label, np.arange(6) % 4)
+    np.testing.assert_allclose(ds.x_0.values.ravel(), np.take([-8, -4, 6, 8], np.arange(6) % 4), rtol=1e-5)
+    forks = forked(tmp_path / "a.zarr", tmp_path / "f.zarr", at=[500])
+    np.testing.assert_array_equal(forks.label, ds.label)
+
+
+def test_the_start_is_part_of_the_fingerprint_and_runs_from_noise_have_none(wide, tmp_path):
+    other = runs.dataset(
+        tmp_path / "other.zarr", stores.open(wide).x_0.values, valid_range=SPAN, config={"of": "others"}
+    )
+    asked = {"model": NARROW, "seed": 4, "samples": 8, "start_step": 500, "steps": 20}
+    one, another = (generate.prepare(start=str(source), **asked).config for source in (wide, other))
+    assert one["start"] != another["start"]
+    assert {**one, "start": another["start"]} == another
+    assert "start" not in generate.prepare(model=NARROW).config
+
+
+BAD = {
+    "no step": (["--start", "wide.zarr"], "both --start and --start-step"),
+    "no start": (["--start-step", 500], "both --start and --start-step"),
+    "not visited": (["--start", "wide.zarr", "--start-step", 480], "the nearest are 500 and 450"),
+    "beyond": (["--start", "wide.zarr", "--start-step", 1000], "the nearest are 950 and 900"),
+    "too many": (["--start", "wide.zarr", "--start-step", 500, "--samples", 13], "wide.zarr has 12"),
+    "other shape": (["--start", "small.zarr", "--start-step", 500], "shape 1x8x8, but .* takes 1x32x32"),
+    "other range": (["--start", "unit.zarr", "--start-step", 500], "lie in 0 to 1, but .* in -2 to 2"),
+    "no x_0": (["--start", "readout.zarr", "--start-step", 500], "readout with no x_0"),
+    "forks": (["--start", "forks.zarr", "--start-step", 500], r"fork with x_0 \(variant, replica, sample"),
+    "no store": (["--start", "nothing.zarr", "--start-step", 500], "nothing.zarr"),
+    "incomplete": (["--start", "half.zarr", "--start-step", 500], "half.zarr is incomplete"),
+    "URL": (["--start", "s3://b/a.zarr", "--start-step", 500], "is a URL"),
+    "its own noise": (["--start", "run.zarr", "--start-step", 500], "made with seed 0 too"),
+    "no labels": (
+        ["--start", "unlabelled.zarr", "--start-step", 500, "--labels", "source"],
+        "unlabelled.zarr has none",
+    ),
+    "labels of nothing": (["--labels", "source"], "nothing to start from was given"),
+    "labels of no class": (["--start", "wide.zarr", "--start-step", 500, "--labels", "source"], "has no classes"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(wide, tmp_path_factory):
+    """Stores that cannot be started from, and `wide`."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "wide.zarr").symlink_to(wide)
+    ones = np.ones((12, 1, 32, 32))
+    runs.dataset(folder / "unlabelled.zarr", ones, valid_range=SPAN)
+    runs.dataset(folder / "unit.zarr", ones, valid_range=(0, 1))
+    runs.dataset(folder / "small.zarr", ones[..., :8, :8], valid_range=SPAN)
+    make(folder / "run.zarr", 8, model=NARROW, every=20)
+    forked(folder / "run.zarr", folder / "forks.zarr", at=[0], samples=2, block=2)
+    half = generate.prepare(model=NARROW, samples=8, block=4, steps=2, seed=9)
+    with half.open(folder / "half.zarr", blocks=[0]) as store:
+        half.run(store, bar=False)
+    read = {"logits": (("sample", "class"), "logits", "1")}
+    coords = {"class": ("class", np.arange(2), "1", "class")}
+    common = {"samples": 12, "block": 12, "config": {}}
+    with stores.create_readout(
+        folder / "readout.zarr", of="trajectories", variables=read, coords=coords, **common
+    ) as r:
+        r.write(0, {"logits": np.zeros((12, 2))})
+    return folder
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_start_that_cannot_be_is_refused_in_words(case, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    arguments, words = BAD[case]
+    given = ["generate", "out.zarr", "--model", NARROW, "--samples", 8, "--steps", 20, *arguments]
+    result = CliRunner().invoke(main, [str(argument) for argument in given])
+    assert result.exit_code in (1, 2)
+    assert "Traceback" not in result.output
+    assert re.search(words, " ".join(result.output.split())), result.output
+    assert not (folder / "out.zarr").exists()
