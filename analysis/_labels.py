@@ -197,17 +197,3 @@ def _states(logits: Array, x_0_logits: Array, hard: bool) -> Array:
                 values[v, s, t, 1] = _bits(p)
                 values[v, s, t, 2] = np.nan if min(label, final) < 0 else 0.0 if label == final else 1.0
     return values
-
-
-def commitment(flips: Array, places: Array) -> Array:
-    """Say where each row of `flips` (..., timestep) last turns to 0, as (..., column of `places`).
-
-    `places` is (timestep + 1, column), its last row for those that never do within the stored timesteps.
-    """
-    steps = flips.shape[-1]
-    missing = np.isnan(flips.max(axis=-1, keepdims=True))
-    differs = flips.astype(bool)
-    after_last = steps - np.argmax(np.flip(differs, -1), axis=-1)
-    first: Array = np.where(differs.any(axis=-1), after_last, 0)
-    where: Array = np.where(missing, np.nan, places[first])
-    return where

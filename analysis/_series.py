@@ -33,11 +33,11 @@ def of_states(result: xr.Dataset, name: str) -> list[Series]:
 
 
 def lines(result: xr.Dataset, value: xr.DataArray, low: xr.DataArray, high: xr.DataArray) -> list[Series]:
-    """Give values (on, timestep) and the ends of their band as curves."""
+    """Give values (on, timestep) and the ends of their band as curves; without `on` they are of x_t."""
     along = result["timestep"].to_numpy(), result["log_snr"].to_numpy()
+    parts = [part if "on" in part.dims else part.expand_dims(on=["x_t"]) for part in (value, low, high)]
     curves = (
-        Series(str(on), *along, *(part.sel(on=on).to_numpy() for part in (value, low, high)))
-        for on in result["on"].to_numpy()
+        Series(str(on), *along, *(part.sel(on=on).to_numpy() for part in parts)) for on in parts[0]["on"].to_numpy()
     )
     return [_finite(curve, result) for curve in curves]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from traj.analysis import _captions, _chunks, _labels, _landmarks, _replicas, _series, _verdicts
+from traj.analysis import _captions, _labels, _landmarks, _replicas, _series, _settling, _verdicts
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, quantity
 from traj.analysis._spread import Named, with_spread
 from traj.stores import InputError
@@ -135,22 +135,7 @@ def _of_states(ds: xr.Dataset, hard: bool) -> dict[str, xr.DataArray]:
         **variables,
         "flip_fraction": share.assign_attrs(long_name=title),
         **_verdicts.interval("flip_fraction", title, ds.sizes["sample"], share),
-        **_commitments(ds, variables["flips"]),
-    }
-
-
-def _commitments(ds: xr.Dataset, flips: xr.DataArray) -> dict[str, xr.DataArray]:
-    """Find where the labels of each sample last turn to x_0's."""
-    there = {name: ds[name].to_numpy() for name in ("timestep", "step", "log_snr") if name in ds.coords}
-    at_x_0 = {"timestep": -1, "step": there["step"][-1] + 1 if "step" in there else -1, "log_snr": np.inf}
-    places = np.stack([np.append(values, at_x_0[name]) for name, values in there.items()], axis=-1)
-    commits = _chunks.per_cell(_labels.commitment, flips, within=[["timestep"]], width=len(there), places=places)
-    return {
-        f"commit_{name}": commits.isel(column=column).assign_attrs(
-            long_name=f"{ds[name].attrs.get('long_name', name)}, where the label last becomes that of x_0",
-            units=ds[name].attrs.get("units", "1"),
-        )
-        for column, name in enumerate(there)
+        **_settling.places(ds, variables["flips"], "commit", "where the label last becomes that of x_0"),
     }
 
 

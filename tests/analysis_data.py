@@ -61,6 +61,8 @@ def dataset(
             "label": ("sample", np.full(samples, -1)),
             "timestep": np.arange(steps)[::-1] * 10,
             "step": ("timestep", np.arange(steps)),
+            "signal": ("timestep", np.sqrt(alpha_bar)),
+            "noise_scale": ("timestep", np.sqrt(1 - alpha_bar)),
             "alpha_bar": ("timestep", alpha_bar),
             "log_snr": ("timestep", np.log(alpha_bar / (1 - alpha_bar)), {"units": "nat"}),
         },
@@ -75,6 +77,16 @@ def cut(ds: xr.Dataset, chunks: dict[str, Any]) -> xr.Dataset:
         name: array.chunk({d: n for d, n in chunks.items() if d in array.dims}) for name, array in ds.data_vars.items()
     }
     return xr.Dataset(lazy, ds.coords, ds.attrs)
+
+
+def images(count: int = 12, channels: int = 1, side: int = 8, *, classes: int = 3, seed: int = 2) -> xr.Dataset:
+    """Make a dataset of images, with labels that go round."""
+    x_0 = np.random.default_rng(seed).uniform(-1, 1, (count, channels, side, side)).astype("float32")
+    return xr.Dataset(
+        {"x_0": (("sample", "channel", "y", "x"), x_0, {"units": "1", "valid_range": [-1.0, 1.0]})},
+        {"sample": np.arange(count), "label": ("sample", np.arange(count) % classes)},
+        {"kind": "dataset", "fingerprint": "images"},
+    )
 
 
 def forks(

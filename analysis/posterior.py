@@ -1,0 +1,383 @@
+"""The posterior over a finite dataset along a run: which images a state may come from (001; METHODS 2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from traj.analysis import _captions, _chunks, _dataset, _landmarks, _posterior_columns, _series, _settling, _verdicts
+from traj.analysis._posterior_columns import Bounds, columns_of, of_states
+from traj.analysis._quantity import Landmark, Look, Number, Results, Series, Table, quantity
+from traj.analysis._spread import Named, with_spread
+from traj.stores import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[Any]
+
+MEASURES = (
+    Named("entropy", "entropy of the posterior over the dataset", "bit"),
+    Named("effective_number", "effective number of images, 2 to the entropy"),
+    Named("max_weight", "largest posterior weight of an image"),
+    Named("distance_to_pred_x0", "posterior mean to pred_x0, root of the mean square"),
+    Named("distance_to_nearest", "posterior mean to the nearest image, root of the mean square"),
+    Named("distance_ratio", "posterior mean to the dataset's mean, over the nearest image to that"),
+    Named("label_entropy", "entropy of the posterior over labels", "bit"),
+)
+REGIMES = ("statistics", "feature", "denoising")
+"""In the order in which a run goes through them."""
+
+BOUNDARIES = {
+    "statistics_end": "the state leaves the statistics regime for good",
+    "denoising_start": "the state enters the denoising regime for good",
+}
+SHOWN_SAMPLES, SHOWN_TIMESTEPS, SHOWN_BYTES = 4, 10, 1 << 24
+"""How many states are kept with their images, to be drawn: the bytes come first."""
+
+
+@quantity(
+    reads="trajectories",
+    numerics=1,
+    title="Which images of a dataset a state may come from",
+    source="001, the posterior of a finite dataset",
+)
+def posterior(
+    ds: xr.Dataset,
+    *,
+    dataset: xr.Dataset | None = None,
+    top: int = 5,
+    keep_mean: bool = False,
+    denoising_weight: float = 0.99,
+    denoising_number: float = 1.05,
+    statistics_share: float = 0.5,
+) -> xr.Dataset:
+    """Find which images of a dataset each stored state may come from, and how likely.
+
+    For x_t = c x_0 + d eps (`signal` c, `noise_scale` d) and an x_0 that is one of the N images x_i, all as likely, the
+    posterior is w_i, proportional to exp(-|x_t - c x_i|^2 / (2 d^2)). Of each state (sample, timestep): the `top`
+    largest weights `weight` (rank), their natural logarithms `log_weight`, which never underflow, so that the log-odds
+    of a pair are a difference, and which images these are, `index`, by position in the dataset, -1 for states that are
+    not numbers. `entropy` is H_w = -sum w log2 w in bits, `effective_number` 2^H_w, `max_weight` the largest weight.
+
+    The posterior mean, sum w_i x_i, is what a network predicts that knows this dataset by heart.
+    `distance_to_pred_x0` and `distance_to_nearest` are its distances to the run's pred_x0 and to the nearest image
+    x_nn (that of rank 0), roots of the mean square over values; `distance_ratio` is |mean - m| / |x_nn - m|, with m the
+    mean of the dataset: 0 where only its statistics count, 1 where one image does. Where all images have labels,
+    `class_probability` (class) is the sum of weights by class, which is P(c | x_t), and `label_entropy` its entropy.
+
+    `regime` is 2, denoising, where the largest weight is above `denoising_weight` or the effective number below
+    `denoising_number`; else 0, statistics, where that number is above `statistics_share` of N; else 1, feature.
+    `statistics_share`, `feature_share` and `denoising_share` (timestep) are shares of samples, with intervals of 95 %
+    (Wilson 1927), `_low` and `_high`. `statistics_end` and `denoising_start`, as `_timestep`, `_step` and `_log_snr`
+    (sample), are the first stored states from which on a sample is never in the statistics regime, or always in that of
+    denoising; timestep -1, log SNR infinite for those that are not at their last stored state.
+
+    The dataset is read block by block, once for each chunk of the run; sums are in float64. What is per state but
+    weights and classes comes with mean, sd and standard error over samples. Of a few states, `shown_x_t`,
+    `shown_pred_x0`, `shown_mean` and the `shown_nearest` images are kept as they are drawn, while this is below 16 MiB.
+
+    Parameters
+    ----------
+    dataset
+        The images, a store that `traj dataset` makes; needed.
+    top
+        How many of the largest weights are kept.
+    keep_mean
+        Keep the posterior mean of every state, as `posterior_mean`.
+    denoising_weight
+        Largest weight above which one image is taken for all.
+    denoising_number
+        Effective number of images below which one image is taken for all.
+    statistics_share
+        Share of the images above which the effective number is taken for all of them.
+
+    Raises
+    ------
+    InputError
+        No dataset, an empty one, one of images of another shape or with values that are not numbers; `top` below 1 or
+        above the number of images; a run without pred_x0, signal or noise_scale.
+    """
+    _chunks.require(ds, ("x_t", "pred_x0"))
+    images = _dataset.opened(ds, dataset, "posterior")
+    if not 1 <= top <= images.count:
+        raise InputError(f"top {top}; expected 1 to {images.count}, the number of images in the dataset")
+    levels = _levels(ds)
+    x_t, pred_x0 = (_chunks.images(ds[name]) for name in ("x_t", "pred_x0"))
+    bounds = Bounds(denoising_weight, denoising_number, statistics_share * images.count)
+    columns = columns_of(images, top, keep_mean)
+    values = of_states(x_t, pred_x0, levels, columns, images=images, top=top, bounds=bounds)
+    part = {
+        name: xr.DataArray(values[..., there], dims=("sample", "timestep", "column")) for name, there in columns.items()
+    }
+    measures = MEASURES if images.labels is not None else MEASURES[:-1]
+    variables = with_spread(part["measures"], measures)
+    variables |= _of_ranks(part) | _regimes(part["flags"], part["regime"], ds)
+    coords = {str(name): one for name, one in ds.coords.items() if set(one.dims) <= {"sample", "timestep"}}
+    coords["rank"] = ("rank", np.arange(top), {"long_name": "place among the largest weights", "units": "1"})
+    if images.labels is not None:
+        coords["class"] = ("class", images.classes, {"long_name": "label of the class", "units": "1"})
+        variables["class_probability"] = _named(part["classes"], "class", "posterior probability of the class")
+    if keep_mean:
+        mean = values[..., columns["mean"]].astype(np.float32).reshape(x_t.shape)
+        attrs = {"long_name": "posterior mean of x_0", "units": ds["x_t"].attrs.get("units", "1")}
+        variables["posterior_mean"] = xr.DataArray(mean, dims=ds["x_t"].dims, attrs=attrs)
+    attrs = {
+        "quantity": "posterior",
+        "valid_range": list(_chunks.value_range(ds)),
+        "samples": ds.sizes["sample"],
+        "images": images.count,
+        "dataset": str(dataset.attrs.get("fingerprint", "")) if dataset is not None else "",
+        "denoising_weight": denoising_weight,
+        "denoising_number": denoising_number,
+        "statistics_share": statistics_share,
+    }
+    return xr.Dataset(variables | _shown(ds, x_t, pred_x0, levels, images, top), coords, attrs)
+
+
+def _levels(ds: xr.Dataset) -> Array:
+    """Read signal and noise scale, (timestep, 2) float64."""
+    missing = [name for name in ("signal", "noise_scale") if name not in ds.coords]
+    if missing:
+        raise InputError(f"this store has no {' and no '.join(missing)} along timestep; write it again with traj")
+    return np.stack([ds["signal"].to_numpy(), ds["noise_scale"].to_numpy()], axis=-1).astype(np.float64)
+
+
+def _named(values: xr.DataArray, dim: str, title: str, units: str = "1") -> xr.DataArray:
+    return values.rename(column=dim).assign_attrs(long_name=title, units=units)
+
+
+def _of_ranks(part: dict[str, xr.DataArray]) -> dict[str, xr.DataArray]:
+    """Name the largest weights and the images that have them."""
+    return {
+        "weight": _named(part["weight"], "rank", "posterior weight of the image"),
+        "log_weight": _named(part["log_weight"], "rank", "natural logarithm of the weight", "nat"),
+        "index": _named(part["index"].astype(np.int64), "rank", "position of the image in the dataset, -1 for none"),
+    }
+
+
+def _regimes(flags: xr.DataArray, regime: xr.DataArray, ds: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Name the regime of every state, the shares of samples in each, and where samples pass from one to the next."""
+    statistics, _, denoising = (flags.isel(column=column) for column in range(len(REGIMES)))
+    meanings = {"flag_values": [-1, 0, 1, 2], "flag_meanings": "none statistics feature denoising"}
+    number = regime.isel(column=0).astype(np.int8)
+    variables = {"regime": number.assign_attrs(long_name="regime of the posterior", units="1", **meanings)}
+    titles = {name: f"share of samples in the {name} regime" for name in REGIMES}
+    shares = with_spread(flags, [Named(f"{name}_share", title) for name, title in titles.items()])
+    for name, title in titles.items():
+        share = shares[f"{name}_share_mean"].assign_attrs(long_name=title)
+        variables[f"{name}_share"] = share
+        variables |= _verdicts.interval(f"{name}_share", title, ds.sizes["sample"], share)
+    for (name, meaning), differs in zip(BOUNDARIES.items(), (statistics, 1 - denoising), strict=True):
+        variables |= _settling.places(ds, differs, name, f"where {meaning}")
+    return variables
+
+
+def _shown(
+    ds: xr.Dataset, x_t: da.Array, pred_x0: da.Array, levels: Array, images: _dataset.Images, top: int
+) -> dict[str, xr.DataArray]:
+    """Keep a few states with what was predicted and the images that are nearest, if this is little."""
+    at = _apart(levels)
+    samples = min(SHOWN_SAMPLES, ds.sizes["sample"], SHOWN_BYTES // (4 * images.values * len(at) * (3 + top)))
+    if not samples:
+        return {}
+    states, predicted = (array[:samples][:, at].rechunk(-1) for array in (x_t, pred_x0))
+    drawn = _posterior_columns.to_be_drawn(states, levels[at], images, top)
+    lead = ("shown_sample", "shown_timestep")
+    places = {"shown_sample": ds["sample"].to_numpy()[:samples], "shown_timestep": ds["timestep"].to_numpy()[at]}
+    found = {
+        "shown_x_t": ("state", states, ()),
+        "shown_pred_x0": ("pred_x0", predicted, ()),
+        "shown_mean": ("posterior mean of x_0", drawn[:, :, 0], ()),
+        "shown_nearest": ("images of the largest weights", drawn[:, :, 1:], ("rank",)),
+    }
+    units = ds["x_t"].attrs.get("units", "1")
+    return {
+        name: xr.DataArray(
+            values, places, (*lead, *ranks, *images.event), attrs={"units": units, "long_name": f"{title}, to be drawn"}
+        )
+        for name, (title, values, ranks) in found.items()
+    }
+
+
+def _apart(levels: Array) -> Array:
+    """Choose stored timesteps about as far from one another in log SNR: their positions."""
+    with np.errstate(divide="ignore"):
+        log_snr = 2 * np.log(levels[:, 0] / levels[:, 1])
+    known = np.flatnonzero(np.isfinite(log_snr))
+    if not known.size:
+        return np.arange(min(1, len(levels)))
+    aims = np.linspace(log_snr[known[0]], log_snr[known[-1]], SHOWN_TIMESTEPS)
+    return np.unique(known[np.abs(log_snr[known] - aims[:, None]).argmin(axis=1)])
+
+
+# --- what it shows ------------------------------------------------------------------------------------------------
+
+
+@posterior.curve("posterior_entropy", title="Entropy of the posterior over the dataset", y_label="bit")
+def _entropy(result: xr.Dataset) -> list[Series]:
+    return _series.of_states(result, "entropy")
+
+
+@posterior.curve("posterior_distance", title="Posterior mean to pred_x0", y_label="root of the mean square")
+def _distance(result: xr.Dataset) -> list[Series]:
+    return _series.of_states(result, "distance_to_pred_x0")
+
+
+@posterior.curve("posterior_ratio", title="Posterior mean to the dataset's mean", y_label="ratio")
+def _ratio(result: xr.Dataset) -> list[Series]:
+    return _series.of_states(result, "distance_ratio")
+
+
+@posterior.gives_landmarks
+def _places(result: xr.Dataset) -> list[Landmark]:
+    """Say where half of the samples have left the statistics regime, and entered that of denoising."""
+    found = []
+    for name, meaning in BOUNDARIES.items():
+        timestep, log_snr = (result[f"{name}_{along}"].to_numpy() for along in ("timestep", "log_snr"))
+        found.append(_landmarks.median(timestep, log_snr, name, f"{meaning}, in half of the samples (median)", "x_t"))
+    return found
+
+
+@posterior.gives_numbers
+def _numbers(result: xr.Dataset) -> list[Number]:
+    """Say how many images a state may come from, and how far pred_x0 is from their mean, where signal equals noise."""
+    where = "where signal equals noise (log SNR 0)"
+    meanings = {
+        "entropy": f"entropy of the posterior over the dataset (bit), {where}",
+        "distance_to_pred_x0": f"distance of pred_x0 to the posterior mean, {where}",
+    }
+    return [
+        Number(f"posterior_{name}_at_log_snr_0", meaning, *_landmarks.at_log_snr_0(series))
+        for name, meaning in meanings.items()
+        for series in _series.of_states(result, name)
+    ]
+
+
+@posterior.gives_tables
+def _tables(results: Results) -> list[Table]:
+    rows = []
+    for run, result in results.items():
+        regime = result["regime"].to_numpy()
+        through = (regime[:, 0] == 0) & (regime == 1).any(axis=1) & (regime[:, -1] == REGIMES.index("denoising"))
+        count, samples = int(through.sum()), len(through)
+        ratio = [f"{float(result['distance_ratio_mean'][step]):.3f}" for step in (0, -1)]
+        verdict = _verdicts.WORDS[_verdicts.most_of_all(count, samples)]
+        rows.append([run, *(_when(place) for place in _places(result)), *ratio, f"{count} of {samples}: {verdict}"])
+    head = ("run", "statistics until", "denoising from", "mean, first state", "last state", "through all three")
+    note = (
+        "The source says that a model learns statistics of its data while noise prevails, then features, and at last "
+        "only takes noise off one image. Places are log SNR with intervals of 95 %. The mean is that of the posterior: "
+        "its distance to the mean of the dataset, over that of the nearest image; 0 is all images, 1 is one. "
+        "The last column counts the samples that begin in the first regime, end in the third and visit the second."
+    )
+    return [Table("Three regimes, one after another", head, rows, note, (3, 4))]
+
+
+def _when(place: Landmark) -> str:
+    """Write a place with its interval."""
+    if not np.isfinite(place.log_snr):
+        return "never"
+    between = f" ({place.low:.1f} to {place.high:.1f})" if np.isfinite(place.low) else ""
+    return f"{place.log_snr:.1f}{between}"
+
+
+def _of_images(results: Results) -> str:
+    counts = _captions.either(f"{int(result.attrs['images']):,}" for result in results.values())
+    return f"The dataset has {counts} images. {_captions.samples(results)}"
+
+
+def _of_nearest(results: Results) -> str:
+    return (
+        "A few samples along their run, from noise at the left. From above: the state, at the scale at which its noise "
+        "would be 1; what the network predicts from it; what a network would predict that knew the dataset by heart, "
+        "which is the mean of the dataset's images, each weighed by how likely the state comes from it; and the images "
+        f"of the largest weights, which are written on them. {_of_images(results)} After 001."
+    )
+
+
+@posterior.figure("posterior_nearest", title="Which images a state may come from", caption=_of_nearest)
+def _draw_nearest(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _posterior_figures
+
+    return _posterior_figures.nearest(results, look)
+
+
+def _of_entropy(results: Results) -> str:
+    return (
+        "How many images a state may come from: the entropy of the posterior over the dataset. At H bits there are "
+        f"about 2 to the H of them; dotted, all: {_captions.either(f'{bits:.1f}' for bits in _all_bits(results))} bit. "
+        f"Lines are means over samples. {_captions.BAND} "
+        f"{_captions.PLACE.format('where half of the samples leave the first regime or enter the last')} "
+        f"{_of_images(results)} After 001."
+    )
+
+
+@posterior.figure("posterior_entropy", title="How many images a state may come from", caption=_of_entropy)
+def _draw_entropy(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _panels
+
+    figure, axes = _panels.over_process(results, look, _entropy, "entropy (bit)", places=_places)
+    for axis in axes.flat:
+        for bits in _all_bits(results):
+            axis.axhline(bits, color="#777777", lw=0.9, ls=":")
+    return figure
+
+
+def _all_bits(results: Results) -> list[float]:
+    """List the entropies at which all images are as likely."""
+    return sorted({float(np.log2(result.attrs["images"])) for result in results.values()})
+
+
+def _of_regimes(results: Results) -> str:
+    weights, numbers, shares = (
+        _captions.either(f"{result.attrs[name]:g}" for result in results.values())
+        for name in ("denoising_weight", "denoising_number", "statistics_share")
+    )
+    return (
+        "Share of samples in each regime. Statistics: the effective number of images a state may come from is above "
+        f"{shares} of all. Denoising: one image has a weight above {weights}, or that number is below {numbers}. "
+        "Feature: between them. Black lines are the medians over samples of where the first is left and the last is "
+        f"entered for good; grey their 95 % intervals. {_of_images(results)} After 001, which draws no such figure."
+    )
+
+
+@posterior.figure("posterior_regimes", title="Statistics, features, denoising", caption=_of_regimes)
+def _draw_regimes(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _posterior_figures
+
+    places = {run: _places(result) for run, result in results.items()}
+    return _posterior_figures.regimes(results, look, places)
+
+
+def _of_distance(results: Results) -> str:
+    return (
+        "Above, how far the network's prediction is from the posterior mean over the dataset, which is what a network "
+        "predicts that knows these images by heart: the root of the mean square over values. Nothing between them is a "
+        "network that has learned just this; what is between them late in the process is what it generalises, or has "
+        "not learned. Beneath, how far the posterior mean is from the mean of the dataset, over how far the nearest "
+        f"image is: 0 where only statistics of the dataset count, 1 where one image does. {_captions.BAND} "
+        f"{_of_images(results)} After 001."
+    )
+
+
+@posterior.figure("posterior_distance", title="How far pred_x0 is from the posterior mean", caption=_of_distance)
+def _draw_distance(results: Results, look: Look) -> Figure | None:
+    from traj.analysis import _panels
+
+    def named(result: xr.Dataset) -> list[Series]:
+        return [
+            series._replace(on=title)
+            for title, of in (("pred_x0", _distance), ("the dataset's mean", _ratio))
+            for series in of(result)
+        ]
+
+    figure, axes = _panels.over_process(results, look, named, "")
+    for axis, label in zip(axes[:, 0], ("distance to the mean", "distance ratio"), strict=True):
+        axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+    return figure
