@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from traj.analysis._quantity import Landmark, Series
 from traj.analysis._spread import GROUPS
@@ -79,7 +79,7 @@ def median(timestep: Array, log_snr: Array, name: str, meaning: str, of: str) ->
     ordered = np.sort(log_snr[known])
     place = float(np.median(ordered)) if ordered.size else np.nan
     when = float(np.median(timestep[known])) if np.isfinite(place) else np.nan
-    beyond = int(stats.binom.ppf(ERROR / 2, ordered.size, 0.5)) if ordered.size else 0
+    beyond = int((special.bdtr(np.arange(ordered.size), ordered.size, 0.5) < ERROR / 2).sum())
     low, high = (float(ordered[beyond - 1]), float(ordered[-beyond])) if beyond else (np.nan, np.nan)
     if not np.isfinite(place):
         return Landmark(name, meaning, np.nan, np.nan, of=of)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Array = NDArray[Any]
 
@@ -34,7 +34,7 @@ def student(samples: int | Array, among: int | Array = 1) -> Any:
 
     Of `among` intervals, all hold together (Bonferroni).
     """
-    return stats.t.ppf(1 - ERROR / (2 * np.asarray(among)), np.asarray(samples) - 1.0)
+    return special.stdtrit(np.asarray(samples) - 1.0, 1 - ERROR / (2 * np.asarray(among)))
 
 
 def band(mean: Array, error: Array, samples: int) -> tuple[Array, Array]:
@@ -80,7 +80,7 @@ def beside_published(values: Array, mean: float, deviation: float, samples: int)
     there = deviation * np.sqrt(np.pi / 2 / samples)
     squares = np.array([error**2, there**2])
     freedom = squares.sum() ** 2 / (squares**2 / (np.array([len(values), samples]) - 1.0)).sum()
-    half = stats.t.ppf(1 - ERROR / 2, freedom) * np.sqrt(squares.sum())
+    half = special.stdtrit(freedom, 1 - ERROR / 2) * np.sqrt(squares.sum())
     return SEEN if here - mean > half else NOT_SEEN if here - mean < -half else CANNOT_TELL
 
 
@@ -104,7 +104,7 @@ def together(verdicts: Sequence[int]) -> str:
 
 def wilson(share: Any, samples: Any) -> tuple[Any, Any]:
     """Give the interval of a share of independent samples (Wilson 1927); it is wide at 0 and 1, too."""
-    z2 = float(stats.norm.ppf(1 - ERROR / 2)) ** 2 / samples
+    z2 = float(special.ndtri(1 - ERROR / 2)) ** 2 / samples
     middle = (share + z2 / 2) / (1 + z2)
     half = (z2 * (share * (1 - share) + z2 / 4)) ** 0.5 / (1 + z2)
     return middle - half, middle + half
@@ -135,7 +135,7 @@ def _ends(share: Array, error: Array | None = None, *, samples: int) -> Array:
     """
     cases: Any = samples
     if error is not None:
-        few = (stats.norm.ppf(1 - ERROR / 2) / student(samples)) ** 2
+        few = (special.ndtri(1 - ERROR / 2) / student(samples)) ** 2
         alike = ~(error > 0)
         cases = np.where(alike, samples, share * (1 - share) / np.where(alike, 1, error) ** 2 * few)
     return np.stack(wilson(share, cases), axis=-1).clip(0, 1)
