@@ -291,7 +291,7 @@ def test_a_small_variable_of_a_result_is_one_file(tmp_path):
 
 
 def test_no_chunk_of_a_readout_exceeds_a_shard(tmp_path, monkeypatch):
-    monkeypatch.setattr("traj.stores.creation.SHARD_BYTES", 200)
+    monkeypatch.setattr("traj.stores.description.SHARD_BYTES", 200)
     values = np.random.default_rng(0).random((3, 5, 4, 2)).astype("f4")
     coords = {name: (name, np.arange(n), "1", name) for name, n in (("variant", 3), ("replica", 5), ("class", 2))}
     with stores.create_readout(

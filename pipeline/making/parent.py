@@ -13,9 +13,8 @@ import torch
 import xarray as xr
 
 from traj import stores
-from traj.pipeline import models
+from traj.pipeline.models import stored
 from traj.pipeline.models.labels import SOURCE
-from traj.pipeline.process import tables
 from traj.pipeline.process.denoiser import Conditions, Denoiser
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.plan import Plan
@@ -109,26 +108,12 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
     if name is None:
         raise InputError(f"{parent.path} does not say which model made it; give it with --model")
     try:
-        schedule = parent.config["schedule"]
-        denoiser = models.load(
-            name,
-            str(device),
-            parent.config["autocast"],
-            schedule=tables.name_of(schedule) if models.is_exact(name) else None,
-            steps=schedule["T"],
-        )
+        denoiser = stored.load(name, parent.config, str(device))
     except InputError as error:
         if model is not None:
             raise
         raise type(error)(f"{error}; if the model of {parent.path} lies elsewhere, say where with --model") from None
-    found = {"model": denoiser.identity, "schedule": denoiser.schedule.identity}
-    different = sorted(
-        f"{part}.{key}"
-        for part, values in found.items()
-        for key in values.keys() | parent.config[part].keys()
-        if values.get(key) != parent.config[part].get(key)
-    )
-    if different:
+    if different := stored.differences(denoiser, parent.config):
         raise InputError(
             f"model {name} is not the one {parent.path} was made with: {', '.join(different)} differ; "
             "give that one with --model"

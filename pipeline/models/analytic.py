@@ -59,6 +59,7 @@ class GaussianDenoiser:
 
     num_classes = 0
     unconditional = True
+    dtype = torch.float64
 
     def __init__(
         self, mean: float, variance: float, shape: tuple[int, ...] = (1, 1, 1), schedule: Schedule | None = None
@@ -97,6 +98,7 @@ class PointsDenoiser:
     """
 
     unconditional = True
+    dtype = torch.float64
 
     def __init__(
         self,

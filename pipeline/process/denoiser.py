@@ -48,9 +48,10 @@ class Denoiser(Protocol):
     """Whatever predicts x_0 from x_t: a network or a closed form.
 
     ``shape`` is that of an event, (channel, y, x) for images; ``dims``, if a denoiser has them, name its axes;
-    otherwise the number of axes decides. ``valid_range`` bounds x_0: of a network the range its scheduler clips at,
-    else [-1, 1]. ``identity`` holds the JSON values that define the model's numbers, for a store's fingerprint;
-    ``name`` loads the model again where it still lies in its place.
+    otherwise the number of axes decides. ``dtype``, if a denoiser has it, is float64 where it keeps that precision.
+    ``valid_range`` bounds x_0: of a network the range its scheduler clips at, else [-1, 1]. ``identity`` holds the JSON
+    values that define the model's numbers, for a store's fingerprint; ``name`` loads the model again where it still
+    lies in its place.
     """
 
     name: str
@@ -82,6 +83,12 @@ def network_of(denoiser: Denoiser) -> Any:
 def dims_of(denoiser: Denoiser) -> tuple[str, ...] | None:
     """Give a denoiser's names for the axes of its events, None for the default names."""
     return getattr(denoiser, "dims", None)
+
+
+def dtype_of(denoiser: Denoiser) -> torch.dtype:
+    """Give the dtype of the most precise states a denoiser can be given, float32 unless it says otherwise."""
+    dtype: torch.dtype = getattr(denoiser, "dtype", torch.float32)
+    return dtype
 
 
 def predicted(
