@@ -144,14 +144,15 @@ def means(out, store="a.zarr", **options):
 
 
 def test_a_readout_is_found_by_its_file_and_asks_for_its_own_options():
-    assert readouts.names() == ["classifier", "gap", "larger", "means", "step", "wrong"]
+    assert {"classifier", "gap", "larger", "means", "step", "wrong"} <= set(readouts.names())
+    assert readouts.names() == sorted(readouts.names())
     text = traj("--help")
     assert "means Tell the mean of every state." in text
     text = traj("means", "--help")
     assert "Tell the mean of every state." in text
     assert "--scale NUMBER What the mean is multiplied by. [required]" in text
     assert "Missing option '--scale'" in traj("means", "a.zarr", "b.zarr", code=2)
-    assert "readout 'nothing' is unknown; expected one of classifier, gap" in traj("nothing", "a", "b", code=2)
+    assert "readout 'nothing' is unknown; expected one of classifier, " in traj("nothing", "a", "b", code=2)
 
 
 def test_events_that_are_no_images_come_with_their_timestep_and_condition():
