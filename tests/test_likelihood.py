@@ -280,6 +280,19 @@ def test_what_cannot_tell_classes_is_refused_by_name(own, tmp_path):
         readout.prepare("likelihood", store=pictures, device="cpu")
 
 
+def test_a_class_without_samples_is_refused_unless_it_is_left_out(tmp_path):
+    points = np.array([-2.0, 1.0, 2.0], np.float32).reshape(3, 1, 1, 1)
+    with stores.create_dataset(
+        tmp_path / "d.zarr", shape=(1, 1, 1), samples=3, block=3, config={}, label=[0, 2, 2]
+    ) as dataset:
+        dataset.write(0, {"x_0": points})
+    store = run(tmp_path / "a.zarr", model="gaussian:0,1", steps=5)
+    model = f"dataset:{tmp_path / 'd.zarr'}"
+    with pytest.raises(stores.InputError, match="has no points of class 1"):
+        readout.prepare("likelihood", store=store, model=model, device="cpu")
+    assert read(store, tmp_path / "r.zarr", model=model, classes=(0, 2))["class"].values.tolist() == [0, 2]
+
+
 def test_another_schedule_is_refused(own, tmp_path):
     store = run(tmp_path / "a.zarr", model=f"{own}:straight", steps=12, labels="cycle")
     for other in ("grid", "linear"):

@@ -83,15 +83,15 @@ def likelihood(
     denoiser = _model(source, model)
     chosen = _classes(denoiser, classes)
     null = bool(getattr(denoiser, "unconditional", False))
-    told = [*chosen, None] if null else list(chosen)
+    conditions = denoiser.conditions({"labels": chosen}, null)  # sample k is of the k-th class
+    told = [*range(len(chosen)), *([None] if null else [])]
+
     if batch < len(told):
         raise InputError(f"batch {batch} was given; a state takes {len(told)} evaluations, expected as many or more")
-    # Asked for a cycle, sample k is of class k.
-    conditions = denoiser.conditions({"labels": "cycle"}, null)
 
     @cache
     def condition(states: int) -> Any:
-        return conditions.of([label for label in told for _ in range(states)], source.device)
+        return conditions.of([sample for sample in told for _ in range(states)], source.device)
 
     def read(events: Events) -> tuple[Tensor, ...]:
         x_t, x_s = events.values["x_t"], events.next_x_t
@@ -155,7 +155,7 @@ def _model(source: Source, name: str | None) -> Denoiser:
     made_with = environment_of(path, 0).get("model")
     if name is None and not (made_with and "model" in config):
         raise InputError(f"{path} does not say which model made it; give one with --model")
-    denoiser = stored.load(name or made_with, config, str(source.device))
+    denoiser = stored.load(str(name or made_with), config, str(source.device))
     if name is None and (different := stored.differences(denoiser, config)):
         raise InputError(
             f"model {made_with} is not the one {path} was made with: {', '.join(different)} differ; say where that one "
