@@ -1,7 +1,9 @@
-"""Correlation of replicas across samples: sums of every pixel that go from chunk to chunk, in the samples' order."""
+"""Sums of every pixel that go from chunk to chunk in the samples' order, and the correlation of replicas from them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dask.array as da
@@ -23,20 +25,8 @@ def replica_correlation(images: da.Array) -> dict[str, xr.DataArray]:
     Gives the intraclass correlation, pooled over pixels and pairs, and its standard error. Each chunk is added to
     what came before it, sample by sample, so the values are the same for any chunks.
     """
-    _, replicas, samples = images.shape[:3]
-    groups = dealt(samples)
-    sizes = np.bincount(groups, minlength=GROUPS)
-    starts = np.cumsum((0, *images.chunks[2]))
-    values = []
-    by_variant = images.to_delayed(optimize_graph=False).reshape(images.numblocks[0], images.numblocks[2])
-    for chunks, variants in zip(by_variant, images.chunks[0], strict=True):
-        moments: Delayed | None = None
-        for chunk, start, length in zip(chunks, starts, images.chunks[2], strict=False):
-            moments = delayed(_add_chunk, pure=True)(moments, chunk, groups[start : start + length])
-        values.append(
-            da.from_delayed(delayed(_jackknife, pure=True)(moments, sizes, replicas), (variants, 2), np.float64)
-        )
-    both = da.concatenate(values)
+    sizes = np.bincount(dealt(images.shape[2]), minlength=GROUPS)
+    both = in_order(images, add=_add_chunk, finish=partial(_jackknife, sizes=sizes, replicas=images.shape[1]), width=2)
     title = "correlation of two replicas across samples, pooled over pixels"
     titles = {"": title, "_se": f"{title}, standard error by the jackknife over {GROUPS} groups of samples"}
     return {
@@ -45,6 +35,29 @@ def replica_correlation(images: da.Array) -> dict[str, xr.DataArray]:
         )
         for column, (suffix, meaning) in enumerate(titles.items())
     }
+
+
+def in_order(
+    images: da.Array, *others: da.Array, add: Callable[..., Any], finish: Callable[..., Array], width: int
+) -> da.Array:
+    """Reduce images (variant, replica, sample, *event), and what lies beside them along sample, to (variant, width).
+
+    `add` gets what it made of the chunks before, None at first, a chunk of each array, and the jackknife group of each
+    of its samples; `finish` makes (variant, width) of what it gave last.
+    """
+    starts = np.cumsum((0, *images.chunks[2]))
+    groups = dealt(images.shape[2])
+    beside = [other.to_delayed(optimize_graph=False).reshape(-1) for other in others]
+    values = []
+    by_variant = images.to_delayed(optimize_graph=False).reshape(images.numblocks[0], images.numblocks[2])
+    for chunks, variants in zip(by_variant, images.chunks[0], strict=True):
+        so_far: Delayed | None = None
+        for k, (start, length) in enumerate(zip(starts, images.chunks[2], strict=False)):
+            chunk = [chunks[k], *(other[k] for other in beside)]
+            so_far = delayed(add, pure=True)(so_far, *chunk, groups[start : start + length])
+        values.append(da.from_delayed(delayed(finish, pure=True)(so_far), (variants, width), np.float64))
+    reduced: da.Array = da.concatenate(values)
+    return reduced
 
 
 def bytes_held(variants: int, pixels: int) -> int:

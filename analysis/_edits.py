@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _chunks
 from traj.analysis._compiled import compiled
 from traj.stores import FAMILY, ONCE, SHORTCUT, InputError
 
@@ -54,30 +52,6 @@ def require_sweep(ds: xr.Dataset, names: Sequence[str] = FAMILY) -> None:
         raise InputError(f"this sweep has no coordinate {', '.join(missing)}; expected a sweep that `traj fork` made")
     if ds.sizes["replica"] != 1:
         raise InputError(f"this sweep has {ds.sizes['replica']} replicas; an edit is compared with one run, expected 1")
-
-
-def parent_of(ds: xr.Dataset, run: xr.Dataset | None) -> xr.Dataset:
-    """Take the run these forks started from at the forks' samples.
-
-    Raises InputError where none is given, or it is another one or has not all of the samples.
-    """
-    if run is None:
-        raise InputError(
-            "edits are compared with the run that was forked and none was given; expected its store as `baseline`"
-        )
-    recorded = json.loads(ds.attrs.get("config", "{}")).get("parent", {}).get("fingerprint")
-    if run.attrs.get("fingerprint") != recorded:
-        raise InputError(
-            f"the baseline is not the run these forks started from: its fingerprint is {run.attrs.get('fingerprint')}, "
-            f"theirs {recorded}; give that run as `baseline`"
-        )
-    _chunks.require(run, ("x_0",))
-    if (missing := np.setdiff1d(ds["sample"], run["sample"])).size:
-        raise InputError(
-            f"the baseline lacks {missing.size} of the forks' samples, the first is {missing[0]}; extend it with the "
-            "same `traj generate` and more samples"
-        )
-    return run if np.array_equal(ds["sample"], run["sample"]) else run.sel(sample=ds["sample"].to_numpy())
 
 
 def require_threshold(threshold: float) -> None:

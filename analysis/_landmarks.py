@@ -55,14 +55,25 @@ def highest(series: Series, by_sample: Array | None, name: str, meaning: str) ->
     always the same draws; its ends are the percentiles of the log SNR at which the means of these are highest.
     by_sample is (sample, timestep); both ends are NaN without it, and below eight samples.
     """
+    drawn = None
+    if by_sample is not None and len(by_sample) >= GROUPS and np.isfinite(by_sample).all():
+        drawn = redrawn(len(by_sample)) @ by_sample
+    return highest_of(series, drawn, name, meaning)
+
+
+def redrawn(samples: int) -> Array:
+    """Say how often each sample is drawn in each of the bootstrap's sets, always the same: (draw, sample)."""
+    return np.random.default_rng(0).multinomial(samples, np.full(samples, 1 / samples), DRAWS)
+
+
+def highest_of(series: Series, drawn: Array | None, name: str, meaning: str) -> Landmark:
+    """Do what `highest` does for any curve; drawn is that of each of the bootstrap's sets (draw, timestep)."""
     if not np.isfinite(series.value).any():
         return Landmark(name, meaning, np.nan, np.nan, of=series.on)
     place = int(np.nanargmax(series.value))
     low = high = np.nan
-    if by_sample is not None and len(by_sample) >= GROUPS and np.isfinite(by_sample).all():
-        samples = len(by_sample)
-        often = np.random.default_rng(0).multinomial(samples, np.full(samples, 1 / samples), DRAWS)
-        found = series.log_snr[(often @ by_sample).argmax(axis=1)]
+    if drawn is not None:
+        found = series.log_snr[drawn.argmax(axis=1)]
         low, high = np.quantile(found, [ERROR / 2, 1 - ERROR / 2], method="inverted_cdf")
     when, where = int(series.timestep[place]), float(series.log_snr[place])
     return Landmark(name, meaning, when, where, float(low), float(high), series.on)

@@ -10,9 +10,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _captions, _chunks, _landmarks, _series
+from traj.analysis import _captions, _chunks, _gaussian, _kernels, _landmarks, _series
 from traj.analysis._quantity import Look, Number, Results, Series
 from traj.analysis._spread import Named, with_spread
+from traj.analysis._windows import half_gaussian
 from traj.stores import InputError
 
 if TYPE_CHECKING:
@@ -63,6 +64,20 @@ def compare(
     kept = {key: coord for key, coord in ds.coords.items() if set(coord.dims) <= set(dims)}
     attrs = {"quantity": name, "samples": ds.sizes["sample"], "valid_range": [low, high], **options}
     return xr.Dataset(variables, {**coords, **kept}, attrs)
+
+
+def structural(
+    states: NDArray[Any], x_0: NDArray[Any], low: float, scale: float, preset: str, window: int
+) -> NDArray[Any]:
+    """Compare states (sample, state, *event) with x_0 (sample, *event) by SSIM: (sample, state), NaN for no preset."""
+    similarity: NDArray[Any]
+    if preset == "none":
+        similarity = np.full(states.shape[:2], np.nan)
+    elif preset == "wang2004":
+        similarity = _gaussian.ssim_gaussian(states, x_0, low, scale, half_gaussian())
+    else:
+        similarity = _kernels.ssim_uniform(states, x_0, low, scale, window, window**2 / (window**2 - 1))
+    return similarity
 
 
 def counterpart(ds: xr.Dataset, other: xr.Dataset) -> xr.Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ from traj.analysis._quantity import Landmark, Look, Results, Series, quantity
 from traj.analysis._spread import Named, with_spread
 from traj.analysis._windows import half_gaussian, window_if_any
 from traj.analysis.psnr import CAP
-from traj.stores import IMAGE_DIMS, InputError, event_dims
+from traj.stores import InputError, event_dims
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,7 +111,12 @@ def consistency(
             raise InputError("readout was given together with against; it needs forks, leave one of the two out")
         replicas, more = _runs(ds, against)
     else:
-        replicas, more = _forks(ds), {}
+        replicas, more = _replicas.endings(ds, ", or other runs to compare with in `against`"), {}
+        if replicas.sizes["replica"] < 2:
+            raise InputError(
+                "consistency compares replicas and these forks have 1; expected 2 or more, run `traj fork` with "
+                "2 replicas or more"
+            )
     count = replicas.sizes["replica"]
     preset, window = window_if_any(preset, replicas)
 
@@ -145,24 +149,6 @@ def _held(ds: xr.Dataset, **_: Any) -> int:
     return bytes_held(ds.sizes.get("variant", 1), math.prod(ds.sizes[dim] for dim in event_dims(ds["x_0"].dims)))
 
 
-def _forks(ds: xr.Dataset) -> xr.DataArray:
-    """Check that there are replicas, and give their x_0."""
-    event = event_dims(ds["x_0"].dims) if "x_0" in ds else ()
-    dims = ("variant", "replica", "sample", *(event or IMAGE_DIMS))
-    if "x_0" not in ds or ds["x_0"].dims != dims:
-        here = ", ".join(map(str, ds["x_0"].dims)) if "x_0" in ds else "missing"
-        raise InputError(
-            f"x_0 has dims {here} in this dataset of kind {ds.attrs.get('kind', '?')}; expected {', '.join(dims)}, "
-            "which `traj fork` makes, or other runs to compare with in `against`"
-        )
-    if ds.sizes["replica"] < 2:
-        raise InputError(
-            "consistency compares replicas and these forks have 1; expected 2 or more, run `traj fork` with "
-            "2 replicas or more"
-        )
-    return ds["x_0"]
-
-
 def _runs(ds: xr.Dataset, against: tuple[xr.Dataset, ...]) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
     """Take the x_0 of several runs as replicas of one variant, and say how far apart they started."""
     _chunks.require(ds, ("x_t", "x_0"))
@@ -191,18 +177,8 @@ def _similarities(images: NDArray[Any], low: float, scale: float, preset: str, w
 
 def _label_agreement(ds: xr.Dataset, readout: xr.Dataset) -> xr.DataArray:
     """Read the share of equal labels off a readout of these forks."""
-    if "x_0_logits" not in readout or "replica" not in readout["x_0_logits"].dims:
-        raise InputError(
-            "the readout has no x_0_logits of forks; expected the readout of these forks that `traj readout "
-            "classifier` makes"
-        )
-    parent = json.loads(readout.attrs.get("config", "{}")).get("parent", {}).get("fingerprint")
-    same = all(np.array_equal(readout[dim], ds[dim]) for dim in ("variant", "replica", "sample"))
-    if not same or parent not in (None, ds.attrs["fingerprint"]):
-        raise InputError(
-            "the readout is one of other forks, or of a part of these; run `traj readout classifier` on this store"
-        )
-    return _labels.of_replicas(readout["x_0_logits"], hard=True).isel(column=[_labels.REPLICAS.index("agreement")])
+    logits = _replicas.logits(ds, readout)
+    return _labels.of_replicas(logits, hard=True).isel(column=[_labels.REPLICAS.index("agreement")])
 
 
 @consistency.curve("fork_consistency", title="How alike replicas are", y_label="1 for equal images")

@@ -8,11 +8,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _chunks, _edits, _findings, _gaussian, _kernels, _replicas, _shortcut
+from traj.analysis import _chunks, _edits, _findings, _kernels, _replicas, _shortcut, _similarity
 from traj.analysis._quantity import Look, Number, Results, Series, Table, quantity
 from traj.analysis._spread import Named, with_spread
 from traj.analysis._verdicts import SIMILAR
-from traj.analysis._windows import half_gaussian, window_if_any
+from traj.analysis._windows import window_if_any
 from traj.analysis.psnr import CAP
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def intervention(ds: xr.Dataset, *, baseline: xr.Dataset | None = None, preset: 
     """
     _edits.require_sweep(ds)
     preset, window = window_if_any(preset, ds["x_0"])
-    run = _edits.parent_of(ds, baseline)
+    run = _replicas.parent_of(ds, baseline)
     low, high = _chunks.value_range(ds)
     images = _chunks.images(ds["x_0"])
     x_0 = _chunks.images(run["x_0"]).rechunk({0: images.chunks[2]})
@@ -87,12 +87,7 @@ def _similarities(
     """Give one chunk (variant, 1, sample, *event) and x_0 (sample, *event) its COLUMNS."""
     states = np.ascontiguousarray(images[:, 0].swapaxes(0, 1))
     samples, variants = states.shape[:2]
-    if preset == "none":
-        ssim = np.full((samples, variants), np.nan)
-    elif preset == "wang2004":
-        ssim = _gaussian.ssim_gaussian(states, x_0, low, scale, half_gaussian())
-    else:
-        ssim = _kernels.ssim_uniform(states, x_0, low, scale, window, window**2 / (window**2 - 1))
+    ssim = _similarity.structural(states, x_0, low, scale, preset, window)
     flat = states.reshape(samples, variants, -1), x_0.reshape(samples, -1)
     psnr = _kernels.psnr_images(*flat, low, scale, CAP)
     mad = _edits.absolute_deviation(*flat, low, scale)

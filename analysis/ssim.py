@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _captions, _chunks, _gaussian, _kernels, _landmarks, _similarity
+from traj.analysis import _captions, _chunks, _landmarks, _similarity
 from traj.analysis._quantity import Landmark, Look, Number, Results, quantity
 from traj.analysis._verdicts import SIMILAR
-from traj.analysis._windows import half_gaussian, window_of
+from traj.analysis._windows import window_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,13 +61,7 @@ def ssim(
     preset, window = window_of(preset, side)
 
     def kernel(states: NDArray[Any], x_0: NDArray[Any], low: float, scale: float) -> NDArray[Any]:
-        similarity: NDArray[Any]
-        if preset == "wang2004":
-            similarity = _gaussian.ssim_gaussian(states, x_0, low, scale, half_gaussian())
-        else:
-            unbias = window**2 / (window**2 - 1)
-            similarity = _kernels.ssim_uniform(states, x_0, low, scale, window, unbias)
-        return similarity
+        return _similarity.structural(states, x_0, low, scale, preset, window)
 
     return _similarity.compare(
         ds,

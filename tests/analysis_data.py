@@ -121,9 +121,15 @@ def fork_dataset(
     ds = xr.Dataset(
         {"x_0": (("variant", "replica", "sample", "channel", "y", "x"), x_0.astype(dtype), attrs)},
         _fork_coords(variants, replicas, samples),
-        {"kind": "fork", "fingerprint": "forks"},
+        {"kind": "fork", "fingerprint": "forks", "config": '{"parent":{"fingerprint":"test"}}'},
     )
     return ds if chunks is None else cut(ds, {"sample": chunks[0], "variant": chunks[1]})
+
+
+def parent(ds: xr.Dataset) -> xr.Dataset:
+    """Give the run that forks and sweeps are of."""
+    samples, channels, side = ds["x_0"].shape[2:5]
+    return baseline(channels, side) if ds.attrs["kind"] == "sweep" else trajectories(samples, 2, channels, side)
 
 
 def sweeps(

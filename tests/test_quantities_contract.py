@@ -50,8 +50,8 @@ def lay_out(name, ds, **options):
     quantity = analysis.load(name)
     if "dataset" in quantity.stores:
         options["dataset"] = analysis_data.images(side=ds["x_t"].sizes["y"])
-    if quantity.reads == "sweep":
-        options["baseline"] = analysis_data.baseline(*ds["x_0"].shape[3:5])
+    if "baseline" in quantity.stores and ds.attrs["kind"] in ("fork", "sweep"):
+        options["baseline"] = analysis_data.parent(ds)
     return quantity(ds, **options)
 
 
