@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+START = "start of the way back   (denoising →)"
+
 STARTS = 8
 """Most starts in a picture."""
 
@@ -54,6 +56,7 @@ def montage(results: Results, look: Look) -> Figure | None:
         if "ending_kept" in result:
             framed = True
             _frames(axis, result["ending_kept"].to_numpy(), height // result.sizes["shown"], width)
+    axes[-1, 0].set_xlabel(START)
     if framed:
         looks = zip((KEPT, LOST), ("the image's label", "another label"), strict=True)
         handles = [Line2D([], [], color=colour, ls=line, lw=2, label=what) for (colour, line), what in looks]
@@ -90,6 +93,7 @@ def maps(results: Results, look: Look) -> Figure | None:
             axis.set_xticks([values.shape[1] / 2 - 0.5], [name])
             axis.set_yticks([])
             _without_frame(axis)
+    axes[-1, 0].set_xlabel(START, loc="left")
     figure.colorbar(drawn, ax=axes, shrink=0.8, label="mean change")
     return figure
 
