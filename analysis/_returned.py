@@ -93,7 +93,7 @@ def maps(results: Results, look: Look) -> Figure | None:
             axis.set_xticks([values.shape[1] / 2 - 0.5], [name])
             axis.set_yticks([])
             _without_frame(axis)
-    axes[-1, 0].set_xlabel(START, loc="left")
+    axes[-1, 0].set_xlabel("denoising →", loc="left")
     figure.colorbar(drawn, ax=axes, shrink=0.8, label="mean change")
     return figure
 
