@@ -32,7 +32,7 @@ os.environ["DASK_ARRAY__QUERY_PLANNING"] = "False"
 
 BUG = "; if `traj verify` finds nothing wrong with it, please report this as a bug of traj"
 ALL_SAMPLES = "ask for these with --samples to complete it"
-TRAINED = ("digits", "digits-iddpm", "digits-classifier")
+TRAINED = ("digits", "digits-iddpm", "digits-classifier", "digits-vae")
 """The networks `traj train` knows, named here because to ask it takes seconds."""
 
 
@@ -108,6 +108,7 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     traj train digits                  for traj generate
     traj train digits-iddpm            the same, and learns its variance: for --sampler iddpm
     traj train digits-classifier       for traj readout classifier
+    traj train digits-vae              for traj generate --start vae:digits-vae
     """
     from traj.pipeline.models.train import train as train_model
 
@@ -119,9 +120,19 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
         raise click.exceptions.Exit(INTERRUPTED) from None
     say(f"{folder} is ready" if trained else f"{folder} was trained before; nothing to do")
     model = name if out is None else out
+    metrics = json.loads((folder / "metrics.json").read_text())
+    if name == "digits-vae":
+        say(
+            f"it redraws held-out images with a squared error of {metrics['reconstruction_error']:.3f} per pixel; KL "
+            f"{metrics['kl']:.1f} nats"
+        )
+        say(
+            "next: traj generate data/trajectories/late.zarr --model digits "
+            f"--start vae:{name if out is None else out} --start-step 499"
+        )
+        return
     if name == "digits-classifier":
-        accuracy = json.loads((folder / "metrics.json").read_text())["accuracy"]
-        say(f"it classifies {accuracy:.1%} of the held-out images correctly")
+        say(f"it classifies {metrics['accuracy']:.1%} of the held-out images correctly")
         say(f"next: traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model {model}")
         return
     sampler = " --sampler iddpm" if name == "digits-iddpm" else ""
@@ -135,7 +146,8 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
     "--start",
     type=LocalName(),
     metavar="SOURCE",
-    help="Start from samples instead of noise: those of a store with x_0, such as a dataset or a run.",
+    help="Start from samples instead of noise: a store with x_0, such as a dataset or a run; or vae:NAME, a VAE that "
+    "traj train made.",
 )
 @click.option(
     "--start-step",
@@ -155,7 +167,7 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
     traj generate data/trajectories/short.zarr --model digits --sampler ddim --steps 100 --eta 1 --plan shortcut
     traj generate data/trajectories/edm.zarr --model dataset:digits --schedule edm --steps 18 --sampler heun
     traj generate data/trajectories/mine.zarr --model mine.py:flow --sampler ddim --steps 28
-    traj generate data/trajectories/late.zarr --model digits --start data/datasets/digits.zarr --start-step 499
+    traj generate data/trajectories/late.zarr --model digits --start vae:digits-vae --start-step 499
     """
     from traj.pipeline.making.generate import prepare
 

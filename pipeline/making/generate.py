@@ -287,7 +287,7 @@ def prepare(
     if (start is None) != (start_step is None) and not noised:
         raise InputError("expected both --start and --start-step, or neither: x_0 is noised to that timestep")
     where = choose_device(device)
-    source = None if start is None else starts.load(start)
+    source = None if start is None else starts.load(start, seed)
     denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps)
     denoiser = guided(denoiser, guidance)
     if source is not None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 NULL_LABEL = 10
+LEARNING_RATE = 3e-3
 # the images have 17 grey levels, k/8 - 1 for k = 0..16
 GREY_STEP = 1 / 8
 
@@ -55,6 +57,39 @@ class DigitsClassifier(nn.Sequential):
         )
 
 
+class DigitsVae(nn.Module):
+    """A small variational autoencoder of images (sample, *shape): 001's, whose layers shrink from 784 pixels to 64.
+
+    The encoder gives mean and log variance of the latent (sample, latent), the decoder an image from a latent, with no
+    bound on its values. ``width`` is that of the first layer; the next ones have a half and a quarter of it.
+    """
+
+    def __init__(self, channels: int, size: int, width: int, latent: int) -> None:
+        super().__init__()
+        self.shape, self.latent = (channels, size, size), latent
+        pixels, widths = channels * size * size, (width, width // 2, width // 4)
+        self.encoder = nn.Sequential(nn.Flatten(), *_perceptron(pixels, *widths, 2 * latent))
+        self.decoder = nn.Sequential(*_perceptron(latent, *reversed(widths), pixels), nn.Unflatten(1, self.shape))
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the mean and the log variance of the images' latents, each (sample, latent)."""
+        mean, log_variance = self.encoder(images).chunk(2, dim=1)
+        return mean, log_variance
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Make images (sample, *shape) of latents (sample, latent)."""
+        images: Tensor = self.decoder(latent)
+        return images
+
+
+def _perceptron(*widths: int) -> Iterator[nn.Module]:
+    """Chain linear layers between widths, with ReLU between them."""
+    for count, (before, after) in enumerate(pairwise(widths)):
+        if count:
+            yield nn.ReLU()
+        yield nn.Linear(before, after)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a network is and what it is trained for.
@@ -67,6 +102,7 @@ class Recipe:
     scheduler: Mapping[str, Any]
     time_scale: float
     steps: int
+    learning_rate: float = LEARNING_RATE
 
 
 @dataclass(frozen=True)
@@ -75,6 +111,16 @@ class ClassifierRecipe:
 
     network: Mapping[str, int]
     steps: int
+    learning_rate: float = LEARNING_RATE
+
+
+@dataclass(frozen=True)
+class VaeRecipe:
+    """What a variational autoencoder is and how long it is trained; ``network`` are the arguments of a DigitsVae."""
+
+    network: Mapping[str, int]
+    steps: int
+    learning_rate: float
 
 
 def _network(out_channels: int) -> dict[str, Any]:
@@ -121,3 +167,5 @@ RECIPES = {
 }
 
 CLASSIFIERS = {"digits-classifier": ClassifierRecipe({"channels": 1, "width": 32, "classes": 10}, steps=600)}
+
+VAES = {"digits-vae": VaeRecipe({"channels": 1, "size": 8, "width": 128, "latent": 4}, steps=3000, learning_rate=1e-3)}

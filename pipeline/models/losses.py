@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from traj.pipeline.models.digits import GREY_STEP
+from traj.pipeline.models.digits import GREY_STEP, DigitsVae
 from traj.pipeline.process.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -24,6 +24,18 @@ CPU = torch.device("cpu")
 def classifier_objective(network: nn.Module, points: Tensor, classes: Tensor) -> dict[str, Tensor]:
     """Cross entropy, in nats, averaged over a batch."""
     return {"loss": functional.cross_entropy(network(points), classes)}
+
+
+def vae_objective(network: DigitsVae, points: Tensor, eps: Tensor) -> dict[str, Tensor]:
+    """Squared error of a whole image plus KL divergence of its latent from N(0, I), in nats, averaged over a batch.
+
+    001's loss, MSE * pixels + KL; eps (sample, latent) is the noise of the latents.
+    """
+    mean, log_variance = network.encode(points)
+    redrawn = network.decode(mean + (0.5 * log_variance).exp() * eps)
+    error = (redrawn - points).square().flatten(1).sum(1).mean()
+    kl = posterior_kl(mean, log_variance, torch.zeros_like(log_variance)).sum(1).mean()
+    return {"loss": error + kl, "squared_error": error, "kl": kl}
 
 
 @dataclass(frozen=True)

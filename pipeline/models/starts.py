@@ -11,10 +11,11 @@ import numpy as np
 import xarray as xr
 
 from traj import stores
+from traj.pipeline.models.vae import VaeSource
 from traj.pipeline.process.denoiser import Denoiser
 from traj.stores import InputError
 
-KNOWN = "expected a store with x_0 (a dataset or a run)"
+KNOWN = "expected a store with x_0, such as a dataset or a run, or vae:NAME"
 
 
 class Source(Protocol):
@@ -43,16 +44,21 @@ class Source(Protocol):
         ...
 
 
-def load(name: str) -> Source:
-    """Find the source of a name: a store with x_0 (sample, *event).
+def load(name: str, seed: int) -> Source:
+    """Find the source of a name: a store with x_0 (sample, *event), or vae:NAME, which draws noise with the seed.
 
     Raises
     ------
     InputError
         When the name means nothing, or the store's x_0 are no samples.
+    MissingFile
+        When there is no such VAE.
     StoreError
         When there is no complete store.
     """
+    kind, _, rest = name.partition(":")
+    if kind == "vae" and not Path(name).exists():
+        return VaeSource(rest, seed)
     return StoredSource(Path(name))
 
 
@@ -80,7 +86,7 @@ class StoredSource:
         ds = stores.open(path)
         if "x_0" not in ds or ds.x_0.dims[0] != "sample":
             found = f"x_0 ({', '.join(map(str, ds.x_0.dims))})" if "x_0" in ds else "no x_0"
-            raise InputError(f"{path} holds {ds.attrs['kind']} with {found}; {KNOWN}: x_0 (sample, *event)")
+            raise InputError(f"{path} holds {ds.attrs['kind']} with {found}; {KNOWN}, whose x_0 is (sample, *event)")
         self._path, self._fingerprint = path, ds.attrs["fingerprint"]
         config = json.loads(ds.attrs["config"])
         self.seed: int | None = None if "noised" in config else config.get("seed")

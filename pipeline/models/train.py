@@ -25,21 +25,23 @@ from traj.pipeline.models.digits import (
     CLASSIFIERS,
     NULL_LABEL,
     RECIPES,
+    VAES,
     ClassifierRecipe,
     DigitsClassifier,
+    DigitsVae,
     Recipe,
+    VaeRecipe,
     images,
     split,
 )
 from traj.pipeline.models.folder import json_object
-from traj.pipeline.models.losses import VLB_WEIGHT, Objective, classifier_objective
+from traj.pipeline.models.losses import VLB_WEIGHT, Objective, classifier_objective, vae_objective
 from traj.pipeline.process.device import choose_device, within_memory
 from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError, making, place
 
 # Raise when a change of this module, or of its losses, changes the trained weights.
 NUMERICS = 1
-LEARNING_RATE = 3e-3
 WARM_UP = 100
 GRADIENT_NORM = 1.0
 EMA_DECAY = 0.99
@@ -47,6 +49,8 @@ LABEL_DROPOUT = 0.2
 CLASSIFIER_NOISE = 0.5  # the largest noise sd a classifier sees: without it, it is too sure of itself
 CURVE_ROWS = 200
 CPU = torch.device("cpu")
+
+AnyRecipe = Recipe | ClassifierRecipe | VaeRecipe
 
 
 def train(
@@ -61,20 +65,20 @@ def train(
 ) -> bool:
     """Train a built-in network and save it in a folder.
 
-    ``name`` is digits, digits-iddpm or digits-classifier, ``out`` the folder, which appears once it is whole. The
-    first two are saved as diffusers pipelines with traj.json (``time_scale``, ``null_label``), the classifier as
-    config.json and model.safetensors; beside them lie training.json (settings), loss.csv (a curve of at most 200
-    rows) and metrics.json (the end of it; for the classifier also its accuracy and negative log-likelihood in
-    bits on the images held out). ``steps`` defaults to the recipe's. Equal settings give equal
-    bytes on the same kind of device with the same number of threads. Returns False when the folder already
-    holds a model of these very settings, True when it was trained now.
+    ``name`` is digits, digits-iddpm, digits-classifier or digits-vae, ``out`` the folder, which appears once it is
+    whole. The first two are saved as diffusers pipelines with traj.json (``time_scale``, ``null_label``), the others as
+    config.json and model.safetensors; beside them lie training.json (settings), loss.csv (a curve of at most 200 rows)
+    and metrics.json (the end of it; on the images held out, for the classifier also its accuracy and negative
+    log-likelihood in bits, for the VAE its squared error per pixel and KL divergence in nats). ``steps`` defaults to
+    the recipe's. Equal settings give equal bytes on the same kind of device with the same number of threads. Returns
+    False when the folder already holds a model of these very settings, True when it was trained now.
 
     Raises
     ------
     InputError
         When the name or a number is not valid, or the folder exists and holds something else.
     """
-    recipes: dict[str, Recipe | ClassifierRecipe] = {**RECIPES, **CLASSIFIERS}
+    recipes: dict[str, AnyRecipe] = {**RECIPES, **CLASSIFIERS, **VAES}
     if name not in recipes:
         raise InputError(f"no network {name!r} to train; expected one of {', '.join(recipes)}")
     recipe = recipes[name]
@@ -107,7 +111,7 @@ def train(
 
 @within_memory()
 def fit(
-    recipe: Recipe | ClassifierRecipe,
+    recipe: AnyRecipe,
     *,
     steps: int,
     batch: int,
@@ -126,7 +130,7 @@ def fit(
     network.to(device).train()
     average = [parameter.detach().clone() for parameter in network.parameters()]
     objective, stream = _lesson(recipe, batch, torch.Generator().manual_seed(seed), device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
     curve: dict[str, list[float]] = {}
     with tqdm(total=steps, desc="train", unit="step", disable=None if progress else True) as bar:
@@ -148,9 +152,11 @@ def fit(
     return network.to("cpu").eval(), {term: np.array(values) for term, values in curve.items()}
 
 
-def _network(recipe: Recipe | ClassifierRecipe) -> nn.Module:
+def _network(recipe: AnyRecipe) -> nn.Module:
     if isinstance(recipe, ClassifierRecipe):
         return DigitsClassifier(**recipe.network)
+    if isinstance(recipe, VaeRecipe):
+        return DigitsVae(**recipe.network)
     from diffusers import UNet2DModel  # takes seconds to import
 
     network: nn.Module = UNet2DModel(**recipe.network)
@@ -158,11 +164,13 @@ def _network(recipe: Recipe | ClassifierRecipe) -> nn.Module:
 
 
 def _lesson(
-    recipe: Recipe | ClassifierRecipe, batch: int, generator: torch.Generator, device: torch.device
+    recipe: AnyRecipe, batch: int, generator: torch.Generator, device: torch.device
 ) -> tuple[Callable[..., dict[str, Tensor]], Iterator[tuple[Tensor, ...]]]:
     """Choose the loss of a recipe, and the batches that are its arguments after the network."""
     if isinstance(recipe, ClassifierRecipe):
         return classifier_objective, classifier_batches(batch, generator)
+    if isinstance(recipe, VaeRecipe):
+        return vae_objective, vae_batches(batch, recipe.network["latent"], generator)
     schedule = Schedule.from_config(recipe.scheduler, recipe.time_scale)
     return Objective(schedule, device), batches(batch, schedule.T, generator)
 
@@ -199,6 +207,13 @@ def classifier_batches(batch: int, generator: torch.Generator) -> Iterator[tuple
         yield (points[chosen] + sd * noise).clamp(-1, 1), classes[chosen]
 
 
+def vae_batches(batch: int, latent: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draw training batches of a VAE without end: images it may learn from, and the noise of their latents."""
+    points = torch.from_numpy(images()[0][split()[0]])
+    for chosen in _epochs(len(points), batch, generator):
+        yield points[chosen], torch.randn(batch, latent, generator=generator)
+
+
 def _epochs(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Draw batches of numbers below count without end: each number once before any comes again."""
     order = torch.empty(0, dtype=torch.int64)
@@ -211,8 +226,15 @@ def _epochs(count: int, batch: int, generator: torch.Generator) -> Iterator[Tens
 
 @torch.no_grad()
 def held_out_metrics(network: nn.Module) -> dict[str, float]:
-    """Test a classifier on the images it did not learn from: accuracy, and negative log-likelihood in bits."""
+    """Test a classifier or a VAE on the images it did not learn from.
+
+    Accuracy, and negative log-likelihood in bits; or the squared error per pixel of images redrawn from the means of
+    their latents, and the latents' KL divergence from N(0, I) in nats per image.
+    """
     points, classes = (torch.from_numpy(array[split()[1]]) for array in images())
+    if isinstance(network, DigitsVae):
+        terms = vae_objective(network, points, torch.zeros(len(points), network.latent))
+        return {"reconstruction_error": terms["squared_error"].item() / points[0].numel(), "kl": terms["kl"].item()}
     logits = network(points)
     return {
         "accuracy": (logits.argmax(dim=1) == classes).double().mean().item(),
@@ -226,7 +248,7 @@ def _average(average: list[Tensor], network: nn.Module, decay: float) -> None:
         averaged.lerp_(parameter, 1 - decay)
 
 
-def _settings(name: str, recipe: Recipe | ClassifierRecipe, steps: int, batch: int, seed: int) -> dict[str, Any]:
+def _settings(name: str, recipe: AnyRecipe, steps: int, batch: int, seed: int) -> dict[str, Any]:
     """Everything that decides the weights, as JSON values."""
     common = {
         "numerics": NUMERICS,
@@ -234,13 +256,15 @@ def _settings(name: str, recipe: Recipe | ClassifierRecipe, steps: int, batch: i
         "steps": steps,
         "batch": batch,
         "seed": seed,
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": recipe.learning_rate,
         "warm_up": WARM_UP,
         "gradient_norm": GRADIENT_NORM,
         "ema_decay": EMA_DECAY,
     }
     if isinstance(recipe, ClassifierRecipe):
         return {**common, "noise": CLASSIFIER_NOISE, "network": dict(recipe.network)}
+    if isinstance(recipe, VaeRecipe):
+        return {**common, "network": dict(recipe.network)}
     return {
         **common,
         "label_dropout": LABEL_DROPOUT,
@@ -269,11 +293,11 @@ def _refuse_other_content(folder: Path, settings: dict[str, Any]) -> None:
 def _save(
     folder: Path,
     network: nn.Module,
-    recipe: Recipe | ClassifierRecipe,
+    recipe: AnyRecipe,
     settings: dict[str, Any],
     curve: dict[str, np.ndarray],
 ) -> None:
-    if isinstance(recipe, ClassifierRecipe):
+    if not isinstance(recipe, Recipe):
         save_file(network.state_dict(), folder / "model.safetensors")
         _write_json(folder / "config.json", {"model_type": settings["model"], **recipe.network})
         tested = held_out_metrics(network)
