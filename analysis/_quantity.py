@@ -111,8 +111,9 @@ class Curve:
 class Quantity:
     """A quantity: call it as the function it was made from.
 
-    reads is the kind of store it takes, reads_with that which it takes instead when an option is given. numerics is
-    raised by hand when its numbers change, so that saved results are known to be old.
+    reads is the kind of store it takes, reads_with that which it takes instead when an option is given; needs are the
+    variables that tell the stores it takes from others of their kind. numerics is raised by hand when its numbers
+    change, so that saved results are known to be old.
     """
 
     def __init__(
@@ -124,9 +125,10 @@ class Quantity:
         title: str,
         source: str,
         reads_with: Mapping[str, Kind],
+        needs: Sequence[str],
     ) -> None:
         update_wrapper(self, function)
-        self.function, self.name = function, function.__name__
+        self.function, self.name, self.needs = function, function.__name__, needs
         self.reads, self.reads_with, self.numerics, self.title, self.source = reads, reads_with, numerics, title, source
         self.figures: list[Figure] = []
         self.curves: list[Curve] = []
@@ -226,13 +228,25 @@ class Quantity:
 
 
 def quantity(
-    *, reads: Kind, numerics: int, title: str, source: str = "", reads_with: Mapping[str, Kind] | None = None
+    *,
+    reads: Kind,
+    numerics: int,
+    title: str,
+    source: str = "",
+    reads_with: Mapping[str, Kind] | None = None,
+    needs: Sequence[str] = (),
 ) -> Callable[[Callable[..., xr.Dataset]], Quantity]:
     """Mark a function as a quantity; title heads its part of a page, source says where its figures are from."""
 
     def mark(function: Callable[..., xr.Dataset]) -> Quantity:
         return Quantity(
-            function, reads=reads, numerics=numerics, title=title, source=source, reads_with=reads_with or {}
+            function,
+            reads=reads,
+            numerics=numerics,
+            title=title,
+            source=source,
+            reads_with=reads_with or {},
+            needs=needs,
         )
 
     return mark

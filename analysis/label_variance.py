@@ -46,6 +46,7 @@ AGREED = 0.5
     numerics=4,
     title="When it is settled what the image shows: labels",
     source="000, label variance",
+    needs=("x_0_logits",),
 )
 def label_variance(ds: xr.Dataset, *, hard: bool = False) -> xr.Dataset:
     """Measure how undecided a classifier is about the images that come of a state.

@@ -75,7 +75,7 @@ def quantity_command(names: Sequence[str]) -> click.Command:
             click.echo(message, err=True)
 
         chosen = {name: given | own_settings(name, functions, sets) for name in names}
-        jobs = analyze.plan_jobs(paths or analyze.default_stores(kind_of(chosen)), chosen, out)
+        jobs = analyze.plan_jobs(paths or analyze.default_stores(chosen), chosen, out)
         if not (wanted := analyze.unfinished(jobs, say)):
             return
         with engines.start(scheduler, workers) as engine:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from tests import analysis_data
+from tests import analysis_data, bayes_data
 from tests.fork_states import fork_state_readout
 from traj import analysis
 from traj.analysis._drawing import look_of
@@ -28,12 +28,17 @@ from traj.stores import InputError
 MAKERS = {
     "trajectories": [analysis_data.trajectories],
     "fork": [analysis_data.forks],
-    "readout": [analysis_data.fork_readout, analysis_data.state_readout, fork_state_readout],
+    "readout": [analysis_data.fork_readout, analysis_data.state_readout, fork_state_readout, bayes_data.mixture],
     "sweep": [analysis_data.sweeps],
 }
 
 
-CASES = [(name, make) for name in analysis.quantities() for make in MAKERS[analysis.load(name).reads]]
+def made_for(quantity):
+    """List what makes the stores that a quantity takes."""
+    return [make for make in MAKERS[quantity.reads] if set(quantity.needs) <= set(make(2, 2).data_vars)]
+
+
+CASES = [(name, make) for name in analysis.quantities() for make in made_for(analysis.load(name))]
 QUANTITIES = pytest.mark.parametrize("name", analysis.quantities())
 EVERY = pytest.mark.parametrize(("name", "make"), CASES, ids=[f"{name} of {make.__name__}" for name, make in CASES])
 SAMPLES, STEPS = 11, 9
@@ -251,6 +256,7 @@ def test_a_quantity_says_what_it_is_and_what_it_reads(name):
     assert plain(quantity.title)
     assert plain(quantity.source)
     assert quantity.numerics >= 1
+    assert made_for(quantity)
     assert {quantity.reads, *quantity.reads_with.values()} <= set(MAKERS)
     assert set(quantity.reads_with) <= set(quantity.stores)
     assert quantity.figures

@@ -63,12 +63,15 @@ def kind_of(options: Mapping[str, Options]) -> KindName:
     return next(iter(kinds.values()))
 
 
-def default_stores(kind: KindName) -> list[Path]:
-    """List every store of a kind under its folder, without those set aside.
+def default_stores(options: Mapping[str, Options]) -> list[Path]:
+    """List every store that these quantities read with these options under its folder, without those set aside.
 
-    Raises MissingFile where there is none.
+    Raises MissingFile where there is none, InputError where they read different kinds.
     """
+    kind = kind_of(options)
+    needs = {variable for name in options for variable in analysis.load(name).needs}
     found = sorted(path for path in KINDS[kind].folder.glob("*.zarr") if ".stale-" not in path.name)
+    found = [path for path in found if not needs or needs <= set(stores.describe(path)["arrays"])]
     if not found:
         raise MissingFile(
             f"no store was given and there is none under {KINDS[kind].folder}; name one, or run `dvc repro` or "

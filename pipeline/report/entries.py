@@ -205,7 +205,7 @@ def _missing(entry: Entry, root: Path) -> list[str]:
     commands: dict[str, list[str]] = {}
     for name, quantity in analysis.usable().items():
         stored = entry.stored.get(quantity.reads)
-        if name in entry.results or stored is None or stored.ds is None:
+        if name in entry.results or stored is None or stored.ds is None or not set(quantity.needs) <= set(stored.ds):
             continue
         takes_run = "baseline" in quantity.stores
         run = f" --baseline {'RUN' if stored.of is None else stored.of.path}" if takes_run else ""

@@ -1,0 +1,159 @@
+"""Figures of decisions between classes: traces in the source's layout, profiles of classes, peaks of pairs."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from traj.analysis import _drawing, _panels
+from traj.analysis._bayes_words import BESIDE, WRITTEN, class_names, curves
+from traj.analysis._quantity import Look, Results
+
+STYLES = ("-", "--", "-.", ":")
+"""Lines of decisions, which have the colour of their run."""
+
+ROWS = 5
+"""Most panels of classes above each other."""
+
+
+def traces(results: Results, look: Look) -> Figure | None:
+    """Draw rates of decisions beside the posterior of single samples, one panel for each true class."""
+    heights = [0.75 * min(ROWS, max(result.sizes["class"], 4)) + 0.9 for result in results.values()]
+    with mpl.rc_context(_drawing.STYLE):
+        figure = Figure(figsize=(_drawing.WIDTH, sum(heights)), layout="constrained")
+        parts = figure.subfigures(len(results), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for part, (run, result) in zip(parts, results.items(), strict=True):
+            left, right = part.subfigures(1, 2, width_ratios=(1, 1.1))
+            _rates(left, run, result, look.colours[run])
+            _posteriors(right, result)
+    return figure
+
+
+def _along(result: xr.Dataset) -> tuple[str, np.ndarray, str]:
+    """Give the variable that rates are compared by, its values and its words."""
+    if result.attrs["per"] == "tau":
+        return "entropy_rate", result["tau"].to_numpy(), "noise additions, of all   (denoising →)"
+    return "entropy_rate_log_snr", result["log_snr"].to_numpy(), _drawing.LOG_SNR_LABEL
+
+
+def _rates(part: SubFigure, run: str, result: xr.Dataset, colour: str) -> None:
+    axis = part.subplots()
+    name, x, words = _along(result)
+    for k, one in enumerate(curves(result, name)):
+        line = _panels.Line(one.on, colour, x, one.value, one.low, one.high, STYLES[k % len(STYLES)])
+        _panels.draw(axis, line)
+        axis.plot([], [], line.style, color=colour, label=one.on)
+        ends = [float(result.sel(decision=one.on)[f"peak{end}_timestep"]) for end in ("", "_low", "_high")]
+        if np.isfinite(ends[0]):
+            positions = [np.flatnonzero(one.timestep == end)[0] if np.isfinite(end) else 0 for end in ends]
+            y = one.value[positions[0]]
+            if np.isfinite(ends[1]):
+                axis.plot(x[positions[1:]], [y, y], color=colour, lw=3.5, alpha=0.55, solid_capstyle="butt")
+            axis.plot(x[positions[0]], y, "D", color=colour, markersize=6, markeredgecolor="white", zorder=5)
+    axis.set(xlabel=words, ylabel=f"bits decided per {'unit of it' if name == 'entropy_rate' else 'log SNR'}")
+    axis.set_title(_drawing.legible(run), loc="left", color=colour)
+    axis.set_ylim(bottom=0)
+    axis.legend(loc="upper right")
+    if name == "entropy_rate":
+        axis.set_xlim(1, 0)
+
+
+def _posteriors(part: SubFigure, result: xr.Dataset) -> None:
+    names = class_names(result)
+    rows = min(len(names), ROWS)
+    columns = -(-len(names) // rows)
+    _, x, words = _along(result)
+    axes = part.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    palette = list(_drawing.colours(names).values())
+    of = result["label"] if result.attrs["labelled"] else result["decided_class"]
+    order = list(range(len(names)))[::-1]
+    for axis in axes.T.flat[len(names) :]:
+        axis.set_visible(False)
+    for axis, true in zip(axes.T.flat, order, strict=False):
+        there = np.flatnonzero(of.to_numpy() == result["class"].to_numpy()[true])[: BESIDE + 1]
+        posterior = result["posterior"].isel(sample=there).to_numpy()
+        for sample in posterior[1:]:
+            axis.plot(x, sample[:, true], color=palette[true], lw=0.7, alpha=0.35)
+        for k, colour in enumerate(palette if len(posterior) else []):
+            axis.plot(x, posterior[0, :, k], color=colour, lw=1.8 if k == true else 1.1, zorder=3)
+        axis.text(0.02, 0.84, f"true class {names[true]}", transform=axis.transAxes, fontsize=8, color=palette[true])
+    axes[0, 0].set(ylim=(-0.04, 1.04), yticks=(0, 1))
+    if result.attrs["per"] == "tau":
+        axes[0, 0].set_xlim(1, 0)
+    for axis in axes[-1]:
+        axis.set_xlabel(words, fontsize=8)
+    handles = [mpl.lines.Line2D([], [], color=palette[k], label=_drawing.legible(names[k])) for k in order]
+    part.legend(handles=handles, loc="outside right center", title="P of class", title_fontsize=8)
+
+
+# --- classes ------------------------------------------------------------------------------------------------------
+
+
+def classes(results: Results, look: Look) -> Figure | None:
+    """Draw the surprise at each class and how fast it falls, over log SNR, a row for each run."""
+    figure, axes = _drawing.rows_of(list(results), 2, 3.2, look, named=len(results) > 1)
+    for row, result in zip(axes, results.values(), strict=True):
+        names = class_names(result)
+        palette = list(_drawing.colours(names).values())
+        variables = ("class_entropy", "bit"), ("class_entropy_rate_log_snr", "bits decided per log SNR")
+        for axis, (name, label) in zip(row, variables, strict=True):
+            for k, one in enumerate(curves(result, name, "class")):
+                axis.plot(one.log_snr, one.value, color=palette[k], label=_drawing.legible(names[k]))
+                if name != "class_entropy":
+                    _mark_class(axis, result.isel({"class": k}), one.log_snr, one.value, palette[k])
+            axis.set(ylabel=label)
+            axis.set_ylim(bottom=0)
+            _panels.without_outset(axis, results)
+        _drawing.legend_beside(row[1])
+    for axis in axes[-1]:
+        axis.set_xlabel(_drawing.LOG_SNR_LABEL)
+    return figure
+
+
+def _mark_class(axis: Axes, result: xr.Dataset, log_snr: np.ndarray, value: np.ndarray, colour: str) -> None:
+    place, low, high = (float(result[f"class_peak{end}_log_snr"]) for end in ("", "_low", "_high"))
+    if np.isfinite(place):
+        y = value[log_snr == place][0]
+        axis.plot([low, high], [y, y], color=colour, lw=3, alpha=0.45, solid_capstyle="butt")
+        axis.plot(place, y, "D", color=colour, markersize=5, markeredgecolor="white", zorder=5)
+
+
+# --- pairs --------------------------------------------------------------------------------------------------------
+
+
+def pairs(results: Results, look: Look) -> Figure | None:
+    """Draw the matrix of peaks of pairs for each run."""
+    shown = {run: result for run, result in results.items() if np.isfinite(result["pair_peak_log_snr"]).any()}
+    if not shown:
+        return None
+    places = [result["pair_peak_log_snr"].to_numpy() for result in shown.values()]
+    low, high = (float(end([end(p[np.isfinite(p)]) for p in places])) for end in (np.min, np.max))
+    columns = min(len(shown), 2)
+    rows = -(-len(shown) // columns)
+    with mpl.rc_context({**_drawing.STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(_drawing.WIDTH * (0.55 if columns == 1 else 1), 4.6 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis in axes.flat[len(shown) :]:
+            axis.set_visible(False)
+        for axis, (run, result) in zip(axes.flat, shown.items(), strict=False):
+            drawn = axis.imshow(result["pair_peak_log_snr"], cmap="viridis", vmin=low, vmax=high)
+            names = class_names(result)
+            axis.set_xticks(range(len(names)), names)
+            axis.set_yticks(range(len(names)), names)
+            axis.set(xlabel="class", ylabel="other class")
+            axis.set_title(_drawing.legible(run), loc="left", color=look.colours[run])
+            if len(names) <= WRITTEN:
+                _write(axis, result, low, high)
+        figure.colorbar(drawn, ax=axes, label="log SNR where the two part", shrink=0.8)
+    return figure
+
+
+def _write(axis: Axes, result: xr.Dataset, low: float, high: float) -> None:
+    places = result["pair_peak_log_snr"].to_numpy()
+    for (k, j), timestep in np.ndenumerate(result["pair_peak_timestep"].to_numpy()):
+        if np.isfinite(timestep):
+            colour = "black" if places[k, j] > low + 0.6 * (high - low) else "white"
+            axis.text(j, k, f"{timestep:g}", ha="center", va="center", fontsize=7, color=colour)
