@@ -89,10 +89,9 @@ def weights(log_p: Array, labels: Array, prior: Array, members: Array) -> Array:
     if not labels.size:
         by_posterior: Array = np.exp(log_p[..., members]).sum(axis=-1)
         return by_posterior
-    share = prior / prior[members].sum()
     count = np.bincount(labels[labels >= 0], minlength=len(prior))
     with np.errstate(divide="ignore", invalid="ignore"):
-        each = np.where(members & (share > 0), share / count, 0.0)
+        each = np.where(members & (prior > 0), prior / prior[members].sum() / count, 0.0)
     by_sample = np.where(labels >= 0, each[labels], 0.0)
     if np.isinf(each).any():
         by_sample[:] = np.nan

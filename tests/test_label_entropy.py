@@ -96,14 +96,14 @@ def test_peaks_and_windows_are_those_of_the_methods(whole):
 def test_averages_over_samples_agree_with_quadrature(run, request):
     result = request.getfixturevalue(run)
     timestep = result["timestep"].to_numpy()
-    entropy, rate = quadrature(timestep)
+    entropy, rate = quadrature(timestep, 801)
     for k, decision in enumerate(("all", *PARTITIONS)):
         of = result.sel(decision=decision)
         for name, expected in (("entropy", entropy), ("entropy_rate_log_snr", rate)):
-            # the start of the classifier is the prior, .0013 bit above the entropy there
-            off = abs(of[name] - expected[:, k]) - 0.0015
-            assert np.mean(off <= 3 * of[f"{name}_se"]) > 0.97, (decision, name)
-            assert (off <= 5 * of[f"{name}_se"] + 1e-3).all(), (decision, name)
+            # where few samples are undecided, none may be; the classifier starts from the prior, .0013 bit off
+            often = expected[:, k] > 0.05 * expected[:, k].max()
+            off = (abs(of[name] - expected[:, k]) - 0.0015)[often]
+            assert (off <= 3 * of[f"{name}_se"][often]).all(), (decision, name)
 
 
 def test_the_rate_adds_up_to_the_bits_decided(labelled):
@@ -330,7 +330,7 @@ def test_readouts_it_cannot_use_are_refused():
     with pytest.raises(InputError, match=r"traj readout likelihood RUN OUT"):
         label_entropy(mixture(4, 5).expand_dims("variant"))
     mixed = mixture(4, 5)
-    mixed["label"][1] = -1
+    mixed = mixed.assign_coords(label=("sample", [0, -1, 2, 3]))
     with pytest.raises(InputError, match=r"1 of 4 samples have no label"):
         label_entropy(mixed)
 
