@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from scipy import special
 
 from traj.analysis._compiled import compiled
-from traj.analysis._labels import commitment
 from traj.stores import InputError
 
 Array = NDArray[Any]
@@ -52,7 +51,8 @@ STATES = {
     "rate": ("timestep", "decision"),
     "pair_rate": ("timestep", "pair"),
     "class_rate": ("timestep", "class"),
-    "decided": ("column",),
+    "decided": (),
+    "doubt": ("timestep",),
 }
 """What `of_trajectories` gives, and the dims of each after those of samples."""
 
@@ -66,12 +66,10 @@ def of_trajectories(
     variance: Array,
     sides: Array,
     classes: Array,
-    places: Array,
 ) -> tuple[Array, ...]:
     """Follow trajectories (sample, timestep, ...): the arrays of STATES. NaN where a state was never made.
 
-    sides are those of decisions first, then of all pairs of classes; classes are their numbers; places (timestep + 1,
-    2) are the timestep and the log SNR of each stored state, and of x_0.
+    sides are those of decisions first, then of all pairs of classes; classes are their numbers.
     """
     log_p, log_total = log_posterior(squared_distance, null, log_prior, variance)
     made = np.isfinite(product[..., 0, 0])
@@ -82,16 +80,16 @@ def of_trajectories(
     found = found.reshape(*made.shape, *found.shape[1:])
     apart = len(sides) - count * (count - 1) // 2
     entropy, rate, pair_rate = found[..., :apart, 0], found[..., :apart, 1], found[..., apart:, 1]
-    return log_p, log_total, entropy, rate, pair_rate, own.reshape(log_p.shape), decided(log_p, classes, places)
+    return log_p, log_total, entropy, rate, pair_rate, own.reshape(log_p.shape), *doubted(log_p, classes)
 
 
-def decided(log_p: Array, classes: Array, places: Array) -> Array:
-    """Say which class is the likeliest in the last state, and where P of it passes one half for good: (..., 3)."""
+def doubted(log_p: Array, classes: Array) -> tuple[Array, Array]:
+    """Give the likeliest class of the last state, and 1 where P of it is no more than one half: (..., timestep)."""
     final = log_p[..., -1, :].argmax(axis=-1)
     of_final = np.take_along_axis(log_p, final[..., None, None], axis=-1)[..., 0]
-    doubt = np.where(np.isnan(of_final), np.nan, np.exp(of_final) <= 0.5)
-    where = commitment(doubt, places)
-    return np.concatenate([np.where(np.isnan(where[..., :1]), np.nan, classes[final][..., None]), where], axis=-1)
+    missing = np.isnan(of_final)
+    doubt = np.where(missing, np.nan, np.exp(of_final) <= 0.5)
+    return np.where(missing[..., -1], np.nan, classes[final]), doubt
 
 
 def log_posterior(squared_distance: Array, null: Array, log_prior: Array, variance: Array) -> tuple[Array, Array]:

@@ -11,7 +11,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _bayes, _bayes_means, _bayes_options, _bayes_tables, _bayes_words, _landmarks, _verdicts
+from traj.analysis import (
+    _bayes,
+    _bayes_means,
+    _bayes_options,
+    _bayes_tables,
+    _bayes_words,
+    _landmarks,
+    _settling,
+    _verdicts,
+)
 from traj.analysis._bayes_words import curves
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, quantity
 from traj.stores import InputError
@@ -116,12 +125,11 @@ def label_entropy(
         },
         ds,
         _bayes.STATES,
-        {"decision": len(decisions), "pair": len(sides) - len(decisions), "column": 3},
+        {"decision": len(decisions), "pair": len(sides) - len(decisions)},
         log_prior=log_prior,
         variance=_bayes.step_variance(ds["signal"].to_numpy(), ds["noise_scale"].to_numpy(), variance),
         sides=sides,
         classes=classes,
-        places=np.append(np.stack([timestep, log_snr], axis=-1), [[-1, np.inf]], axis=0),
     )
     inputs = {name: ("sample", *_bayes.STATES[name]) for name in AVERAGED}
     means = _lazily(
@@ -137,7 +145,7 @@ def label_entropy(
         pace=pace if pace is not None and compared_by == "tau" else np.ones(len(log_snr)),
     )
     variables = {
-        **_of_samples(of_states),
+        **_of_samples(ds, of_states),
         **_of_means(means, log_snr, pace),
         **_of_peaks(means, timestep, log_snr),
     }
@@ -206,17 +214,16 @@ def _lazily(
     return dict(zip(gives, found, strict=True))
 
 
-def _of_samples(of_states: Mapping[str, xr.DataArray]) -> dict[str, xr.DataArray]:
+def _of_samples(ds: xr.Dataset, of_states: Mapping[str, xr.DataArray]) -> dict[str, xr.DataArray]:
     """Name what is known of every sample."""
-    decided = of_states["decided"]
     named: dict[str, tuple[xr.DataArray, str, str]] = {
         "posterior": (np.exp(of_states["log_p"]), "probability of the class, given the state", "1"),
         "log_total": (of_states["log_total"], "log of the sum over classes, before it is made 1", "nat"),
-        "decided_class": (decided.isel(column=0), "likeliest class of the last state", "1"),
-        "decision_timestep": (decided.isel(column=1), "timestep where the decided class passes one half for good", "1"),
-        "decision_log_snr": (decided.isel(column=2), "log SNR where the decided class passes one half for good", "nat"),
+        "decided_class": (of_states["decided"], "likeliest class of the last state", "1"),
     }
-    return {name: value.assign_attrs(long_name=title, units=units) for name, (value, title, units) in named.items()}
+    variables = {name: one.assign_attrs(long_name=title, units=units) for name, (one, title, units) in named.items()}
+    meaning = "where the decided class passes one half for good"
+    return variables | _settling.places(ds, of_states["doubt"], "decision", meaning)
 
 
 ENTROPIES = {
