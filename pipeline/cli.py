@@ -20,6 +20,7 @@ from traj.pipeline.options import (
     LocalName,
     LocalPath,
     bounds,
+    names,
     of_a_run,
     timestep_list,
 )
@@ -64,6 +65,21 @@ def main() -> None:
     help="Samples in one chunk. To resume, give the same number.  [default: as many as take about 4 MiB]",
 )
 @click.option(
+    "--labels",
+    type=LocalName(),
+    metavar="FILE|NAME",
+    help="Classes of the samples, whole numbers from 0, -1 for none: a file (.npy, idx, or a number on each line), or "
+    "the name of an array or column in SOURCE.  [default: y, labels or label in SOURCE; the file beside an idx file; "
+    "the subfolders of a folder]",
+)
+@click.option(
+    "--axes",
+    callback=names,
+    metavar="NAME,...",
+    help="What the axes of one sample are in SOURCE, in their order: y,x,channel for example. channel is put first.  "
+    "[default: y,x for two, channel,y,x or y,x,channel for three, whichever has 1, 3 or 4 channels]",
+)
+@click.option(
     "--range",
     "valid_range",
     callback=bounds,
@@ -75,11 +91,20 @@ def main() -> None:
 def dataset(source: str, out: Path, stale: Any, dry_run: bool, **options: Any) -> None:
     """Store the data SOURCE in OUT, as x_0 and its classes.
 
-    SOURCE is digits, scikit-learn's, or mixture:A,B,..., points in one pixel.
+    SOURCE is the path of a .npy or .npz file, an idx file (MNIST's format, perhaps .gz), a folder of images (subfolders
+    are classes, counted from 0 in the order of their names), a Zarr array or group, or a dataset or trajectories of
+    traj. FILE:NAME takes one array of several. Or it is digits, scikit-learn's; mixture:A,B,..., points in one pixel,
+    each a class; or hf:NAME[@REVISION]/SPLIT[:COLUMN], which needs the package datasets of Hugging Face.
+
+    Values of type uint8 are pixels and become x / 127.5 - 1; floats stay as they are. Nothing is held in memory but a
+    block, where the format allows it.
 
     \b
     traj dataset digits data/datasets/digits.zarr
-    traj dataset mixture:-8,-4,6,8 data/datasets/points.zarr
+    traj dataset train-images-idx3-ubyte.gz data/datasets/mnist.zarr
+    traj dataset cifar.npz:x_train data/datasets/cifar.zarr --labels y_train
+    traj dataset photos/ data/datasets/photos.zarr --samples 10000
+    traj dataset latents.npy data/datasets/latents.zarr --range=-20,20
     """
     from traj.pipeline.making.dataset import prepare
 

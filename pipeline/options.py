@@ -103,6 +103,11 @@ def bounds(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     return low, high
 
 
+def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Read NAME,NAME,..."""
+    return None if value is None else tuple(name.strip() for name in value.split(","))
+
+
 def timestep_list(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
     """Read T,T,...; an empty list where the option is not given."""
     texts = [] if value is None else [text.strip() for text in value.split(",")]

@@ -276,7 +276,7 @@ def read_root(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DamagedStore(f"{file} cannot be read: {error}; restore it from a copy") from None
     except (KeyError, TypeError):
-        if b'"fingerprint"' in content or b'"checksum"' in content:
+        if b'"fingerprint"' in content:
             raise DamagedStore(f"{file} is not what was written; restore it from a copy") from None
         raise NotAStore(f"{path} is a Zarr group but not one of traj's: it has no attribute `kind`") from None
     if metadata_checksum(root) != root["attributes"].get("checksum"):

@@ -101,7 +101,7 @@ def test_data_that_change_between_the_passes_are_not_written(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("cats", {}, "source 'cats' is unknown; expected digits"),
+        ("cats", {}, "source 'cats': no such file or folder; expected digits"),
         ("mixture:1", {}, "expected at least two different numbers"),
         ("digits", {"samples": 0}, "samples 0 was given; digits has 1,797"),
         ("digits", {"samples": 1798}, "samples 1798 was given; digits has 1,797"),

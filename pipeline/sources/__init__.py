@@ -1,15 +1,23 @@
-"""Data by name: what a person has becomes events and their classes, read piece by piece. One file, one format."""
+"""Data by name: what a person has, in one of many formats, read piece by piece. One file, one family of formats."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+from traj.pipeline.sources import arrays, folder, hub, idx, labels, zarrs
 from traj.pipeline.sources.source import Source
-from traj.stores import InputError
+from traj.stores import InputError, MissingFile, local
 
-KNOWN = "expected digits or mixture:A,B,..."
+FORMATS = (
+    "a .npy or .npz file, an idx file (perhaps .gz), a Zarr array, group or store of traj, or a folder of pictures "
+    "(.png, .jpg, ...)"
+)
+KNOWN = f"expected digits, mixture:A,B,..., hf:NAME/SPLIT, or the path of {FORMATS}"
 
 
-def load(name: str, labels: str | None = None) -> Source:
-    """Find the data of a name.
+def load(name: str, label: str | None = None) -> Source:
+    """Find the data of a name. ``label`` is a file with their classes, or names them within the data.
 
     Raises
     ------
@@ -18,8 +26,43 @@ def load(name: str, labels: str | None = None) -> Source:
     InputError
         When it is of no known format, or not what its format says.
     """
-    if name == "digits" or name.startswith("mixture:"):
-        from traj.pipeline.sources import builtin  # brings in torch, which takes seconds
+    file = None if label is None or not Path(label).is_file() else Path(label)
+    source = _load(name, None if file else label)
+    return replace(source, label=labels.read(file)) if file else source
 
-        return builtin.read(name)
-    raise InputError(f"source {name!r} is unknown; {KNOWN}")
+
+def _load(name: str, label: str | None) -> Source:
+    if name.startswith("hf:"):
+        return hub.read(name, label)
+    path, key = _split(name)
+    if path is None:
+        if name == "digits" or name.startswith("mixture:"):
+            if label is not None:
+                raise MissingFile(f"labels {label}: no such file")
+            from traj.pipeline.sources import builtin  # brings in torch, which takes seconds
+
+            return builtin.read(name)
+        raise MissingFile(f"source {name!r}: no such file or folder; {KNOWN}")
+    if zarrs.is_zarr(path):
+        return zarrs.read(path, key, label)
+    if arrays.is_npz(path):
+        return arrays.read_npz(path, key, label)
+    if key is not None:
+        raise InputError(f"source {name} names an array {key}; expected that of a .npz file or a Zarr group only")
+    if label is not None:
+        raise MissingFile(f"labels {label}: no such file")
+    if path.is_dir():
+        return folder.read(path)
+    if arrays.is_npy(path):
+        return arrays.read_npy(path)
+    if idx.is_idx(path):
+        return idx.read(path)
+    raise InputError(f"source {path} is of no known format; expected {FORMATS}")
+
+
+def _split(name: str) -> tuple[Path | None, str | None]:
+    """Take FILE:KEY apart; no path where there is nothing."""
+    if local(name).exists():
+        return Path(name), None
+    file, colon, key = name.rpartition(":")
+    return (Path(file), key) if colon and file and Path(file).exists() else (None, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traj.pipeline.models import analytic
-from traj.pipeline.sources.source import Source, held
+from traj.pipeline.sources.source import Source, in_memory
 
 
 def read(name: str) -> Source:
@@ -11,6 +11,6 @@ def read(name: str) -> Source:
     points = analytic.load("dataset:digits" if name == "digits" else name)
     if not isinstance(points, analytic.PointsDenoiser):
         raise TypeError(f"{name} has no points")
-    return held(
+    return in_memory(
         points.points.numpy().reshape(-1, *points.shape), points.classes.numpy(), valid_range=points.valid_range
     )

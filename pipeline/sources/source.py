@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from traj.stores import InputError
+
 Array = NDArray[Any]
+
+USUAL = ("x", "images", "arr_0")
+"""Names that an array of samples goes by."""
+USUAL_LABELS = ("y", "labels", "label")
+"""Names that their classes go by."""
 
 
 @dataclass(frozen=True)
@@ -18,18 +25,48 @@ class Source:
 
     ``read(first, end)`` gives some samples, of ``shape`` (sample, *axes) and ``dtype`` in all. ``axes`` name those of
     one sample, and ``valid_range`` bounds the values, where the format says so. ``label`` (sample,) are the classes as
-    they lie there, ``classes`` their names by number.
+    they lie there.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[int, int], Array]
     label: Array | None = None
-    classes: tuple[str, ...] = ()
     axes: tuple[str, ...] | None = None
     valid_range: tuple[float, float] | None = None
 
 
-def held(values: Array, label: Array | None = None, **said: Any) -> Source:
-    """Take data that are in memory."""
+def in_memory(values: Array, label: Array | None = None, **said: Any) -> Source:
+    """Take data that are an array, perhaps one that lies in a file."""
     return Source(values.shape, values.dtype, lambda first, end: values[first:end], label, **said)
+
+
+def choose(what: str, names: Iterable[str], key: str | None) -> str:
+    """Choose the array of samples by its name, or by the one usual name that is there, or as the only one.
+
+    Raises InputError where that is none, or several.
+    """
+    known = list(names)
+    usual = [name for name in USUAL if name in known]
+    found = [key] if key is not None else known if len(known) == 1 else usual
+    if len(found) != 1 or found[0] not in known:
+        raise InputError(
+            f"{what} has the arrays {', '.join(known) or 'none'}"
+            + (f", not {key}" if key else "")
+            + f"; expected one of {', '.join(USUAL)}, or its name after a colon: {what}:NAME"
+        )
+    return found[0]
+
+
+def choose_labels(what: str, names: Iterable[str], key: str | None) -> str | None:
+    """Choose the array of classes by its name, or by the usual names; None where there is none of these.
+
+    Raises InputError where there is no array of the name, or several of the usual ones.
+    """
+    known = list(names)
+    found = [key] if key is not None else [name for name in USUAL_LABELS if name in known]
+    if len(found) > 1 or (key is not None and key not in known):
+        raise InputError(
+            f"{what} has the arrays {', '.join(known)}; expected --labels with the name of one of them, or a file"
+        )
+    return found[0] if found else None
