@@ -16,7 +16,7 @@ from traj.stores import InputError, event_dims
 Array = NDArray[Any]
 
 ROWS, VALUES = 512, 1 << 22
-"""Most images of a block, and most values."""
+"""Most images of a block, and most values; two images at least."""
 
 TOGETHER = 64
 """Images are padded to a multiple of this, so that BLAS sums every product in one order."""
@@ -33,7 +33,7 @@ class Images:
         self.event = event_dims(variable.dims)
         self.shape = tuple(variable.sizes[dim] for dim in self.event)
         self.count, self.values = variable.sizes["sample"], int(np.prod(self.shape))
-        most = max(1, min(ROWS, VALUES // self.values))
+        most = max(2, min(ROWS, VALUES // self.values))
         self.rows = min(most, -(-self.count // TOGETHER) * TOGETHER)
         self.lazy = _chunks.images(variable).rechunk({0: self.rows})
         self.labels, self.classes = _classes(dataset)

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traj.analysis._compiled import compiled
-from traj.analysis._dataset import TOGETHER, Images
+from traj.analysis._dataset import TOGETHER, VALUES, Images
 
 Array = NDArray[Any]
 
 TILE = 256
-"""States multiplied together. A short last tile is filled up: BLAS may sum in another order for another number."""
+"""Most states multiplied together. A last tile is filled up: BLAS may sum in another order for another number."""
 
 SMALLEST = 1e-30
 """Stands for a noise scale of zero: the nearest image then has all weight."""
@@ -49,7 +49,8 @@ def of_states(states: Array, signal: Array, noise_scale: Array, images: Images, 
     """Take the posterior of finite states (row, value), each at its own signal and noise scale (row,)."""
     rows, values = states.shape
     scale = np.maximum(noise_scale, SMALLEST) ** 2
-    tiles = [slice(first, first + TILE) for first in range(0, rows, TILE)]
+    height = max(2, min(TILE, VALUES // values))
+    tiles = [slice(first, first + height) for first in range(0, rows, height)]
     width = values + images.classes.size
     log_p, index = np.full((rows, top), -np.inf), np.full((rows, top), -1)
     total, weighted = np.zeros(rows), np.zeros(rows)
@@ -57,9 +58,9 @@ def of_states(states: Array, signal: Array, noise_scale: Array, images: Images, 
     nearest = np.zeros((rows, values), np.float32)
     dataset_sum = np.zeros(values)
 
-    left, right = np.zeros((TILE, values + 1)), np.zeros((images.rows, values + 1))
+    left, right = np.zeros((height, values + 1)), np.zeros((images.rows, values + 1))
     summed = np.zeros((images.rows, -(-width // TOGETHER) * TOGETHER))
-    exponents, powers = np.empty((TILE, images.rows)), np.zeros((TILE, images.rows))
+    exponents, powers = np.empty((height, images.rows)), np.zeros((height, images.rows))
     for first, block in images.blocks():
         count = len(block)
         dataset_sum += block.sum(axis=0)

@@ -108,7 +108,7 @@ def _of_chunk(
 
 def finite(states: Array) -> Array:
     """Say of each row whether all its values are numbers."""
-    known: Array = np.isfinite(states).all(axis=1)
+    known: Array = np.asarray(np.isfinite(states).all(axis=1))
     return known
 
 
@@ -130,27 +130,8 @@ def _bits(probability: Array) -> Array:
     return bits
 
 
-def to_be_drawn(x_t: da.Array, levels: Array, images: Images, top: int) -> da.Array:
-    """Compute posterior means and nearest images of a few states: (sample, timestep, mean or rank, *event)."""
-    event = _chunks.EVENT_AXES[: x_t.ndim - 2]
-    drawn: da.Array = da.blockwise(
-        partial(_drawn, levels=levels, images=images, top=top),
-        "stk" + event,
-        *(x_t, "st" + event),
-        new_axes={"k": 1 + top},
-        token="posterior-drawn",
-        dtype=np.float32,
-        meta=np.empty((0,) * (x_t.ndim + 1), np.float32),
-    )
-    return drawn
-
-
-def _drawn(x_t: Array, *, levels: Array, images: Images, top: int) -> Array:
-    lead, states = x_t.shape[:2], x_t.reshape(-1, images.values)
-    c, d = np.broadcast_to(levels, (*lead, 2)).reshape(-1, 2).T
-    known = finite(states)
-    with _blas.one_thread():
-        found = _posterior.of_states(np.where(known[:, None], states, 0), c, d, images, top)
-    drawn = np.concatenate([found.mean[:, None], images.pick(found.image)], axis=1).astype(np.float32)
-    drawn[~known] = np.nan
-    return drawn.reshape(*lead, 1 + top, *images.shape)
+def log_snr(levels: Array) -> Array:
+    """Take 2 ln(c / d) of signals and noise scales (timestep, 2)."""
+    with np.errstate(divide="ignore"):
+        found: Array = 2 * np.log(levels[:, 0] / levels[:, 1])
+    return found

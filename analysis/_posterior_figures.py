@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from traj.analysis import _drawing, _panels
-from traj.analysis._quantity import Landmark, Look, Results
+from traj.analysis._quantity import Landmark, Look, Results, Series
 from traj.stores import IMAGE_DIMS
 
 RANKS, SAMPLES, RUNS = 3, 2, 4
@@ -88,6 +88,22 @@ def _weight(weight: float) -> str:
     if weight >= 0.001:
         return f"{weight:.3f}"
     return "< 0.001" if weight >= 0 else ""
+
+
+def entropies(axis: Axes, result: xr.Dataset, entropy: Series, places: list[Landmark], colour: str) -> None:
+    """Add what Gaussian data would leave, and mark when classes and images part."""
+    letters = {"speciation": "S", "collapse_gaussian": "G", "collapse": "C"}
+    curves = {"x_t": entropy}
+    if "gaussian_entropy" in result:
+        left = result["gaussian_entropy"].to_numpy()
+        curves["gaussian"] = entropy._replace(value=left)
+        axis.plot(entropy.log_snr, left, "--", color=colour, lw=1)
+    for place in places:
+        if place.name in letters:
+            _panels.mark(axis, curves[place.of], [place], colour)
+            y = np.interp(place.log_snr, entropy.log_snr, curves[place.of].value)
+            aside = (7, 4) if place.of == "x_t" else (-13, -4)
+            axis.annotate(letters[place.name], (place.log_snr, y), aside, textcoords="offset points", color=colour)
 
 
 def regimes(results: Results, look: Look, places: dict[str, list[Landmark]]) -> Figure:

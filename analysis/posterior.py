@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _captions, _chunks, _dataset, _landmarks, _posterior_columns, _series, _settling, _verdicts
+from traj.analysis import (
+    _captions,
+    _chunks,
+    _dataset,
+    _landmarks,
+    _posterior_columns,
+    _posterior_shown,
+    _series,
+    _settling,
+    _spectrum,
+    _verdicts,
+)
 from traj.analysis._posterior_columns import Bounds, columns_of, of_states
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, Table, quantity
 from traj.analysis._spread import Named, with_spread
@@ -32,12 +42,13 @@ MEASURES = (
 REGIMES = ("statistics", "feature", "denoising")
 """In the order in which a run goes through them."""
 
+COLLAPSES = ("speciation", "collapse_gaussian", "collapse")
 BOUNDARIES = {
     "statistics_end": "the state leaves the statistics regime for good",
     "denoising_start": "the state enters the denoising regime for good",
 }
-SHOWN_SAMPLES, SHOWN_TIMESTEPS, SHOWN_BYTES = 4, 10, 1 << 24
-"""How many states are kept with their images, to be drawn: the bytes come first."""
+COLLAPSED = 1.0
+"""Bits below which a state is taken to have collapsed onto one image."""
 
 
 @quantity(
@@ -76,6 +87,13 @@ def posterior(
     (Wilson 1927), `_low` and `_high`. `statistics_end` and `denoising_start`, as `_timestep`, `_step` and `_log_snr`
     (sample), are the first stored states from which on a sample is never in the statistics regime, or always in that of
     denoising; timestep -1, log SNR infinite for those that are not at their last stored state.
+
+    `spectrum` (component) are the eigenvalues lambda of the covariance of the dataset, `spectrum_se` the standard error
+    of the largest, Lambda, if its images were drawn from many more. Classes part (speciation) where c^2 / (c^2 + d^2) =
+    1 / Lambda (Biroli and others 2024). `gaussian_entropy` (timestep) is what Gaussian data of this covariance would
+    leave of log2 N, max(0, log2 N - I), I = 1/2 sum log2(1 + lambda c^2 / d^2). No data of a covariance tell more of
+    themselves than Gaussian ones, so the mean `entropy` of noised data is never below it, and a collapse onto single
+    images never earlier than where it comes to 0. Images of more than 4,096 values have none of these.
 
     The dataset is read block by block, once for each chunk of the run; sums are in float64. What is per state but
     weights and classes comes with mean, sd and standard error over samples. Of a few states, `shown_x_t`,
@@ -136,7 +154,8 @@ def posterior(
         "denoising_number": denoising_number,
         "statistics_share": statistics_share,
     }
-    return xr.Dataset(variables | _shown(ds, x_t, pred_x0, levels, images, top), coords, attrs)
+    variables |= _spectrum.variables_of(images, _posterior_columns.log_snr(levels))
+    return xr.Dataset(variables | _posterior_shown.states(ds, x_t, pred_x0, levels, images, top), coords, attrs)
 
 
 def _levels(ds: xr.Dataset) -> Array:
@@ -177,44 +196,6 @@ def _regimes(flags: xr.DataArray, regime: xr.DataArray, ds: xr.Dataset) -> dict[
     return variables
 
 
-def _shown(
-    ds: xr.Dataset, x_t: da.Array, pred_x0: da.Array, levels: Array, images: _dataset.Images, top: int
-) -> dict[str, xr.DataArray]:
-    """Keep a few states with what was predicted and the images that are nearest, if this is little."""
-    at = _apart(levels)
-    samples = min(SHOWN_SAMPLES, ds.sizes["sample"], SHOWN_BYTES // (4 * images.values * len(at) * (3 + top)))
-    if not samples:
-        return {}
-    states, predicted = (array[:samples][:, at].rechunk(-1) for array in (x_t, pred_x0))
-    drawn = _posterior_columns.to_be_drawn(states, levels[at], images, top)
-    lead = ("shown_sample", "shown_timestep")
-    places = {"shown_sample": ds["sample"].to_numpy()[:samples], "shown_timestep": ds["timestep"].to_numpy()[at]}
-    found = {
-        "shown_x_t": ("state", states, ()),
-        "shown_pred_x0": ("pred_x0", predicted, ()),
-        "shown_mean": ("posterior mean of x_0", drawn[:, :, 0], ()),
-        "shown_nearest": ("images of the largest weights", drawn[:, :, 1:], ("rank",)),
-    }
-    units = ds["x_t"].attrs.get("units", "1")
-    return {
-        name: xr.DataArray(
-            values, places, (*lead, *ranks, *images.event), attrs={"units": units, "long_name": f"{title}, to be drawn"}
-        )
-        for name, (title, values, ranks) in found.items()
-    }
-
-
-def _apart(levels: Array) -> Array:
-    """Choose stored timesteps about as far from one another in log SNR: their positions."""
-    with np.errstate(divide="ignore"):
-        log_snr = 2 * np.log(levels[:, 0] / levels[:, 1])
-    known = np.flatnonzero(np.isfinite(log_snr))
-    if not known.size:
-        return np.arange(min(1, len(levels)))
-    aims = np.linspace(log_snr[known[0]], log_snr[known[-1]], SHOWN_TIMESTEPS)
-    return np.unique(known[np.abs(log_snr[known] - aims[:, None]).argmin(axis=1)])
-
-
 # --- what it shows ------------------------------------------------------------------------------------------------
 
 
@@ -235,8 +216,15 @@ def _ratio(result: xr.Dataset) -> list[Series]:
 
 @posterior.gives_landmarks
 def _places(result: xr.Dataset) -> list[Landmark]:
-    """Say where half of the samples have left the statistics regime, and entered that of denoising."""
-    found = []
+    """Say where half of the samples change regimes, where classes part, and where states collapse onto single images.
+
+    `collapse` is where the mean entropy comes below one bit for good, two images as likely; its interval is where the
+    band crosses it. `collapse_gaussian`, the earliest that it can be, and `speciation` follow from the covariance; the
+    interval of the latter is by the standard error of the largest eigenvalue, to first order.
+    """
+    (entropy,) = _entropy(result)
+    meaning = f"the mean entropy of the posterior stays below {COLLAPSED:g} bit: fewer than two images"
+    found = [*_spectrum.landmarks(result), _landmarks.kept_below(entropy, COLLAPSED, "collapse", meaning)]
     for name, meaning in BOUNDARIES.items():
         timestep, log_snr = (result[f"{name}_{along}"].to_numpy() for along in ("timestep", "log_snr"))
         found.append(_landmarks.median(timestep, log_snr, name, f"{meaning}, in half of the samples (median)", "x_t"))
@@ -260,14 +248,16 @@ def _numbers(result: xr.Dataset) -> list[Number]:
 
 @posterior.gives_tables
 def _tables(results: Results) -> list[Table]:
-    rows = []
+    rows, times = [], []
     for run, result in results.items():
+        places = {place.name: place for place in _places(result)}
+        times.append([run, *(_when(places[name]) if name in places else "" for name in COLLAPSES)])
         regime = result["regime"].to_numpy()
         through = (regime[:, 0] == 0) & (regime == 1).any(axis=1) & (regime[:, -1] == REGIMES.index("denoising"))
         count, samples = int(through.sum()), len(through)
         ratio = [f"{float(result['distance_ratio_mean'][step]):.3f}" for step in (0, -1)]
         verdict = _verdicts.WORDS[_verdicts.most_of_all(count, samples)]
-        rows.append([run, *(_when(place) for place in _places(result)), *ratio, f"{count} of {samples}: {verdict}"])
+        rows.append([run, *(_when(places[name]) for name in BOUNDARIES), *ratio, f"{count} of {samples}: {verdict}"])
     head = ("run", "statistics until", "denoising from", "mean, first state", "last state", "through all three")
     note = (
         "The source says that a model learns statistics of its data while noise prevails, then features, and at last "
@@ -275,7 +265,17 @@ def _tables(results: Results) -> list[Table]:
         "its distance to the mean of the dataset, over that of the nearest image; 0 is all images, 1 is one. "
         "The last column counts the samples that begin in the first regime, end in the third and visit the second."
     )
-    return [Table("Three regimes, one after another", head, rows, note, (3, 4))]
+    said = (
+        "Biroli and others find that a run first chooses a class, where the signal of the data's main direction is as "
+        "strong as noise, and later collapses onto one image of those a network knows by heart. Places are log "
+        "SNR with intervals of 95 %. Data that are not Gaussian tell less of themselves than Gaussian ones of the same "
+        "covariance, so the second collapse is not before the first."
+    )
+    parting = ("run", "classes part", "collapse, Gaussian data", "collapse, here")
+    return [
+        Table("Three regimes, one after another", head, rows, note, (3, 4)),
+        Table("When classes part, and when images do", parting, times, said),
+    ]
 
 
 def _when(place: Landmark) -> str:
@@ -312,16 +312,21 @@ def _of_entropy(results: Results) -> str:
         "How many images a state may come from: the entropy of the posterior over the dataset. At H bits there are "
         f"about 2 to the H of them; dotted, all: {_captions.either(f'{bits:.1f}' for bits in _all_bits(results))} bit. "
         f"Lines are means over samples. {_captions.BAND} "
-        f"{_captions.PLACE.format('where half of the samples leave the first regime or enter the last')} "
+        "Dashed, what Gaussian data of the dataset's covariance would leave, which is the least that any data of that "
+        "covariance can, on the average over noised data. Diamonds: classes part (S), where the signal of the data's "
+        "main direction is as strong as noise; Gaussian data would tell all images apart (G); the state has come down "
+        "to one image (C): below one bit. Their bars are 95 % intervals. "
         f"{_of_images(results)} After 001."
     )
 
 
 @posterior.figure("posterior_entropy", title="How many images a state may come from", caption=_of_entropy)
 def _draw_entropy(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis import _panels, _posterior_figures
 
-    figure, axes = _panels.over_process(results, look, _entropy, "entropy (bit)", places=_places)
+    figure, axes = _panels.over_process(results, look, _entropy, "entropy (bit)")
+    for run, result in results.items():
+        _posterior_figures.entropies(axes[0, 0], result, _entropy(result)[0], _places(result), look.colours[run])
     for axis in axes.flat:
         for bits in _all_bits(results):
             axis.axhline(bits, color="#777777", lw=0.9, ls=":")
@@ -350,7 +355,7 @@ def _of_regimes(results: Results) -> str:
 def _draw_regimes(results: Results, look: Look) -> Figure | None:
     from traj.analysis import _posterior_figures
 
-    places = {run: _places(result) for run, result in results.items()}
+    places = {run: [one for one in _places(result) if one.name in BOUNDARIES] for run, result in results.items()}
     return _posterior_figures.regimes(results, look, places)
 
 

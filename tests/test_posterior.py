@@ -9,7 +9,7 @@ import xarray as xr
 from scipy.special import logsumexp
 
 from tests import analysis_data
-from traj.analysis import _posterior
+from traj.analysis import _posterior, _posterior_shown
 from traj.analysis._dataset import Images
 from traj.analysis._landmarks import median
 from traj.analysis.posterior import posterior
@@ -68,6 +68,10 @@ def brute_force(x_t, points, signal, noise_scale):
     differences = x_t.astype(np.float32).astype(float)[:, :, None] - np.asarray(signal)[:, None, None] * points
     exponents = -(differences**2).sum(axis=-1) / (2 * np.asarray(noise_scale)[:, None] ** 2)
     return exponents - logsumexp(exponents, axis=-1, keepdims=True)
+
+
+def landmarks(result):
+    return {mark.name: mark for mark in posterior.landmarks(result)}
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +199,7 @@ def test_digits_go_from_all_images_to_one_as_noise_falls(handwritten):
     shares = [result[f"{name}_share"].to_numpy() for name in ("statistics", "feature", "denoising")]
     np.testing.assert_allclose(np.sum(shares, axis=0), 1)
     assert [share.argmax() for share in np.transpose(shares)[[0, -1]]] == [0, 2]
-    first, last = posterior.landmarks(result)
+    first, last = (landmarks(result)[name] for name in ("statistics_end", "denoising_start"))
     assert first.log_snr < last.log_snr
     assert first.low <= first.log_snr <= first.high
 
@@ -216,7 +220,7 @@ def test_boundaries_are_where_a_plain_loop_finds_them(handwritten):
     log_snr = result["denoising_start_log_snr"].to_numpy()
     expected = median(result["denoising_start_timestep"].to_numpy(), log_snr, "denoising_start", "", "")
     assert np.isfinite(expected.log_snr)
-    assert posterior.landmarks(result)[1].log_snr == expected.log_snr
+    assert landmarks(result)["denoising_start"].log_snr == expected.log_snr
 
 
 def test_bits_do_not_depend_on_how_run_and_dataset_are_cut():
@@ -265,9 +269,9 @@ def test_images_to_be_drawn_are_those_of_the_largest_weights():
     assert 2 < result.sizes["shown_timestep"] <= 10
 
 
-def test_images_too_large_to_be_kept_are_left_out():
-    ds = run(np.zeros((1, 1, 900_000)), [0.5], [0.5])
-    result = posterior(ds, dataset=vectors(np.zeros((2, 900_000))), top=2)
+def test_images_too_large_to_be_kept_are_left_out(monkeypatch):
+    monkeypatch.setattr(_posterior_shown, "BYTES", 4 * 64 * 8 - 1)  # a state with two of its nearest images
+    result = posterior(analysis_data.trajectories(2, 1), dataset=analysis_data.images(), top=5)
     assert "shown_mean" not in result
     assert posterior.plot(result.compute(), "posterior_nearest") is None
 
@@ -320,3 +324,61 @@ def test_classes_are_those_of_the_labels():
     np.testing.assert_allclose(
         result["class_probability"][0, 0], [1 / (1 + np.exp(odds)), 1 / (1 + np.exp(-odds))], rtol=1e-5
     )
+
+
+def times(dataset, ds):
+    """Where a dataset's classes part and its images do, by its covariance."""
+    marks = landmarks(posterior(ds, dataset=dataset, top=1).compute())
+    return marks["speciation"], marks["collapse_gaussian"], marks["collapse"]
+
+
+def linear(points, samples=24):
+    """Noised points at every tenth timestep of the linear schedule."""
+    timesteps = np.arange(0, 1000, 10)[::-1]
+    alpha_bar = analysis_data.ALPHA_BAR[timesteps]
+    signal, noise_scale = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
+    return run(noised(points, signal, noise_scale, samples), signal, noise_scale).assign_coords(timestep=timesteps)
+
+
+def test_classes_part_where_the_covariance_says_so(handwritten):
+    points, _ = handwritten
+    parts, least, one = times(vectors(points), linear(points))
+    largest = np.linalg.eigvalsh(np.cov(points.T, ddof=0))[-1]
+    assert 1 / (1 + np.exp(-parts.log_snr)) == pytest.approx(1 / largest)
+    assert abs(parts.timestep - 316) < 1  # METHODS 10.3, whose eigenvalue has the divisor N - 1
+    two = np.array([[-4.0], [4.0]])
+    assert abs(times(vectors(two), linear(two))[0].timestep - 521) < 1
+    assert parts.low < parts.log_snr < parts.high
+    assert parts.log_snr < least.log_snr < one.log_snr
+
+
+def test_the_interval_of_where_classes_part_is_that_of_other_draws_of_images(handwritten):
+    points, _ = handwritten
+    rng = np.random.default_rng(0)
+    draws = points[rng.integers(0, len(points), (60, len(points)))]
+    centred = draws - draws.mean(axis=1, keepdims=True)
+    largest = np.linalg.eigvalsh(centred.swapaxes(1, 2) @ centred / len(points))[:, -1]
+    error = float(posterior(linear(points, 1), dataset=vectors(points))["spectrum_se"])
+    assert error == pytest.approx(largest.std(ddof=1), rel=4 / np.sqrt(2 * len(draws)))
+
+
+def test_gaussian_data_leave_the_least_entropy(handwritten):
+    points, _ = handwritten
+    result = posterior(linear(points, 64), dataset=vectors(points), top=1).compute()
+    room = 4 * result["entropy_se"] + 1e-9
+    assert (result["entropy_mean"] > result["gaussian_entropy"] - room).all()
+    assert float((result["entropy_mean"] - result["gaussian_entropy"]).max()) > 1  # digits are not Gaussian
+    eigenvalues = np.linalg.eigvalsh(np.cov(points.T, ddof=0)).clip(0)
+    gamma = np.exp(result["log_snr"].to_numpy())[:, None]
+    exact = np.log2(len(points)) - np.log2(1 + gamma * eigenvalues).sum(axis=1) / 2
+    np.testing.assert_allclose(result["gaussian_entropy"], exact.clip(0), atol=1e-9)
+
+
+def test_the_covariance_is_left_out_where_it_would_be_too_large_and_where_nothing_parts():
+    large = posterior(run(np.zeros((1, 1, 4097)), [0.5], [0.5]), dataset=vectors(np.eye(2, 4097)), top=1).compute()
+    assert "spectrum" not in large
+    assert "speciation" not in {mark.name for mark in posterior.landmarks(large)}
+    narrow = np.array([[-0.5], [0.5]])  # a variance below 1: the noise of x_T covers it from the first
+    assert np.isnan(times(vectors(narrow), linear(narrow))[0].log_snr)
+    single = times(vectors(narrow[:1]), linear(narrow[:1]))
+    assert np.isnan([mark.log_snr for mark in single[:2]]).all()
