@@ -13,6 +13,7 @@ import click
 from traj.pipeline import readouts
 from traj.pipeline.making.carry_out import carry_out, say
 from traj.pipeline.options import BLOCKS, DEVICE, DRY_RUN, STALE, TF32, LocalPath, refuse_url
+from traj.pipeline.parsing import Whole
 from traj.pipeline.quantity_options import OptionValue, parameter_texts
 
 
@@ -36,6 +37,7 @@ def readout_command(name: str) -> click.Command:
 
     @DEVICE
     @TF32
+    @EVERY
     @BLOCKS
     @STALE
     @DRY_RUN
@@ -63,6 +65,9 @@ def readout_command(name: str) -> click.Command:
     return command
 
 
+EVERY = click.option(
+    "--every", type=Whole(), default=1, show_default=True, help="Read every k-th stored timestep only, and the last."
+)
 AGAIN = "Run the same command again to go on where it was stopped, or when STORE was extended."
 
 

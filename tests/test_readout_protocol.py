@@ -282,6 +282,23 @@ def test_a_state_comes_with_the_next_one_across_shards(short_shards, monkeypatch
     assert stores.verify("r.zarr", deep=True) == []
 
 
+def test_every_kth_timestep_and_the_last_are_read_and_lead_to_each_other(short_shards):
+    timesteps = np.arange(10)[::-1] * 10
+    ds = stores.open(runs.make("a.zarr", 6, shape=SHAPE, timesteps=timesteps))
+    traj("step", "a.zarr", "r.zarr", "--every", 6)
+    found, chosen = stores.open("r.zarr"), [90, 30, 0]
+    assert found.timestep.values.tolist() == chosen
+    np.testing.assert_array_equal(found.log_snr, ds.log_snr.sel(timestep=chosen))
+    assert found.leads_to[0].values.tolist() == [[90, 30], [30, 0], [0, -1]]
+    x_t = ds.x_t.sel(timestep=chosen).astype("f8").values
+    np.testing.assert_allclose(found.distance[:, :-1], ((x_t[:, 1:] - x_t[:, :-1]) ** 2).sum(-1), rtol=1e-14)
+    assert "every: 6 in the store, null asked for" in traj("step", "a.zarr", "r.zarr", code=1)
+    assert "every 0 was given" in traj("step", "a.zarr", "s.zarr", "--every", 0, code=2)
+    with stores.create_dataset("d.zarr", shape=SHAPE, samples=2, block=2, config={}) as dataset:
+        dataset.write(0, {"x_0": np.zeros((2, *SHAPE), np.float32)})
+    assert "d.zarr has no timesteps; leave it out" in traj("step", "d.zarr", "s.zarr", "--every", 2, code=2)
+
+
 def test_a_call_has_events_of_one_timestep_where_it_must():
     runs.make("a.zarr", 6, shape=SHAPE)
     assert "48 events, 24 network evaluations" in traj("step", "a.zarr", "r.zarr", "--batch", 2)

@@ -43,12 +43,13 @@ class EventCost(Cost):
 
 @dataclass(frozen=True)
 class Reading:
-    """A readout of one store. Building it touches no file of the readout."""
+    """A readout of one store, of every k-th timestep. Building it touches no file of the readout."""
 
     name: str
     readout: Readout
     source: Source
     source_identity: dict[str, Any]
+    every: int
     tf32: bool
 
     @property
@@ -65,6 +66,7 @@ class Reading:
             "parent": {"fingerprint": self.source_identity["fingerprint"]},
             **self.readout.identity,
             "batch": self.readout.batch,
+            **({} if self.every == 1 else {"every": self.every}),
             **({"tf32": True} if self.tf32 else {}),
         }
 
@@ -134,7 +136,7 @@ class Reading:
             seconds=calls * self.call_seconds,
             disk=blocks * block_bytes,
             disk_free=disk_free(out),
-            memory=peak_memory() + 3 * shard + 2 * block_bytes + MARGIN_BYTES,
+            memory=peak_memory() + (2 + self.every) * shard + 2 * block_bytes + MARGIN_BYTES,
         )
 
     def run(self, store: stores.BlockWriter, *, bar: bool = True) -> None:
@@ -296,8 +298,12 @@ class Reading:
         return tuple(lengths[dim] for dim in output.dims)
 
 
-def prepare(name: str, *, store: Path, device: str = "auto", tf32: bool = False, **options: Any) -> Reading:
+def prepare(
+    name: str, *, store: Path, every: int = 1, device: str = "auto", tf32: bool = False, **options: Any
+) -> Reading:
     """Open the store to be read, and make a readout of it: its name, and options of its own.
+
+    Of the stored timesteps, every k-th and the last are read.
 
     Raises InputError, MissingFile or StoreError for what cannot be.
     """
@@ -305,13 +311,19 @@ def prepare(name: str, *, store: Path, device: str = "auto", tf32: bool = False,
     ds = stores.open(store)
     if "x_0" not in stores.KINDS[ds.attrs["kind"]].variables:
         raise InputError(f"{store} holds a store of kind {ds.attrs['kind']}; expected trajectories, forks or a sweep")
+    check_count("every", every)
+    if every > 1:
+        if "timestep" not in ds.dims:
+            raise InputError(f"every {every} was given, but {store} has no timesteps; leave it out")
+        last = ds.sizes["timestep"] - 1
+        ds = ds.isel(timestep=sorted({*range(0, last, every), last}))
     source = Source(store, ds, where)
     readout = readouts.load(name)(source, **options)
     check_count("batch", readout.batch)
     if missing := [read for one in readout.passes for read in one.reads if read not in ds]:
         raise InputError(f"{store} has no {' and no '.join(missing)}, which readout {name} reads")
     identity = {"fingerprint": ds.attrs["fingerprint"], "samples": ds.sizes["sample"]}
-    return Reading(name, readout, source, identity, tf32 and where.type == "cuda")
+    return Reading(name, readout, source, identity, every, tf32 and where.type == "cuda")
 
 
 def _lead(array: xr.DataArray) -> tuple[str, ...]:
