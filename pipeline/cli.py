@@ -22,6 +22,7 @@ from traj.pipeline.options import (
     bounds,
     names,
     of_a_run,
+    of_a_start,
     timestep_list,
 )
 from traj.pipeline.parsing import Whole
@@ -167,20 +168,10 @@ def train(name: str, out: Path | None, steps: int | None, seed: int, device: str
 @main.command()
 @click.argument("out", type=LocalPath())
 @of_a_run
-@click.option(
-    "--start",
-    type=LocalName(),
-    metavar="SOURCE",
-    help="Start from samples instead of noise: a store with x_0, such as a dataset or a run; or vae:NAME, a VAE that "
-    "traj train made.",
-)
-@click.option(
-    "--start-step",
-    type=Whole(),
-    metavar="TIMESTEP",
-    help="With --start: noise the samples to this timestep, which the run visits, and go on from there.",
-)
-def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run: bool, **options: Any) -> None:
+@of_a_start
+def generate(
+    out: Path, sampler: str, times: Path | None, blocks: range | None, stale: Any, dry_run: bool, **options: Any
+) -> None:
     """Generate trajectories, and store all their states in OUT.
 
     Run the same command again to continue a run that was stopped. Ask for more --samples to extend a finished one.
@@ -195,17 +186,27 @@ def generate(out: Path, sampler: str, blocks: range | None, stale: Any, dry_run:
     traj generate data/trajectories/late.zarr --model digits --start vae:digits-vae --start-step 499
     """
     from traj.pipeline.making.generate import prepare
+    from traj.stores import place, require_writable
 
+    if times:
+        require_writable(place(times))
     generation = prepare(sampler_name=sampler, **options)
+    _make_run(generation, out, stale=stale, blocks=blocks, dry_run=dry_run)
+    if times and not dry_run:
+        from traj.pipeline.making.times import write_run_times
+
+        write_run_times(generation, times)
+        say(f"wrote {times}")
+
+
+def _make_run(generation: Any, out: Path, **options: Any) -> None:
     carry_out(
         generation,
         out,
-        stale=stale,
-        blocks=blocks,
-        dry_run=dry_run,
         smaller="--every or --dtype float16",
         complete=ALL_SAMPLES,
         following=f"traj analyze {'entropy' if generation.makes_pictures else 'psnr'}",
+        **options,
     )
 
 
@@ -230,16 +231,7 @@ def noise(
     from traj.pipeline.making.generate import prepare
 
     generation = prepare(sampler_name=sampler, start=dataset, noised=True, **options)
-    carry_out(
-        generation,
-        out,
-        stale=stale,
-        blocks=blocks,
-        dry_run=dry_run,
-        smaller="--every or --dtype float16",
-        complete=ALL_SAMPLES,
-        following=f"traj analyze {'entropy' if generation.makes_pictures else 'psnr'}",
-    )
+    _make_run(generation, out, stale=stale, blocks=blocks, dry_run=dry_run)
 
 
 @main.command()

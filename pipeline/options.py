@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from traj.pipeline.parsing import Number, Whole, is_whole, number
 
 FORM = re.compile("(dataset|gaussian|vae|hf):(?!//)")
 """What stands before a path in the name of a model or of data, and is no protocol: dataset:/data/a.zarr."""
+
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 class LocalPath(click.Path):
@@ -247,8 +249,38 @@ RUN = (
 """What a run is made of, from noise or otherwise."""
 
 
-def of_a_run(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of RUN."""
-    for option in reversed(RUN):
-        command = option(command)
-    return command
+START = (
+    click.option(
+        "--start",
+        type=LocalName(),
+        metavar="SOURCE",
+        help="Start from samples instead of noise: a store with x_0, such as a dataset or a run; vae:NAME, a VAE that "
+        "traj train made; or gaussian:STORE, normal ones with the mean and covariance of a store's x_0.",
+    ),
+    click.option(
+        "--start-step",
+        type=Whole(),
+        metavar="TIMESTEP",
+        help="With --start: noise the samples to this timestep, which the run visits, and go on from there.",
+    ),
+    click.option(
+        "--times",
+        type=LocalPath(dir_okay=False),
+        help="At the end, time the network on this machine, and write the evaluations and the seconds that a sample "
+        "takes to this CSV file. An older file is replaced.",
+    ),
+)
+"""What a run starts from, and what that takes."""
+
+
+def _with(options: Sequence[Decorator]) -> Decorator:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+of_a_run, of_a_start = _with(RUN), _with(START)
+"""Give a command these options."""

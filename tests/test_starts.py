@@ -1,5 +1,6 @@
 """Runs that start from samples: the state they start from, where it leads by closed forms, and what is refused."""
 
+import csv
 import math
 import re
 from itertools import pairwise
@@ -14,7 +15,8 @@ from tests.test_fork import forked
 from tests.test_generate import make
 from traj import stores
 from traj.pipeline.cli import main
-from traj.pipeline.making import generate
+from traj.pipeline.making import generate, times
+from traj.pipeline.models import starts
 from traj.pipeline.process.noise import NoiseSource, Purpose
 
 NARROW = "gaussian:0,0.25,1x32x32"
@@ -99,7 +101,60 @@ def test_the_start_is_part_of_the_fingerprint_and_runs_from_noise_have_none(wide
     assert "start" not in generate.prepare(model=NARROW).config
 
 
+def test_a_gaussian_start_has_the_mean_and_the_covariance_of_the_data(tmp_path, monkeypatch):
+    rng = np.random.default_rng(3)
+    mixed = rng.standard_normal((50, 3)) @ rng.standard_normal((3, 4)) + [1, 0, -1, 0]  # of rank 3
+    data = runs.dataset(tmp_path / "d.zarr", mixed, valid_range=(-9, 9), block=16)
+    monkeypatch.setattr(starts, "READ_BYTES", 8 * 4 * 7)  # seven events at a time
+    source = starts.load(f"gaussian:{data}", 0)
+    mean, root = source._moments
+    np.testing.assert_allclose(mean, np.float32(mixed).mean(0, dtype="f8"), rtol=1e-12)
+    np.testing.assert_allclose(root @ root, np.cov(np.float32(mixed).T, bias=True), atol=1e-12)
+    drawn = source.x_0(range(4000))
+    np.testing.assert_allclose(drawn[:5], source.x_0(range(5)), rtol=1e-6)
+    assert drawn.shape == (4000, 4)
+    spread = np.sqrt(np.diag(root @ root) / 4000)
+    np.testing.assert_array_less(abs(drawn.mean(0) - mean), 4 * spread)
+    np.testing.assert_allclose(np.cov(drawn.T), root @ root, atol=5 * (spread.max() ** 2 * 4000) * np.sqrt(2 / 4000))
+    assert (np.linalg.norm(drawn - starts.load(f"gaussian:{data}", 1).x_0(range(4000)), axis=1) > 0).all()
+
+
+def test_more_samples_than_the_data_has_may_start_from_its_gaussian(wide, tmp_path):
+    ds = late(tmp_path / "a.zarr", f"gaussian:{wide}", 0, samples=16, sampler_name="ddim")
+    noise = NoiseSource(4, (1, 32, 32))(Purpose.RENOISE, range(16), 0)
+    signal, noise_scale = LINEAR.at(0)
+    x_0 = (ds.x_t.values[:, 0] - noise_scale * noise) / signal
+    known = stores.open(wide).x_0.values.reshape(12, -1)
+    outside = x_0.reshape(16, -1) - known.mean(0)
+    within, *_ = np.linalg.lstsq((known - known.mean(0)).T, outside.T)
+    np.testing.assert_allclose((known - known.mean(0)).T @ within, outside.T, atol=1e-4)  # the span of the data
+
+
+def test_too_large_a_covariance_is_refused_and_its_memory_said(tmp_path):
+    data = runs.dataset(tmp_path / "d.zarr", np.zeros((2, 1, 65, 64)))
+    with pytest.raises(stores.InputError, match=r"4,160 values, whose covariance would take 0.1 GiB"):
+        starts.load(f"gaussian:{data}", 0)
+
+
+def test_times_are_evaluations_and_seconds_of_a_sample(wide, tmp_path, monkeypatch):
+    monkeypatch.setattr(times, "timed_call", lambda *_: 2.0)
+    asked = {"model": NARROW, "samples": 8, "block": 4, "steps": 20, "seed": 4}
+    rows = {}
+    for name, start in (("whole", {}), ("late", {"start": str(wide), "start_step": 450})):
+        times.write_run_times(generate.prepare(**asked, **start), tmp_path / f"{name}.csv")
+        with (tmp_path / f"{name}.csv").open() as file:
+            (rows[name],) = csv.DictReader(file)
+    assert [rows[name]["evaluations"] for name in rows] == ["20", "10"]
+    assert [float(rows[name]["network_seconds"]) for name in rows] == [10, 5]
+    assert float(rows["whole"]["start_seconds"]) == 0 < float(rows["late"]["start_seconds"])
+    assert float(rows["late"]["seconds"]) == pytest.approx(5 + float(rows["late"]["start_seconds"]), rel=1e-4)
+    assert rows["late"]["measured"] == "medians of 5 to 25 network calls with 4 samples, device cpu"
+
+
 BAD = {
+    "no such VAE": (["--start", "vae:nothing", "--start-step", 500], "VAE 'nothing': there is no folder"),
+    "no data for a Gaussian": (["--start", "gaussian:nothing.zarr", "--start-step", 500], "nothing.zarr"),
+    "times at a URL": (["--times", "s3://b/t.csv"], "is a URL"),
     "no step": (["--start", "wide.zarr"], "both --start and --start-step"),
     "no start": (["--start-step", 500], "both --start and --start-step"),
     "not visited": (["--start", "wide.zarr", "--start-step", 480], "the nearest are 500 and 450"),

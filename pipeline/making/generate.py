@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -126,21 +127,30 @@ class Generation:
         """Network evaluations of a sample."""
         return len(self.kept) if self.noised else self.plan.evaluations
 
+    def trial(self) -> tuple[torch.Tensor, Any]:
+        """Make states and the condition of a whole block, for trial evaluations."""
+        x_t = torch.zeros((self.block, *self.denoiser.shape), device=self.device)
+        return x_t, self.conditions.of(range(self.block), self.device)
+
     @cached_property
     def call_seconds(self) -> float:
         """How long a network call with a whole block takes."""
-        x_t = torch.zeros((self.block, *self.denoiser.shape), device=self.device)
-        condition = self.conditions.of(range(self.block), self.device)
+        x_t, condition = self.trial()
         return call_seconds(self.denoiser, x_t, self.plan.steps[0].timestep, condition, self.tf32)
 
     @cached_property
     def start_seconds(self) -> float:
-        """How long the source takes for the x_0 of a block; 0 for a run from noise."""
+        """How long the source takes for the x_0 of a block, the median of a few; 0 for a run from noise."""
         if self.source is None:
             return 0.0
-        begun = time.perf_counter()
-        self.source.x_0(range(self.block))
-        return time.perf_counter() - begun
+        self.source.x_0(range(self.block))  # warms up
+
+        def timed(source: Source) -> float:
+            begun = time.perf_counter()
+            source.x_0(range(self.block))
+            return time.perf_counter() - begun
+
+        return median(timed(self.source) for _ in range(3))
 
     def open(
         self,

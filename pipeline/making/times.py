@@ -1,4 +1,4 @@
-"""What the edits of a sweep save in time on this machine: measured, so it lies beside the store and never in it."""
+"""What runs and the edits of sweeps take on this machine: measured, so it lies beside the store and never in it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from traj.pipeline.making.fork import Fork
+    from traj.pipeline.making.generate import Generation
     from traj.pipeline.process.denoiser import Denoiser
 
 ROUNDS = 5, 25
@@ -42,12 +43,39 @@ def write_times(forks: Fork, path: Path) -> None:
         cuts = cuts_of([whole, *forks.variants])
         seconds = call_medians(forks.denoiser, cuts, x_t, whole.timesteps[0], condition)
     columns = {"at": forks.at, **forks.edits}
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["variant", *EDIT, "time_removed"])
+    rows: list[list[Any]] = []
     for variant, plan in enumerate(forks.variants):
         edit = (columns[name][variant] for name in EDIT)
-        table.writerow([variant, *edit, f"{removed(whole, plan, seconds):.6f}"])
+        rows.append([variant, *edit, f"{removed(whole, plan, seconds):.6f}"])
+    _write(path, ["variant", *EDIT, "time_removed"], rows)
+
+
+def write_run_times(generation: Generation, path: Path) -> None:
+    """Time the network and the source of a run, and write what one of its samples takes.
+
+    A table in CSV of one row: ``evaluations`` of the network; ``network_seconds``, the median time of a call with a
+    whole block times the evaluations, over the samples of a block; ``start_seconds``, the same of the source it starts
+    from, 0 for noise; ``seconds``, their sum; and ``measured``, how. Drawing noise and writing are left out.
+
+    Raises OSError where the file cannot be written.
+    """
+    steps, block = generation.plan.steps, generation.block
+    with inference(generation.tf32):
+        x_t, condition = generation.trial()
+        cuts = cuts_of([generation.plan])
+        seconds = call_medians(generation.denoiser, cuts, x_t, steps[0].timestep, condition)
+    network = sum(seconds[step.cut] * step.evaluations for step in steps) / block
+    start = generation.start_seconds / block
+    least, most = ROUNDS
+    how = f"medians of {least} to {most} network calls with {block} samples, device {generation.device.type}"
+    head = ["evaluations", "network_seconds", "start_seconds", "seconds", "measured"]
+    row = [generation.plan.evaluations, *(f"{value:.6g}" for value in (network, start, network + start)), how]
+    _write(path, head, [row])
+
+
+def _write(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
     write_file(path, text.getvalue())
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +15,14 @@ import xarray as xr
 from traj import stores
 from traj.pipeline.models.vae import VaeSource
 from traj.pipeline.process.denoiser import Denoiser
+from traj.pipeline.process.noise import NoiseSource, Purpose
 from traj.stores import InputError
 
-KNOWN = "expected a store with x_0, such as a dataset or a run, or vae:NAME"
+KNOWN = "expected a store with x_0, such as a dataset or a run; vae:NAME; or gaussian:STORE"
+MOST_VALUES = 4096
+"""Of an event whose covariance is taken: of so many, it has 128 MiB, a few times over while its root is found."""
+READ_BYTES = 32 << 20
+"""Of events in float64 that are read together."""
 
 
 class Source(Protocol):
@@ -45,7 +52,9 @@ class Source(Protocol):
 
 
 def load(name: str, seed: int) -> Source:
-    """Find the source of a name: a store with x_0 (sample, *event), or vae:NAME, which draws noise with the seed.
+    """Find the source of a name: a store with x_0 (sample, *event), vae:NAME, or gaussian:STORE.
+
+    The last two draw noise with the ``seed``.
 
     Raises
     ------
@@ -59,6 +68,8 @@ def load(name: str, seed: int) -> Source:
     kind, _, rest = name.partition(":")
     if kind == "vae" and not Path(name).exists():
         return VaeSource(rest, seed)
+    if kind == "gaussian" and not Path(name).exists():
+        return GaussianSource(Path(rest), seed)
     return StoredSource(Path(name))
 
 
@@ -112,6 +123,61 @@ class StoredSource:
         """Raise StaleStore where another store has taken its place."""
         if stores.attributes(self._path)["fingerprint"] != self._fingerprint:
             raise stores.StaleStore(f"{self._path} was changed while it was read; run the same again")
+
+
+class GaussianSource:
+    """Normal x_0 with the mean and the covariance of a store's: the late start of Raya and Ambrogioni (2023).
+
+    Sample k is mean + root z_k, z_k noise with the address of sample k, and root the symmetric square root of the
+    covariance over all samples. Both are float64, found in two passes over the store.
+
+    Raises as ``load`` does, and InputError for events of more than MOST_VALUES values.
+    """
+
+    samples: int | None = None
+    labels: list[int] | None = None
+    seed: int | None = None
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self._data = StoredSource(path)
+        self._count, self.shape = int(self._data.samples or 0), self._data.shape
+        values = math.prod(self.shape)
+        if values > MOST_VALUES:
+            raise InputError(
+                f"{path} has events of {values:,} values, whose covariance would take {8 * values**2 / 2**30:,.1f} GiB "
+                f"a few times over; expected at most {MOST_VALUES:,}"
+            )
+        self.name, self.valid_range = f"gaussian:{path.name}", self._data.valid_range
+        self.identity: dict[str, Any] = {"gaussian": {**self._data.identity, "samples": self._count}}
+        self._noise = NoiseSource(seed, (values,))
+
+    def x_0(self, samples: Sequence[int]) -> np.ndarray:
+        """Draw the x_0 of samples: float32 (sample, *event). Raises DamagedStore."""
+        mean, root = self._moments
+        z = self._noise(Purpose.SOURCE, samples, 0).astype(np.float64)
+        x_0: np.ndarray = (mean + z @ root).astype(np.float32).reshape(-1, *self.shape)
+        return x_0
+
+    def require_unchanged(self) -> None:
+        """Raise StaleStore where another store has taken the place of the one that was read."""
+        self._data.require_unchanged()
+
+    @cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Find the mean (value,) and the symmetric root of the covariance (value, value)."""
+        mean = sum(rows.sum(0) for rows in self._rows()) / self._count
+        covariance = sum((rows - mean).T @ (rows - mean) for rows in self._rows()) / self._count
+        variances, axes = np.linalg.eigh(covariance)
+        # rounding makes variances of 0 a little negative
+        return mean, axes * np.sqrt(variances.clip(0)) @ axes.T
+
+    def _rows(self) -> Iterator[np.ndarray]:
+        """Read all events in float64, some at a time: (sample, value)."""
+        values = math.prod(self.shape)
+        at_once = max(1, READ_BYTES // (8 * values))
+        for first in range(0, self._count, at_once):
+            rows = self._data.x_0(range(first, min(first + at_once, self._count)))
+            yield rows.reshape(-1, values).astype(np.float64)
 
 
 def _times(shape: Sequence[int]) -> str:
