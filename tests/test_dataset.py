@@ -5,8 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from tests import runs
 from traj import stores
+from traj.pipeline.cli import main
 from traj.pipeline.making.dataset import prepare
 from traj.pipeline.models.digits import images
 
@@ -79,7 +82,7 @@ def test_a_dataset_interrupted_goes_on_with_what_is_missing(tmp_path):
         assert store.pending == [0, 2]
         collection.run(store, bar=False)
     assert stores.open(path).identical(whole)
-    assert stores.verify(path) == []
+    assert runs.digest(path) == runs.digest(tmp_path / "a.zarr")
 
 
 def test_other_data_in_the_place_of_a_dataset_are_refused(tmp_path):
@@ -98,6 +101,17 @@ def test_data_that_change_between_the_passes_are_not_written(tmp_path, monkeypat
         collection.run(store, bar=False)
 
 
+def test_chunks_in_one_anothers_place_are_found(tmp_path):
+    make("digits", path := tmp_path / "a.zarr", block=500)
+    chunk, other = path / "x_0" / "c.0.0.0.0", path / "x_0" / "c.1.0.0.0"
+    chunk.rename(tmp_path / "kept")
+    other.rename(chunk)
+    (tmp_path / "kept").rename(other)
+    assert len(stores.verify(path)) == 2
+    with pytest.raises(stores.DamagedStore, match=r"x_0/c\.0\.0\.0\.0 is not what was written there"):
+        stores.open(path)
+
+
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
@@ -112,3 +126,50 @@ def test_data_that_change_between_the_passes_are_not_written(tmp_path, monkeypat
 def test_what_cannot_be_is_refused_before_there_is_a_store(source, options, message):
     with pytest.raises(stores.InputError, match=message):
         prepare(source, **options)
+
+
+# ---- the command
+
+
+def traj(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_command_says_what_it_costs_and_what_it_made(tmp_path):
+    out = tmp_path / "a.zarr"
+    tried = traj("dataset", "mixture:-1,2.5", out, "--dry-run")
+    assert tried.output.startswith(f"{out}: 2 samples, about 0 s; disk at most 8 B of ")
+    assert not out.exists()
+    made = traj("dataset", "mixture:-1,2.5", out, "--block", 1)
+    assert made.exit_code == 0
+    assert "2 of 2 blocks to do; 2 samples" in made.output
+    assert f"{out} is complete; next: traj info {out}" in made.output
+    assert "nothing to do" in traj("dataset", "mixture:-1,2.5", out, "--block", 1).output
+    assert "source=mixture:-1,2.5: block 0, 1" in traj("info", out).output
+    assert traj("verify", out, "--deep").output == f"{out} is whole\n"
+    assert "1 channel(s) of 1 x 1, 2 classes" in traj("info", f"dataset:{out}").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--range", "1"], "'1' was given, expected LOW,HIGH"),
+        (["--range", "1,0"], "'1,0' was given, expected LOW,HIGH"),
+        (["--range", "0,inf"], "'0,inf' was given, expected LOW,HIGH"),
+        (["--labels", "s3://bucket/labels.npy"], "is a URL; expected a path on a local disk"),
+        (["--axes", "y,x"], "axes y,x were given, but a sample of digits has shape (1, 8, 8)"),
+        (["--block", "0"], "block 0 was given, expected at least 1"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(tmp_path, arguments, message):
+    result = traj("dataset", "digits", tmp_path / "a.zarr", *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_a_path_after_the_form_of_a_model_is_no_url(tmp_path):
+    refused = traj("generate", tmp_path / "a.zarr", "--model", f"dataset:{tmp_path}/b.zarr")
+    assert "b.zarr does not exist" in " ".join(refused.output.split())
+    for name in ("dataset://host/a.zarr", "s3:/bucket/a.zarr"):
+        assert "is a URL" in traj("generate", tmp_path / "a.zarr", "--model", name).output

@@ -18,8 +18,8 @@ from traj.pipeline.computing.analyze import kind_of
 from traj.pipeline.report.failures import Failed, attempt, printable, sentence, warn
 from traj.stores import EDIT, KINDS, RESULTS, MissingFile
 
-FOLDERS = {name: kind.folder for name, kind in KINDS.items() if name != "result"}
-"""By kind: what may be a parent comes before what is made of it."""
+FOLDERS = {name: kind.folder for name, kind in KINDS.items() if name not in ("dataset", "result")}
+"""By kind: what may be a parent comes before what is made of it. Nothing is computed of a dataset alone."""
 
 
 @dataclass(frozen=True)
