@@ -13,7 +13,7 @@ from traj.analysis._bayes_words import BESIDE, WRITTEN, class_names, curves
 from traj.analysis._quantity import Look, Results
 
 STYLES = ("-", "--", "-.", ":")
-"""Lines of decisions, which have the colour of their run."""
+"""Lines of decisions, which have colours as well."""
 
 ROWS = 5
 """Most panels of classes above each other."""
@@ -33,16 +33,29 @@ def traces(results: Results, look: Look) -> Figure | None:
 
 
 def _along(result: xr.Dataset) -> tuple[str, np.ndarray, str]:
-    """Give the variable that rates are compared by, its values and its words."""
+    """Give the rate of decisions by what it is per, the values of that, and its words for an axis."""
     if result.attrs["per"] == "tau":
-        return "entropy_rate", result["tau"].to_numpy(), "noise additions, of all   (denoising →)"
+        return "entropy_rate", result["tau"].to_numpy(), "τ, share of noise additions   (denoising →)"
     return "entropy_rate_log_snr", result["log_snr"].to_numpy(), _drawing.LOG_SNR_LABEL
 
 
-def _rates(part: SubFigure, run: str, result: xr.Dataset, colour: str) -> None:
+def _per(result: xr.Dataset) -> str:
+    return f"bits decided per unit of {'τ' if result.attrs['per'] == 'tau' else 'log SNR'}"
+
+
+def _class_colours(count: int) -> list[str]:
+    """Give classes colours of their own, those of runs and decisions being others."""
+    palette = mpl.colormaps["tab10"].colors if count <= 10 else mpl.colormaps["turbo"](np.linspace(0.05, 0.95, count))
+    return [mpl.colors.to_hex(colour) for colour in palette[:count]]
+
+
+def _rates(part: SubFigure, run: str, result: xr.Dataset, run_colour: str) -> None:
     axis = part.subplots()
     name, x, words = _along(result)
-    for k, one in enumerate(curves(result, name)):
+    found = curves(result, name)
+    palette = _drawing.colours([one.on for one in found])
+    for k, one in enumerate(found):
+        colour = palette[one.on]
         line = _panels.Line(one.on, colour, x, one.value, one.low, one.high, STYLES[k % len(STYLES)])
         _panels.draw(axis, line)
         axis.plot([], [], line.style, color=colour, label=one.on)
@@ -53,10 +66,10 @@ def _rates(part: SubFigure, run: str, result: xr.Dataset, colour: str) -> None:
             if np.isfinite(ends[1]):
                 axis.plot(x[positions[1:]], [y, y], color=colour, lw=3.5, alpha=0.55, solid_capstyle="butt")
             axis.plot(x[positions[0]], y, "D", color=colour, markersize=6, markeredgecolor="white", zorder=5)
-    axis.set(xlabel=words, ylabel=f"bits decided per {'unit of it' if name == 'entropy_rate' else 'log SNR'}")
-    axis.set_title(_drawing.legible(run), loc="left", color=colour)
+    axis.set(xlabel=words, ylabel=_per(result))
+    axis.set_title(_drawing.legible(run), loc="left", color=run_colour)
     axis.set_ylim(bottom=0)
-    axis.legend(loc="upper right")
+    axis.legend(loc="upper right" if name == "entropy_rate" else "upper left", title="decision")
     if name == "entropy_rate":
         axis.set_xlim(1, 0)
 
@@ -67,7 +80,7 @@ def _posteriors(part: SubFigure, result: xr.Dataset) -> None:
     columns = -(-len(names) // rows)
     _, x, words = _along(result)
     axes = part.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    palette = list(_drawing.colours(names).values())
+    palette = _class_colours(len(names))
     of = result["label"] if result.attrs["labelled"] else result["decided_class"]
     order = list(range(len(names)))[::-1]
     for axis in axes.T.flat[len(names) :]:
@@ -79,12 +92,11 @@ def _posteriors(part: SubFigure, result: xr.Dataset) -> None:
             axis.plot(x, sample[:, true], color=palette[true], lw=0.7, alpha=0.35)
         for k, colour in enumerate(palette if len(posterior) else []):
             axis.plot(x, posterior[0, :, k], color=colour, lw=1.8 if k == true else 1.1, zorder=3)
-        axis.text(0.02, 0.84, f"true class {names[true]}", transform=axis.transAxes, fontsize=8, color=palette[true])
+        axis.text(0.02, 0.84, f"true class {names[true]}", transform=axis.transAxes, fontsize=8)
     axes[0, 0].set(ylim=(-0.04, 1.04), yticks=(0, 1))
     if result.attrs["per"] == "tau":
         axes[0, 0].set_xlim(1, 0)
-    for axis in axes[-1]:
-        axis.set_xlabel(words, fontsize=8)
+    part.supxlabel(words, fontsize=8)
     handles = [mpl.lines.Line2D([], [], color=palette[k], label=_drawing.legible(names[k])) for k in order]
     part.legend(handles=handles, loc="outside right center", title="P of class", title_fontsize=8)
 
@@ -97,8 +109,8 @@ def classes(results: Results, look: Look) -> Figure | None:
     figure, axes = _drawing.rows_of(list(results), 2, 3.2, look, named=len(results) > 1)
     for row, result in zip(axes, results.values(), strict=True):
         names = class_names(result)
-        palette = list(_drawing.colours(names).values())
-        variables = ("class_entropy", "bit"), ("class_entropy_rate_log_snr", "bits decided per log SNR")
+        palette = _class_colours(len(names))
+        variables = ("class_entropy", "surprise (bit)"), (f"class_{_along(result)[0]}", _per(result))
         for axis, (name, label) in zip(row, variables, strict=True):
             for k, one in enumerate(curves(result, name, "class")):
                 axis.plot(one.log_snr, one.value, color=palette[k], label=_drawing.legible(names[k]))

@@ -100,8 +100,8 @@ def classes(results: Results) -> str:
         "Each class by itself. At the left, the mean surprise -log2 P(c | x_t) at class c over samples of that class: "
         "how undecided it still is; averaged by the priors, these are the entropy of the class. At the right, how fast "
         "it falls: the mean squared difference between the noise predicted under the class and under all classes "
-        "together. A diamond marks where each class is decided fastest, by the axis of the first figure; bars are "
-        f"intervals that all hold together in 95 % of cases. {caveats(results)} After 003, CIFAR-10."
+        "together. A diamond marks where that, smoothed, is fastest; bars are intervals that all hold together in 95 % "
+        f"of cases. {caveats(results)} After 003, CIFAR-10."
     )
 
 

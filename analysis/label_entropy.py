@@ -68,11 +68,11 @@ def label_entropy(
     and `class_entropy_rate_log_snr` is how fast it falls. A class without samples has NaN, and so have decisions it
     takes part in, if its prior is not 0; the attribute `without_samples` names such classes.
 
-    `peak_timestep`, `peak_log_snr` with `_low` and `_high` (decision) say where the rate, per tau or log SNR as `per`
-    says, is highest, by curves smoothed over half a unit of log SNR and an interval of 95 % (bootstrap over samples);
-    `window_...` where it is above half of that. The same of classes, `class_peak_...`, of which all intervals hold
-    together, and of all pairs of classes, without intervals, `pair_peak_timestep` and `pair_peak_log_snr` (class,
-    other_class).
+    `peak_timestep` and `peak_log_snr` (decision) say where the rate, per tau or log SNR as `per` says, is highest, by
+    curves smoothed over half a unit of log SNR; `peak_low_...` and `peak_high_...` are the ends of an interval of 95 %
+    (bootstrap over samples), `window_...` those of where the rate is above half its peak. The same is given of classes,
+    `class_peak_...`, whose intervals hold all together, and of all pairs of classes, without intervals:
+    `pair_peak_timestep` and `pair_peak_log_snr` (class, other_class).
 
     `decided_class` (sample) is the likeliest class of the last stored state, `decision_timestep` and
     `decision_log_snr` where its probability passes one half for good; timestep -1 and an infinite log SNR where that
@@ -165,7 +165,7 @@ def label_entropy(
         "samples": ds.sizes["sample"],
         "labelled": int(labels.size > 0),
         "without_samples": missing,
-        "guidance": float(config.get("guidance", 1)),
+        "guidance": float(config.get("parent_guidance", 1)),
         "noisy": int("noise_sd" not in ds.coords or bool((ds["noise_sd"].to_numpy()[:-1] != 0).any())),
     }
     return xr.Dataset(variables, coords, attrs)
@@ -367,7 +367,10 @@ def _draw_traces(results: Results, look: Look) -> Figure | None:
 def _draw_entropy(results: Results, look: Look) -> Figure | None:
     from traj.analysis import _panels
 
-    return _panels.over_process(results, look, _entropies, "bit", places=_places)[0]
+    def peaks(result: xr.Dataset) -> list[Landmark]:
+        return [mark for mark in _places(result) if mark.name == "decision_peak"]
+
+    return _panels.over_process(results, look, _entropies, "bit", places=peaks)[0]
 
 
 @label_entropy.figure("class_entropy", title="Each class by itself", caption=_bayes_words.classes)

@@ -343,7 +343,7 @@ def test_runs_are_compared_by_the_same_samples():
 
 
 def test_guided_runs_and_runs_without_noise_are_told_apart():
-    ds = mixture(8, 10).assign_attrs(config='{"schedule": {"T": 1000}, "guidance": 3.0}')
+    ds = mixture(8, 10).assign_attrs(config='{"schedule": {"T": 1000}, "parent_guidance": 3.0}')
     ds = ds.assign_coords(noise_sd=("timestep", np.zeros(10)))
     caption = label_entropy.figures[0].caption({"run": label_entropy(ds).compute()})
     assert "Guided: run by 3." in caption

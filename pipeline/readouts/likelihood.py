@@ -113,6 +113,7 @@ def likelihood(
         found = of_class, of_null[:, 0], difference.square().sum(2)
         return (*found, difference @ difference.mT) if products else found
 
+    guidance = json.loads(source.ds.attrs["config"]).get("guidance", 1)
     against = {"reference": "null" if null else "mean"}
     outputs = [
         Output("squared_distance", ("class",), "|x_s - mu_c|^2 to the next stored state", dtype="float64"),
@@ -131,7 +132,12 @@ def likelihood(
             "class": ("class", number, "1", "number of the class"),
             **({"other_class": ("other_class", number, "1", "number of the other class")} if products else {}),
         },
-        identity={"model": denoiser.identity, "schedule": denoiser.schedule.identity, "classes": chosen},
+        identity={
+            "model": denoiser.identity,
+            "schedule": denoiser.schedule.identity,
+            "classes": chosen,
+            **({"parent_guidance": guidance} if guidance != 1 else {}),
+        },
         batch=batch // len(told),
         numerics=NUMERICS,
         environment={"model": denoiser.name},
