@@ -3,7 +3,8 @@
 from traj.stores import levels
 from traj.stores.blocks import BlockWriter
 from traj.stores.claim import Stale, ranges
-from traj.stores.creation import create, create_dataset, create_forks, create_readout
+from traj.stores.creation import create, create_forks
+from traj.stores.creation_blocks import create_dataset, create_readout
 from traj.stores.description import ReadVariable
 from traj.stores.errors import (
     DamagedStore,

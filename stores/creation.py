@@ -1,28 +1,24 @@
-"""Open a store for writing: make it, resume it, extend it, refuse it or set it aside."""
+"""Open a store whose states are written step by step, for writing: a run, forks or a sweep."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from traj.stores import levels
-from traj.stores.blocks import BlockWriter
-from traj.stores.claim import Claim, Stale, claim
-from traj.stores.description import Description, ReadVariable, Variable
+from traj.stores.asked import at_least_one, inputs, known, like, of_samples, opened
+from traj.stores.claim import Stale
+from traj.stores.description import Description, Variable
 from traj.stores.errors import InputError
-from traj.stores.events import USUAL_DIMS, checked_event
-from traj.stores.kinds import KINDS, KindName
-from traj.stores.layout import Coord, Layout, fingerprint
-from traj.stores.locks import BlockLocks
-from traj.stores.places import place
+from traj.stores.events import checked_event
+from traj.stores.kinds import KINDS
+from traj.stores.layout import Coord, Layout
 from traj.stores.vocabulary import COORDINATES, DERIVED, FORK_DIMS, STATES, VARIABLES
 from traj.stores.writer import TrajectoryWriter
-
-Writer = TypeVar("Writer")
 
 
 def create(
@@ -64,14 +60,14 @@ def create(
         raise InputError(f"dtype {dtype!r} was given, expected float32 or float16")
     if keepbits is not None and (dtype != "float32" or not 1 <= keepbits <= 22):
         raise InputError(f"keepbits={keepbits} with {dtype} was given; it needs float32 and 1 to 22 bits")
-    _at_least_one(samples=samples, block=block)
+    at_least_one(samples=samples, block=block)
     along_timestep = _along_timestep(timestep, signal, noise_scale, step, model_time, noise_sd)
     event, names = checked_event(shape, dims)
     states = (*STATES, *(["log_variance"] if log_variance else []))
     timesteps = len(along_timestep["timestep"])
     layout = Layout.of(samples=samples, block=block, timesteps=timesteps, shape=event, dtype=dtype, states=len(states))
     store = {
-        **_inputs(layout, names, valid_range, along_timestep),
+        **inputs(layout, names, valid_range, along_timestep),
         "keepbits": keepbits,
         "log_variance": log_variance,
     }
@@ -79,12 +75,12 @@ def create(
         kind="trajectories",
         layout=layout,
         variables=_variables(layout, names, states, valid_range),
-        coords={**_coords(along_timestep), **_of_samples(samples, label, prompt)},
+        coords={**known(along_timestep), **of_samples(samples, label, prompt)},
         config={**config, "store": store},
         environment=environment or {},
         keepbits=keepbits,
     )
-    return _open(TrajectoryWriter, path, description, stale, blocks)
+    return opened(TrajectoryWriter, path, description, stale, blocks)
 
 
 def create_forks(
@@ -121,7 +117,7 @@ def create_forks(
 
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
     """
-    _at_least_one(samples=samples, block=block, replicas=replicas)
+    at_least_one(samples=samples, block=block, replicas=replicas)
     if missing := [name for name in KINDS[kind].edits if name not in variant]:
         raise InputError(
             f"variant has {', '.join(variant) or 'nothing'}; a {kind} has {', '.join(missing)} among its coordinates"
@@ -147,7 +143,7 @@ def create_forks(
         states=len(kept),
     )
     store = {
-        **_inputs(layout, names, valid_range, along_timestep),
+        **inputs(layout, names, valid_range, along_timestep),
         "variant": {name: values.tolist() for name, values in along_variant.items() if name not in DERIVED},
         "replicas": replicas,
         "states": list(kept),
@@ -158,138 +154,15 @@ def create_forks(
         layout=layout,
         variables=_variables(layout, names, kept, valid_range),
         coords={
-            **_coords(numbers),
+            **known(numbers),
             **{name: _of_variants(name, values) for name, values in along_variant.items()},
-            **_coords(along_timestep),
-            **_of_samples(samples, label, prompt),
+            **known(along_timestep),
+            **of_samples(samples, label, prompt),
         },
         config={**config, "store": store},
         environment=environment or {},
     )
-    return _open(TrajectoryWriter, path, description, stale, blocks)
-
-
-def create_dataset(
-    path: str | os.PathLike[str],
-    *,
-    shape: Sequence[int],
-    samples: int,
-    block: int,
-    config: Mapping[str, Any],
-    label: ArrayLike | None = None,
-    dims: Sequence[str] | None = None,
-    valid_range: tuple[float, float] = (-1.0, 1.0),
-    environment: Mapping[str, Any] | None = None,
-    stale: Stale = "refuse",
-    blocks: Iterable[int] | None = None,
-) -> BlockWriter:
-    """Open a dataset for writing, a store of x_0 alone: make it, resume it, or extend it.
-
-    Its one variable is written as `x_0`, float32 (sample, *event), a block at a time, and each block is one chunk. All
-    else is as for `create`.
-
-    Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
-    """
-    _at_least_one(samples=samples, block=block)
-    event, names = checked_event(shape, dims)
-    layout = Layout.of(samples=samples, block=block, timesteps=1, shape=event, dtype="float32")
-    said = VARIABLES["x_0"]
-    x_0 = Variable(
-        dims=(*said.dims, *names),
-        shape=(samples, *event),
-        chunks=(block, *event),
-        attributes={"long_name": said.long_name, "units": said.units, "valid_range": list(valid_range)},
-    )
-    description = Description(
-        kind="dataset",
-        layout=layout,
-        variables={"x_0": x_0},
-        coords=_of_samples(samples, label, None),
-        config={**config, "store": _inputs(layout, names, valid_range)},
-        environment=environment or {},
-    )
-    return _open(BlockWriter, path, description, stale, blocks)
-
-
-def create_readout(
-    path: str | os.PathLike[str],
-    *,
-    of: KindName,
-    variables: Mapping[str, tuple[Any, ...]],
-    coords: Mapping[str, tuple[str, ArrayLike, str, str]],
-    samples: int,
-    block: int,
-    config: Mapping[str, Any],
-    environment: Mapping[str, Any] | None = None,
-    stale: Stale = "refuse",
-    blocks: Iterable[int] | None = None,
-) -> BlockWriter:
-    """Open a readout store for writing: make it, resume it, or extend it.
-
-    of is the kind of the store that is read. variables maps a name to (dims, long_name, units), the
-    first fields of a `ReadVariable`, or to all of them; coords a name to (dim, values, units, long_name), and gives
-    every dim its length. All else is as for `create`.
-
-    Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
-    """
-    _at_least_one(samples=samples, block=block)
-    layout = Layout.of(samples=samples, block=block, timesteps=1, shape=(1, 1, 1), dtype="float32")
-    numbers = np.arange(samples, dtype="int64")
-    described = {
-        "sample": Coord.known("sample", numbers),
-        **{
-            name: Coord(dim, np.asarray(values), units, long_name)
-            for name, (dim, values, units, long_name) in coords.items()
-            if name != "sample"
-        },
-    }
-    if "label" not in described:
-        described["label"] = Coord.known("label", np.full(samples, -1))
-    lengths = {coord.dim: len(coord.values) for coord in described.values()}
-    read_off = {name: ReadVariable(*given) for name, given in variables.items()}
-    for name, read in read_off.items():
-        dims = read.dims
-        if "sample" not in dims or (unknown := [dim for dim in dims if dim not in lengths]):
-            raise InputError(
-                f"{name} has dims {', '.join(dims)}; expected `sample` among them, and a coordinate along each"
-                + (f" ({', '.join(unknown)} has none)" if "sample" in dims else "")
-            )
-    fixed = {name: coord.values for name, coord in described.items() if coord.dim != "sample"}
-    dtypes = {name: read.dtype for name, read in read_off.items() if read.dtype != "float32"}
-    store = {
-        "block": block,
-        "of": of,
-        "variables": {name: list(read.dims) for name, read in read_off.items()},
-        **({"dtypes": dtypes} if dtypes else {}),
-        "coordinates": _digest(fixed),
-    }
-    description = Description(
-        kind="readout",
-        layout=layout,
-        variables={name: read.cut(block, tuple(lengths[dim] for dim in read.dims)) for name, read in read_off.items()},
-        coords=described,
-        config={**config, "store": store},
-        environment=environment or {},
-        attributes={"of": of},
-    )
-    return _open(BlockWriter, path, description, stale, blocks)
-
-
-def _open(
-    writer: Callable[[Claim], Writer],
-    path: str | os.PathLike[str],
-    description: Description,
-    stale: Stale,
-    blocks: Iterable[int] | None,
-) -> Writer:
-    """Bring the store to the asked state, hold the blocks to be written, and open a writer on them."""
-    target, wanted = place(path), _wanted(description.layout, blocks)
-    locks = BlockLocks(target)
-    try:
-        return writer(claim(target, description, stale, wanted, locks))
-    except BaseException:
-        locks.close()
-        raise
+    return opened(TrajectoryWriter, path, description, stale, blocks)
 
 
 def _variables(
@@ -319,70 +192,6 @@ def _variables(
     return found
 
 
-def _inputs(
-    layout: Layout,
-    dims: tuple[str, ...],
-    valid_range: tuple[float, float],
-    along_timestep: Mapping[str, NDArray[Any]] | None = None,
-) -> dict[str, Any]:
-    """Name what numbers of events depend on in a store of them."""
-    given = {name: values for name, values in (along_timestep or {}).items() if name not in DERIVED}
-    return {
-        "block": layout.block,
-        "shape": list(layout.shape),
-        **({} if dims == USUAL_DIMS.get(len(dims)) else {"dims": list(dims)}),
-        "dtype": layout.dtype,
-        "valid_range": list(valid_range),
-        **({"coordinates": _digest(given)} if given else {}),
-    }
-
-
-def _coords(values: Mapping[str, NDArray[Any]]) -> dict[str, Coord]:
-    return {name: Coord.known(name, along) for name, along in values.items()}
-
-
-def _of_samples(samples: int, label: ArrayLike | None, prompt: ArrayLike | None) -> dict[str, Coord]:
-    """Describe the coordinates along the samples: their numbers, and what they are made under."""
-    numbers = np.arange(samples, dtype="int64")
-    along = {"sample": numbers, "label": _like(numbers, label, np.full(samples, -1), "label")}
-    if prompt is not None:
-        along["prompt"] = _like(numbers.astype(object), np.asarray(prompt, np.str_), None, "prompt")
-    return _coords(along)
-
-
-def _wanted(layout: Layout, blocks: Iterable[int] | None) -> list[int]:
-    """List the blocks that were asked for, all by default."""
-    wanted = set()
-    for block in range(layout.blocks) if blocks is None else blocks:
-        if not 0 <= block < layout.blocks:
-            raise InputError(
-                f"block {block} was asked for; {layout.samples} samples in blocks of {layout.block} have 0 to "
-                f"{layout.blocks - 1}"
-            )
-        wanted.add(block)
-    if not wanted:
-        raise InputError(f"no block was asked for; expected some of 0 to {layout.blocks - 1}")
-    return sorted(wanted)
-
-
-def _digest(coordinates: Mapping[str, NDArray[Any]]) -> str:
-    """Hash coordinates by 9 digits: the last bits of a cosine or a logarithm differ between machines.
-
-    What is left of a signal near 1, noise_scale^2 = 1 - signal^2, has fewer of them than a cosine.
-    """
-    return fingerprint({name: list(map(_steady, values.tolist())) for name, values in coordinates.items()})
-
-
-def _steady(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.9g}"
-
-
-def _at_least_one(**counts: int) -> None:
-    if min(counts.values()) < 1:
-        given = " and ".join(f"{name}={count}" for name, count in counts.items())
-        raise InputError(f"{given} were given, each must be at least 1")
-
-
 def _along_timestep(
     timestep: ArrayLike,
     signal: ArrayLike,
@@ -396,31 +205,23 @@ def _along_timestep(
     if times.ndim != 1 or not len(times) or np.any(np.diff(times) >= 0):
         raise InputError("timestep must be a list of unique integers in descending order (high noise first)")
     floats = times.astype(np.float64)
-    c, d = _like(floats, signal, None, "signal"), _like(floats, noise_scale, None, "noise_scale")
+    c, d = like(floats, signal, None, "signal"), like(floats, noise_scale, None, "noise_scale")
     if not (np.isfinite(c).all() and np.isfinite(d).all() and (c >= 0).all() and (d > 0).all()):
         raise InputError("signal must be 0 or more and noise_scale above 0, all of them finite")
     alpha_bar = levels.alpha_bar(c, d)
     return {
         "timestep": times,
-        "step": _like(times, step, np.arange(len(times)), "step"),
-        "model_time": _like(floats, model_time, times, "model_time"),
+        "step": like(times, step, np.arange(len(times)), "step"),
+        "model_time": like(floats, model_time, times, "model_time"),
         "signal": c,
         "noise_scale": d,
         **({} if alpha_bar is None else {"alpha_bar": alpha_bar}),
         "sigma": levels.sigma(c, d),
         "log_snr": levels.log_snr(c, d),
-        "noise_sd": _like(floats, noise_sd, np.full(len(times), np.nan), "noise_sd"),
+        "noise_sd": like(floats, noise_sd, np.full(len(times), np.nan), "noise_sd"),
     }
 
 
 def _of_variants(name: str, values: NDArray[Any]) -> Coord:
     """Take a coordinate of forks: one of the contract, or one that says of its own what was varied."""
     return Coord.known(name, values) if name in COORDINATES else Coord("variant", values, "1", name)
-
-
-def _like(pattern: NDArray[Any], values: ArrayLike | None, default: ArrayLike | None, name: str) -> NDArray[Any]:
-    """Read values, or a default, as an array of a pattern's type and shape."""
-    array = np.asarray(default if values is None else values, pattern.dtype)
-    if array.shape != pattern.shape:
-        raise InputError(f"{name} has shape {array.shape}, expected {pattern.shape}")
-    return array

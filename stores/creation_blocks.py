@@ -1,0 +1,126 @@
+"""Open a store whose blocks are written whole, for writing: a dataset or a readout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from traj.stores.asked import at_least_one, digest_of, inputs, of_samples, opened
+from traj.stores.blocks import BlockWriter
+from traj.stores.claim import Stale
+from traj.stores.description import Description, ReadVariable, Variable
+from traj.stores.errors import InputError
+from traj.stores.events import checked_event
+from traj.stores.kinds import KindName
+from traj.stores.layout import Coord, Layout
+from traj.stores.vocabulary import VARIABLES
+
+
+def create_dataset(
+    path: str | os.PathLike[str],
+    *,
+    shape: Sequence[int],
+    samples: int,
+    block: int,
+    config: Mapping[str, Any],
+    label: ArrayLike | None = None,
+    dims: Sequence[str] | None = None,
+    valid_range: tuple[float, float] = (-1.0, 1.0),
+    environment: Mapping[str, Any] | None = None,
+    stale: Stale = "refuse",
+    blocks: Iterable[int] | None = None,
+) -> BlockWriter:
+    """Open a dataset for writing, a store of x_0 alone: make it, resume it, or extend it.
+
+    Its one variable is written as `x_0`, float32 (sample, *event), a block at a time, and each block is one chunk. All
+    else is as for `create`.
+
+    Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
+    """
+    at_least_one(samples=samples, block=block)
+    event, names = checked_event(shape, dims)
+    layout = Layout.of(samples=samples, block=block, timesteps=1, shape=event, dtype="float32")
+    said = VARIABLES["x_0"]
+    x_0 = Variable(
+        dims=(*said.dims, *names),
+        shape=(samples, *event),
+        chunks=(block, *event),
+        attributes={"long_name": said.long_name, "units": said.units, "valid_range": list(valid_range)},
+    )
+    description = Description(
+        kind="dataset",
+        layout=layout,
+        variables={"x_0": x_0},
+        coords=of_samples(samples, label, None),
+        config={**config, "store": inputs(layout, names, valid_range)},
+        environment=environment or {},
+    )
+    return opened(BlockWriter, path, description, stale, blocks)
+
+
+def create_readout(
+    path: str | os.PathLike[str],
+    *,
+    of: KindName,
+    variables: Mapping[str, tuple[Any, ...]],
+    coords: Mapping[str, tuple[str, ArrayLike, str, str]],
+    samples: int,
+    block: int,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any] | None = None,
+    stale: Stale = "refuse",
+    blocks: Iterable[int] | None = None,
+) -> BlockWriter:
+    """Open a readout store for writing: make it, resume it, or extend it.
+
+    of is the kind of the store that is read. variables maps a name to (dims, long_name, units), the
+    first fields of a `ReadVariable`, or to all of them; coords a name to (dim, values, units, long_name), and gives
+    every dim its length. All else is as for `create`.
+
+    Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
+    """
+    at_least_one(samples=samples, block=block)
+    layout = Layout.of(samples=samples, block=block, timesteps=1, shape=(1, 1, 1), dtype="float32")
+    numbers = np.arange(samples, dtype="int64")
+    described = {
+        "sample": Coord.known("sample", numbers),
+        **{
+            name: Coord(dim, np.asarray(values), units, long_name)
+            for name, (dim, values, units, long_name) in coords.items()
+            if name != "sample"
+        },
+    }
+    if "label" not in described:
+        described["label"] = Coord.known("label", np.full(samples, -1))
+    lengths = {coord.dim: len(coord.values) for coord in described.values()}
+    read_off = {name: ReadVariable(*given) for name, given in variables.items()}
+    for name, read in read_off.items():
+        dims = read.dims
+        if "sample" not in dims or (unknown := [dim for dim in dims if dim not in lengths]):
+            raise InputError(
+                f"{name} has dims {', '.join(dims)}; expected `sample` among them, and a coordinate along each"
+                + (f" ({', '.join(unknown)} has none)" if "sample" in dims else "")
+            )
+    fixed = {name: coord.values for name, coord in described.items() if coord.dim != "sample"}
+    dtypes = {name: read.dtype for name, read in read_off.items() if read.dtype != "float32"}
+    store = {
+        "block": block,
+        "of": of,
+        "variables": {name: list(read.dims) for name, read in read_off.items()},
+        **({"dtypes": dtypes} if dtypes else {}),
+        "coordinates": digest_of(fixed),
+    }
+    description = Description(
+        kind="readout",
+        layout=layout,
+        variables={name: read.cut(block, tuple(lengths[dim] for dim in read.dims)) for name, read in read_off.items()},
+        coords=described,
+        config={**config, "store": store},
+        environment=environment or {},
+        attributes={"of": of},
+    )
+    return opened(BlockWriter, path, description, stale, blocks)
