@@ -78,7 +78,7 @@ def opened(ds: xr.Dataset, dataset: xr.Dataset | None, quantity: str) -> Images:
         raise InputError(
             f"x_0 of the dataset has dims {', '.join(map(str, dataset['x_0'].dims))}; expected sample, then an event's"
         )
-    there, here = _shape(dataset["x_0"]), _shape(ds["x_t"])
+    there, here = _shape(dataset["x_0"]), _shape(ds["x_t" if "x_t" in ds else "x_0"])
     if there != here:
         raise InputError(
             f"images of the dataset have {_words(there)}, events of this store {_words(here)}; "
