@@ -18,7 +18,7 @@ COLUMNS = ("distance", "second", "index")
 
 def of_events(events: Array, images: Images) -> Array:
     """Find the two nearest images of events (sample, *event): COLUMNS of each, NaN for events that are no numbers."""
-    flat = np.float64(events.reshape(len(events), -1))
+    flat = events.reshape(len(events), -1).astype(np.float64)
     known = np.isfinite(flat).all(axis=1)
     found = np.full((len(flat), len(COLUMNS)), np.nan)
     if known.any():
@@ -42,5 +42,6 @@ def two_nearest(rows: Array, images: Images) -> tuple[Array, Array]:
 
 def of_one_another(images: Images, chosen: Array) -> Array:
     """Give the distances of chosen images to the nearest other one: (image,)."""
-    rows = np.float64(images.pick(chosen[:, None])[:, 0])
-    return two_nearest(rows, images)[0].max(axis=1)
+    rows = images.pick(chosen[:, None])[:, 0].astype(np.float64)
+    apart: Array = two_nearest(rows, images)[0].max(axis=1)
+    return apart

@@ -54,9 +54,18 @@ PANELS = {
 }
 """Panels of the figure, and what is drawn in each."""
 
+MEASURED = {
+    "confidence": "confidence",
+    "label_entropy": "label entropy (bit)",
+    "nearest_ratio": "nearest image, over the usual",
+    "copied": "copies",
+}
+"""Columns of the table: what is in them, and their heads."""
+
 
 @quantity(
     reads="trajectories",
+    needs=("x_0",),
     numerics=1,
     title="How like data the samples are, and what they cost",
     source="001, VAE and diffusion; Gretton et al. 2012",
@@ -119,7 +128,7 @@ def sample_quality(
     )
     yardstick = _yardstick(images)
     others = {} if baseline is None else {"baseline": _chunks.images(_similarity.counterpart(ds, baseline)["x_0"])}
-    index = da.nan_to_num(found[:, 2], nan=-1).astype(np.int64)
+    index = da.where(da.isnan(found[:, 2]), -1, found[:, 2]).astype(np.int64)
     variables = {
         **_near(found, yardstick, ds.sizes["sample"]),
         "nearest_index": _named(index, "position of the nearest image in the dataset, -1 for none", "sample"),
@@ -169,12 +178,15 @@ def _named(values: da.Array, title: str, *dims: str, units: str = "1") -> xr.Dat
 
 def _evenly(count: int, most: int) -> Array:
     """Choose most of some evenly: their positions."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+    chosen: Array = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+    return chosen
 
 
 def _yardstick(images: _dataset.Images) -> da.Array:
     chosen = _evenly(images.count, YARDSTICK)
-    return da.from_delayed(delayed(_nearest.of_one_another, pure=True)(images, chosen), (len(chosen),), np.float64)
+    apart = delayed(_nearest.of_one_another, pure=True)(images, chosen)
+    distance: da.Array = da.from_delayed(apart, (len(chosen),), np.float64)
+    return distance
 
 
 def _near(found: da.Array, yardstick: da.Array, samples: int) -> dict[str, xr.DataArray]:
@@ -204,8 +216,8 @@ def _discrepancies(
 
 def _compare(ours: Array, theirs: list[Array], images: _dataset.Images, chosen: Array, permutations: int) -> Array:
     """Compare x_0 with chosen images, then with the x_0 of other runs: (against, column)."""
-    rows, *others = (np.float64(events.reshape(len(events), -1)) for events in (ours, *theirs))
-    real = np.float64(images.pick(chosen[:, None])[:, 0])
+    rows, *others = (events.reshape(len(events), -1).astype(np.float64) for events in (ours, *theirs))
+    real = images.pick(chosen[:, None])[:, 0].astype(np.float64)
     with _blas.one_thread():
         width = _mmd.median_distance(real)
         found = [_mmd.discrepancy(rows, real, width, permutations)]
@@ -261,8 +273,8 @@ def _confidence(logits: Array) -> Array:
 def _interval(result: xr.Dataset, name: str) -> tuple[float, float, float]:
     """Give a number of a run, or its mean over samples, and the ends of its interval; NaN where it was not computed."""
     if name == "mmd":
-        of_dataset = result.sel(against="dataset")
-        return tuple(float(of_dataset[part]) for part in ("mmd", "mmd_low", "mmd_high"))  # type: ignore[return-value]
+        mmd, low, high = (float(result[part].sel(against="dataset")) for part in ("mmd", "mmd_low", "mmd_high"))
+        return mmd, low, high
     if f"{name}_mean" not in result:
         return np.nan, np.nan, np.nan
     mean = float(result[f"{name}_mean"])
@@ -295,35 +307,29 @@ def _tables(results: Results) -> list[Table]:
     rows = []
     for run in in_order(results):
         result = results[run]
-        mmd = [_number(float(result["mmd_p"].sel(against=one))) for one in result["against"].to_numpy()]
-        against = _discrepancy(result, "baseline"), mmd[1] if len(mmd) > 1 else ""
-        cost = str(result.attrs["evaluations"]), str(result.attrs["first_timestep"])
-        measured = [_with_ends(*_interval(result, name)) for name in ("confidence", "label_entropy")]
-        near = [_with_ends(*_interval(result, name)) for name in ("nearest_ratio", "copied")]
-        rows.append((run, *cost, *measured, *near, _discrepancy(result, "dataset"), mmd[0], *against))
-    head = ("run", "evaluations", "from t", "confidence", "label entropy (bit)", "nearest image, over the usual")
-    head += ("copies", "MMD² with the dataset", "p", "MMD² with the baseline", "p")
+        measured = [_with_ends(*_interval(result, name)) for name in MEASURED]
+        compared = [told for against in ("dataset", "baseline") for told in _told(result, against)]
+        rows.append([run, str(result.attrs["evaluations"]), str(result.attrs["first_timestep"]), *measured, *compared])
     note = (
         "In brackets, intervals of 95 %. Evaluations are of the network, for one sample. Copies are samples whose "
         "nearest image is less than a third as far as the second. A p-value below 0.05 says that samples are told from "
         "those they are compared with; a high one does not say that they are alike."
     )
-    return [Table("Quality beside what a sample costs", head, rows, note, tuple(range(1, len(head))))]
-
-
-def _number(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.3g}"
+    head = ["run", "evaluations", "from t", *MEASURED.values()]
+    head += ["MMD² with the dataset", "p", "MMD² with the baseline", "p"]
+    return [Table("Quality beside what a sample costs", head, rows, note, range(1, len(head)))]
 
 
 def _with_ends(value: float, low: float, high: float) -> str:
     return "" if np.isnan(value) else f"{value:.3g} ({low:.3g} to {high:.3g})"
 
 
-def _discrepancy(result: xr.Dataset, against: str) -> str:
+def _told(result: xr.Dataset, against: str) -> tuple[str, str]:
+    """Say what the discrepancy is, and its p-value; nothing where there is none."""
     if against not in result["against"]:
-        return ""
-    of = result.sel(against=against)
-    return _with_ends(*(float(of[part]) for part in ("mmd", "mmd_low", "mmd_high")))
+        return "", ""
+    of = {name: float(result[name].sel(against=against)) for name in ("mmd", "mmd_low", "mmd_high", "mmd_p")}
+    return _with_ends(of["mmd"], of["mmd_low"], of["mmd_high"]), "" if np.isnan(of["mmd_p"]) else f"{of['mmd_p']:.3g}"
 
 
 def _caption(results: Results) -> str:
