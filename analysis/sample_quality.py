@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.delayed import delayed
+from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 from scipy import special
 
@@ -199,12 +199,18 @@ def _near(found: da.Array, yardstick: da.Array, samples: int) -> dict[str, xr.Da
     return variables | _verdicts.interval("copied", "share of samples that are copies", samples, share)
 
 
+def _whole(array: da.Array) -> Delayed:
+    """Take an array in one piece; not optimised on its own, which would read its shards once more."""
+    piece: Delayed = array.rechunk(-1).to_delayed(optimize_graph=False).item()
+    return piece
+
+
 def _discrepancies(
     x_0: da.Array, images: _dataset.Images, others: dict[str, da.Array], at_most: int, permutations: int
 ) -> dict[str, xr.DataArray]:
     """Compare the run with the dataset and the others: variables along against."""
     chosen = _evenly(len(x_0), at_most)
-    ours, *theirs = (array[chosen].rechunk(-1) for array in (x_0, *others.values()))
+    ours, *theirs = (_whole(array[chosen]) for array in (x_0, *others.values()))
     compare = delayed(_compare, pure=True)
     values = compare(ours, theirs, images, _evenly(images.count, at_most), permutations)
     both = da.from_delayed(values, (1 + len(theirs), len(DISCREPANCY)), np.float64)
@@ -228,7 +234,7 @@ def _compare(ours: Array, theirs: list[Array], images: _dataset.Images, chosen: 
 def _shown(x_0: xr.DataArray, index: da.Array, images: _dataset.Images) -> dict[str, xr.DataArray]:
     """Keep a few samples and their nearest images."""
     few = x_0.isel(sample=slice(SHOWN))
-    pick = delayed(_picked, pure=True)(images, index[:SHOWN].rechunk(-1))
+    pick = delayed(_picked, pure=True)(images, _whole(index[:SHOWN]))
     nearest = da.from_delayed(pick, few.shape, np.float32)
     dims = ("shown", *event_dims(x_0.dims))
     return {
