@@ -214,6 +214,12 @@ def _make_run(generation: Any, out: Path, **options: Any) -> None:
 @click.argument("dataset", type=LocalName())
 @click.argument("out", type=LocalPath())
 @of_a_run
+@click.option(
+    "--inversion",
+    is_flag=True,
+    help="Add no noise, but let the model lead x_0 up, backwards through --sampler ddim. All states of a block wait in "
+    "memory.",
+)
 def noise(
     dataset: str, out: Path, sampler: str, blocks: range | None, stale: Any, dry_run: bool, **options: Any
 ) -> None:
@@ -227,6 +233,7 @@ def noise(
     \b
     traj noise data/datasets/digits.zarr data/trajectories/noised.zarr --model digits --every 50
     traj fork data/trajectories/noised.zarr data/forks/back.zarr --at 949,699,449,199 --replicas 4
+    traj noise data/datasets/digits.zarr data/trajectories/up.zarr --model digits --sampler ddim --inversion
     """
     from traj.pipeline.making.generate import prepare
 

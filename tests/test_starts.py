@@ -119,15 +119,16 @@ def test_a_gaussian_start_has_the_mean_and_the_covariance_of_the_data(tmp_path, 
     assert (np.linalg.norm(drawn - starts.load(f"gaussian:{data}", 1).x_0(range(4000)), axis=1) > 0).all()
 
 
-def test_more_samples_than_the_data_has_may_start_from_its_gaussian(wide, tmp_path):
-    ds = late(tmp_path / "a.zarr", f"gaussian:{wide}", 0, samples=16, sampler_name="ddim")
-    noise = NoiseSource(4, (1, 32, 32))(Purpose.RENOISE, range(16), 0)
+def test_more_samples_than_the_data_has_may_start_from_its_gaussian(tmp_path):
+    known = np.float32(np.random.default_rng(2).standard_normal((5, 1, 4, 4)))
+    data = runs.dataset(tmp_path / "d.zarr", known, valid_range=SPAN)
+    start = {"start": f"gaussian:{data}", "start_step": 0, "sampler_name": "ddim"}
+    ds = stores.open(make(tmp_path / "a.zarr", 8, model="gaussian:0,0.25,1x4x4", **start)).compute()
     signal, noise_scale = LINEAR.at(0)
-    x_0 = (ds.x_t.values[:, 0] - noise_scale * noise) / signal
-    known = stores.open(wide).x_0.values.reshape(12, -1)
-    outside = x_0.reshape(16, -1) - known.mean(0)
-    within, *_ = np.linalg.lstsq((known - known.mean(0)).T, outside.T)
-    np.testing.assert_allclose((known - known.mean(0)).T @ within, outside.T, atol=1e-4)  # the span of the data
+    x_0 = (ds.x_t.values[:, 0] - noise_scale * NoiseSource(0, (1, 4, 4))(Purpose.RENOISE, range(8), 0)) / signal
+    centred, drawn = (known - known.mean(0)).reshape(5, -1), (x_0 - known.mean(0)).reshape(8, -1)
+    within, *_ = np.linalg.lstsq(centred.T, drawn.T)
+    np.testing.assert_allclose(centred.T @ within, drawn.T, atol=1e-5)  # in the span of the data
 
 
 def test_too_large_a_covariance_is_refused_and_its_memory_said(tmp_path):

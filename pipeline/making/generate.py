@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,8 @@ class Generation:
     """A run to be made: a denoiser, a plan, and what of it to keep. Building it touches no file of the run.
 
     It starts from noise, or from the x_0 of a ``source``, noised to the plan's first timestep. ``noised`` says that no
-    plan is run: each x_0 is noised to all timesteps of the plan, and stays the end.
+    plan is run: each x_0 is noised to all timesteps of the plan, and stays the end; with ``inversion`` it is led there
+    by the model instead, backwards through the plan.
     """
 
     denoiser: Denoiser
@@ -60,6 +62,7 @@ class Generation:
     tf32: bool = False
     source: Source | None = None
     noised: bool = False
+    inversion: bool = False
 
     @property
     def kept(self) -> list[int]:
@@ -82,6 +85,7 @@ class Generation:
             **({} if self.guidance == 1 else {"guidance": self.guidance}),
             **({"tf32": True} if self.tf32 else {}),
             **({} if self.source is None else {"noised" if self.noised else "start": self.source.identity}),
+            **({"inversion": True} if self.inversion else {}),
         }
 
     @property
@@ -110,7 +114,7 @@ class Generation:
     @property
     def walked(self) -> Plan:
         """The plan by which states follow one another: the bridge to x_0 where that is known."""
-        return forward.bridge(self.plan) if self.noised else self.plan
+        return forward.bridge(self.plan) if self.noised and not self.inversion else self.plan
 
     @property
     def addresses(self) -> list[tuple[int, int]]:
@@ -125,7 +129,7 @@ class Generation:
     @property
     def evaluations(self) -> int:
         """Network evaluations of a sample."""
-        return len(self.kept) if self.noised else self.plan.evaluations
+        return len(self.kept) if self.noised and not self.inversion else self.plan.evaluations
 
     def trial(self) -> tuple[torch.Tensor, Any]:
         """Make states and the condition of a whole block, for trial evaluations."""
@@ -189,13 +193,14 @@ class Generation:
         drawing = draw_seconds(NoiseSource(self.seed, self.denoiser.shape), range(self.block))
         variables = 3 if self.learned else 2
         images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
+        waiting = 2 * self.block * len(self.kept) * 4 * math.prod(self.denoiser.shape) if self.inversion else 0
         in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
         return Cost(
             evaluations=blocks * self.evaluations,
             seconds=blocks * (self.evaluations * seconds + (1 + len(self.addresses)) * drawing + self.start_seconds),
             disk=images * int(np.prod(self.denoiser.shape)),
             disk_free=disk_free(out),
-            memory=peak_memory() + writer_bytes(self.layout, variables) + in_flight + MARGIN_BYTES,
+            memory=peak_memory() + writer_bytes(self.layout, variables) + waiting + in_flight + MARGIN_BYTES,
         )
 
     def run(self, store: stores.TrajectoryWriter, *, bar: bool = True) -> None:
@@ -231,7 +236,11 @@ class Generation:
             return self.conditions.of([*ids] * times, self.device)
 
         if self.noised and known is not None:
-            forward.noised(self.denoiser, self.plan, condition(1), known, start, noise=noise, keep=keep, kept=position)
+            asked = self.denoiser, self.plan, condition(1), known
+            if self.inversion:
+                forward.inverted(*asked, keep=keep, kept=position)
+            else:
+                forward.noised(*asked, start, noise=noise, keep=keep, kept=position)
             return known
         (x_0,) = sampler.reverse(
             self.denoiser,
@@ -281,12 +290,14 @@ def prepare(
     start: str | None = None,
     start_step: int | None = None,
     noised: bool = False,
+    inversion: bool = False,
 ) -> Generation:
     """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
 
     ``schedule`` is that of an exact denoiser, by name. Where the schedule is a grid, ``steps`` is its size, and
     ``timesteps`` choose some of it. ``start`` names a source of x_0, from which the plan is run from timestep
-    ``start_step`` on, which it must visit (METHODS 2.4); with ``noised`` its x_0 are noised to all timesteps instead.
+    ``start_step`` on, which it must visit (METHODS 2.4); with ``noised`` its x_0 are noised to all timesteps instead,
+    or led there by ``inversion``.
 
     Raises InputError or MissingFile for what cannot be.
     """
@@ -317,6 +328,8 @@ def prepare(
         chosen = shortcut(chosen, network_of(denoiser))
     if start_step is not None:
         chosen = chosen.after(start_step)
+    if inversion:
+        forward.require_invertible(chosen)
     return Generation(
         denoiser=denoiser,
         plan=chosen,
@@ -333,6 +346,7 @@ def prepare(
         tf32=tf32 and where.type == "cuda",
         source=source,
         noised=noised,
+        inversion=inversion,
     )
 
 

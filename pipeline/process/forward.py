@@ -11,6 +11,9 @@ from traj.pipeline.process import sampler
 from traj.pipeline.process.denoiser import Denoiser, Prediction
 from traj.pipeline.process.plan import Plan, Step, Treatment, chain
 from traj.pipeline.process.schedule import Schedule
+from traj.stores import InputError
+
+Keep = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor | None], None]
 
 
 def bridge(plan: Plan) -> Plan:
@@ -32,7 +35,7 @@ def noised(
     x_t: torch.Tensor,
     *,
     noise: Callable[[Step], torch.Tensor],
-    keep: Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor | None], None],
+    keep: Keep,
     kept: Container[int],
 ) -> None:
     """Go through the states that x_0 is noised to, from the noisiest, x_t at the plan's first timestep, down.
@@ -50,3 +53,32 @@ def noised(
             keep(k, x_t, prediction.pred_x0, sampler.learned_log_variance(schedule, plan, k, prediction))
         known = Prediction(x_0, sampler.eps_of(schedule, step.timestep, x_0, x_t))
         x_t = sampler.advance(schedule, down, k, x_t, known, None, noise)
+
+
+def inverted(
+    denoiser: Denoiser, plan: Plan, condition: Any, x_0: torch.Tensor, *, keep: Keep, kept: Container[int]
+) -> None:
+    """Go backwards through a deterministic ddim plan, from x_0 up to its first timestep (METHODS 10.2).
+
+    x_0 counts as the state at the lowest timestep. From each state the next one up has the same pred_x0 and eps, as
+    they are predicted there: x_t = signal_t pred_x0 + noise_scale_t eps, Euler's step on the probability-flow ODE. The
+    states ``kept`` wait in the host's memory, since a store takes the noisiest first; ``keep`` gets what it does from
+    ``noised``.
+    """
+    found: dict[int, list[torch.Tensor]] = {}
+    x_t = x_0
+    for k in reversed(range(len(plan.steps))):
+        prediction = denoiser(x_t, plan.timesteps[k], condition, plan.steps[k].cut)
+        if k in kept:
+            found[k] = [x_t.cpu(), prediction.pred_x0.cpu()]
+        if k > 0:
+            x_t = noise_to(denoiser.schedule, plan.timesteps[k - 1], prediction.pred_x0, prediction.eps)
+    for k in sorted(found):
+        x_t, pred_x0 = (state.to(x_0.device) for state in found.pop(k))
+        keep(k, x_t, pred_x0, None)
+
+
+def require_invertible(plan: Plan) -> None:
+    """Raise InputError for a plan that does not go down as ``inverted`` goes up."""
+    if plan.clip is not None or any(step.rule != "ddim" or step.variance != 0 for step in plan.steps):
+        raise InputError("inversion goes backwards through ddim without noise and clipping; use --sampler ddim alone")
