@@ -10,7 +10,7 @@ import xarray as xr
 
 from traj.analysis import _landmarks, _verdicts
 from traj.analysis._bayes_words import asked, class_names, curves, guided, no_samples, noiseless
-from traj.analysis._captions import signed
+from traj.analysis._drawing import signed
 from traj.analysis._quantity import Results, Table
 
 LITTLE = 0.05

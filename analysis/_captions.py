@@ -32,8 +32,3 @@ def _each(results: Results, attribute: str, words: str) -> str:
     if len(set(counts.values())) == 1:
         return f"{next(iter(counts.values()))} {words}."
     return f"{words.capitalize()}: {', '.join(f'{run} {count}' for run, count in counts.items())}."
-
-
-def signed(number: float) -> str:
-    """Write a number with its sign."""
-    return f"{round(number, 1) + 0.0:+.1f}".replace("-", "−")

@@ -122,3 +122,8 @@ def beside(*groups: Sequence[np.ndarray]) -> np.ndarray:
     apart = np.ones((groups[0][0].shape[0], groups[0][0].shape[1] // 4, 3))
     parts = [part for group in groups for part in (apart, *group)]
     return np.concatenate(parts[1:], axis=1)
+
+
+def signed(number: float) -> str:
+    """Write a number with its sign."""
+    return f"{round(number, 1) + 0.0:+.1f}".replace("-", "−")

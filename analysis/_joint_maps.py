@@ -77,8 +77,7 @@ def draw(results: Results) -> Figure:
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-    from traj.analysis._captions import signed
-    from traj.analysis._drawing import STYLE, WIDTH, legible
+    from traj.analysis._drawing import STYLE, WIDTH, legible, signed
 
     shares = {run: _share(result) for run, result in results.items()}
     pairs = [float(result["joint_counts"].sum(("x_0_bin", "state_bin")).max()) for result in results.values()]

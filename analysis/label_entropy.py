@@ -15,14 +15,13 @@ from traj.analysis import (
     _bayes,
     _bayes_means,
     _bayes_options,
-    _bayes_tables,
     _bayes_words,
     _landmarks,
     _settling,
     _verdicts,
 )
 from traj.analysis._bayes_words import curves
-from traj.analysis._quantity import Landmark, Look, Number, Results, Series, quantity
+from traj.analysis._quantity import Landmark, Look, Number, Results, Series, Table, quantity
 from traj.stores import InputError
 
 if TYPE_CHECKING:
@@ -216,8 +215,9 @@ def _lazily(
 
 def _of_samples(ds: xr.Dataset, of_states: Mapping[str, xr.DataArray]) -> dict[str, xr.DataArray]:
     """Name what is known of every sample."""
-    named: dict[str, tuple[xr.DataArray, str, str]] = {
-        "posterior": (np.exp(of_states["log_p"]), "probability of the class, given the state", "1"),
+    posterior: xr.DataArray = xr.apply_ufunc(np.exp, of_states["log_p"], dask="allowed")
+    named = {
+        "posterior": (posterior, "probability of the class, given the state", "1"),
         "log_total": (of_states["log_total"], "log of the sum over classes, before it is made 1", "nat"),
         "decided_class": (of_states["decided"], "likeliest class of the last state", "1"),
     }
@@ -353,7 +353,11 @@ def _numbers(result: xr.Dataset) -> list[Number]:
     return numbers
 
 
-label_entropy.gives_tables(_bayes_tables.tables)
+@label_entropy.gives_tables
+def _tables(results: Results) -> list[Table]:
+    from traj.analysis import _bayes_tables
+
+    return _bayes_tables.tables(results)
 
 
 @label_entropy.figure("decisions", title="When decisions are made, and single samples", caption=_bayes_words.traces)
