@@ -16,7 +16,7 @@ from traj.stores.description import Description, ReadVariable, Variable
 from traj.stores.errors import InputError
 from traj.stores.events import checked_event
 from traj.stores.kinds import KindName
-from traj.stores.layout import Coord, Layout
+from traj.stores.layout import SHARD_BYTES, Coord, Layout
 from traj.stores.vocabulary import VARIABLES
 
 
@@ -44,6 +44,11 @@ def create_dataset(
     at_least_one(samples=samples, block=block)
     event, names = checked_event(shape, dims)
     layout = Layout.of(samples=samples, block=block, timesteps=1, shape=event, dtype="float32")
+    if block > 1 and layout.shard_bytes > SHARD_BYTES:
+        raise InputError(
+            f"blocks of {block:,} samples were asked for, chunks of {layout.shard_bytes >> 20:,} MiB; expected at most "
+            f"{SHARD_BYTES >> 20} MiB: ask for smaller blocks"
+        )
     said = VARIABLES["x_0"]
     x_0 = Variable(
         dims=(*said.dims, *names),

@@ -101,6 +101,11 @@ def test_data_that_change_between_the_passes_are_not_written(tmp_path, monkeypat
         collection.run(store, bar=False)
 
 
+def test_a_block_is_no_larger_than_a_shard(tmp_path):
+    with pytest.raises(stores.InputError, match=r"blocks of 600,000 samples were asked for, chunks of 146 MiB; expect"):
+        make("digits", tmp_path / "a.zarr", block=600_000)
+
+
 def test_chunks_in_one_anothers_place_are_found(tmp_path):
     make("digits", path := tmp_path / "a.zarr", block=500)
     chunk, other = path / "x_0" / "c.0.0.0.0", path / "x_0" / "c.1.0.0.0"
@@ -120,6 +125,7 @@ def test_chunks_in_one_anothers_place_are_found(tmp_path):
         ("digits", {"samples": 0}, "samples 0 was given; digits has 1,797"),
         ("digits", {"samples": 1798}, "samples 1798 was given; digits has 1,797"),
         ("digits", {"block": 0}, "block 0 was given"),
+        ("digits", {"block": 2**32}, r"blocks of 4,294,967,296 samples were asked for; one needs .* GiB of memory"),
         ("digits", {"valid_range": (0, 1)}, "values from -1 to 1; --range 0,1 was given"),
     ],
 )

@@ -26,6 +26,8 @@ from traj.stores import InputError, Layout
 NUMERICS = 1
 BLOCK_BYTES = 4 << 20
 """Of a block by default, which is one chunk: within the 1 to 8 MiB of the contract."""
+WRITTEN_PER_SECOND = 200 << 20
+"""Bytes before compression that a slow core encodes and a disk takes."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Collection:
-    """A dataset to be made of the first ``samples`` events. Building it touches no file of the dataset."""
+    """A dataset to be made of the first events of a source. Building it touches no file of the dataset."""
 
     events: Events
-    samples: int
-    block: int
+    layout: Layout
     label: NDArray[np.int64]
     valid_range: tuple[float, float]
     seen: Seen
@@ -68,11 +69,6 @@ class Collection:
     def config(self) -> dict[str, Any]:
         """Every input the numbers depend on."""
         return {"numerics": NUMERICS, "data": self.seen.digest}
-
-    @property
-    def layout(self) -> Layout:
-        """How the dataset will lie on disk."""
-        return Layout.of(samples=self.samples, block=self.block, timesteps=1, shape=self.events.shape, dtype="float32")
 
     def open(
         self,
@@ -86,8 +82,8 @@ class Collection:
             out,
             shape=self.events.shape,
             dims=self.events.dims,
-            samples=self.samples,
-            block=self.block,
+            samples=self.layout.samples,
+            block=self.layout.block,
             label=self.label,
             valid_range=self.valid_range,
             config=self.config,
@@ -97,16 +93,16 @@ class Collection:
         )
 
     def cost(self, out: Path, blocks: int | None = None) -> DatasetCost:
-        """Estimate what a number of blocks will take (all by default), by how long reading them once took."""
+        """Estimate what a number of blocks will take (all by default): as long as reading took before, and writing."""
         blocks = self.layout.blocks if blocks is None else blocks
-        samples = min(blocks * self.block, self.samples)
+        samples = min(blocks * self.layout.block, self.layout.samples)
         event = 4 * math.prod(self.events.shape)
         return DatasetCost(
             evaluations=0,
-            seconds=2 * self.seen.seconds * samples / self.samples,
+            seconds=self.seen.seconds * samples / self.layout.samples + samples * event / WRITTEN_PER_SECOND,
             disk=samples * event,
             disk_free=disk_free(out),
-            memory=peak_memory() + 3 * self.block * event + MARGIN_BYTES,
+            memory=peak_memory() + 3 * self.layout.block * event + MARGIN_BYTES,
             samples=samples,
         )
 
@@ -115,9 +111,9 @@ class Collection:
 
         Raises StaleStore where the data are not those seen before. Finished blocks stay whatever happens.
         """
-        with _progress(len(store.pending) * self.block, bar) as progress:
+        with _progress(sum(map(self.layout.samples_in, store.pending)), bar) as progress:
             for block in list(store.pending):
-                x_0 = self.events.read(block * self.block, min((block + 1) * self.block, self.samples))
+                x_0 = _block(self.events, self.layout, block)
                 if zlib.crc32(x_0.data) != self.seen.checksums[block]:
                     raise stores.StaleStore(f"{self.events.name} was changed while it was read; run the same again")
                 store.write(block, {"x_0": x_0})
@@ -148,10 +144,10 @@ def prepare(
     samples = events.samples if samples is None else samples
     block = usual_block(samples, events.shape) if block is None else block
     check_count("block", block)
+    layout = Layout.of(samples=samples, block=block, timesteps=1, shape=events.shape, dtype="float32")
     label = label[:samples]
-    seen = look(events, samples, block, label)
-    bounds = _bounds(events, seen, valid_range)
-    return Collection(events, samples, block, label, bounds, seen)
+    seen = look(events, layout, label)
+    return Collection(events, layout, label, _bounds(events, seen, valid_range), seen)
 
 
 def usual_block(samples: int, shape: Sequence[int]) -> int:
@@ -160,19 +156,23 @@ def usual_block(samples: int, shape: Sequence[int]) -> int:
     return min(samples, 1 << (fitting.bit_length() - 1))
 
 
-def look(events: Events, samples: int, block: int, label: NDArray[np.int64], *, bar: bool = True) -> Seen:
+def look(events: Events, layout: Layout, label: NDArray[np.int64]) -> Seen:
     """Go through the data once: their hash is that of x_0, then the labels, in little-endian bytes."""
     begun, digest = time.perf_counter(), hashlib.sha256()
     low, high, checksums = math.inf, -math.inf, []
-    with _progress(samples, bar) as progress:
-        for first in range(0, samples, block):
-            x_0 = events.read(first, min(first + block, samples))
+    with _progress(layout.samples, bar=True) as progress:
+        for block in range(layout.blocks):
+            x_0 = _block(events, layout, block)
             digest.update(x_0.data)
             checksums.append(zlib.crc32(x_0.data))
             low, high = min(low, float(x_0.min())), max(high, float(x_0.max()))
             progress.update(len(x_0))
     digest.update(label.data)
     return Seen(f"sha256:{digest.hexdigest()}", low, high, tuple(checksums), time.perf_counter() - begun)
+
+
+def _block(events: Events, layout: Layout, block: int) -> NDArray[np.float32]:
+    return events.read(block * layout.block, block * layout.block + layout.samples_in(block))
 
 
 def _bounds(events: Events, seen: Seen, asked: tuple[float, float] | None) -> tuple[float, float]:

@@ -17,6 +17,8 @@ MODES = {"1": "L", "L": "L", "RGB": "RGB", "P": "RGB"}
 
 def pixels(what: str, picture: Any) -> Array:
     """Give a picture's pixels, (y, x) or (y, x, channel). Raises InputError where they are not a byte each."""
+    if picture is None:
+        raise InputError(f"{what} has no picture; take it away")
     if picture.mode not in MODES or "transparency" in picture.info:
         seen = "transparent parts" if "A" in picture.mode or "transparency" in picture.info else f"mode {picture.mode}"
         raise InputError(f"{what} has {seen}; expected pictures in grey or RGB, 8 bits a value: convert it")
