@@ -41,18 +41,18 @@ TASKS_PER_SHARD = 15 * len(QUANTITIES)
 def rows(tiny: bool) -> list[Row]:
     """Measure on a store in the shape of CIFAR-10, 350 samples by 1000 timesteps."""
     if tiny:
-        return measure(blocks=2, block=4, timesteps=12, rounds=1)
-    return measure(blocks=7, block=50, timesteps=1000, rounds=3)
+        return measure(blocks=2, block=4, timesteps=12, rounds=1, workers=1)
+    return measure(blocks=7, block=50, timesteps=1000, rounds=3, workers=WORKERS)
 
 
-def measure(*, blocks: int, block: int, timesteps: int, rounds: int) -> list[Row]:
+def measure(*, blocks: int, block: int, timesteps: int, rounds: int, workers: int) -> list[Row]:
     """Measure each quantity, all in one pass, other engines, other numbers of workers, memory and tasks."""
     with tempfile.TemporaryDirectory(prefix="traj-bench-") as folder, ExitStack() as running:
         path = make_store(Path(folder) / "run.zarr", block=block, blocks=blocks, shape=(3, 32, 32), timesteps=timesteps)
         ways = {
-            "threads": engines.threads(WORKERS),
+            "threads": engines.threads(workers),
             "one thread": engines.threads(1),
-            "processes": running.enter_context(cluster.local(WORKERS)),
+            "processes": running.enter_context(cluster.local(workers)),
             "one process": running.enter_context(cluster.local(1)),
         }
         for engine in ways.values():
@@ -68,10 +68,10 @@ def measure(*, blocks: int, block: int, timesteps: int, rounds: int) -> list[Row
         alone = interleave(
             {name: _analysing(path, ways[name], QUANTITIES) for name in ("one thread", "one process")}, rounds
         )
-        scaling = [decode_scaling(path) for _ in range(rounds)]
+        scaling = [decode_scaling(path, workers) for _ in range(rounds)]
         tasks, shards = count_tasks(path)
         estimate, peak = estimate_and_peak(
-            ["analyze", ",".join(QUANTITIES), str(path), "-o", folder, "--workers", str(WORKERS)]
+            ["analyze", ",".join(QUANTITIES), str(path), "-o", folder, "--workers", str(workers)]
         )
         ds = stores.open(path)
         megabytes = (ds.x_t.nbytes + ds.pred_x0.nbytes) / 1e6
@@ -92,7 +92,7 @@ def measure(*, blocks: int, block: int, timesteps: int, rounds: int) -> list[Row
         return Row(
             f"{', '.join(QUANTITIES)}: {what}",
             f"{median(faster):.2f} times",
-            f"decoding alone, one process to {WORKERS} side by side",
+            f"decoding alone, one process to {workers} side by side",
             f"{median(scaling):.2f} times",
             per_round(faster, scaling),
             Target("at least", 0.8),
@@ -101,13 +101,13 @@ def measure(*, blocks: int, block: int, timesteps: int, rounds: int) -> list[Row
     together = f"{', '.join(QUANTITIES)} in one pass"
     return [
         *(
-            compared(f"{name}, {WORKERS} threads", name, "reading", "reading", Target("at most", 1.5))
+            compared(f"{name}, {workers} threads", name, "reading", "reading", Target("at most", 1.5))
             for name in QUANTITIES
         ),
-        compared(f"{together}, {WORKERS} threads", "all", "reading", "reading", None),
-        compared(f"{together}, {WORKERS} processes", "all in processes", f"{WORKERS} threads", "all", None),
-        speed_up(f"1 thread to {WORKERS}", "one thread", "all"),
-        speed_up(f"1 process to {WORKERS}", "one process", "all in processes"),
+        compared(f"{together}, {workers} threads", "all", "reading", "reading", None),
+        compared(f"{together}, {workers} processes", "all in processes", f"{workers} threads", "all", None),
+        speed_up(f"1 thread to {workers}", "one thread", "all"),
+        speed_up(f"1 process to {workers}", "one process", "all in processes"),
         Row(
             f"traj analyze {','.join(QUANTITIES)}, {stored}, peak memory",
             size(peak),
@@ -172,10 +172,10 @@ def count_tasks(path: Path) -> tuple[int, int]:
     return len(tasks), ds.x_t.data.npartitions + ds.pred_x0.data.npartitions
 
 
-def decode_scaling(path: Path) -> float:
-    """Measure how much more WORKERS plain processes decode side by side than one alone."""
-    alone, together = (max(_decode_side_by_side(path, processes)) for processes in (1, WORKERS))
-    return WORKERS * alone / together
+def decode_scaling(path: Path, workers: int) -> float:
+    """Measure how much more some plain processes decode side by side than one alone."""
+    alone, together = (max(_decode_side_by_side(path, processes)) for processes in (1, workers))
+    return workers * alone / together
 
 
 def _decode_side_by_side(path: Path, processes: int) -> list[float]:
