@@ -69,16 +69,15 @@ def carry_out(
     if dry_run:
         click.echo(f"{out}: {job.cost(out, len(wanted))}")
         return
-    if not _is_made(job, out):
-        # before there is a store: a network that fails, or does not fit into memory, leaves none behind
-        job.cost(out, len(wanted))
+    # before there is a store: a network that fails, or does not fit into memory, leaves none behind
+    tried = None if _is_made(job, out) else job.cost(out, len(wanted))
     with _opened(job, out, stale, blocks) as store:
         if store.set_aside:
             say(f"{out} was made from other inputs; it is kept as {store.set_aside}")
         if idle := not store.pending:
             say(f"{out}: nothing to do")
         else:
-            cost = job.cost(out, len(store.pending))
+            cost = tried if tried and len(store.pending) == len(wanted) else job.cost(out, len(store.pending))
             say(f"{out}: {len(store.pending)} of {store.layout.blocks} blocks to do; {cost}")
             if cost.disk > cost.disk_free:
                 say(f"the disk may fill up: it is safe to go on later, or to store less with {smaller}")
