@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from traj import analysis, stores
+from traj.analysis import Quantity
 from traj.pipeline.computing.analyze import kind_of
 from traj.pipeline.report.failures import Failed, attempt, printable, sentence, warn
 from traj.stores import EDIT, KINDS, RESULTS, MissingFile
@@ -97,6 +98,7 @@ def _results(root: Path) -> list[Path]:
 def _entries(root: Path, names: set[str], found: dict[str, Stored], failed: Failed) -> list[Entry]:
     """Open everything of these names in one project; found, by fingerprint, has what may be a parent, and grows."""
     entries = {name: Entry(printable(name)) for name in sorted(names, key=_natural)}
+    quantities = analysis.usable()
     for kind, folder in FOLDERS.items():
         for name, entry in entries.items():
             path = root / folder / f"{name}.zarr"
@@ -111,10 +113,10 @@ def _entries(root: Path, names: set[str], found: dict[str, Stored], failed: Fail
             result = attempt(partial(_result, file), str(file), failed, entry.remarks)
             if result is not None:
                 entry.results[file.stem] = _with_times(result, file.parent / "times.csv", entry.remarks)
-                entry.remarks.extend(_out_of_step(file, result, root))
+                entry.remarks.extend(_out_of_step(file, result, root, quantities))
     for entry in entries.values():
         if entry.results or not any(stored.ds is None for stored in entry.stored.values()):
-            entry.remarks.extend(_missing(entry, root))
+            entry.remarks.extend(_missing(entry, quantities))
     return sorted(entries.values(), key=_place)
 
 
@@ -183,11 +185,11 @@ def _with_times(result: xr.Dataset, times: Path, remarks: list[str]) -> xr.Datas
     return result.assign_coords(time_removed=("variant", np.array(removed), words))
 
 
-def _out_of_step(file: Path, result: xr.Dataset, root: Path) -> list[str]:
+def _out_of_step(file: Path, result: xr.Dataset, root: Path, quantities: Mapping[str, Quantity]) -> list[str]:
     """Say where a result was computed from something else than its store is now."""
     config: dict[str, Any] = json.loads(result.attrs["config"])
     quantity, made_of = config.get("quantity"), config.get("store")
-    if not isinstance(made_of, dict) or not isinstance(quantity, str) or quantity not in analysis.usable():
+    if not isinstance(made_of, dict) or not isinstance(quantity, str) or quantity not in quantities:
         return []  # not what `traj analyze` saves
     kind = kind_of({quantity: config})
     path = root / FOLDERS[kind] / f"{file.parent.name}.zarr"
@@ -200,10 +202,10 @@ def _out_of_step(file: Path, result: xr.Dataset, root: Path) -> list[str]:
     return [f"{file} was computed from other {KINDS[kind].contents} than {path} holds now; analyse it again"]
 
 
-def _missing(entry: Entry, root: Path) -> list[str]:
+def _missing(entry: Entry, quantities: Mapping[str, Quantity]) -> list[str]:
     """Say which quantities were not computed of stores that are there, and what computes them."""
     commands: dict[str, list[str]] = {}
-    for name, quantity in analysis.usable().items():
+    for name, quantity in quantities.items():
         stored = entry.stored.get(quantity.reads)
         if name in entry.results or stored is None or stored.ds is None or not set(quantity.needs) <= set(stored.ds):
             continue
