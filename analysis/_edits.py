@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from traj.analysis import _captions
 from traj.analysis._compiled import compiled
 from traj.stores import FAMILY, ONCE, SHORTCUT, InputError
 
@@ -116,8 +117,7 @@ def log_snr_of(result: xr.Dataset, timestep: float) -> float:
 
 def samples_of(results: Mapping[str, xr.Dataset]) -> str:
     """Say how many samples results are of."""
-    counts = sorted({int(result.attrs["samples"]) for result in results.values()})
-    return f"{' or '.join(map(str, counts))} samples."
+    return f"{_captions.either(sorted(int(result.attrs['samples']) for result in results.values()))} samples."
 
 
 def over_variants(function: Callable[..., Array], *curves: xr.DataArray, sizes: dict[str, int], **options: Any) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _chunks, _edits, _findings, _kernels, _replicas, _shortcut, _similarity
+from traj.analysis import _captions, _chunks, _edits, _findings, _kernels, _replicas, _shortcut, _similarity
 from traj.analysis._quantity import Look, Number, Results, Series, Table, quantity
 from traj.analysis._spread import Named, with_spread
 from traj.analysis._verdicts import SIMILAR
@@ -98,10 +98,10 @@ def _similarities(
 
 
 def _over_starts_caption(results: Results) -> str:
-    presets = sorted({str(result.attrs["preset"]) for result in results.values()})
+    presets = _captions.either(sorted(str(result.attrs["preset"]) for result in results.values()))
     return (
         f"{_edits.HOW} Drawn is how like the edited x_0 is to that of the unedited run, over the timestep at which the "
-        f"edit starts: structural similarity (preset {' or '.join(presets)}; 1: the same image; mind the scale) and "
+        f"edit starts: structural similarity (preset {presets}; 1: the same image; mind the scale) and "
         "peak signal-to-noise ratio (higher: closer; infinite, and not drawn, for the same image). Lines are means, "
         f"bands one standard deviation of samples to either side. {_edits.samples_of(results)} After 002 Figs 4, 7, 8."
     )
