@@ -6,23 +6,25 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.stores import InputError
+from traj.stores import InputError, KindName
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
-
-Kind = Literal["trajectories", "fork", "sweep", "readout"]
 
 Results = Mapping[str, xr.Dataset]
 """Results of one quantity, by the names of the runs they are of."""
 
 Array = NDArray[Any]
+
+
+RESERVED = {"store", "quantity", "numerics", "options"}
+"""What the config of a saved result has beside its other stores, which are under the names of their options."""
 
 
 class Look(NamedTuple):
@@ -114,20 +116,26 @@ class Quantity:
     reads is the kind of store it takes, reads_with that which it takes instead when an option is given; needs are the
     variables that tell the stores it takes from others of their kind. numerics is raised by hand when its numbers
     change, so that saved results are known to be old.
+
+    Raises InputError for an option that has a name in RESERVED.
     """
 
     def __init__(
         self,
         function: Callable[..., xr.Dataset],
         *,
-        reads: Kind,
+        reads: KindName,
         numerics: int,
         title: str,
         source: str,
-        reads_with: Mapping[str, Kind],
+        reads_with: Mapping[str, KindName],
         needs: Sequence[str],
     ) -> None:
         update_wrapper(self, function)
+        if taken := sorted(RESERVED & inspect.signature(function).parameters.keys()):
+            raise InputError(
+                f"quantity {function.__name__} has an option {taken[0]!r}; rename it: results have something else there"
+            )
         self.function, self.name, self.needs = function, function.__name__, needs
         self.reads, self.reads_with, self.numerics, self.title, self.source = reads, reads_with, numerics, title, source
         self.figures: list[Figure] = []
@@ -229,11 +237,11 @@ class Quantity:
 
 def quantity(
     *,
-    reads: Kind,
+    reads: KindName,
     numerics: int,
     title: str,
     source: str = "",
-    reads_with: Mapping[str, Kind] | None = None,
+    reads_with: Mapping[str, KindName] | None = None,
     needs: Sequence[str] = (),
 ) -> Callable[[Callable[..., xr.Dataset]], Quantity]:
     """Mark a function as a quantity; title heads its part of a page, source says where its figures are from."""

@@ -229,10 +229,12 @@ SHADES = {1: "#9d9d9d", 2: "#c9c9c9", 3: "#ebebeb"}
 
 
 def _caption(results: Results) -> str:
-    thresholds = sorted(float(result.attrs["threshold"]) for result in results.values())
+    thresholds = _captions.either(
+        f"{one:g}" for one in sorted(result.attrs["threshold"] for result in results.values())
+    )
     return (
         "The phases that are seen in each family of edits, over the timestep at which the edit starts: 1, until mean "
-        f"SSIM with the unedited run first reaches {_captions.either(f'{one:g}' for one in thresholds)}; 2, from there to "
+        f"SSIM with the unedited run first reaches {thresholds}; 2, from there to "
         "the lowest mean PSNR; 3, after it. A phase is drawn only where the samples leave no doubt that SSIM begins "
         "below, that PSNR falls, and that it rises again. Black lines go over all starts at which phase 2 or 3 may "
         f"begin (95 %). {_edits.samples_of(results)} After 002 Figs 4 and 7."

@@ -149,3 +149,11 @@ def test_a_notebook_draws_it(project):
 def test_what_it_does_not_declare_is_refused_by_name(project):
     with pytest.raises(stores.InputError, match="toy has no figure 'map'; expected one of toy"):
         analysis.load("toy").plot(saved(project), "map")
+
+
+@pytest.mark.parametrize("name", ["store", "quantity", "numerics", "options"])
+def test_an_option_with_the_name_of_what_every_result_keeps_is_refused(name):
+    names = {}
+    exec(f"def toy(ds, *, {name}=None): ...", names)
+    with pytest.raises(stores.InputError, match=f"quantity toy has an option '{name}'; rename it"):
+        analysis.quantity(reads="trajectories", numerics=1, title="A toy")(names["toy"])
