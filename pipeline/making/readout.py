@@ -199,12 +199,12 @@ class Reading:
         found = [np.full((count, *self._shape(output)), np.nan, output.dtype) for output in one.outputs]
         with inference(self.tf32):
             for at in _batches(chosen, self.readout.batch, timestep if one.same_timestep else None):
-                handed = [None if array is None else self._handed(array[at]) for array in (timestep, *(leads_to or ()))]
                 events = Events(
-                    {name: self._handed(array[at]) for name, array in values.items()},
-                    handed[0],
-                    {name: array[at] for name, array in condition.items()},
-                    *handed[1:],
+                    values={name: self._handed(array[at]) for name, array in values.items()},
+                    timestep=None if timestep is None else self._handed(timestep[at]),
+                    condition={name: array[at] for name, array in condition.items()},
+                    next_x_t=None if leads_to is None else self._handed(leads_to[0][at]),
+                    next_timestep=None if leads_to is None else self._handed(leads_to[1][at]),
                 )
                 for output, array, tensor in zip(one.outputs, found, one.function(events), strict=True):
                     if tensor.shape != (len(at), *array.shape[1:]):

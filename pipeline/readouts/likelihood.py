@@ -85,7 +85,6 @@ def likelihood(
     null = bool(getattr(denoiser, "unconditional", False))
     conditions = denoiser.conditions({"labels": chosen}, null)  # sample k is of the k-th class
     told = [*range(len(chosen)), *([None] if null else [])]
-
     if batch < len(told):
         raise InputError(f"batch {batch} was given; a state takes {len(told)} evaluations, expected as many or more")
 
