@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -305,6 +306,8 @@ def test_a_call_has_events_of_one_timestep_where_it_must():
     made = sys.modules[f"{readouts.__name__}.step"].calls[-24:]
     assert {len(timestep) for timestep in made} == {2}
     assert all(len(timestep.unique()) == 1 for timestep in made)
+    cost = readout.prepare("step", store=Path("a.zarr"), device="cpu").cost(Path("s.zarr"))
+    assert cost.disk == 48 * (8 + 2 * 4)  # a float64, and two of float32, for each event
 
 
 def test_the_next_state_of_a_fork_stays_within_its_replica(short_shards):
