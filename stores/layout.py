@@ -268,7 +268,7 @@ def read_root(path: Path) -> dict[str, Any]:
     file = local(path) / "zarr.json"
     if not file.is_file():
         what = "does not exist" if not path.exists() else "is not a store (it has no zarr.json)"
-        raise NotAStore(f"{path} {what}; expected a folder written by `traj generate` or `traj analyze`")
+        raise NotAStore(f"{path} {what}; expected a store that traj made")
     content = file.read_bytes()
     try:
         root = json.loads(content)
