@@ -43,9 +43,6 @@ CELL = 64
 """Pixels an image among others gets, about."""
 
 
-LOG_SNR_LABEL = "log SNR of $x_t$   (denoising →)"
-
-
 def colours(runs: Sequence[str]) -> dict[str, str]:
     """Give every run its colour, the same in all figures."""
     palette = OKABE_ITO if len(runs) <= len(OKABE_ITO) else mpl.colormaps["turbo"](np.linspace(0.05, 0.95, len(runs)))

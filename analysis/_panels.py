@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from traj.analysis._drawing import LOG_SNR_LABEL, MARKERS, STYLE, WIDTH, left_edge, legible
+from traj.analysis._axis import LOG_SNR, START, Places, table
+from traj.analysis._drawing import MARKERS, STYLE, WIDTH, left_edge, legible
 from traj.analysis._quantity import Landmark, Look, Results, Series
 from traj.analysis._series import of_forks
 
@@ -46,7 +47,7 @@ Panel = tuple[str, Sequence[Line]]
 """A title, and what is drawn under it."""
 
 SeriesOf = Callable[[xr.Dataset], Sequence[Series]]
-Places = Callable[[xr.Dataset], Sequence[Landmark]]
+Marks = Callable[[xr.Dataset], Sequence[Landmark]]
 
 
 def panels(rows: Sequence[Sequence[Panel]], y_labels: Sequence[str], sharey: bool = True) -> tuple[Figure, np.ndarray]:
@@ -81,11 +82,11 @@ def over_process(
     of: SeriesOf,
     y_label: str,
     *,
-    places: Places | None = None,
+    places: Marks | None = None,
     unsure: str = "",
     beside: SeriesOf | None = None,
 ) -> tuple[Figure, np.ndarray]:
-    """Draw curves of states over log SNR, at the left, and over the process in percent, at the right.
+    """Draw curves of states over the axis, at the left, and over the process in percent, at the right.
 
     A row for each variable that they were computed on. places are marked on them. unsure names a variable of the
     results that says where their curves are to be trusted. Curves beside them are dotted.
@@ -94,8 +95,10 @@ def over_process(
     rows = [on for on in ("pred_x0", "x_t") if any(on in by_name for by_name in found.values())]
     rows += sorted({on for by_name in found.values() for on in by_name} - {*rows})
 
+    columns = (look.axis.name, "the process")
+
     def across(over: str, series: Series) -> np.ndarray:
-        return series.log_snr if over == "log SNR" else np.linspace(0, 100, len(series.log_snr))
+        return _places(series, look)(series.log_snr) if over == columns[0] else np.linspace(0, 100, len(series.log_snr))
 
     def lines(on: str, over: str) -> list[Line]:
         drawn = []
@@ -107,29 +110,30 @@ def over_process(
                 drawn.append(Line(run, look.colours[run], x, value, low, high, "-", look.markers[run], sure))
         return drawn
 
-    columns = ("log SNR", "the process")
     figure, axes = panels(
         [[(f"{on}, over {over}", lines(on, over)) for over in columns] for on in rows], [y_label] * len(rows)
     )
     for on, axis in zip(rows, axes[:, 0], strict=True):
         for run, by_name in found.items():
             if on in by_name and places is not None:
-                mark(axis, by_name[on], [one for one in places(results[run]) if one.of == on], look.colours[run])
+                series, marks = by_name[on], [one for one in places(results[run]) if one.of == on]
+                mark(axis, series, marks, look.colours[run], _places(series, look))
     for run, result in results.items():
         for series in () if beside is None else beside(result):
             for over, axis in zip(columns, axes[rows.index(series.on)], strict=True):
                 axis.plot(across(over, series), series.value, ":", color=look.colours[run], lw=1)
     for axis in axes[:, 0]:
-        without_outset(axis, results)
-    axes[-1, 0].set_xlabel(LOG_SNR_LABEL)
+        without_outset(axis, results, look)
+        look.axis.write_numbers(axis)
+    axes[-1, 0].set_xlabel(look.axis.label())
     axes[-1, 1].set_xlabel("denoising process (%)")
     return figure, axes
 
 
 def over_starts(
-    results: Results, look: Look, titles: Mapping[str, Mapping[str, str]], *, columns: int, places: Places | None = None
+    results: Results, look: Look, titles: Mapping[str, Mapping[str, str]], *, columns: int, places: Marks | None = None
 ) -> tuple[Figure, np.ndarray]:
-    """Draw variables of forks over the log SNR that these start at, in panels by title.
+    """Draw variables of forks over the place of the axis that these start at, in panels by title.
 
     Each panel has variables by what they are, the first solid; forks that differ in more than their start have a
     marker for each kind. places are marked on the curves.
@@ -144,7 +148,8 @@ def over_starts(
                 marker = markers.setdefault(kind, MARKERS[(len(markers) - 1) % len(MARKERS)])
                 style = STYLES[list(variables).index(what)]
                 label = f"{run}, {kind}" if kind else run
-                drawn.append((run, series, Line(label, look.colours[run], *series[2:], style, marker)))
+                x = _places(series, look)(series.log_snr)
+                drawn.append((run, series, Line(label, look.colours[run], x, *series[3:], style, marker)))
         return drawn
 
     found = {title: lines(variables) for title, variables in titles.items()}
@@ -153,12 +158,15 @@ def over_starts(
     for (title, drawn), axis in zip(found.items(), axes.flat, strict=True):
         for run, series, line in drawn:
             if places is not None:
-                mark(axis, series, [one for one in places(results[run]) if one.of == series.on], line.colour)
+                marks = [one for one in places(results[run]) if one.of == series.on]
+                mark(axis, series, marks, line.colour, _places(series, look))
         if len(titles[title]) > 1:
             styles = zip(titles[title], STYLES, strict=False)
             axis.legend(handles=[Line2D([], [], color="#555555", ls=style, label=what) for what, style in styles])
+    for axis in axes.flat:
+        look.axis.write_numbers(axis)
     for axis in axes[-1]:
-        axis.set_xlabel("log SNR of the start   (denoising →)")
+        axis.set_xlabel(look.axis.label(START))
     return figure, axes
 
 
@@ -166,16 +174,21 @@ def _rows(titles: list[str], columns: int) -> list[list[str]]:
     return [titles[k : k + columns] for k in range(0, len(titles), columns)]
 
 
-def mark(axis: Axes, series: Series, places: Sequence[Landmark], colour: str) -> None:
-    """Mark places on a curve, with their intervals as far as the curve goes."""
+def _places(series: Series, look: Look) -> Places:
+    return look.axis.places(series.timestep, series.log_snr)
+
+
+def mark(axis: Axes, series: Series, marks: Sequence[Landmark], colour: str, places: Places) -> None:
+    """Mark landmarks on a curve, with their intervals as far as the curve goes."""
     known = series.log_snr[np.isfinite(series.log_snr)]
-    for place in places:
-        if np.isfinite(place.log_snr):
-            y = series.value[series.log_snr == place.log_snr]
-            y = y[0] if y.size else np.interp(place.log_snr, series.log_snr, series.value)
-            interval = np.clip([place.low, place.high], known[0], known[-1])
-            axis.plot(interval, [y, y], color=colour, lw=3.5, alpha=0.55, solid_capstyle="butt")
-            axis.plot(place.log_snr, y, "D", color=colour, markersize=6, markeredgecolor="white", zorder=5)
+    for one in marks:
+        if np.isfinite(one.log_snr):
+            x = places(one.log_snr)
+            y = series.value[series.log_snr == one.log_snr]
+            y = y[0] if y.size else np.interp(x, places(series.log_snr), series.value)
+            interval = np.clip([one.low, one.high], known[0], known[-1])
+            axis.plot(places(interval), [y, y], color=colour, lw=3.5, alpha=0.55, solid_capstyle="butt")
+            axis.plot(x, y, "D", color=colour, markersize=6, markeredgecolor="white", zorder=5)
 
 
 def draw(axis: Axes, line: Line) -> None:
@@ -194,28 +207,33 @@ def draw(axis: Axes, line: Line) -> None:
         axis.plot(x, part, style, color=line.colour, marker=marker, markersize=size, markevery=1 if few else 0.08)
 
 
-def settled(results: Results, look: Look, name: str, places: Places) -> Figure:
-    """Draw where on log SNR something is settled in each sample, given pred_x0: a histogram, and the share so far."""
+def settled(results: Results, look: Look, name: str, places: Marks) -> Figure:
+    """Draw where on the axis something is settled in each sample, given pred_x0: a histogram, and the share so far.
+
+    name is the variable that holds the log SNR of it.
+    """
+    to = {run: look.axis.places(*table(result)) for run, result in results.items()}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
         left, right = figure.subplots(1, 2)
         right.set_ylim(0, 1.02)
-        first = left_edge(results)
-        ends = [x[np.isfinite(x)].max(initial=first) for x in (one["log_snr"].to_numpy() for one in results.values())]
-        last = max(ends)
+        first, last = _ends(results, look, to)
         edges = np.linspace(first, last if last > first else first + 1, BINS + 1)
         for run, result in results.items():
             colour, where = look.colours[run], result[name].sel(on="pred_x0").to_numpy()
             there = np.sort(where[np.isfinite(where)])
-            share = np.arange(1, len(there) + 1) / len(where)
+            share, at = np.arange(1, len(there) + 1) / len(where), to[run](there)
             fill = {"histtype": "stepfilled", "facecolor": (colour, 0.12), "edgecolor": colour, "lw": 1.4}
-            left.hist(there.clip(edges[0], edges[-1]), edges, weights=np.full(len(there), 1 / len(where)), **fill)
-            x, y = [edges[0], *there, edges[-1]], [0, *share, share.max(initial=0)]
+            left.hist(at.clip(edges[0], edges[-1]), edges, weights=np.full(len(there), 1 / len(where)), **fill)
+            x, y = [edges[0], *at, edges[-1]], [0, *share, share.max(initial=0)]
             right.step(x, y, where="post", color=colour)
-            level = Series("", *[np.empty(0)] * 5)._replace(log_snr=np.array(x), value=np.full(len(x), 0.5))
-            mark(right, level, places(result), colour)
+            along = table(result)
+            level = Series("", *along, *[np.full(len(along[0]), 0.5)] * 3)
+            mark(right, level, places(result), colour, to[run])
         for axis, label in ((left, "share of samples settled here"), (right, "share settled so far")):
-            axis.set(xlabel=LOG_SNR_LABEL, ylabel=label, xlim=(first - 0.3, None))
+            axis.set(xlabel=look.axis.label(), ylabel=label)
+            look.axis.write_numbers(axis)
+            without_outset(axis, results, look)
         legend(figure, {run: (look.colours[run], look.markers[run]) for run in results})
     return figure
 
@@ -239,6 +257,15 @@ def histograms(results: Results, look: Look, names: Mapping[str, str]) -> Figure
     return figure
 
 
-def without_outset(axis: Axes, results: Mapping[str, xr.Dataset]) -> None:
-    """Leave the first hundredth of steps beyond the edge: a cosine schedule begins at a log SNR of -23."""
-    axis.set_xlim(left=left_edge(results) - 0.3)
+def without_outset(axis: Axes, results: Results, look: Look) -> None:
+    """Leave the first hundredth of steps beyond the edge of log SNR: a cosine schedule begins at -23."""
+    if look.axis is LOG_SNR:
+        axis.set_xlim(left=left_edge(results) - 0.3)
+
+
+def _ends(results: Results, look: Look, to: Mapping[str, Places]) -> tuple[float, float]:
+    """Find the first and the last place that are drawn of results."""
+    along = {run: result["log_snr"].to_numpy() for run, result in results.items()}
+    known = [to[run](x[np.isfinite(x)]) for run, x in along.items()]
+    first = left_edge(results) if look.axis is LOG_SNR else min(x.min(initial=0) for x in known)
+    return first, max(x.max(initial=first) for x in known)

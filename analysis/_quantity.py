@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from traj.analysis import _axis
 from traj.stores import InputError, KindName
 
 if TYPE_CHECKING:
@@ -28,10 +29,11 @@ RESERVED = {"store", "quantity", "numerics", "options"}
 
 
 class Look(NamedTuple):
-    """How each run of a report is drawn, the same in all figures: by name, a colour, and a marker or none."""
+    """How each run of a report is drawn: by name, a colour and a marker or none; and the axis all curves lie over."""
 
     colours: Mapping[str, str]
     markers: Mapping[str, str]
+    axis: _axis.Axis = _axis.LOG_SNR
 
 
 @dataclass(frozen=True)
@@ -165,10 +167,14 @@ class Quantity:
         """Estimate the bytes that stay in memory until all samples have gone by."""
         return self._memory(ds, **options)
 
-    def plot(self, results: xr.Dataset | Results, figure: str = "") -> Drawing | None:
+    def plot(
+        self, results: xr.Dataset | Results, figure: str = "", *, axis: str | xr.Dataset = "log_snr"
+    ) -> Drawing | None:
         """Draw a figure of one result, or of several by name: the one called `figure`, or the first they have part in.
 
-        Gives None where these results have nothing for it. Raises InputError for a figure there is not.
+        axis is what curves of states and of forks lie over: log_snr; timestep, for runs of one schedule; or a result of
+        the quantity information, over whose bits they are drawn. Gives None where these results have nothing for it.
+        Raises InputError for a figure or an axis there is not.
         """
         named = {one.name: one for one in self.figures}
         if not named or figure not in ("", *named):
@@ -178,7 +184,10 @@ class Quantity:
         from traj.analysis._drawing import look_of
 
         by_name = {self.name: results} if isinstance(results, xr.Dataset) else results
-        drawn = (one.draw(by_name, look_of(by_name)) for one in ([named[figure]] if figure else self.figures))
+        over = _axis.named(axis)
+        _axis.require_one_table(over, by_name.items())
+        look = look_of(by_name)._replace(axis=over)
+        drawn = (one.draw(by_name, look) for one in ([named[figure]] if figure else self.figures))
         return next((one for one in drawn if one is not None), None)
 
     @property

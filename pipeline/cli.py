@@ -376,7 +376,15 @@ def analyze(ctx: click.Context) -> None:
     type=LocalPath(exists=True, file_okay=False),
     help="Folder of another project, with data/ and results/: show its runs too.",
 )
-def report(out: Path, beside: Path | None) -> None:
+@click.option(
+    "--axis",
+    default="log_snr",
+    show_default=True,
+    metavar="log_snr|timestep|information[:NAME]",
+    help="What figures lie over: log SNR; the timestep, for runs of one schedule; or the bits that a state holds, as "
+    "measured by the quantity information in run NAME, which may be left out where there is one only.",
+)
+def report(out: Path, beside: Path | None, axis: str) -> None:
     """Draw everything under results/ into report/index.html.
 
     Anything that is damaged or cannot be drawn is left out, and named in the messages and on the page. The exit status
@@ -385,13 +393,14 @@ def report(out: Path, beside: Path | None) -> None:
     \b
     traj report
     traj report --beside ../..
+    traj report --axis information:ddpm -o report/bits
     """
     from traj.pipeline.report import report as write_report
     from traj.pipeline.report.failures import sentence
     from traj.stores import is_known
 
     failures: list[tuple[str, Exception]] = []
-    page = write_report(out, beside=beside, failed=lambda where, error: failures.append((where, error)))
+    page = write_report(out, beside=beside, axis=axis, failed=lambda where, error: failures.append((where, error)))
     say(f"wrote {page}")
     for where, error in failures:
         if not is_known(error):

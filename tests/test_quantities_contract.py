@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from tests import analysis_data, bayes_data
 from tests.fork_states import fork_state_readout
 from traj import analysis
+from traj.analysis._axis import LOG_SNR, of_information
 from traj.analysis._drawing import look_of
 from traj.stores import InputError
 
@@ -239,6 +240,11 @@ def result_of(name, make, option):
     return quantity(make(SAMPLES, STEPS), **{option: (other,) if quantity.stores[option] else other}).compute()
 
 
+@cache
+def axis_of_bits():
+    return of_information(whole("information", analysis_data.trajectories))
+
+
 COMPARED = [
     (name, make, option)
     for name in analysis.quantities()
@@ -281,8 +287,9 @@ def test_every_figure_is_drawn_of_every_result_or_has_nothing_for_it(name, make,
     result = result_of(name, make, option)
     figures = analysis.load(name).figures
     assert len({figure.name for figure in figures}) == len(figures)
-    for results in ({"one": result}, {"$a & b_": result, "_<other>": result}):
-        drawn = {figure: figure.draw(results, look_of(results)) for figure in figures}
+    for results, axis in (({"one": result}, LOG_SNR), ({"$a & b_": result, "_<other>": result}, axis_of_bits())):
+        look = look_of(results)._replace(axis=axis)
+        drawn = {figure: figure.draw(results, look) for figure in figures}
         assert any(drawing is not None for drawing in drawn.values()) or option
         for figure, drawing in drawn.items():
             assert plain(figure.title)

@@ -143,10 +143,11 @@ def _mark(log_snr, low=np.nan, high=np.nan, meaning="it happens", of=""):
 
 
 LOOK = Look({"a": "#0072b2", "b": "#d55e00"}, {"a": "", "b": "s"})
+PLACES = dict.fromkeys("ab", np.asarray)
 
 
 def test_a_landmark_is_a_marker_with_its_interval_and_hollow_without():
-    figure = picture.picture([_row(a=_mark(1.0, 0.5, 2.0), b=_mark(3.0)), _row(a=_mark(np.nan))], LOOK, None)
+    figure = picture.picture([_row(a=_mark(1.0, 0.5, 2.0), b=_mark(3.0)), _row(a=_mark(np.nan))], LOOK, None, PLACES)
     (axis,) = figure.axes
     bars = [line for line in axis.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 3]
     assert [line.get_xdata().tolist() for line in bars] == [[0.5, 2.0]]
@@ -157,13 +158,13 @@ def test_a_landmark_is_a_marker_with_its_interval_and_hollow_without():
 
 
 def test_a_landmark_that_ends_with_the_process_stays_in_the_picture():
-    (axis,) = picture.picture([_row(a=_mark(1.0, -np.inf, np.inf)), _row(a=_mark(np.inf))], LOOK, None).axes
+    (axis,) = picture.picture([_row(a=_mark(1.0, -np.inf, np.inf)), _row(a=_mark(np.inf))], LOOK, None, PLACES).axes
     assert all(np.isfinite(line.get_xdata()).all() for line in axis.lines)
 
 
 def test_the_strip_shows_the_prediction_at_the_log_snr_it_stands_at(place):
     run = stores.open(place / "data/trajectories/ddim50.zarr")
-    _, strip = picture.picture([_row(a=_mark(0.0))], LOOK, run).axes
+    _, strip = picture.picture([_row(a=_mark(0.0))], LOOK, run, PLACES).axes
     assert strip.images
     for image in strip.images[: len(strip.images) // 2]:  # those of the first sample
         left, right, *_ = image.get_extent()

@@ -8,29 +8,35 @@ from itertools import cycle
 from pathlib import Path
 
 from traj import analysis
+from traj.analysis import _axis
 from traj.analysis._drawing import MARKERS, colours
 from traj.analysis._quantity import Look
 from traj.pipeline.report import metrics, pages, training
 from traj.pipeline.report.entries import Entry, collect
 from traj.pipeline.report.failures import Failed, attempt, warn
-from traj.stores import place, require_writable, write_file
+from traj.stores import InputError, place, require_writable, write_file
 
 __all__ = ["report"]
 
 
-def report(out: Path, *, root: Path = Path(), beside: Path | None = None, failed: Failed = warn) -> Path:
+def report(
+    out: Path, *, root: Path = Path(), beside: Path | None = None, axis: str = "log_snr", failed: Failed = warn
+) -> Path:
     """Write the report of the project at root into the folder out; return the path of its first page.
 
     index.html is the answer, runs/NAME.html has everything of one name, quantities/QUANTITY.html one quantity of all
     names. Numbers are in metrics.json and metrics/NAME.json, curves in plots/CURVE.csv. What is missing is said on the
-    pages. beside is the folder of another project, whose runs are shown too. Same inputs, same bytes.
+    pages. beside is the folder of another project, whose runs are shown too. axis is what figures lie over: log_snr,
+    timestep, information, or information:NAME for the bits as measured in that run. Same inputs, same bytes.
 
     What is damaged or cannot be drawn is left out, said on its page, and told to `failed`: the place, and the error.
 
-    Raises MissingFile where there is no result at all.
+    Raises MissingFile where there is no result at all, and InputError for an axis that there is not or on which these
+    runs cannot lie together.
     """
     require_writable(place(out, folder=True) / "index.html")
     entries = collect(root, beside, failed)
+    look = _look(entries, _axis_named(axis, entries))
     remarks: list[str] = []
     names = {name for entry in entries for name in entry.results}
     found = {
@@ -48,7 +54,7 @@ def report(out: Path, *, root: Path = Path(), beside: Path | None = None, failed
     for name, numbers in of_names.items():  # a file each: `dvc metrics show` makes a row of it
         write = partial(metrics.write_json, out / "metrics" / f"{name}.json", numbers)
         attempt(write, f"numbers of {name}", failed, remarks)
-    material = pages.Material(entries, summaries, quantities, _look(entries), remarks, failed)
+    material = pages.Material(entries, summaries, quantities, look, remarks, failed)
     for entry in entries:
         _write(out / "runs" / f"{entry.name}.html", pages.of_name(entry, material))
     for name in quantities:
@@ -70,11 +76,33 @@ def _others(root: Path, beside: Path | None, out: Path) -> list[tuple[str, str]]
     return [(name, Path(os.path.relpath(file, out)).as_posix()) for name, file in found if file.exists()]
 
 
-def _look(entries: list[Entry]) -> Look:
+def _axis_named(axis: str, entries: list[Entry]) -> _axis.Axis:
+    """Find the axis, in the result of a run where it is its information, and see that all runs can lie on it."""
+    if axis in _axis.AXES:
+        found = _axis.named(axis)
+        _axis.require_one_table(found, ((entry.name, one) for entry in entries for one in entry.results.values()))
+        return found
+    name, _, run = axis.partition(":")
+    if name != "information":
+        raise InputError(f"unknown axis {axis!r}; expected {', '.join(_axis.AXES)}, information or information:NAME")
+    measured = {entry.name: entry.results[name] for entry in entries if name in entry.results}
+    if run not in measured:
+        known = [one for one, result in measured.items() if not result.attrs["deterministic"]]
+        if run or len(known) != 1:
+            raise InputError(
+                f"axis {axis!r} was given; expected information:NAME, and as NAME a run with noise and a result of "
+                f"information: {', '.join(known) or 'there is none, run `traj analyze information` first'}"
+            )
+        run = known[0]
+    return _axis.of_information(measured[run], run)
+
+
+def _look(entries: list[Entry], axis: _axis.Axis) -> Look:
     """Give every run a colour, and what was made of it the same, with a marker that tells it apart."""
     palette = colours(list(dict.fromkeys(entry.origin for entry in entries)))
     markers = {origin: cycle(MARKERS[1:]) for origin in palette}
     return Look(
         {entry.name: palette[entry.origin] for entry in entries},
         {entry.name: "" if entry.name == entry.origin else next(markers[entry.origin]) for entry in entries},
+        axis,
     )

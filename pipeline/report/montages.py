@@ -158,10 +158,9 @@ def of_sweep(ds: xr.Dataset, run: xr.Dataset | None) -> Figure:
     return figure
 
 
-def strip(ds: xr.Dataset, log_snr: np.ndarray, samples: int) -> np.ndarray:
-    """Show pred_x0 of the first samples at the timesteps nearest to some log SNR: colours (row, column, y, x, 3)."""
-    nearest = [int(np.abs(ds["log_snr"].to_numpy() - x).argmin()) for x in log_snr]
-    few = ds["pred_x0"].isel(sample=slice(samples), timestep=nearest)
+def strip(ds: xr.Dataset, positions: np.ndarray, samples: int) -> np.ndarray:
+    """Show pred_x0 of the first samples at some positions along timestep: colours (row, column, y, x, 3)."""
+    few = ds["pred_x0"].isel(sample=slice(samples), timestep=positions)
     return displayed(few.transpose("sample", "timestep", ...).to_numpy(), *_limits(ds))
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import numpy as np
 import xarray as xr
 
+from traj.analysis import _axis
 from traj.analysis._drawing import of_images
 from traj.analysis._quantity import Figure, Landmark, Look, Number, Quantity, Table
 from traj.pipeline.report import markup, runs, words
@@ -60,6 +61,16 @@ class Material:
         return {entry.name: entry.results[quantity] for entry in self.entries if quantity in entry.results}
 
     @property
+    def places(self) -> dict[str, _axis.Places]:
+        """Give the function from log SNR to places on the axis, of each name: by what its results lie over."""
+        found = {}
+        for entry in self.entries:
+            tables = [_axis.table(result) for result in entry.results.values()]
+            most = max(tables, key=lambda table: len(table[0]), default=(np.empty(0), np.empty(0)))
+            found[entry.name] = self.look.axis.places(*most)
+        return found
+
+    @property
     def rows(self) -> list[Row]:
         """All landmarks, one row for each that may lie in several runs."""
         found: dict[tuple[str, str, str], dict[str, Landmark]] = {}
@@ -99,8 +110,10 @@ def _landmarks(material: Material, said: list[str]) -> str:
     name = next((name for name in (chosen, *of_runs) if of_images(of_runs.get(name))), "")
 
     def draw(shown: xr.Dataset | None) -> str:
-        caption = f"{AXIS}{'' if shown is None else STRIP.format(name)}{LINES}"
-        return markup.figure(picture(rows, material.look, shown), caption, "Landmarks of all runs over log SNR")
+        axis = material.look.axis
+        caption = f"{AXIS}{'' if shown is None else STRIP.format(name)}{LINES} {axis.note}".strip()
+        drawn = picture(rows, material.look, shown, material.places)
+        return markup.figure(drawn, caption, f"Landmarks of all runs over {axis.name}")
 
     drawn = attempt(lambda: draw(of_runs.get(name)), f"pictures of {name}", material.failed, said)
     if drawn is None and name:
@@ -228,7 +241,10 @@ def section(quantity: Quantity, results: Mapping[str, xr.Dataset], material: Mat
 
 def _drawn(figure: Figure, look: Look, results: Mapping[str, xr.Dataset]) -> str:
     drawn = figure.draw(results, look)
-    return "" if drawn is None else markup.figure(drawn, figure.caption(results), figure.title)
+    if drawn is None:
+        return ""
+    note = look.axis.note if look.axis.is_of(drawn) else ""
+    return markup.figure(drawn, f"{figure.caption(results)} {note}".strip(), figure.title)
 
 
 def _said(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""The one picture: all landmarks of all runs on one axis of log SNR, under what the network predicts there."""
+"""The one picture: all landmarks of all runs on one axis, under what the network predicts there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from traj.analysis._drawing import LOG_SNR_LABEL, STYLE, WIDTH, left_edge, legible
+from traj.analysis._axis import Places, table
+from traj.analysis._drawing import STYLE, WIDTH, legible
 from traj.analysis._quantity import Landmark, Look
 from traj.pipeline.report.montages import strip
 
@@ -32,14 +33,15 @@ class Row(NamedTuple):
     marks: Mapping[str, Landmark]
 
 
-def picture(rows: Sequence[Row], look: Look, shown: xr.Dataset | None) -> Figure:
+def picture(rows: Sequence[Row], look: Look, shown: xr.Dataset | None, places: Mapping[str, Places]) -> Figure:
     """Draw rows of landmarks, each a marker with its interval of 95 %, hollow where that is not known.
 
-    Above them are predictions of the run that is shown, if any.
+    Above them are predictions of the run that is shown, if any. places lay the log SNR of each run on the axis.
     """
+    along = np.empty(0) if shown is None else look.axis.places(*table(shown))(shown["log_snr"])
     names = [name for name in look.colours if any(name in row.marks for row in rows)]
     markers = {name: look.markers[name] or "o" for name in names}
-    low, high = _range(rows, shown)
+    low, high = _range(rows, places, along)
     cell = (WIDTH - LEFT - RIGHT) / COLUMNS
     top = 0.2 + 0.22 * -(-len(names) // 5)
     pictures = 0.0 if shown is None else cell * min(SAMPLES, shown.sizes["sample"])
@@ -51,7 +53,8 @@ def picture(rows: Sequence[Row], look: Look, shown: xr.Dataset | None) -> Figure
         figure = Figure(figsize=(WIDTH, total))
         wide = 1 - (LEFT + RIGHT) / WIDTH
         axis = figure.add_axes((LEFT / WIDTH, BOTTOM / total, wide, below / total))
-        axis.set(xlim=(low, high), ylim=(below, 0), yticks=[], xlabel=LOG_SNR_LABEL)
+        axis.set(xlim=(low, high), ylim=(below, 0), yticks=[], xlabel=look.axis.label())
+        look.axis.write_numbers(axis)
         axis.spines["left"].set_visible(False)
         y = 0.0
         for row, height, titled in zip(rows, heights, titles, strict=True):
@@ -61,11 +64,12 @@ def picture(rows: Sequence[Row], look: Look, shown: xr.Dataset | None) -> Figure
             axis.axhline(y, color="#e4e4e4", lw=0.6)
             _text(axis, y + height / 2, "\n".join(wrap(row.meaning, LETTERS)))
             for k, (name, mark) in enumerate(row.marks.items()):
-                _mark(axis, y + height * (k + 1) / (len(row.marks) + 1), mark, look.colours[name], markers[name])
+                middle = y + height * (k + 1) / (len(row.marks) + 1)
+                _mark(axis, middle, _placed(mark, places[name]), look.colours[name], markers[name])
             y += height
         if shown is not None:
             above = figure.add_axes((LEFT / WIDTH, (BOTTOM + below + 0.1) / total, wide, pictures / total))
-            _strip(above, shown, low, high)
+            _strip(above, shown, along, low, high)
         handles = [
             Line2D([], [], color=look.colours[name], marker=markers[name], label=legible(name)) for name in names
         ]
@@ -73,12 +77,16 @@ def picture(rows: Sequence[Row], look: Look, shown: xr.Dataset | None) -> Figure
     return figure
 
 
-def _range(rows: Sequence[Row], shown: xr.Dataset | None) -> tuple[float, float]:
+def _placed(mark: Landmark, places: Places) -> np.ndarray:
+    """Lay a landmark and the ends of its interval on the axis."""
+    return places([mark.log_snr, mark.low, mark.high])
+
+
+def _range(rows: Sequence[Row], places: Mapping[str, Places], along: np.ndarray) -> tuple[float, float]:
     """Find the part of the axis that holds all landmarks and most of the run that is shown."""
-    ends = [x for row in rows for mark in row.marks.values() for x in (mark.log_snr, mark.low, mark.high)]
-    if shown is not None:
-        along = shown["log_snr"].to_numpy()
-        ends += [left_edge({"": shown}), *along[np.isfinite(along)][-1:]]
+    ends = [x for row in rows for name, mark in row.marks.items() for x in _placed(mark, places[name])]
+    known = along[np.isfinite(along)]
+    ends += [*np.quantile(known, [0.01, 1])] if known.size else []
     finite = [x for x in ends if np.isfinite(x)] or [-1, 1]
     margin = 0.03 * (max(finite) - min(finite)) or 1
     return min(finite) - margin, max(finite) + margin
@@ -91,25 +99,25 @@ def _text(axis: Axes, y: float, text: str, weight: str = "normal") -> None:
     axis.text(place, y, plain, transform=axis.get_yaxis_transform(), va="center", fontsize=8, weight=weight)
 
 
-def _mark(axis: Axes, y: float, mark: Landmark, colour: str, marker: str) -> None:
+def _mark(axis: Axes, y: float, placed: np.ndarray, colour: str, marker: str) -> None:
     low, high = axis.get_xlim()
-    if np.isnan(mark.log_snr):
+    if np.isnan(placed[0]):
         axis.text(low, y, " not reached", color=colour, va="center", fontsize=7)
         return
-    place, *ends = np.clip([mark.log_snr, mark.low, mark.high], low, high)
+    place, *ends = np.clip(placed, low, high)
     known = not np.isnan(ends).any()
     if known:
         axis.plot(ends, [y, y], color=colour, lw=3, alpha=0.4, solid_capstyle="butt")
     axis.plot(place, y, marker, color=colour, markersize=6, mfc=colour if known else "white", clip_on=False)
 
 
-def _strip(axis: Axes, run: xr.Dataset, low: float, high: float) -> None:
-    """Lay predictions of a run over the log SNR they were made at."""
+def _strip(axis: Axes, run: xr.Dataset, along: np.ndarray, low: float, high: float) -> None:
+    """Lay predictions of a run, whose states are along the axis, over the places they were made at."""
     width = (high - low) / COLUMNS
     centres = low + (np.arange(COLUMNS) + 0.5) * width
-    apart = np.abs(run["log_snr"].to_numpy()[:, None] - centres).min(axis=0)
-    there = centres[apart < width / 2]
-    images = strip(run, there, SAMPLES)
+    apart = np.abs(along[:, None] - centres)
+    there = centres[apart.min(axis=0) < width / 2]
+    images = strip(run, apart.argmin(axis=0)[apart.min(axis=0) < width / 2], SAMPLES)
     for row, line in enumerate(images):
         for x, image in zip(there, line, strict=True):
             axis.imshow(image, extent=(x - 0.48 * width, x + 0.48 * width, row + 0.98, row + 0.02), aspect="auto")
