@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from traj.analysis import _drawing, _panels
+from traj.analysis._axis import Places, table
 from traj.analysis._bayes_words import BESIDE, WRITTEN, class_names, curves
 from traj.analysis._quantity import Look, Results
 
@@ -106,32 +107,34 @@ def _posteriors(part: SubFigure, result: xr.Dataset) -> None:
 
 
 def classes(results: Results, look: Look) -> Figure | None:
-    """Draw the surprise at each class and how fast it falls, over log SNR, a row for each run."""
+    """Draw the surprise at each class and how fast it falls, over the axis, a row for each run."""
     figure, axes = _drawing.rows_of(list(results), 2, 3.2, look, named=len(results) > 1)
     for row, result in zip(axes, results.values(), strict=True):
         names = class_names(result)
-        palette = _class_colours(len(names))
+        palette, to = _class_colours(len(names)), look.axis.places(*table(result))
         variables = ("class_entropy", "surprise (bit)"), (f"class_{_along(result)[0]}", _per(result))
         for axis, (name, label) in zip(row, variables, strict=True):
             for k, one in enumerate(curves(result, name, "class")):
-                axis.plot(one.log_snr, one.value, color=palette[k], label=_drawing.legible(names[k]))
+                axis.plot(to(one.log_snr), one.value, color=palette[k], label=_drawing.legible(names[k]))
                 if name != "class_entropy":
-                    _mark_class(axis, result.isel({"class": k}), one.log_snr, one.value, palette[k])
+                    _mark_class(axis, result.isel({"class": k}), one.log_snr, one.value, palette[k], to)
             axis.set(ylabel=label)
             axis.set_ylim(bottom=0)
-            _panels.without_outset(axis, results)
+            _panels.lie_over(axis, results, look)
         _drawing.legend_beside(row[1])
     for axis in axes[-1]:
-        axis.set_xlabel(_drawing.LOG_SNR_LABEL)
+        axis.set_xlabel(look.axis.label())
     return figure
 
 
-def _mark_class(axis: Axes, result: xr.Dataset, log_snr: np.ndarray, value: np.ndarray, colour: str) -> None:
+def _mark_class(
+    axis: Axes, result: xr.Dataset, log_snr: np.ndarray, value: np.ndarray, colour: str, to: Places
+) -> None:
     place, low, high = (float(result[f"class_peak{end}_log_snr"]) for end in ("", "_low", "_high"))
     if np.isfinite(place):
         y = value[log_snr == place][0]
-        axis.plot([low, high], [y, y], color=colour, lw=3, alpha=0.45, solid_capstyle="butt")
-        axis.plot(place, y, "D", color=colour, markersize=5, markeredgecolor="white", zorder=5)
+        axis.plot(to([low, high]), [y, y], color=colour, lw=3, alpha=0.45, solid_capstyle="butt")
+        axis.plot(to(place), y, "D", color=colour, markersize=5, markeredgecolor="white", zorder=5)
 
 
 # --- pairs --------------------------------------------------------------------------------------------------------

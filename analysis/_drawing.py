@@ -11,6 +11,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from traj.analysis._axis import LOG_SNR
 from traj.analysis._quantity import Look, Results
 from traj.stores import IMAGE_DIMS, event_dims
 
@@ -41,6 +42,10 @@ LONGEST = 60
 
 CELL = 64
 """Pixels an image among others gets, about."""
+
+
+LOG_SNR_LABEL = LOG_SNR.label()
+"""Of what lies over log SNR whatever axis is asked for."""
 
 
 def colours(runs: Sequence[str]) -> dict[str, str]:

@@ -123,8 +123,7 @@ def over_process(
             for over, axis in zip(columns, axes[rows.index(series.on)], strict=True):
                 axis.plot(across(over, series), series.value, ":", color=look.colours[run], lw=1)
     for axis in axes[:, 0]:
-        without_outset(axis, results, look)
-        look.axis.write_numbers(axis)
+        lie_over(axis, results, look)
     axes[-1, 0].set_xlabel(look.axis.label())
     axes[-1, 1].set_xlabel("denoising process (%)")
     return figure, axes
@@ -232,8 +231,7 @@ def settled(results: Results, look: Look, name: str, places: Marks) -> Figure:
             mark(right, level, places(result), colour, to[run])
         for axis, label in ((left, "share of samples settled here"), (right, "share settled so far")):
             axis.set(xlabel=look.axis.label(), ylabel=label)
-            look.axis.write_numbers(axis)
-            without_outset(axis, results, look)
+            lie_over(axis, results, look)
         legend(figure, {run: (look.colours[run], look.markers[run]) for run in results})
     return figure
 
@@ -257,10 +255,16 @@ def histograms(results: Results, look: Look, names: Mapping[str, str]) -> Figure
     return figure
 
 
-def without_outset(axis: Axes, results: Results, look: Look) -> None:
-    """Leave the first hundredth of steps beyond the edge of log SNR: a cosine schedule begins at -23."""
+def lie_over(axis: Axes, results: Results, look: Look) -> None:
+    """Write the numbers of the axis that curves lie over, and let it begin where it is of interest."""
+    look.axis.write_numbers(axis)
     if look.axis is LOG_SNR:
-        axis.set_xlim(left=left_edge(results) - 0.3)
+        without_outset(axis, results)
+
+
+def without_outset(axis: Axes, results: Results) -> None:
+    """Leave the first hundredth of steps beyond the edge of log SNR: a cosine schedule begins at -23."""
+    axis.set_xlim(left=left_edge(results) - 0.3)
 
 
 def _ends(results: Results, look: Look, to: Mapping[str, Places]) -> tuple[float, float]:

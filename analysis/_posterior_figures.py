@@ -8,7 +8,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from traj.analysis import _drawing, _panels
+from traj.analysis import _captions, _drawing, _panels
+from traj.analysis._axis import table
 from traj.analysis._quantity import Landmark, Look, Results, Series
 from traj.stores import IMAGE_DIMS
 
@@ -74,7 +75,7 @@ def _along(axis: Axes, result: xr.Dataset) -> None:
             text = _weight(weight[column, rank])
             place = ((column + 0.5) * wide, (3 + rank + 0.97) * tall)
             axis.text(*place, text, ha="center", va="bottom", fontsize=6.5, bbox=box)
-    axis.set_xticks((np.arange(len(cells)) + 0.5) * wide, [_drawing.signed(x) for x in there["log_snr"].to_numpy()])
+    axis.set_xticks((np.arange(len(cells)) + 0.5) * wide, [_captions.signed(x) for x in there["log_snr"].to_numpy()])
     axis.set_yticks((np.arange(len(names)) + 0.5) * tall, names)
     axis.set_xlabel(_drawing.LOG_SNR_LABEL)
     axis.grid(visible=False)
@@ -90,38 +91,42 @@ def _weight(weight: float) -> str:
     return "< 0.001" if weight >= 0 else ""
 
 
-def entropies(axis: Axes, result: xr.Dataset, entropy: Series, places: list[Landmark], colour: str) -> None:
+def entropies(axis: Axes, result: xr.Dataset, entropy: Series, places: list[Landmark], look: Look, run: str) -> None:
     """Add what Gaussian data would leave, and mark when classes and images part."""
+    colour, to = look.colours[run], look.axis.places(entropy.timestep, entropy.log_snr)
     letters = {"speciation": "S", "collapse_gaussian": "G", "collapse": "C"}
     curves = {"x_t": entropy}
     if "gaussian_entropy" in result:
         left = result["gaussian_entropy"].to_numpy()
         curves["gaussian"] = entropy._replace(value=left)
-        axis.plot(entropy.log_snr, left, "--", color=colour, lw=1)
+        axis.plot(to(entropy.log_snr), left, "--", color=colour, lw=1)
     for place in places:
         if place.name in letters:
-            _panels.mark(axis, curves[place.of], [place], colour)
+            _panels.mark(axis, curves[place.of], [place], colour, to)
             y = np.interp(place.log_snr, entropy.log_snr, curves[place.of].value)
             aside = (7, 4) if place.of == "x_t" else (-13, -4)
-            axis.annotate(letters[place.name], (place.log_snr, y), aside, textcoords="offset points", color=colour)
+            axis.annotate(
+                letters[place.name], (float(to(place.log_snr)), y), aside, textcoords="offset points", color=colour
+            )
 
 
 def regimes(results: Results, look: Look, places: dict[str, list[Landmark]]) -> Figure:
-    """Draw the shares of samples in each regime as bands over log SNR, a row for each run."""
+    """Draw the shares of samples in each regime as bands over the axis, a row for each run."""
     with mpl.rc_context(_drawing.STYLE):
         figure = Figure(figsize=(_drawing.WIDTH, 1.9 * len(results) + 0.7), layout="constrained")
         axes = figure.subplots(len(results), squeeze=False, sharex=True)[:, 0]
         for axis, (run, result) in zip(axes, results.items(), strict=True):
-            x = result["log_snr"].to_numpy()
+            log_snr, to = result["log_snr"].to_numpy(), look.axis.places(*table(result))
             shares = [result[f"{regime}_share"].to_numpy() for regime in SHADES]
-            axis.stackplot(x, *shares, colors=list(SHADES.values()), step="post")
+            axis.stackplot(to(log_snr), *shares, colors=list(SHADES.values()), step="post")
             for place in places[run]:
-                axis.axvline(place.log_snr, color="black", lw=1)
-                axis.axvspan(*np.clip([place.low, place.high], x[0], x[-1]), color="black", alpha=0.15, lw=0)
+                axis.axvline(to(place.log_snr), color="black", lw=1)
+                ends = to(np.clip([place.low, place.high], log_snr[0], log_snr[-1]))
+                axis.axvspan(*ends, color="black", alpha=0.15, lw=0)
             axis.set(ylim=(0, 1), ylabel="share of samples")
             axis.set_title(_drawing.legible(run) if len(results) > 1 else "", loc="left", color=look.colours[run])
-        _panels.without_outset(axes[-1], results)
-        axes[-1].set_xlabel(_drawing.LOG_SNR_LABEL)
+        _panels.lie_over(axes[-1], results, look)
+        axes[-1].set_xlabel(look.axis.label())
         patches = [mpl.patches.Patch(color=shade, label=name) for name, shade in SHADES.items()]
         figure.legend(handles=patches, loc="outside upper center", ncols=len(patches))
     return figure

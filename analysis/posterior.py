@@ -326,7 +326,7 @@ def _draw_entropy(results: Results, look: Look) -> Figure | None:
 
     figure, axes = _panels.over_process(results, look, _entropy, "entropy (bit)")
     for run, result in results.items():
-        _posterior_figures.entropies(axes[0, 0], result, _entropy(result)[0], _places(result), look.colours[run])
+        _posterior_figures.entropies(axes[0, 0], result, _entropy(result)[0], _places(result), look, run)
     for axis in axes.flat:
         for bits in _all_bits(results):
             axis.axhline(bits, color="#777777", lw=0.9, ls=":")
