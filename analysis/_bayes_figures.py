@@ -81,6 +81,7 @@ def _posteriors(part: SubFigure, result: xr.Dataset) -> None:
     rows = min(len(names), ROWS)
     columns = -(-len(names) // rows)
     _, x, words = _along(result)
+    thinned = np.unique(np.linspace(0, len(x) - 1, _panels.POINTS // 2).round().astype(int))
     axes = part.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     palette = _class_colours(len(names))
     of = result["label"] if result.attrs["labelled"] else result["decided_class"]
@@ -89,11 +90,11 @@ def _posteriors(part: SubFigure, result: xr.Dataset) -> None:
         axis.set_visible(False)
     for axis, true in zip(axes.T.flat, order, strict=False):
         there = np.flatnonzero(of.to_numpy() == result["class"].to_numpy()[true])[: BESIDE + 1]
-        posterior = result["posterior"].isel(sample=there).to_numpy()
+        posterior = result["posterior"].isel(sample=there, timestep=thinned).to_numpy()
         for sample in posterior[1:]:
-            axis.plot(x, sample[:, true], color=palette[true], lw=0.7, alpha=0.35)
+            axis.plot(x[thinned], sample[:, true], color=palette[true], lw=0.7, alpha=0.35)
         for k, colour in enumerate(palette if len(posterior) else []):
-            axis.plot(x, posterior[0, :, k], color=colour, lw=1.8 if k == true else 1.1, zorder=3)
+            axis.plot(x[thinned], posterior[0, :, k], color=colour, lw=1.8 if k == true else 1.1, zorder=3)
         axis.text(0.02, 0.84, f"true class {names[true]}", transform=axis.transAxes, fontsize=8)
     axes[0, 0].set(ylim=(-0.04, 1.04), yticks=(0, 1))
     if result.attrs["per"] == "tau":

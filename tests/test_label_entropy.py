@@ -7,8 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.bayes_data import ALPHA_BAR, POINTS, forward_paths, log_weights, mixture, readout
-from traj import analysis
+from tests.test_forks_and_readouts_on_disk import make_readout
+from traj import analysis, stores
 from traj.analysis import _bayes, _bayes_means, _bayes_options
+from traj.pipeline.computing import analyze
 from traj.stores import InputError
 
 PARTITIONS = ("0+1|2+3", "0|1", "2|3")
@@ -348,3 +350,18 @@ def test_guided_runs_and_runs_without_noise_are_told_apart():
     caption = label_entropy.figures[0].caption({"run": label_entropy(ds).compute()})
     assert "Guided: run by 3." in caption
     assert "Without noise in their steps" in caption
+
+
+def test_of_all_readouts_it_takes_those_with_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = stores.KINDS["readout"].folder
+    make_readout(folder / "classifier.zarr")
+    ds = mixture(4, 5)
+    dims = {name: (variable.dims, str(name), "1", "float64") for name, variable in ds.data_vars.items()}
+    coords = {name: (ds[name].dims[0], ds[name].values, "1", str(name)) for name in ds.coords if name != "sample"}
+    with stores.create_readout(
+        folder / "likelihood.zarr", of="trajectories", variables=dims, coords=coords, samples=4, block=4, config={}
+    ) as store:
+        store.write(0, {name: variable.to_numpy() for name, variable in ds.data_vars.items()})
+    assert analyze.default_stores({"label_entropy": {}}) == [folder / "likelihood.zarr"]
+    assert analyze.default_stores({"label_variance": {}}) == [folder / "classifier.zarr"]
