@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from traj.analysis import _captions, _replicas
+from traj.analysis import _replicas
 from traj.analysis._quantity import Look, Results
 
 if TYPE_CHECKING:
@@ -106,8 +106,10 @@ def _starts(result: xr.Dataset) -> xr.Dataset:
 
 
 def _names(result: xr.Dataset) -> list[str]:
+    from traj.analysis import _drawing
+
     along = result["at"].to_numpy(), result["at_log_snr"].to_numpy()
-    return [f"t = {at}\nlog SNR {_captions.signed(x)}" for at, x in zip(*along, strict=True)]
+    return [f"t = {at}\nlog SNR {_drawing.signed(x)}" for at, x in zip(*along, strict=True)]
 
 
 def _without_frame(axis: Axes) -> None:

@@ -54,12 +54,12 @@ def whole():
 
 @pytest.fixture(scope="module")
 def labelled():
-    return label_entropy(mixture(512, 100), partitions=PARTITIONS).compute()
+    return label_entropy(mixture(256, 100), partitions=PARTITIONS).compute()
 
 
 @pytest.fixture(scope="module")
 def unlabelled():
-    return label_entropy(mixture(512, 100, labelled=False, seed=1), partitions=PARTITIONS).compute()
+    return label_entropy(mixture(256, 100, labelled=False, seed=1), partitions=PARTITIONS).compute()
 
 
 def test_quadrature_gives_the_table_of_the_methods():
@@ -98,7 +98,7 @@ def test_peaks_and_windows_are_those_of_the_methods(whole):
 def test_averages_over_samples_agree_with_quadrature(run, request):
     result = request.getfixturevalue(run)
     timestep = result["timestep"].to_numpy()
-    entropy, rate = quadrature(timestep, 801)
+    entropy, rate = quadrature(timestep, 601)
     for k, decision in enumerate(("all", *PARTITIONS)):
         of = result.sel(decision=decision)
         for name, expected in (("entropy", entropy), ("entropy_rate_log_snr", rate)):
@@ -160,7 +160,7 @@ def test_profiles_of_classes_add_up_to_the_labelled_average():
 
 
 def test_the_sum_over_classes_stays_one_where_the_null_prediction_fits():
-    with_null = label_entropy(mixture(64, 500)).compute()
+    with_null = label_entropy(mixture(48, 400)).compute()
     assert abs(np.median(np.exp(with_null["log_total"][:, -1])) - 1) < 0.05
     ds = mixture(4, 30)
     ds["squared_distance_null"][:] = np.nan
