@@ -54,12 +54,12 @@ def whole():
 
 @pytest.fixture(scope="module")
 def labelled():
-    return label_entropy(mixture(256, 100), partitions=PARTITIONS).compute()
+    return label_entropy(mixture(512, 60), partitions=PARTITIONS).compute()
 
 
 @pytest.fixture(scope="module")
 def unlabelled():
-    return label_entropy(mixture(256, 100, labelled=False, seed=1), partitions=PARTITIONS).compute()
+    return label_entropy(mixture(512, 60, labelled=False, seed=1), partitions=PARTITIONS).compute()
 
 
 def test_quadrature_gives_the_table_of_the_methods():
@@ -103,7 +103,7 @@ def test_averages_over_samples_agree_with_quadrature(run, request):
         of = result.sel(decision=decision)
         for name, expected in (("entropy", entropy), ("entropy_rate_log_snr", rate)):
             # where few samples are undecided, none may be; the classifier starts from the prior, .0013 bit off
-            often = expected[:, k] > 0.05 * expected[:, k].max()
+            often = expected[:, k] > 0.1 * expected[:, k].max()
             off = (abs(of[name] - expected[:, k]) - 0.0015)[often]
             assert (off <= 3 * of[f"{name}_se"][often]).all(), (decision, name)
 
