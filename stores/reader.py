@@ -156,8 +156,9 @@ def block_of(meta: dict[str, Any], position: tuple[int, ...]) -> int | None:
 
 
 def verb(root: dict[str, Any]) -> str:
-    """Name the command that makes a store of this kind."""
-    return KINDS[root["attributes"]["kind"]].command
+    """Name the command that made a store: trajectories are noised data, or generated."""
+    attrs = root["attributes"]
+    return "traj noise" if "noised" in json.loads(attrs["config"]) else KINDS[attrs["kind"]].command
 
 
 def _missing(path: Path, root: dict[str, Any], block: int | None, file: str) -> str:

@@ -239,9 +239,9 @@ def test_generate_names_a_quantity_that_its_events_have(shape, quantity):
 
 def test_train_offers_the_networks_there_are():
     from traj.pipeline import cli
-    from traj.pipeline.models.digits import CLASSIFIERS, RECIPES
+    from traj.pipeline.models.digits import CLASSIFIERS, RECIPES, VAES
 
-    assert list(cli.TRAINED) == [*RECIPES, *CLASSIFIERS]
+    assert list(cli.TRAINED) == [*RECIPES, *CLASSIFIERS, *VAES]
 
 
 def test_every_verb_shows_an_example_and_says_what_its_options_are():

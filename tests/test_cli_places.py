@@ -38,6 +38,8 @@ def full(*arguments, **options):
     [
         ["generate", URL, *MODEL],
         ["generate", "a.zarr", "--model", URL],
+        ["noise", URL, "n.zarr", *MODEL],
+        ["noise", "a.zarr", URL, *MODEL],
         ["fork", URL, "f.zarr", "--at", 1],
         ["fork", "a.zarr", URL, "--at", 1],
         ["fork", "a.zarr", "f.zarr", "--sweep", "s3://b/x.yaml", "--times", "times.csv"],

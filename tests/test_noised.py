@@ -152,6 +152,12 @@ def test_a_sweep_of_noised_data_is_refused(dataset, tmp_path):
         forked(tmp_path / "n.zarr", tmp_path / "f.zarr", table=str(tmp_path / "t.yaml"), replicas=1)
 
 
+def test_an_incomplete_store_names_the_command_that_completes_it(dataset, tmp_path):
+    noise(dataset, tmp_path / "n.zarr", model=GAUSSIAN, steps=10, samples=10, blocks=[1])
+    with pytest.raises(stores.IncompleteStore, match="run the same `traj noise` again"):
+        stores.open(tmp_path / "n.zarr")
+
+
 def test_the_command_says_what_it_costs_and_makes_a_store(dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = ["noise", str(dataset), "n.zarr", "--model", GAUSSIAN, "--samples", "8", "--block", "4", "--steps", "10"]

@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch.distributions import Normal, kl_divergence
 
 from tests.test_generate import make
 from traj import stores
+from traj.pipeline.cli import main
 from traj.pipeline.models import starts, train
 from traj.pipeline.models.digits import VAES, DigitsVae, images
 from traj.pipeline.models.losses import vae_objective
@@ -70,6 +72,14 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(tmp_path):
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert (tmp_path / "a" / files[3]).read_bytes() != (tmp_path / "c" / files[3]).read_bytes()
+
+
+def test_the_command_says_how_well_it_redraws_and_what_to_type_next(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["train", "digits-vae", "--steps", "2"])
+    assert result.exit_code == 0, result.output
+    assert "redraws held-out images with a squared error of 0." in result.output
+    assert "--start vae:digits-vae --start-step 499" in result.output
 
 
 def test_a_sample_is_decoded_from_noise_of_its_own(folder):
