@@ -16,9 +16,9 @@ from traj.stores import InputError, event_dims
 Array = NDArray[Any]
 
 ROWS, VALUES = 512, 1 << 22
-"""Most images of a block, and most values; two images at least."""
+"""Most images of a block, and most values read at once; two images at least."""
 
-TOGETHER = 64
+TOGETHER = 16
 """Images are padded to a multiple of this, so that BLAS sums every product in one order."""
 
 
@@ -35,7 +35,7 @@ class Images:
         self.count, self.values = variable.sizes["sample"], int(np.prod(self.shape))
         most = max(2, min(ROWS, VALUES // self.values))
         self.rows = min(most, -(-self.count // TOGETHER) * TOGETHER)
-        self.lazy = _chunks.images(variable).rechunk({0: self.rows})
+        self.lazy = _chunks.images(variable).rechunk({0: self.rows * max(1, VALUES // (self.rows * self.values))})
         self.labels, self.classes = _classes(dataset)
 
     def blocks(self) -> Iterator[tuple[int, Array]]:
@@ -43,16 +43,19 @@ class Images:
 
         Raises InputError for values that are no numbers.
         """
-        for block in range(self.lazy.numblocks[0]):
-            read = self.lazy.blocks[block].compute(scheduler="synchronous")
-            images = read.reshape(len(read), -1).astype(np.float64)
-            wrong = ~np.isfinite(images).all(axis=1)
-            if wrong.any():
-                raise InputError(
-                    f"image {block * self.rows + int(wrong.argmax())} of the dataset holds a value that is not a "
-                    "number; expected finite values, leave such images out"
-                )
-            yield block * self.rows, images
+        first = 0
+        for part in range(self.lazy.numblocks[0]):
+            read = self.lazy.blocks[part].compute(scheduler="synchronous")
+            for start in range(0, len(read), self.rows):
+                images = read[start : start + self.rows].reshape(-1, self.values).astype(np.float64)
+                wrong = ~np.isfinite(images).all(axis=1)
+                if wrong.any():
+                    raise InputError(
+                        f"image {first + int(wrong.argmax())} of the dataset holds a value that is not a number; "
+                        "expected finite values, leave such images out"
+                    )
+                yield first, images
+                first += len(images)
 
     def pick(self, index: Array) -> Array:
         """Read the images at positions (row, rank): float32 (row, rank, value)."""

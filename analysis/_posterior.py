@@ -26,6 +26,9 @@ TILE = 256
 SMALLEST = 1e-30
 """Stands for a noise scale of zero: the nearest image then has all weight."""
 
+LEAST = -700.0
+"""Exponents are cut here: beside the largest, 0, their powers count for nothing; of smaller ones they take long."""
+
 
 class Posterior(NamedTuple):
     """What is known of states (row,): the likeliest images, the entropy in nats, and means under the posterior."""
@@ -80,6 +83,7 @@ def of_states(states: Array, signal: Array, noise_scale: Array, images: Images, 
             keep_largest(among, first, log_p[tile], index[tile])
             moved = np.where(total[tile] > 0, largest - log_p[tile, 0], 0)
             among -= log_p[tile, :1]
+            np.maximum(among, LEAST, out=among)
             np.exp(among, out=powers[:here, :count])
             kept = np.exp(moved)
             weighted[tile] = kept * (weighted[tile] + moved * total[tile])

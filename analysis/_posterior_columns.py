@@ -9,13 +9,19 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from traj.analysis import _blas, _chunks, _posterior
+from traj.analysis import _chunks, _posterior
 from traj.analysis._dataset import Images
 
 Array = NDArray[Any]
 
 MEASURES, REGIMES = 7, 3
 """Columns of numbers of a state, the last one only where the dataset has labels, and of flags."""
+
+
+HELD = 1 << 22
+"""Most values of the states that go through the dataset together: of each a task holds about BYTES."""
+
+BYTES = 32
 
 
 class Bounds(NamedTuple):
@@ -61,9 +67,20 @@ def of_states(x_t: da.Array, pred_x0: da.Array, levels: Array, columns: dict[str
     return values
 
 
-def _of_chunk(
-    x_t: Array,
-    pred_x0: Array,
+def _of_chunk(x_t: Array, pred_x0: Array, levels: Array, *, images: Images, **options: Any) -> Array:
+    """Give the states (sample, timestep, *event) of one chunk their columns, some rows at a time."""
+    lead = x_t.shape[:2]
+    rows = [array.reshape(-1, images.values) for array in (x_t, pred_x0)]
+    rows.append(np.broadcast_to(levels, (*lead, 2)).reshape(-1, 2))
+    together = max(1, HELD // images.values)
+    starts = range(0, len(rows[0]), together)
+    parts = [_of_rows(*(part[k : k + together] for part in rows), images=images, **options) for k in starts]
+    return np.concatenate(parts).reshape(*lead, -1)
+
+
+def _of_rows(
+    states: Array,
+    predicted: Array,
     levels: Array,
     *,
     columns: dict[str, slice],
@@ -71,13 +88,9 @@ def _of_chunk(
     top: int,
     bounds: Bounds,
 ) -> Array:
-    """Give the states (sample, timestep, *event) of one chunk their columns."""
-    lead = x_t.shape[:2]
-    states = x_t.reshape(-1, images.values)
-    c, d = np.broadcast_to(levels, (*lead, 2)).reshape(-1, 2).T
     known = finite(states)
-    with _blas.one_thread():
-        found = _posterior.of_states(np.where(known[:, None], states, 0), c, d, images, top)
+    c, d = levels.T
+    found = _posterior.of_states(np.where(known[:, None], states, 0), c, d, images, top)
     number, largest = np.exp(found.entropy), np.exp(found.log_weight[:, 0])
     denoising: Array = (largest > bounds.weight) | (number < bounds.fewest)
     statistics = (number > bounds.most) & ~denoising
@@ -86,7 +99,7 @@ def _of_chunk(
             found.entropy / np.log(2),
             number,
             largest,
-            _rms(found.mean - pred_x0.reshape(states.shape)),
+            _rms(found.mean - predicted),
             _rms(found.mean - found.nearest),
             _ratio(_rms(found.mean - found.dataset_mean), _rms(found.nearest - found.dataset_mean)),
             *([_bits(found.classes)] if images.labels is not None else []),
@@ -103,7 +116,7 @@ def _of_chunk(
     )
     values[~known] = np.nan
     values[~known, columns["index"].start : columns["regime"].stop] = -1
-    return values.reshape(*lead, -1)
+    return values
 
 
 def finite(states: Array) -> Array:

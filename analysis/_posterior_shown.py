@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _blas, _chunks, _posterior
+from traj.analysis import _chunks, _posterior
 from traj.analysis._dataset import Images
 from traj.analysis._posterior_columns import finite, log_snr
 
@@ -76,8 +76,7 @@ def _drawn(x_t: Array, *, levels: Array, images: Images, top: int) -> Array:
     lead, states = x_t.shape[:2], x_t.reshape(-1, images.values)
     c, d = np.broadcast_to(levels, (*lead, 2)).reshape(-1, 2).T
     known = finite(states)
-    with _blas.one_thread():
-        found = _posterior.of_states(np.where(known[:, None], states, 0), c, d, images, top)
+    found = _posterior.of_states(np.where(known[:, None], states, 0), c, d, images, top)
     drawn = np.concatenate([found.mean[:, None], images.pick(found.image)], axis=1).astype(np.float32)
     drawn[~known] = np.nan
     return drawn.reshape(*lead, 1 + top, *images.shape)

@@ -17,7 +17,6 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from traj.analysis import _blas
 from traj.analysis._dataset import Images
 from traj.analysis._quantity import Landmark
 
@@ -28,6 +27,11 @@ MOST = 4096
 
 FARTHEST = 100.0
 """Log SNR beyond which no place is looked for."""
+
+
+def bytes_held(values: int) -> int:
+    """Bound the memory of a covariance and its eigenvectors."""
+    return 5 * 8 * values**2 if values <= MOST else 0
 
 
 def of_dataset(images: Images) -> da.Array:
@@ -46,12 +50,11 @@ def _eigenvalues(images: Images) -> Array:
     """
     total: Array = np.zeros(images.values)
     products: Array = np.zeros((images.values, images.values))
-    with _blas.one_thread():
-        for _, block in images.blocks():
-            total += block.sum(axis=0)
-            products += block.T @ block
-        mean = total / images.count
-        values, vectors = np.linalg.eigh(products / images.count - np.outer(mean, mean))
+    for _, block in images.blocks():
+        total += block.sum(axis=0)
+        products += block.T @ block
+    mean = total / images.count
+    values, vectors = np.linalg.eigh(products / images.count - np.outer(mean, mean))
     squares = np.concatenate([((block - mean) @ vectors[:, -1]) ** 2 for _, block in images.blocks()])
     error = squares.std(ddof=1) / np.sqrt(images.count) if images.count > 1 else np.nan
     return np.concatenate([values[::-1].clip(0), [error]])

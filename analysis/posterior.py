@@ -158,6 +158,13 @@ def posterior(
     return xr.Dataset(variables | _posterior_shown.states(ds, x_t, pred_x0, levels, images, top), coords, attrs)
 
 
+@posterior.takes_memory
+def _held(ds: xr.Dataset, **_: Any) -> int:
+    """Bound the memory of the dataset's covariance, and of the sums of the states that go through it together."""
+    values = int(np.prod(ds["x_t"].shape[2:]))
+    return _spectrum.bytes_held(values) + _posterior_columns.BYTES * _posterior_columns.HELD
+
+
 def _levels(ds: xr.Dataset) -> Array:
     """Read signal and noise scale, (timestep, 2) float64."""
     missing = [name for name in ("signal", "noise_scale") if name not in ds.coords]

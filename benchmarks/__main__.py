@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import analyzing, branches, generation, kernels, machine, memory, shortcut, small, writing
+from benchmarks import analyzing, branches, generation, kernels, machine, memory, posterior, shortcut, small, writing
 from benchmarks.timing import table
 from traj.stores.partials import write_file
 
@@ -18,6 +18,7 @@ TOPICS = {
     "analyzing": analyzing,
     "branches": branches,
     "kernels": kernels,
+    "posterior": posterior,
     "memory": memory,
     "small": small,
     "shortcut": shortcut,

@@ -15,6 +15,7 @@ import xarray as xr
 import zarr
 from dask.callbacks import Callback
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 from zarr.core.sync import sync
 
@@ -65,7 +66,8 @@ def threads(workers: int) -> Engine:
     def compute(lazy: Sequence[xr.Dataset]) -> Sequence[xr.Dataset]:
         pin_decoding(workers, zarr.config.get("async.concurrency"))
         try:
-            with progress(), ThreadPoolExecutor(workers) as pool:
+            # products of matrices by several threads each, side by side, wait for one another
+            with progress(), threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
                 return together(lazy, lambda arrays: dask.base.compute(*arrays, scheduler="threads", pool=pool))
         except BaseException:
             # chunks still being read would complain on the screen when the interpreter ends
