@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from traj.analysis import _blas, _posterior
+from traj.analysis import _posterior
 from traj.analysis._dataset import Images
 
 Array = NDArray[Any]
@@ -34,8 +34,7 @@ def two_nearest(rows: Array, images: Images) -> tuple[Array, Array]:
     taken anew, so that of an equal image it is exactly 0.
     """
     one = np.ones(len(rows))
-    with _blas.one_thread():
-        index = _posterior.of_states(rows, one, one, images, 2).image
+    index = _posterior.of_states(rows, one, one, images, 2).image
     apart = rows[:, None] - images.pick(index)
     return np.sqrt(np.einsum("ijk,ijk->ij", apart, apart)), index
 

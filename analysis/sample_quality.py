@@ -12,7 +12,7 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 from scipy import special
 
-from traj.analysis import _blas, _captions, _chunks, _dataset, _mmd, _nearest, _similarity, _verdicts
+from traj.analysis import _captions, _chunks, _dataset, _mmd, _nearest, _similarity, _verdicts
 from traj.analysis._quantity import Look, Number, Results, Table, quantity
 from traj.analysis._spread import Named, with_spread
 from traj.stores import InputError, event_dims
@@ -224,10 +224,9 @@ def _compare(ours: Array, theirs: list[Array], images: _dataset.Images, chosen: 
     """Compare x_0 with chosen images, then with the x_0 of other runs: (against, column)."""
     rows, *others = (events.reshape(len(events), -1).astype(np.float64) for events in (ours, *theirs))
     real = images.pick(chosen[:, None])[:, 0].astype(np.float64)
-    with _blas.one_thread():
-        width = _mmd.median_distance(real)
-        found = [_mmd.discrepancy(rows, real, width, permutations)]
-        found += [_mmd.discrepancy(rows, other, width, permutations, paired=True) for other in others]
+    width = _mmd.median_distance(real)
+    found = [_mmd.discrepancy(rows, real, width, permutations)]
+    found += [_mmd.discrepancy(rows, other, width, permutations, paired=True) for other in others]
     return np.stack(found)
 
 
