@@ -153,6 +153,13 @@ def sample_quality(
     return xr.Dataset(variables, coords, attrs)
 
 
+@sample_quality.takes_memory
+def _held(ds: xr.Dataset, *, at_most: int, permutations: int, **_: Any) -> int:
+    """Bound the memory of the kernel of all pairs, and of what permutations make of it."""
+    both = 2 * at_most
+    return (3 * both * both + 3 * both * permutations) * np.dtype(np.float64).itemsize
+
+
 def _require_enough(samples: int, images: int, at_most: int, permutations: int) -> None:
     if min(samples, images) < 2:
         raise InputError(f"{samples} samples and {images} images were given; expected two or more of each, to compare")

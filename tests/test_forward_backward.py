@@ -251,6 +251,28 @@ def test_the_bootstraps_sets_have_the_susceptibility_that_is_reported(monkeypatc
     assert peak.low == peak.high == peak.log_snr
 
 
+def test_the_interval_of_the_peak_holds_the_true_peak():
+    samples, repetitions, variances = 24, 100, np.array([1, 2.2, 2.6, 2, 1.2])
+    at = np.array([400, 300, 200, 100, 0])
+    held = 0
+    for repetition in range(repetitions):
+        change = np.random.default_rng(repetition).standard_normal((samples, 5)) * np.sqrt(variances)
+        result = xr.Dataset(
+            {
+                "change": (("sample", "variant"), change),
+                "change_within": (("sample", "variant"), np.zeros_like(change)),
+                "susceptibility": ("variant", change.var(axis=0, ddof=1)),
+                "susceptibility_se": ("variant", np.zeros(5)),
+            },
+            {"at": ("variant", at), "at_log_snr": ("variant", -at / 100)},
+            {"samples": samples},
+        )
+        (peak,) = forward_backward.landmarks(result)
+        assert peak.timestep == at[change.var(axis=0).argmax()]
+        held += peak.low <= -2 <= peak.high
+    assert held / repetitions >= 0.92
+
+
 def test_where_half_of_the_classes_are_kept_is_marked(mixture):
     result, _ = mixture
     (kept,) = (mark for mark in forward_backward.landmarks(result) if mark.name == "class_kept_05")

@@ -10,8 +10,9 @@ from click.testing import CliRunner
 from tests import runs
 from tests.sampling import LINEAR, gain
 from tests.test_fork import forked
-from tests.test_fork_closed_forms import posterior
+from tests.test_fork_closed_forms import label_as_readout, posterior
 from traj import stores
+from traj.analysis.forward_backward import forward_backward
 from traj.pipeline.cli import main
 from traj.pipeline.making import generate
 from traj.pipeline.models import analytic
@@ -114,9 +115,12 @@ def test_a_class_survives_forward_and_backward_as_often_as_its_posterior_says(tm
     table = {599: 0.4117, 399: 0.6798}
     forks = forked(tmp_path / "n.zarr", tmp_path / "f.zarr", at=list(table), replicas=replicas, batch=10_000)
     ends = abs(forks.x_0.values[..., 0, 0, :] - points).argmin(-1)  # (variant, replica, sample)
+    label_as_readout(tmp_path / "f.zarr", tmp_path / "r.zarr", points)
+    found = forward_backward(forks, baseline=ds, readout=stores.open(tmp_path / "r.zarr"))["class_kept"].to_numpy()
     for variant, (timestep, expected) in enumerate(table.items()):
         kept = (ends[variant] == label).mean(0)
         assert kept.mean() == pytest.approx(expected, abs=3 * kept.std() / np.sqrt(samples))
+        np.testing.assert_array_equal(found[variant], kept)
         told = posterior(points.tolist(), ds.x_t.sel(timestep=timestep).values, timestep)[np.arange(samples), label]
         assert (kept - told).mean() == pytest.approx(0, abs=3 * (kept - told).std() / np.sqrt(samples))
 
