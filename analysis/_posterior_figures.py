@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from traj.analysis import _captions, _drawing, _panels
+from traj.analysis import _drawing, _panels
 from traj.analysis._axis import table
 from traj.analysis._quantity import Landmark, Look, Results, Series
 from traj.stores import IMAGE_DIMS
@@ -75,7 +75,7 @@ def _along(axis: Axes, result: xr.Dataset) -> None:
             text = _weight(weight[column, rank])
             place = ((column + 0.5) * wide, (3 + rank + 0.97) * tall)
             axis.text(*place, text, ha="center", va="bottom", fontsize=6.5, bbox=box)
-    axis.set_xticks((np.arange(len(cells)) + 0.5) * wide, [_captions.signed(x) for x in there["log_snr"].to_numpy()])
+    axis.set_xticks((np.arange(len(cells)) + 0.5) * wide, [_drawing.signed(x) for x in there["log_snr"].to_numpy()])
     axis.set_yticks((np.arange(len(names)) + 0.5) * tall, names)
     axis.set_xlabel(_drawing.LOG_SNR_LABEL)
     axis.grid(visible=False)
