@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from traj.analysis import _offered
+from traj.analysis._offered import Offered
 
 if TYPE_CHECKING:
     from traj.analysis._quantity import Landmark, Look, Number, Quantity, Series, Table, quantity
@@ -31,14 +31,23 @@ __all__ = [
 FOLDER = Path(__file__).parent
 
 
+def _is_quantity(found: Any) -> bool:
+    from traj.analysis._quantity import Quantity
+
+    return isinstance(found, Quantity)
+
+
+OFFERED = Offered("traj.analysis", "quantity", _is_quantity, "not marked by @traj.analysis.quantity")
+
+
 def quantities() -> list[str]:
     """List the quantities, none of them imported: the public files of this folder, and those of other packages."""
-    return sorted({*_ours(), *_offered.names()})
+    return sorted({*_ours(), *OFFERED.names()})
 
 
 def clashes() -> list[str]:
     """Say which quantities of other packages are left out because ours have their names, a line each."""
-    return _offered.clashes(_ours())
+    return OFFERED.clashes(_ours())
 
 
 def summary(name: str) -> str:
@@ -48,7 +57,7 @@ def summary(name: str) -> str:
     """
     _require(name)
     if name not in _ours():
-        return _offered.summary(name)
+        return OFFERED.summary(name)
     tree = ast.parse((FOLDER / f"{name}.py").read_text(encoding="utf-8"))
     (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
     return (ast.get_docstring(function) or "").split("\n")[0]
@@ -60,9 +69,8 @@ def load(name: str) -> Quantity:
     Raises InputError for an unknown name, and where another package's quantity cannot be used.
     """
     _require(name)
-    if name not in _ours():
-        return _offered.load(name)
-    found: Quantity = getattr(import_module(f"traj.analysis.{name}"), name)
+    found: Quantity
+    found = getattr(import_module(f"traj.analysis.{name}"), name) if name in _ours() else OFFERED.load(name)
     return found
 
 

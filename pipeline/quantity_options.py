@@ -33,11 +33,8 @@ class QuantityGroup(click.Group):
         """Show each quantity with the first line of its docstring, and those of other packages that are left out."""
         from traj import analysis
 
-        with formatter.section("Quantities"):
-            formatter.write_dl([(name, analysis.summary(name)) for name in self.list_commands(ctx)])
-        if left_out := analysis.clashes():
-            with formatter.section("Left out"):
-                formatter.write("".join(f"{' ' * formatter.current_indent}{line}\n" for line in left_out))
+        names = self.list_commands(ctx)
+        write_offered(formatter, "Quantities", {name: analysis.summary(name) for name in names}, analysis.clashes())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Build the command of NAME or NAME,NAME."""
@@ -49,6 +46,17 @@ class QuantityGroup(click.Group):
                 f"quantity {unknown[0]!r} is unknown; expected one of {', '.join(analysis.quantities())}"
             )
         return quantity_command(names)
+
+
+def write_offered(
+    formatter: click.HelpFormatter, title: str, summaries: Mapping[str, str], left_out: Sequence[str]
+) -> None:
+    """Write what can be asked for by name, with a line on each, and what other packages offer in vain."""
+    with formatter.section(title):
+        formatter.write_dl(list(summaries.items()))
+    if left_out:
+        with formatter.section("Left out"):
+            formatter.write("".join(f"{' ' * formatter.current_indent}{line}\n" for line in left_out))
 
 
 def quantity_command(names: Sequence[str]) -> click.Command:

@@ -14,7 +14,7 @@ from traj.pipeline import readouts
 from traj.pipeline.making.carry_out import carry_out, say
 from traj.pipeline.options import BLOCKS, DEVICE, DRY_RUN, STALE, TF32, LocalPath, refuse_url
 from traj.pipeline.parsing import Whole
-from traj.pipeline.quantity_options import OptionValue, parameter_texts
+from traj.pipeline.quantity_options import OptionValue, parameter_texts, write_offered
 
 
 class ReadoutGroup(click.Group):
@@ -23,6 +23,11 @@ class ReadoutGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the readouts."""
         return readouts.names()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show each readout with the first line of its docstring, and those of other packages that are left out."""
+        summaries = {name: readouts.summary(name) for name in self.list_commands(ctx)}
+        write_offered(formatter, "Readouts", summaries, readouts.clashes())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Build the command of a readout."""

@@ -1,16 +1,21 @@
 """Readouts: one public file, one function of the file's name, which makes a `Readout`.
 
+Other packages offer theirs as entry points of the group `traj.readouts`, each named NAME = module:NAME.
+
 These files import nothing heavy before the function is called: the command line reads its options off it.
 """
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from traj.analysis._offered import Offered
 
 if TYPE_CHECKING:
     import torch
@@ -111,18 +116,36 @@ class Readout:
 
 
 def names() -> list[str]:
-    """List the readouts: the public files of this folder, none of them imported."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    """List the readouts, none of them imported: the public files of this folder, and those of other packages."""
+    return sorted({*_ours(), *OFFERED.names()})
+
+
+def clashes() -> list[str]:
+    """Say which readouts of other packages are left out because ours have their names, a line each."""
+    return OFFERED.clashes(_ours())
+
+
+def summary(name: str) -> str:
+    """Read the first line of a readout's docstring; one of another package is not imported for it."""
+    return OFFERED.summary(name) if name not in _ours() else (load(name).__doc__ or "").split("\n")[0]
 
 
 def load(name: str) -> Callable[..., Readout]:
     """Import one readout and return its function, of a `Source` and keyword options.
 
-    Raises InputError for an unknown name.
+    Raises InputError for an unknown name, and where another package's readout cannot be used.
     """
     if name not in names():
         from traj.stores import InputError  # takes seconds to import, and help needs none of it
 
         raise InputError(f"readout {name!r} is unknown; expected one of {', '.join(names())}")
-    readout: Callable[..., Readout] = getattr(import_module(f"{__name__}.{name}"), name)
+    readout: Callable[..., Readout]
+    readout = getattr(import_module(f"{__name__}.{name}"), name) if name in _ours() else OFFERED.load(name)
     return readout
+
+
+def _ours() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+
+
+OFFERED = Offered("traj.readouts", "readout", inspect.isfunction, "no function")
