@@ -84,11 +84,13 @@ def weights(log_p: Array, labels: Array, prior: Array, members: Array) -> Array:
     log_p is (sample, timestep, class); labels (sample,) are the positions of the samples' classes, -1 for one that is
     not among them, or empty where samples are of the whole mixture; members (class,) says which classes take part.
     Samples with labels are selected, and weighted by the prior of their class over how many there are of it; others
-    are weighted by P(one of the members | x_t). All are NaN where a member has no samples. METHODS 4.1.
+    are weighted by P(one of the members | x_t). All are NaN where a member has no samples, or where such weights come
+    to less than one sample. METHODS 4.1.
     """
     if not labels.size:
-        by_posterior: Array = np.exp(log_p[..., members]).sum(axis=-1)
-        return by_posterior
+        by_posterior = np.exp(log_p[..., members]).sum(axis=-1)
+        few = by_posterior.sum(axis=0) < 1
+        return np.where(few, np.nan, by_posterior)
     count = np.bincount(labels[labels >= 0], minlength=len(prior))
     with np.errstate(divide="ignore", invalid="ignore"):
         each = np.where(members & (prior > 0), prior / prior[members].sum() / count, 0.0)

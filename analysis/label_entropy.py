@@ -65,7 +65,8 @@ def label_entropy(
 
     `class_entropy` (class, timestep), the mean of -log2 P(c | x_t) where c is the class, adds up to E1 by the priors,
     and `class_entropy_rate_log_snr` is how fast it falls. A class without samples has NaN, and so have decisions it
-    takes part in, if its prior is not 0; the attribute `without_samples` names such classes.
+    takes part in, if its prior is not 0; the attribute `without_samples` names such classes. Without labels, NaN is
+    where P of the sides comes to less than one sample in all.
 
     `peak_timestep` and `peak_log_snr` (decision) say where the rate, per tau or log SNR as `per` says, is highest, by
     curves smoothed over half a unit of log SNR; `peak_low_...` and `peak_high_...` are the ends of an interval of 95 %

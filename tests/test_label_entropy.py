@@ -305,6 +305,16 @@ def test_a_class_without_samples_has_no_profile_and_is_named():
     assert np.isfinite(left_out["entropy"].sel(decision="all")).all()
 
 
+def test_without_labels_a_class_that_no_sample_ends_in_has_no_late_profile():
+    ds = mixture(40, 40, labelled=False)
+    ds = ds.isel(sample=np.arange(40) % 4 != 2)
+    result = label_entropy(ds).compute()
+    profile = result["class_entropy"].sel({"class": 2})
+    assert np.isfinite(profile[:10]).all()
+    assert np.isnan(profile[-5:]).all()
+    assert np.isfinite(result["entropy"].sel(decision="all")).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
