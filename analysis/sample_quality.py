@@ -90,7 +90,7 @@ def sample_quality(
     `mmd` (against) is the unbiased estimate of the squared maximum mean discrepancy between the run's x_0 and the
     dataset, and with a baseline between the two runs (Gretton et al. 2012, eq. 3), of `at_most` samples and images at
     most, evenly chosen. The kernel is exp(-|a - b|^2 / (2 h^2)), h the median distance of the dataset's images. It is 0
-    on average for equal distributions, and then below 0 as often as not. `mmd_se` is the jackknife's, on average too
+    on average for equal distributions, then more often below 0 than above. `mmd_se` is the jackknife's, on average too
     large rather than too small, and the interval of 95 % Student's; `mmd_p` is of permutations between the two sets,
     (1 + count) / (1 + permutations). A run and its baseline, of the same samples, have noise in common: they are
     compared in pairs, k of a pair is not counted, and permutations swap the two of a pair.
