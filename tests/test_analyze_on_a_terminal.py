@@ -62,7 +62,7 @@ def on_a_terminal(command, scratch, react=lambda shown, terminal: None):
     return shown, process.wait()
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "2"])
+@pytest.mark.parametrize("scheduler", ["threads", "1"])
 def test_a_terminal_gets_a_bar(scheduler, tmp_path):
     runs.make("a.zarr")
     command = [TRAJ, "analyze", "psnr", "a.zarr", "--scheduler", scheduler]

@@ -10,8 +10,9 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
-from tests import runs
+from tests import runs, warm
 from tests.report_data import (
     CONFIG,
     IMAGES,
@@ -363,7 +364,12 @@ def test_a_run_and_its_forks_may_have_one_name(copy):
     assert found.origin == "ddim50"
 
 
-def test_a_result_nothing_here_knows_is_said(copy):
+@pytest.fixture
+def without_figures(monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", warm.blank)
+
+
+def test_a_result_nothing_here_knows_is_said(copy, without_figures):
     unknown = xr.Dataset({"mystery": ("sample", [1.0])}, attrs={"quantity": "mystery"})
     stores.save(unknown, copy / "results/ddim50/mystery.zarr", {"quantity": "mystery"})
     write(copy, copy / "out")
@@ -398,7 +404,7 @@ def test_runs_of_the_project_beside_are_shown_but_for_names_that_are_taken(place
     assert other.exists()
 
 
-def test_other_reports_are_linked_where_they_are(copy):
+def test_other_reports_are_linked_where_they_are(copy, without_figures):
     page = copy / "studies/mine/report/index.html"
     page.parent.mkdir(parents=True)
     page.write_text("x")
