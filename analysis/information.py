@@ -229,13 +229,13 @@ def _half(result: xr.Dataset) -> list[Landmark]:
     (bits,) = _bits(result)
     low, high = _verdicts.band(mean, error, len(known))
     series = bits._replace(value=mean, low=low, high=high)
-    meaning = "x_t holds half of the information on x_0 that the last one holds"
+    meaning = "by pred_x0, x_t holds half of the information on x_0 that the last one holds"
     return [_landmarks.kept_above(series, 0, "information_half", meaning)]
 
 
 def _peak(result: xr.Dataset) -> list[Landmark]:
     by_sample = _by_sample(result, "squared_error") * _gamma(result)
-    meaning = "information on x_0 grows fastest, per unit of log SNR"
+    meaning = "by pred_x0, information on x_0 grows fastest, per unit of log SNR"
     return [_landmarks.highest(series, by_sample, "information_peak", meaning) for series in _rate(result)]
 
 
