@@ -47,7 +47,9 @@ def _per(result: xr.Dataset) -> str:
 def _class_colours(count: int) -> list[str]:
     """Give classes colours of their own, those of runs and decisions being others."""
     few = count <= 10
-    palette = mpl.colormaps["tab10"](range(count)) if few else mpl.colormaps["turbo"](np.linspace(0.05, 0.95, count))
+    palette = (
+        mpl.colormaps["tab10"](np.arange(count)) if few else mpl.colormaps["turbo"](np.linspace(0.05, 0.95, count))
+    )
     return [mpl.colors.to_hex(colour) for colour in palette]
 
 

@@ -184,6 +184,10 @@ def _require(ds: xr.Dataset) -> None:
             f"dataset of kind {ds.attrs.get('kind', '?')} has {here}{f', along {dims}' if dims else ''}; run `traj "
             "readout likelihood RUN OUT` first"
         )
+    if ds.sizes["class"] < 2:
+        raise InputError(
+            "this readout is of one class only, between which and no other nothing is decided; expected two"
+        )
 
 
 def _lazily(

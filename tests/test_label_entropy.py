@@ -292,6 +292,14 @@ def test_no_signal_at_the_start_leaves_all_else_as_it_is():
     assert np.isfinite(result["peak_log_snr"]).all()
 
 
+def test_a_run_of_one_stored_state_has_the_prior_and_no_slope():
+    result = label_entropy(mixture(8, 1)).compute()
+    assert (result["posterior"] == 0.25).all()
+    assert (result["entropy"].sel(decision="all") == 2).all()
+    assert np.isnan(result["entropy_rate"]).all()
+    assert np.isfinite(result["entropy_rate_log_snr"].sel(decision="all")).all()
+
+
 def test_a_class_without_samples_has_no_profile_and_is_named():
     ds = mixture(30, 20)
     ds = ds.isel(sample=ds["label"].to_numpy() != 2)
@@ -341,6 +349,8 @@ def test_readouts_it_cannot_use_are_refused():
         label_entropy(mixture(4, 5).drop_vars("eps_product"))
     with pytest.raises(InputError, match=r"traj readout likelihood RUN OUT"):
         label_entropy(mixture(4, 5).expand_dims("variant"))
+    with pytest.raises(InputError, match=r"of one class only.*expected two"):
+        label_entropy(mixture(4, 5).isel({"class": [0], "other_class": [0]}))
     mixed = mixture(4, 5)
     mixed = mixed.assign_coords(label=("sample", [0, -1, 2, 3]))
     with pytest.raises(InputError, match=r"1 of 4 samples have no label"):
