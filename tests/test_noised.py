@@ -5,17 +5,19 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from tests import runs
 from tests.sampling import LINEAR, gain
-from tests.test_fork import forked
+from tests.test_fork import forked, save_network
 from tests.test_fork_closed_forms import label_as_readout, posterior
 from traj import stores
 from traj.analysis.forward_backward import forward_backward
 from traj.pipeline.cli import main
 from traj.pipeline.making import generate
 from traj.pipeline.models import analytic
+from traj.pipeline.process.sampler import learned_log_variance
 
 GAUSSIAN = "gaussian:0,1,1x8x8"
 SPAN = (-4.0, 4.0)
@@ -147,6 +149,19 @@ def test_inversion_and_the_way_back_are_the_products_of_gains(dataset, tmp_path)
 def test_only_ddim_without_noise_is_inverted(dataset, options):
     with pytest.raises(stores.InputError, match="inversion goes backwards through ddim without noise"):
         generate.prepare(model=GAUSSIAN, start=str(dataset), noised=True, inversion=True, samples=4, **options)
+
+
+def test_a_network_that_learns_its_variance_keeps_it(tmp_path):
+    model = save_network(tmp_path / "model", variance_type="learned_range")
+    data = runs.dataset(tmp_path / "d.zarr", np.zeros((4, 1, 8, 8)))
+    ds = noise(data, tmp_path / "n.zarr", model=model, sampler_name="iddpm", steps=5, samples=4)
+    assert np.isfinite(ds.log_variance).all()
+    run = generate.prepare(model=model, sampler_name="iddpm", steps=5, samples=4, device="cpu")
+    x_t = torch.from_numpy(ds.x_t.values[:, 2])
+    with torch.inference_mode():
+        prediction = run.denoiser(x_t, run.plan.timesteps[2], torch.full((4,), -1))
+    expected = learned_log_variance(run.denoiser.schedule, run.plan, 2, prediction)
+    np.testing.assert_allclose(ds.log_variance[:, 2], expected, rtol=1e-4)
 
 
 def test_a_sweep_of_noised_data_is_refused(dataset, tmp_path):

@@ -119,11 +119,8 @@ class Generation:
     @property
     def addresses(self) -> list[tuple[int, int]]:
         """The noise of the steps that add some, (timestep, replica): of a bridge by the timestep it lands on."""
-        noisy = [
-            step
-            for k, step in enumerate(self.walked.steps)
-            if sampler.adds_noise(self.denoiser.schedule, self.walked, k)
-        ]
+        schedule, walked = self.denoiser.schedule, self.walked
+        noisy = [step for k, step in enumerate(walked.steps) if sampler.adds_noise(schedule, walked, k)]
         return [(step.lands_on if self.noised else step.timestep, 0) for step in noisy]
 
     @property
