@@ -147,6 +147,8 @@ def test_times_are_evaluations_and_seconds_of_a_sample(wide, tmp_path, monkeypat
             (rows[name],) = csv.DictReader(file)
     assert [rows[name]["evaluations"] for name in rows] == ["20", "10"]
     assert [float(rows[name]["network_seconds"]) for name in rows] == [10, 5]
+    assert [rows[name]["whole_evaluations"] for name in rows] == ["20", "20"]
+    assert [float(rows[name]["whole_seconds"]) for name in rows] == [10, 10]
     assert float(rows["whole"]["start_seconds"]) == 0 < float(rows["late"]["start_seconds"])
     assert float(rows["late"]["seconds"]) == pytest.approx(5 + float(rows["late"]["start_seconds"]), rel=1e-4)
     assert rows["late"]["measured"] == "medians of 5 to 25 network calls with 4 samples, device cpu"

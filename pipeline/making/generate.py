@@ -44,7 +44,8 @@ class Generation:
 
     It starts from noise, or from the x_0 of a ``source``, noised to the plan's first timestep. ``noised`` says that no
     plan is run: each x_0 is noised to all timesteps of the plan, and stays the end; with ``inversion`` it is led there
-    by the model instead, backwards through the plan.
+    by the model instead, backwards through the plan. ``skipped`` counts the evaluations of a sample that a late start
+    leaves out.
     """
 
     denoiser: Denoiser
@@ -63,6 +64,7 @@ class Generation:
     source: Source | None = None
     noised: bool = False
     inversion: bool = False
+    skipped: int = 0
 
     @property
     def kept(self) -> list[int]:
@@ -323,8 +325,9 @@ def prepare(
     chosen = plans.choose(denoiser, sampler_name, timesteps or steps, eta, variance, clip, eps, spacing)
     if plan_name == "shortcut":
         chosen = shortcut(chosen, network_of(denoiser))
+    whole = chosen
     if start_step is not None:
-        chosen = chosen.after(start_step)
+        chosen = whole.after(start_step)
     if inversion:
         forward.require_invertible(chosen)
     return Generation(
@@ -344,6 +347,7 @@ def prepare(
         source=source,
         noised=noised,
         inversion=inversion,
+        skipped=whole.evaluations - chosen.evaluations,
     )
 
 

@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from traj.pipeline.making.sweep import cuts_of, removed
-from traj.pipeline.process.cut import Cut
+from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.device import inference, timed_call
 from traj.stores import EDIT, write_file
 
@@ -55,22 +55,29 @@ def write_run_times(generation: Generation, path: Path) -> None:
 
     A table in CSV of one row: ``evaluations`` of the network; ``network_seconds``, the median time of a call with a
     whole block times the evaluations, over the samples of a block; ``start_seconds``, the same of the source it starts
-    from, 0 for noise; ``seconds``, their sum; and ``measured``, how. Drawing noise and writing are left out.
+    from, 0 for noise; ``seconds``, their sum; ``whole_evaluations`` and ``whole_seconds``, what the plan takes from
+    noise on, by the same calls, so that the two compare; and ``measured``, how. Drawing noise and writing are left out.
 
     Raises OSError where the file cannot be written.
     """
-    steps, block = generation.plan.steps, generation.block
+    plan, block = generation.plan, generation.block
     with inference(generation.tf32):
         x_t, condition = generation.trial()
-        cuts = cuts_of([generation.plan])
-        seconds = call_medians(generation.denoiser, cuts, x_t, steps[0].timestep, condition)
-    network = sum(seconds[step.cut] * step.evaluations for step in steps) / block
-    start = generation.start_seconds / block
+        cuts = [*dict.fromkeys([WHOLE, *cuts_of([plan])])]
+        seconds = call_medians(generation.denoiser, cuts, x_t, plan.timesteps[0], condition)
+    network = sum(seconds[step.cut] * step.evaluations for step in plan.steps) / block
+    start, skipped = generation.start_seconds / block, generation.skipped * seconds[WHOLE] / block
     least, most = ROUNDS
-    how = f"medians of {least} to {most} network calls with {block} samples, device {generation.device.type}"
-    head = ["evaluations", "network_seconds", "start_seconds", "seconds", "measured"]
-    row = [generation.plan.evaluations, *(f"{value:.6g}" for value in (network, start, network + start)), how]
-    _write(path, head, [row])
+    row = {
+        "evaluations": plan.evaluations,
+        "network_seconds": f"{network:.6g}",
+        "start_seconds": f"{start:.6g}",
+        "seconds": f"{network + start:.6g}",
+        "whole_evaluations": plan.evaluations + generation.skipped,
+        "whole_seconds": f"{network + skipped:.6g}",
+        "measured": f"medians of {least} to {most} network calls with {block} samples, device {x_t.device.type}",
+    }
+    _write(path, [*row], [[*row.values()]])
 
 
 def _write(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
