@@ -41,12 +41,15 @@ TASKS_PER_SHARD = 15 * len(QUANTITIES)
 def rows(tiny: bool) -> list[Row]:
     """Measure on a store in the shape of CIFAR-10, 350 samples by 1000 timesteps."""
     if tiny:
-        return measure(blocks=2, block=4, timesteps=12, rounds=1, workers=1)
-    return measure(blocks=7, block=50, timesteps=1000, rounds=3, workers=WORKERS)
+        return measure(blocks=2, block=4, timesteps=12, rounds=1, workers=1, decoded=1 << 20)
+    return measure(blocks=7, block=50, timesteps=1000, rounds=3, workers=WORKERS, decoded=1 << 30)
 
 
-def measure(*, blocks: int, block: int, timesteps: int, rounds: int, workers: int) -> list[Row]:
-    """Measure each quantity, all in one pass, other engines, other numbers of workers, memory and tasks."""
+def measure(*, blocks: int, block: int, timesteps: int, rounds: int, workers: int, decoded: int) -> list[Row]:
+    """Measure each quantity, all in one pass, other engines, other numbers of workers, memory and tasks.
+
+    Plain processes decode so many bytes each.
+    """
     with tempfile.TemporaryDirectory(prefix="traj-bench-") as folder, ExitStack() as running:
         path = make_store(Path(folder) / "run.zarr", block=block, blocks=blocks, shape=(3, 32, 32), timesteps=timesteps)
         ways = {
@@ -68,7 +71,7 @@ def measure(*, blocks: int, block: int, timesteps: int, rounds: int, workers: in
         alone = interleave(
             {name: _analysing(path, ways[name], QUANTITIES) for name in ("one thread", "one process")}, rounds
         )
-        scaling = [decode_scaling(path, workers) for _ in range(rounds)]
+        scaling = [decode_scaling(path, workers, decoded) for _ in range(rounds)]
         tasks, shards = count_tasks(path)
         estimate, peak = estimate_and_peak(
             ["analyze", ",".join(QUANTITIES), str(path), "-o", folder, "--workers", str(workers)]
@@ -172,16 +175,16 @@ def count_tasks(path: Path) -> tuple[int, int]:
     return len(tasks), ds.x_t.data.npartitions + ds.pred_x0.data.npartitions
 
 
-def decode_scaling(path: Path, workers: int) -> float:
+def decode_scaling(path: Path, workers: int, decoded: int) -> float:
     """Measure how much more some plain processes decode side by side than one alone."""
-    alone, together = (max(_decode_side_by_side(path, processes)) for processes in (1, workers))
+    alone, together = (max(_decode_side_by_side(path, processes, decoded)) for processes in (1, workers))
     return workers * alone / together
 
 
-def _decode_side_by_side(path: Path, processes: int) -> list[float]:
+def _decode_side_by_side(path: Path, processes: int, decoded: int) -> list[float]:
     context = get_context("spawn")
     barrier, seconds = context.Barrier(processes), context.Queue()
-    started = [context.Process(target=_decode, args=(path, barrier, seconds)) for _ in range(processes)]
+    started = [context.Process(target=_decode, args=(path, decoded, barrier, seconds)) for _ in range(processes)]
     for process in started:
         process.start()
     measured = [seconds.get() for _ in started]
@@ -190,7 +193,7 @@ def _decode_side_by_side(path: Path, processes: int) -> list[float]:
     return measured
 
 
-def _decode(path: Path, barrier: Barrier, seconds: Queue[float]) -> None:
+def _decode(path: Path, decoded: int, barrier: Barrier, seconds: Queue[float]) -> None:
     """Time decoding the chunks of one shard over and over, from memory into memory of a shard's size."""
     inner = arrays_of(read_root(path))["x_t"]["codecs"][0]["configuration"]["chunk_shape"]
     content = (path / "x_t" / "c.0.0.0.0.0").read_bytes()
@@ -199,7 +202,7 @@ def _decode(path: Path, barrier: Barrier, seconds: Queue[float]) -> None:
     entries = [entry for entry in read_index(content, chunks).tolist() if entry[0] != MISSING]
     bytes_each = int(np.prod(inner)) * 4
     room = np.empty((len(entries), bytes_each), np.uint8)
-    repeats = max(1, (1 << 30) // room.nbytes)
+    repeats = max(1, decoded // room.nbytes)
     for counted in (False, True):
         if counted:
             barrier.wait()
