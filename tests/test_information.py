@@ -8,6 +8,8 @@ import xarray as xr
 from scipy.integrate import quad
 from scipy.optimize import brentq, minimize_scalar
 
+from tests import runs
+from tests.test_noised import GAUSSIAN, SPAN, noise
 from traj.analysis.information import information
 from traj.stores import InputError
 
@@ -233,6 +235,16 @@ def test_a_run_without_noise_of_its_own_is_said_to_have_no_mmse():
         assert bool(information.landmarks(result)) == bool(information.numbers(result)) == (not told)
         for figure in information.figures:
             assert ("no mmse, of ddim" in figure.caption({"ddim": result})) == told
+
+
+def test_noised_data_have_an_mmse_and_data_led_to_noise_by_a_fixed_rule_have_none(tmp_path):
+    x_0 = np.random.default_rng(5).standard_normal((40, 1, 8, 8))
+    data = runs.dataset(tmp_path / "data.zarr", x_0, valid_range=SPAN)
+    options = {"model": GAUSSIAN, "sampler_name": "ddim", "steps": 12, "samples": 40, "block": 40}
+    drawn = information(noise(data, tmp_path / "drawn.zarr", **options)).compute()
+    led = information(noise(data, tmp_path / "led.zarr", inversion=True, **options)).compute()
+    assert [one.attrs["deterministic"] for one in (drawn, led)] == [0, 1]
+    assert errors_off(drawn, "squared_error", 64 / (1 + np.exp(drawn["log_snr"].to_numpy()))).max() < 3
 
 
 def test_a_network_beside_the_exact_denoiser_has_its_excess_in_pairs(two_points):
