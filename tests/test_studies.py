@@ -1,10 +1,14 @@
 """The tables of studies/ fit the runs they are for."""
 
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 import yaml
+from dvc.repo import Repo
 
+from traj.pipeline.cli import main
 from traj.pipeline.making import sweep
 from traj.pipeline.making.shortcut import STEPS
 
@@ -72,3 +76,22 @@ def test_of_the_code_studies_list_what_the_root_lists(study):
     for name in ("train", "generate", "analyze", "fork"):
         if len(code[name]) == 2:
             assert code[name][0] <= code[name][1], name
+
+
+def commands():
+    """Every command of the studies, as DVC runs it: a name, and its words."""
+    for stage in Repo(ROOT).index.stages:
+        if stage.addressing.startswith("studies/"):
+            for command in [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd:
+                name = stage.addressing.removeprefix("studies/").replace("/dvc.yaml", "")
+                yield pytest.param(shlex.split(command), id=f"{name}:{shlex.split(command)[1]}")
+
+
+@pytest.mark.parametrize("words", [*commands()])
+def test_every_command_of_a_study_is_one_that_traj_knows(words):
+    command, context = main, None
+    assert words.pop(0) == "traj"
+    while isinstance(command, click.Group):
+        context = click.Context(command, parent=context)
+        _, command, words = command.resolve_command(context, words)
+    command.make_context(command.name, words, parent=context)

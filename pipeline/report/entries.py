@@ -209,9 +209,9 @@ def _missing(entry: Entry, quantities: Mapping[str, Quantity]) -> list[str]:
         stored = entry.stored.get(quantity.reads)
         if name in entry.results or stored is None or stored.ds is None or not set(quantity.needs) <= set(stored.ds):
             continue
-        takes_run = "baseline" in quantity.stores
-        run = f" --baseline {'RUN' if stored.of is None else stored.of.path}" if takes_run else ""
-        commands.setdefault(f"{stored.path}{run}", []).append(name)
+        others = {"baseline": "RUN" if stored.of is None else stored.of.path, "dataset": "DATASET"}
+        given = "".join(f" --{option} {other}" for option, other in others.items() if option in quantity.stores)
+        commands.setdefault(f"{stored.path}{given}", []).append(name)
     return [
         f"no {', no '.join(missing)}: run `traj analyze {','.join(missing)} {rest}`"
         for rest, missing in commands.items()
