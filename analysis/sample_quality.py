@@ -321,15 +321,22 @@ def _tables(results: Results) -> list[Table]:
         result = results[run]
         measured = [_with_ends(*_interval(result, name)) for name in MEASURED]
         compared = [told for against in ("dataset", "baseline") for told in _told(result, against)]
-        rows.append([run, str(result.attrs["evaluations"]), str(result.attrs["first_timestep"]), *measured, *compared])
+        cost = [str(result.attrs["evaluations"]), _milliseconds(result), str(result.attrs["first_timestep"])]
+        rows.append([run, *cost, *measured, *compared])
     note = (
-        "In brackets, intervals of 95 %. Evaluations are of the network, for one sample. Copies are samples whose "
+        "In brackets, intervals of 95 %. Evaluations are of the network, for one sample; times were measured on one "
+        "machine, with whole blocks of samples (`traj generate ... --times`). Copies are samples whose "
         "nearest image is less than a third as far as the second. A p-value below 0.05 says that samples are told from "
         "those they are compared with; a high one does not say that they are alike."
     )
-    head = ["run", "evaluations", "from t", *MEASURED.values()]
+    head = ["run", "evaluations", "ms", "from t", *MEASURED.values()]
     head += ["MMD² with the dataset", "p", "MMD² with the baseline", "p"]
     return [Table("Quality beside what a sample costs", head, rows, note, range(1, len(head)))]
+
+
+def _milliseconds(result: xr.Dataset) -> str:
+    """Say what a sample takes, where the report found it measured."""
+    return f"{1000 * float(result['seconds']):.3g}" if "seconds" in result.coords else ""
 
 
 def _with_ends(value: float, low: float, high: float) -> str:

@@ -391,6 +391,12 @@ def test_measured_times_are_a_coordinate_of_a_sweeps_results(copy):
     assert any("does not fit the results beside it" in remark for remark in found.remarks)
 
 
+def test_the_measured_time_of_a_run_is_a_coordinate_of_its_results(copy):
+    stores.save(xr.Dataset({"x": ((), 1.0)}), copy / "results/ddim50/x.zarr", {"quantity": "x"})
+    (copy / "results/ddim50/times.csv").write_text("evaluations,network_seconds,start_seconds,seconds\n50,2,1,3\n")
+    assert float(collected(copy)["ddim50"].results["x"]["seconds"]) == 3
+
+
 def test_runs_of_the_project_beside_are_shown_but_for_names_that_are_taken(place, tmp_path):
     root = tmp_path / "studies/mine"
     make_run(root / "data/trajectories/raw.zarr", seed=9)

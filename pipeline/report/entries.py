@@ -167,22 +167,38 @@ def _result(file: Path) -> xr.Dataset:
 
 
 def _with_times(result: xr.Dataset, times: Path, remarks: list[str]) -> xr.Dataset:
-    """Add the share of network time that each variant of a sweep does not take, where that was measured."""
-    if not set(EDIT) <= set(result.coords) or not times.exists():
+    """Add what was measured beside a result, as coordinates, where that was done.
+
+    Of a sweep it is the share of network time that each variant does not take, of a run the seconds that a sample
+    takes.
+    """
+    if not times.exists():
         return result
+    of_sweep = set(EDIT) <= set(result.coords)
     try:
         with times.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        edits = list(zip(*(map(str, result[name].to_numpy().tolist()) for name in EDIT), strict=True))
-        if [tuple(row[name] for name in EDIT) for row in rows] != edits:
-            raise ValueError
-        removed = [float(row["time_removed"]) for row in rows]
+        measured = _time_removed(result, rows) if of_sweep else _seconds(rows)
     except (OSError, KeyError, TypeError, ValueError, csv.Error):
-        remark = f"{times} does not fit the results beside it; measure with `traj fork ... --sweep ... --times {times}`"
+        verb = "fork ... --sweep ..." if of_sweep else "generate ..."
+        remark = f"{times} does not fit the results beside it; measure with `traj {verb} --times {times}`"
         remarks += [remark] if remark not in remarks else []
         return result
+    return result.assign_coords(measured)
+
+
+def _time_removed(result: xr.Dataset, rows: list[dict[str, str]]) -> dict[str, Any]:
+    edits = list(zip(*(map(str, result[name].to_numpy().tolist()) for name in EDIT), strict=True))
+    if [tuple(row[name] for name in EDIT) for row in rows] != edits:
+        raise ValueError
+    removed = np.array([float(row["time_removed"]) for row in rows])
     words = {"long_name": "share of the run's network time that is not taken", "units": "1"}
-    return result.assign_coords(time_removed=("variant", np.array(removed), words))
+    return {"time_removed": ("variant", removed, words)}
+
+
+def _seconds(rows: list[dict[str, str]]) -> dict[str, Any]:
+    (row,) = rows
+    return {"seconds": ((), float(row["seconds"]), {"long_name": "time that a sample takes, measured", "units": "s"})}
 
 
 def _out_of_step(file: Path, result: xr.Dataset, root: Path, quantities: Mapping[str, Quantity]) -> list[str]:
