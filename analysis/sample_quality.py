@@ -325,7 +325,7 @@ def _tables(results: Results) -> list[Table]:
         rows.append([run, *cost, *measured, *compared])
     note = (
         "In brackets, intervals of 95 %. Evaluations are of the network, for one sample; times were measured on one "
-        "machine, with whole blocks of samples (`traj generate ... --times`). Copies are samples whose "
+        "machine, with whole blocks of samples, where that was asked for. Copies are samples whose "
         "nearest image is less than a third as far as the second. A p-value below 0.05 says that samples are told from "
         "those they are compared with; a high one does not say that they are alike."
     )
