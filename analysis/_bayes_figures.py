@@ -92,6 +92,8 @@ def _posteriors(part: SubFigure, result: xr.Dataset) -> None:
         axis.set_visible(False)
     for axis, true in zip(axes.T.flat, order, strict=False):
         there = np.flatnonzero(of.to_numpy() == result["class"].to_numpy()[true])[: BESIDE + 1]
+        if not there.size:
+            axis.text(0.5, 0.5, "no sample", ha="center", transform=axis.transAxes, color="#777777")
         posterior = result["posterior"].isel(sample=there, timestep=thinned).to_numpy()
         for sample in posterior[1:]:
             axis.plot(x[thinned], sample[:, true], color=palette[true], lw=0.7, alpha=0.35)
