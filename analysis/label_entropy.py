@@ -42,7 +42,7 @@ def label_entropy(
     *,
     partitions: tuple[str, ...] = (),
     priors: tuple[float, ...] = (),
-    variance: str = "small",
+    variance: str = "large",
     per: Literal["auto", "tau", "log_snr"] = "auto",
 ) -> xr.Dataset:
     """Follow how sure a class-conditional network is, along each trajectory, of the class of its sample.
@@ -91,9 +91,9 @@ def label_entropy(
     priors
         Probability of each class, in the order of the store; all alike by default.
     variance
-        s_t^2 of a step, of x_s given x_t and the class: small, that for one known x_0, exact for classes that are
-        points, and the best on digits by a little; large, all the noise a step takes away, safer for classes that are
-        continuous; spread:V, exact for normal classes of values with variance V.
+        s_t^2 of a step, of x_s given x_t and the class: large, all the noise a step takes away, safe for classes that
+        have a spread and for trained networks, whose errors `small` magnifies in the last steps; small, that for one
+        known x_0, exact for classes that are points; spread:V, exact for normal classes of values with variance V.
     per
         What rates are compared per, to find the peaks: tau, log_snr, or auto, tau where the process has a table.
 

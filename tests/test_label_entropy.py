@@ -54,12 +54,12 @@ def whole():
 
 @pytest.fixture(scope="module")
 def labelled():
-    return label_entropy(mixture(512, 60), partitions=PARTITIONS).compute()
+    return label_entropy(mixture(512, 60), variance="small", partitions=PARTITIONS).compute()
 
 
 @pytest.fixture(scope="module")
 def unlabelled():
-    return label_entropy(mixture(512, 60, labelled=False, seed=1), partitions=PARTITIONS).compute()
+    return label_entropy(mixture(512, 60, labelled=False, seed=1), variance="small", partitions=PARTITIONS).compute()
 
 
 def test_quadrature_gives_the_table_of_the_methods():
@@ -129,7 +129,9 @@ def test_the_classifier_follows_the_exact_posterior_of_points_along_any_path():
     forward = forward_paths(rng.choice(POINTS, 20), c, d, rng)
     anywhere = c * np.linspace(-9, 9, 20)[:, None] + d * rng.standard_normal((20, 1))
     for x_t in (forward, anywhere):
-        posterior = label_entropy(readout(x_t, timestep, np.full(20, -1))).compute()["posterior"].to_numpy()
+        posterior = (
+            label_entropy(readout(x_t, timestep, np.full(20, -1)), variance="small").compute()["posterior"].to_numpy()
+        )
         exact = np.exp(log_weights(x_t, c, d))
         expected = exact / exact[:, :1]  # what the prior in place of P(c | x_T) makes of it
         expected /= expected.sum(axis=-1, keepdims=True)
@@ -154,13 +156,13 @@ def test_an_overconfident_network_is_not_calibrated():
 
 def test_profiles_of_classes_add_up_to_the_labelled_average():
     priors = (0.4, 0.3, 0.2, 0.1)
-    result = label_entropy(mixture(40, 30), priors=priors).compute()
+    result = label_entropy(mixture(40, 30), variance="small", priors=priors).compute()
     total = (result["class_entropy"] * np.array(priors)[:, None]).sum("class")
     np.testing.assert_allclose(total, result["entropy_labelled"].sel(decision="all"), atol=1e-12)
 
 
 def test_the_sum_over_classes_stays_one_where_the_null_prediction_fits():
-    with_null = label_entropy(mixture(48, 400)).compute()
+    with_null = label_entropy(mixture(48, 400), variance="small").compute()
     assert abs(np.median(np.exp(with_null["log_total"][:, -1])) - 1) < 0.05
     ds = mixture(4, 30)
     ds["squared_distance_null"][:] = np.nan
@@ -293,7 +295,7 @@ def test_no_signal_at_the_start_leaves_all_else_as_it_is():
 
 
 def test_a_run_of_one_stored_state_has_the_prior_and_no_slope():
-    result = label_entropy(mixture(8, 1)).compute()
+    result = label_entropy(mixture(8, 1), variance="small").compute()
     assert (result["posterior"] == 0.25).all()
     assert (result["entropy"].sel(decision="all") == 2).all()
     assert np.isnan(result["entropy_rate"]).all()
@@ -358,7 +360,7 @@ def test_readouts_it_cannot_use_are_refused():
 
 
 def test_runs_are_compared_by_the_same_samples():
-    early, late = (label_entropy(mixture(24, 60)).compute() for _ in range(2))
+    early, late = (label_entropy(mixture(24, 60), variance="small").compute() for _ in range(2))
     late["decision_log_snr"] = late["decision_log_snr"] + 0.5
     table = label_entropy.tables({"exact": early, "trained": late})[-1]
     assert table.rows == [["exact", "trained", "24", "+0.5 (+0.5 to +0.5)", "100%"]]
