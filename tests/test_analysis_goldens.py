@@ -25,7 +25,7 @@ def computed(name, make, changed=None):
     """Compute a quantity of a small dataset, perhaps one sample changed: variable -> values in one line."""
     ds = make(SAMPLES, STEPS, **(SMALL if "side" in inspect.signature(make).parameters else {}))
     if changed is not None:
-        ds[largest(ds)][{"sample": changed}] *= 0.9
+        ds[largest(name, ds)][{"sample": changed}] *= 0.9
     result = lay_out(name, ds, **({"bins": 16} if "bins" in analysis.load(name).options else {})).compute()
     kept = {}
     for variable, values in result.data_vars.items():

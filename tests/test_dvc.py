@@ -39,7 +39,7 @@ def project(tmp_path_factory):
             shutil.copytree(source, folder / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / part)
-    for file in (ROOT / "studies").rglob("dvc.yaml"):
+    for file in (ROOT / "studies").rglob("*.yaml"):
         copied = folder / file.relative_to(ROOT)
         copied.parent.mkdir(parents=True)
         shutil.copy(file, copied)
