@@ -41,7 +41,7 @@ def project(tmp_path_factory):
             shutil.copy(source, folder / part)
     for file in (ROOT / "studies").rglob("*.yaml"):
         copied = folder / file.relative_to(ROOT)
-        copied.parent.mkdir(parents=True)
+        copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copied)
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
