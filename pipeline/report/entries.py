@@ -219,15 +219,20 @@ def _out_of_step(file: Path, result: xr.Dataset, root: Path, quantities: Mapping
 
 
 def _missing(entry: Entry, quantities: Mapping[str, Quantity]) -> list[str]:
-    """Say which quantities were not computed of stores that are there, and what computes them."""
+    """Say of stores of which nothing was computed what could be, and how; what needs data beside them is left out."""
     commands: dict[str, list[str]] = {}
-    for name, quantity in quantities.items():
-        stored = entry.stored.get(quantity.reads)
-        if name in entry.results or stored is None or stored.ds is None or not set(quantity.needs) <= set(stored.ds):
+    for kind, stored in entry.stored.items():
+        if stored.ds is None:
             continue
-        others = {"baseline": "RUN" if stored.of is None else stored.of.path, "dataset": "DATASET"}
-        given = "".join(f" --{option} {other}" for option, other in others.items() if option in quantity.stores)
-        commands.setdefault(f"{stored.path}{given}", []).append(name)
+        there = set(stored.ds)
+        readable = {name: one for name, one in quantities.items() if one.reads == kind and set(one.needs) <= there}
+        if any(name in entry.results for name in readable):
+            continue
+        for name, quantity in readable.items():
+            if "dataset" not in quantity.stores:
+                run = "RUN" if stored.of is None else stored.of.path
+                given = f" --baseline {run}" if "baseline" in quantity.stores else ""
+                commands.setdefault(f"{stored.path}{given}", []).append(name)
     return [
         f"no {', no '.join(missing)}: run `traj analyze {','.join(missing)} {rest}`"
         for rest, missing in commands.items()
