@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from itertools import combinations
 
 import numpy as np
 
@@ -25,7 +24,7 @@ def in_order(name: str, marks: Sequence[Landmark], colours: Mapping[str, str]) -
     for number, (before, mark) in enumerate(zip([None, *there], there, strict=False)):
         doubt = before is not None and not _apart(before, mark)
         said = f' <span class="doubt">(before or after {number}: cannot tell)</span>' if doubt else ""
-        items += f"<li>{escape(meaning(mark))}: log SNR {place(mark)}, t = {mark.timestep:g}{said}</li>"
+        items += f"<li>{escape(meaning(mark))}: log SNR {place(mark)}, t = {mark.timestep:.4g}{said}</li>"
     head = f"<p>In {markup.named(name, colours)}, from noise to image, with intervals of 95 %:</p>"
     return f"{head}<ol>{items}</ol>" if items else ""
 
@@ -37,12 +36,15 @@ def between_runs(rows: Sequence[Row], colours: Mapping[str, str]) -> str:
         return ""
     items, alike = "", 0
     for row in several:
-        marks = [(name, mark) for name, mark in row.marks.items() if _sure(mark)]
+        marks = sorted(row.marks.items(), key=lambda named: named[1].log_snr)
+        later = {
+            first: [markup.named(second, colours) for second, other in marks if _earlier(mark, other)]
+            for first, mark in marks
+        }
         differ = [
-            f"earlier in {markup.named(first, colours)} than in {markup.named(second, colours)}"
-            for (a, one), (b, other) in combinations(marks, 2)
-            if _apart(one, other)
-            for first, second in [(a, b) if one.log_snr < other.log_snr else (b, a)]
+            f"earlier in {markup.named(first, colours)} than in {', '.join(names)}"
+            for first, names in later.items()
+            if names
         ]
         alike += not differ
         items += f"<li>{escape(row.meaning)}: {'; '.join(differ)}</li>" if differ else ""
@@ -90,4 +92,9 @@ def _sure(mark: Landmark) -> bool:
 
 def _apart(one: Landmark, other: Landmark) -> bool:
     """Whether the intervals of two landmarks leave no doubt which is earlier."""
-    return _sure(one) and _sure(other) and (one.high < other.low or other.high < one.low)
+    return _earlier(one, other) or _earlier(other, one)
+
+
+def _earlier(one: Landmark, other: Landmark) -> bool:
+    """Whether one landmark is surely earlier than another."""
+    return _sure(one) and _sure(other) and one.high < other.low
