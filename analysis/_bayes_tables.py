@@ -143,8 +143,12 @@ def _apart(result: xr.Dataset) -> tuple[int, str]:
 
 
 def _lags(results: Results) -> Table:
-    """Compare runs by where each of their common samples is decided."""
-    rows = [[one, other, *_lag(results[one], results[other])] for one, other in combinations(results, 2)]
+    """Compare runs of the same classes by where each of their common samples is decided."""
+    rows = [
+        [one, other, *_lag(results[one], results[other])]
+        for one, other in combinations(results, 2)
+        if np.array_equal(results[one]["class"], results[other]["class"])
+    ]
     note = (
         "A sample is decided where the posterior of the class it ends in passes one half for good. Above 0, the second "
         "run decides later in denoising. Differences are of samples with the same number, which share their noise "

@@ -34,7 +34,8 @@ class Images:
         self.shape = tuple(variable.sizes[dim] for dim in self.event)
         self.count, self.values = variable.sizes["sample"], int(np.prod(self.shape))
         most = max(2, min(ROWS, VALUES // self.values))
-        self.rows = min(most, -(-self.count // TOGETHER) * TOGETHER)
+        even = -(-self.count // max(1, -(-self.count // most)))
+        self.rows = min(most, -(-even // TOGETHER) * TOGETHER)
         self.lazy = _chunks.images(variable).rechunk({0: self.rows * max(1, VALUES // (self.rows * self.values))})
         self.labels, self.classes = _classes(dataset)
 
