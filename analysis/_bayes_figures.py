@@ -160,10 +160,13 @@ def pairs(results: Results, look: Look) -> Figure | None:
         for axis in axes.flat[len(shown) :]:
             axis.set_visible(False)
         for axis, (run, result) in zip(axes.flat, shown.items(), strict=False):
-            drawn = axis.imshow(result["pair_peak_log_snr"], cmap="viridis", vmin=low, vmax=high)
+            drawn = axis.pcolormesh(result["pair_peak_log_snr"].to_numpy(), cmap="viridis", vmin=low, vmax=high)
+            axis.set_aspect("equal")
+            axis.invert_yaxis()
             names = class_names(result)
-            axis.set_xticks(range(len(names)), names)
-            axis.set_yticks(range(len(names)), names)
+            middle = np.arange(len(names)) + 0.5
+            axis.set_xticks(middle, names)
+            axis.set_yticks(middle, names)
             axis.set(xlabel="class", ylabel="other class")
             axis.set_title(_drawing.legible(run), loc="left", color=look.colours[run])
             if len(names) <= WRITTEN:
@@ -177,4 +180,4 @@ def _write(axis: Axes, result: xr.Dataset, low: float, high: float) -> None:
     for (k, j), timestep in np.ndenumerate(result["pair_peak_timestep"].to_numpy()):
         if np.isfinite(timestep):
             colour = "black" if places[k, j] > low + 0.6 * (high - low) else "white"
-            axis.text(j, k, f"{timestep:g}", ha="center", va="center", fontsize=7, color=colour)
+            axis.text(j + 0.5, k + 0.5, f"{timestep:g}", ha="center", va="center", fontsize=7, color=colour)

@@ -107,7 +107,7 @@ def _landmarks(material: Material, said: list[str]) -> str:
     together = _together(material)
     chosen = max(together, key=lambda name: len(together[name]))
     of_runs = {e.name: e.stored["trajectories"].ds for e in material.entries if "trajectories" in e.stored}
-    name = next((name for name in (chosen, *of_runs) if of_images(of_runs.get(name))), "")
+    name = next((name for name in (chosen, *of_runs) if _has_pictures(of_runs.get(name))), "")
 
     def draw(shown: xr.Dataset | None) -> str:
         axis = material.look.axis
@@ -122,6 +122,11 @@ def _landmarks(material: Material, said: list[str]) -> str:
     text += words.between_runs(rows, material.look.colours) + words.unsaid(rows)
     table = f"<details><summary>All landmarks in numbers</summary>{_table(rows, material)}</details>"
     return f"{drawn or ''}<h2>In words</h2>{text}{table}"
+
+
+def _has_pictures(run: xr.Dataset | None) -> bool:
+    """Whether a run's events are images in which something can be seen: more than one pixel."""
+    return of_images(run) and run.sizes["y"] * run.sizes["x"] > 1
 
 
 def _together(material: Material) -> dict[str, list[Landmark]]:
