@@ -85,10 +85,10 @@ def of_information(result: xr.Dataset, run: str = "") -> Axis:
     if "information_mean" not in result:
         given = result.attrs.get("quantity", "?")
         raise InputError(f"a result of {given} was given as axis; expected one of the quantity information")
-    if result.attrs["deterministic"]:
+    if result.attrs["flaw"]:
         raise InputError(
-            f"{run or 'the result'} is of a run without noise of its own, whose x_t know all of x_0; expected the "
-            "information of a run with noise, or of noised data"
+            f"{run or 'the result'} is of a run whose errors are no measure of information; expected noised data, or "
+            "a run with all its noise and the finite dataset that it is from"
         )
     log_snr, bits = result["log_snr"].to_numpy(), result["information_mean"].isel(on=0).to_numpy()
     known = ~np.isnan(bits)

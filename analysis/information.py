@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from itertools import combinations
@@ -33,9 +34,17 @@ BITS = 1 / math.log(2)
 """Bits in a nat."""
 
 NETWORKS = (
-    "Only an exact denoiser has the least possible error, the mmse. What a network errs more counts as information "
-    "that is not there, and most where noise is weak: SNR times a small error is large."
+    "Only an exact denoiser has the least possible error, the mmse. The extra error of a network is counted as "
+    "information that does not exist, most of it where noise is weak: SNR times a small error is large."
 )
+
+FLAWS = {
+    "noise": "the sampler adds less noise than the process has, so that x_t knows more of the x_0 it becomes. The "
+    "curve says how far predictions are from the end of the run.",
+    "end": "the last step of a run adds no noise, so that its last prediction is its x_0; near the end all errors are "
+    "too small. Noise the x_0 anew, or give the finite dataset that they are from.",
+}
+"""Why the errors of a run are not those of draws from p(x_0 | x_t)."""
 
 LEVELS = 6
 """Log SNR at which a table compares two runs."""
@@ -58,15 +67,18 @@ def information(ds: xr.Dataset, *, dataset: xr.Dataset | None = None) -> xr.Data
     of x_0: of log2 N for a dataset of N samples, else of the information of the last stored state, which is all that
     can be known of an entropy that is infinite. Each has its mean, sd and standard error over samples.
 
-    The mmse falls with gamma. So for the mean over samples, sums of rectangles are bounds of the information, whatever
-    the distance of the stored states: `information_at_least` and `information_at_most` (on, timestep), without the
-    standard error. The trapezoid rule is off by a share of about d^2 / 12, for steps of d in log SNR, while x_t is
-    nearly pure noise, and by much less in the sum of all. `gaussian_error` (timestep) is the mmse of data with
-    independent normal values of the same variances v, the sum of v / (1 + gamma v): no data have a larger one.
+    The mmse falls with gamma. So for the mean over samples of an exact denoiser, sums of rectangles are bounds of the
+    information, whatever the distance of the stored states: `information_at_least` and `information_at_most` (on,
+    timestep), without the standard error. The trapezoid rule is off by a share of about d^2 / 12, for steps of d in
+    log SNR, while x_t is nearly pure noise, and by much less in the sum of all. `gaussian_error` (timestep) is the
+    mmse of data with independent normal values of the same variances v, the sum of v / (1 + gamma v): no data have a
+    larger one.
 
-    A run without noise of its own (DDIM with eta 0) makes x_0 from x_t by a fixed rule. Its x_t knows all of its x_0,
-    the error is no mmse and the integral no information: attribute `deterministic`, and no landmarks and numbers. Noise
-    the x_0 anew to have both.
+    Errors are those of the mmse where x_0 is a draw from p(x_0 | x_t), as for noised data. It is nearly so in a run of
+    an exact denoiser with all its noise, but the last step adds none: its pred_x0 is x_0, and errors near the end are
+    too small, which does not matter where data are finite. It is not so in a run with less noise than its process has
+    (DDIM with eta below 1, Heun). The attribute `flaw` says which: end, noise, or nothing. With a flaw there are no
+    landmarks and no numbers: noise the x_0 anew.
 
     Parameters
     ----------
@@ -104,9 +116,24 @@ def information(ds: xr.Dataset, *, dataset: xr.Dataset | None = None) -> xr.Data
         "quantity": "information",
         "samples": ds.sizes["sample"],
         "values": _values(ds["x_0"]),
-        "deterministic": int("noise_sd" in ds.coords and not ds["noise_sd"].to_numpy().any()),
+        "flaw": _flaw(ds, finite=dataset is not None),
     }
     return xr.Dataset(variables, {**coords, **kept}, attrs)
+
+
+def _flaw(ds: xr.Dataset, *, finite: bool) -> str:
+    """Say why the errors of a run are not those of draws from p(x_0 | x_t), in one word; nothing where they are."""
+    config = json.loads(ds.attrs.get("config", "{}"))
+    if "inversion" in config:
+        return "noise"
+    if "noised" in config:
+        return ""
+    if "plan" not in config:
+        return "noise" if "noise_sd" in ds.coords and not ds["noise_sd"].to_numpy().any() else ""
+    quiet = any(
+        run["noise"] == "zero" or (run["rule"] != "posterior" and run["variance"] < 1) for run in config["plan"]["runs"]
+    )
+    return "noise" if quiet else "" if finite else "end"
 
 
 @information.takes_memory
@@ -245,15 +272,15 @@ def _places(result: xr.Dataset) -> list[Landmark]:
 
     `information_half` is the step from which on the information is above half of that of the last stored state; its
     interval is where the 95 % band of the difference, paired over samples, crosses 0. `information_peak` is where
-    gamma mmse is highest; its interval is the bootstrap's over samples. Deterministic runs have neither.
+    gamma mmse is highest; its interval is the bootstrap's over samples. Runs with a flaw have neither.
     """
-    return [] if result.attrs["deterministic"] else [*_half(result), *_peak(result)]
+    return [] if result.attrs["flaw"] else [*_half(result), *_peak(result)]
 
 
 @information.gives_numbers
 def _numbers(result: xr.Dataset) -> list[Number]:
     """Say how much information the last stored state holds, with the interval over samples, and what bounds it."""
-    if result.attrs["deterministic"]:
+    if result.attrs["flaw"]:
         return []
     (series,) = _bits(result)
     total = Number("information", "information of the last x_t on x_0 (bit)", *(float(part[-1]) for part in series[3:]))
@@ -293,22 +320,19 @@ def _beside(names: tuple[str, str], pair: tuple[xr.Dataset, xr.Dataset]) -> Tabl
             rows.append([text.replace("-", "−") for text in (what.format(log_snr[place]), *cells)])
     note = (
         "Squared error of pred_x0, summed over the values of an event; the last column is the mean of the differences "
-        "of the same samples, with its 95 % interval. No denoiser has a smaller error than the exact one: beside it, "
-        "the difference is what a network is off."
+        "of the same samples, with its 95 % interval. No denoiser has a smaller error than the exact one: if one run "
+        "is exact, the difference is the network's own error."
     )
-    head = ("", *names, "second less first")
+    head = ("", *names, "second minus first")
     return Table(f"Denoising error of the same samples: {names[0]} and {names[1]}", head, rows, note, (1, 2, 3))
 
 
 def _about(results: Results) -> str:
     """Say what all these figures have in common."""
-    fixed = [run for run, result in results.items() if result.attrs["deterministic"]]
     said = f"{NETWORKS} {_captions.BAND} {_captions.samples(results)}"
-    if fixed:
-        said += (
-            f" No information, and no mmse, of {', '.join(fixed)}: the sampler adds no noise and makes x_0 from x_t by "
-            "a fixed rule, so that x_t knows all of its x_0. The curve says how far predictions are from the run’s end."
-        )
+    for flaw, words in FLAWS.items():
+        if runs := [run for run, result in results.items() if result.attrs["flaw"] == flaw]:
+            said += f" No information, and no mmse, of {', '.join(runs)}: {words}"
     return said
 
 
@@ -316,7 +340,8 @@ def _of_error(results: Results) -> str:
     return (
         "How far pred_x0 is from x_0: the squared error, per value of the event, as a mean over samples. "
         "Dotted: the mmse that normal values of the same variances would have, if they told nothing "
-        f"of each other. The distance between the two is what the values of x_0 have in common. {_about(results)}"
+        f"of each other. The gap is what the shape of the data tells: values that depend on each other, or are not "
+        f"normal. {_about(results)}"
     )
 
 
@@ -335,8 +360,8 @@ def _gaussian(result: xr.Dataset) -> list[Series]:
 
 def _of_rate(results: Results) -> str:
     return (
-        "How many bits of information on x_0 come with each unit of log SNR: SNR times mmse, halved. What is high here "
-        f"is decided there. {_captions.PLACE.format('where it is highest')} Its area is the information. "
+        "How many bits of information on x_0 come with each unit of log SNR: SNR times mmse, halved. Where the curve "
+        f"is high, much is decided. {_captions.PLACE.format('where it is highest')} Its area is the information. "
         f"{_about(results)}"
     )
 

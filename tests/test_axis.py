@@ -171,8 +171,8 @@ def test_an_axis_there_is_not_is_refused(values, measured):
         psnr.plot(values, axis="sigma")
     with pytest.raises(InputError, match="a result of psnr was given as axis"):
         psnr.plot(values, axis=values)
-    with pytest.raises(InputError, match="is of a run without noise of its own"):
-        psnr.plot(values, axis=measured.assign_attrs(deterministic=1))
+    with pytest.raises(InputError, match="is of a run whose errors are no measure of information"):
+        psnr.plot(values, axis=measured.assign_attrs(flaw="noise"))
     with pytest.raises(InputError, match="holds no information that grows"):
         psnr.plot(values, axis=measured * 0)
 

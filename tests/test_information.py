@@ -17,6 +17,11 @@ LEVELS = np.linspace(-10, 9, 58)
 GAMMA = np.exp(LEVELS)
 
 
+def plan(noise="shared", **step):
+    """A plan of one kind of step, as a config holds it."""
+    return {"runs": [{"noise": noise, **step}]}
+
+
 def scales(process, log_snr):
     """Signal and noise of these log SNR."""
     ratio = np.exp(-log_snr / 2)
@@ -226,15 +231,37 @@ def test_states_that_are_no_number_leave_the_rest_of_a_sample_without():
     assert np.isfinite(result["information"][0, [0, 2]]).all()
 
 
-def test_a_run_without_noise_of_its_own_is_said_to_have_no_mmse():
+@pytest.mark.parametrize(
+    ("config", "noise_sd", "flaw"),
+    [
+        ({}, 0.0, "noise"),
+        ({}, 0.1, ""),
+        ({}, np.nan, ""),
+        ({"plan": plan(rule="posterior", variance="small")}, 0.1, "end"),
+        ({"plan": plan(rule="ddim", variance=1.0)}, 0.1, "end"),
+        ({"plan": plan(rule="ddim", variance=0.5)}, 0.1, "noise"),
+        ({"plan": plan(rule="heun", variance=0.0)}, 0.0, "noise"),
+        ({"plan": plan(rule="posterior", variance="small", noise="zero")}, 0.0, "noise"),
+        ({"noised": {}, "plan": plan(rule="ddim", variance=0.0)}, 0.0, ""),
+        ({"noised": {}, "inversion": True, "plan": plan(rule="ddim", variance=0.0)}, 0.0, "noise"),
+    ],
+)
+def test_runs_whose_errors_are_no_mmse_are_told(config, noise_sd, flaw):
     x_0 = np.random.default_rng(0).standard_normal((9, 1))
-    for noise_sd, told in ((0.0, 1), (0.1, 0), (np.nan, 0)):
-        ds = noised(x_0, of_normal(np.ones(1)), noise_sd=np.full(len(LEVELS), noise_sd))
-        result = information(ds).compute()
-        assert result.attrs["deterministic"] == told
-        assert bool(information.landmarks(result)) == bool(information.numbers(result)) == (not told)
-        for figure in information.figures:
-            assert ("no mmse, of ddim" in figure.caption({"ddim": result})) == told
+    ds = noised(x_0, of_normal(np.ones(1)), noise_sd=np.full(len(LEVELS), noise_sd))
+    ds.attrs["config"] = json.dumps(config)
+    result = information(ds).compute()
+    assert result.attrs["flaw"] == flaw
+    assert bool(information.landmarks(result)) == bool(information.numbers(result)) == (not flaw)
+    for figure in information.figures:
+        assert ("no mmse, of run: " in figure.caption({"run": result})) == bool(flaw)
+
+
+def test_the_end_of_a_run_does_not_matter_where_data_are_finite(two_points):
+    ds = noised(TWO[np.random.default_rng(0).integers(2, size=9)], of_points(TWO))
+    ds.attrs["config"] = json.dumps({"plan": plan(rule="posterior", variance="small")})
+    data = xr.Dataset({"x_0": ds["x_0"][:2]})
+    assert information(ds, dataset=data).attrs["flaw"] == ""
 
 
 def test_noised_data_have_an_mmse_and_data_led_to_noise_by_a_fixed_rule_have_none(tmp_path):
@@ -243,7 +270,7 @@ def test_noised_data_have_an_mmse_and_data_led_to_noise_by_a_fixed_rule_have_non
     options = {"model": GAUSSIAN, "sampler_name": "ddim", "steps": 12, "samples": 40, "block": 40}
     drawn = information(noise(data, tmp_path / "drawn.zarr", **options)).compute()
     led = information(noise(data, tmp_path / "led.zarr", inversion=True, **options)).compute()
-    assert [one.attrs["deterministic"] for one in (drawn, led)] == [0, 1]
+    assert [one.attrs["flaw"] for one in (drawn, led)] == ["", "noise"]
     assert errors_off(drawn, "squared_error", 64 / (1 + np.exp(drawn["log_snr"].to_numpy()))).max() < 3
 
 
@@ -252,7 +279,7 @@ def test_a_network_beside_the_exact_denoiser_has_its_excess_in_pairs(two_points)
     exact = of_points(TWO)
     other = information(noised(x_0, lambda *states: exact(*states) + 0.1 * np.sign(exact(*states)))).compute()
     (table,) = information.tables({"exact": two_points, "network": other})
-    assert table.head == ("", "exact", "network", "second less first")
+    assert table.head == ("", "exact", "network", "second minus first")
     excess = (other["squared_error"] - two_points["squared_error"])[0].mean("sample")
     for row in table.rows[:-1]:
         level = float(row[0].split()[-1].replace("−", "-"))

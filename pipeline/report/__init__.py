@@ -87,10 +87,10 @@ def _axis_named(axis: str, entries: list[Entry]) -> _axis.Axis:
         raise InputError(f"unknown axis {axis!r}; expected {', '.join(_axis.AXES)}, information or information:NAME")
     measured = {entry.name: entry.results[name] for entry in entries if name in entry.results}
     if run not in measured:
-        known = [one for one, result in measured.items() if not result.attrs["deterministic"]]
+        known = [one for one, result in measured.items() if not result.attrs["flaw"]]
         if run or len(known) != 1:
             raise InputError(
-                f"axis {axis!r} was given; expected information:NAME, and as NAME a run with noise and a result of "
+                f"axis {axis!r} was given; expected information:NAME, and as NAME noised data with a result of "
                 f"information: {', '.join(known) or 'there is none, run `traj analyze information` first'}"
             )
         run = known[0]
