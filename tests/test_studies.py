@@ -1,4 +1,4 @@
-"""The tables of studies/ fit the runs they are for."""
+"""The tables of studies/ fit the runs they are for, and every stage of DVC names the code behind its outputs."""
 
 import shlex
 from pathlib import Path
@@ -65,32 +65,66 @@ def test_forks_start_from_runs_of_the_root():
             assert all(int(at) in visited for at in fork["options"]["at"].split(","))
 
 
-@pytest.mark.parametrize("study", sorted((ROOT / "studies").glob("*/dvc.yaml")), ids=lambda file: file.parent.name)
-def test_of_the_code_studies_list_what_the_root_lists(study):
-    """So that a fingerprint that a stage of the root watches is watched there too."""
-    code = {}
-    for file in (ROOT / "dvc.yaml", study):
-        for name, stage in yaml.safe_load(file.read_text())["stages"].items():
-            deps = {path.removeprefix("../../") for path in stage.get("do", stage)["deps"]}
-            code.setdefault(name, []).append({path for path in deps if path.startswith(("pipeline/", "stores/"))})
-    for name in ("train", "generate", "analyze", "fork"):
-        if len(code[name]) == 2:
-            assert code[name][0] <= code[name][1], name
+def stages():
+    """Every stage of the root and of the studies, as DVC runs it: its name, commands, and what it depends on."""
+    for stage in Repo(ROOT).index.stages:
+        commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
+        deps = {Path(dep.fs_path).relative_to(ROOT).as_posix() for dep in stage.deps}
+        name = stage.addressing.removeprefix("studies/").replace("/dvc.yaml", "")
+        yield name, [shlex.split(command) for command in commands], deps
+
+
+STAGES = [*stages()]
+ASKED = {"stores/asked.py", "stores/layout.py"}
+PLANNED = {f"pipeline/{file}.py" for file in ("making/generate", "process/plan", "process/plans", "process/spacing")}
+CODE = {
+    "train": {f"pipeline/models/{file}.py" for file in ("train", "losses", "digits")},
+    "dataset": ASKED | {"pipeline/making/dataset.py", "pipeline/sources"},
+    "generate": ASKED | PLANNED,
+    "noise": ASKED | PLANNED | {"pipeline/models/starts.py", "pipeline/process/forward.py"},
+    "fork": ASKED | {f"pipeline/{file}.py" for file in ("making/fork", "making/generate", "process/plan")},
+    "readout": ASKED | {"pipeline/making/readout.py"},
+    "analyze": {"analysis", "pipeline/computing/analyze.py"},
+    "report": {"analysis", "pipeline/report"},
+}
+"""The code that makes the fingerprint, or the output, of a verb; `options_code` adds what its options bring in."""
+
+
+def options_code(verb, words):
+    """The code that the words after a verb add."""
+    given = dict(zip(words, words[1:], strict=False))
+    if verb == "readout":
+        yield f"pipeline/readouts/{words[0]}.py"
+    if "--sweep" in given:
+        yield from ("pipeline/making/sweep.py", "pipeline/making/shortcut.py")
+    if "--times" in given:
+        yield "pipeline/making/times.py"
+    if "--start" in given:
+        yield "pipeline/models/starts.py"
+    if given.get("--model", "").startswith(("dataset:", "mixture:", "gaussian:")):
+        yield "pipeline/models/analytic.py"
+    if given.get("--start", "").startswith("vae:") or (verb == "train" and words[0].endswith("-vae")):
+        yield "pipeline/models/vae.py"
+
+
+@pytest.mark.parametrize(("lines", "deps"), [pytest.param(*of, id=name) for name, *of in STAGES])
+def test_a_stage_lists_the_code_that_makes_its_outputs(lines, deps):
+    for _, verb, *words in lines:
+        assert {*CODE[verb], *options_code(verb, words)} <= deps
 
 
 def commands():
-    """Every command of the studies, as DVC runs it: a name, and its words."""
-    for stage in Repo(ROOT).index.stages:
-        if stage.addressing.startswith("studies/"):
-            for command in [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd:
-                name = stage.addressing.removeprefix("studies/").replace("/dvc.yaml", "")
-                yield pytest.param(shlex.split(command), id=f"{name}:{shlex.split(command)[1]}")
+    """Every command of the pipelines: a name, and its words."""
+    for name, lines, _ in STAGES:
+        for words in lines:
+            yield pytest.param(words, id=f"{name}:{words[1]}")
 
 
 @pytest.mark.parametrize("words", [*commands()])
-def test_every_command_of_a_study_is_one_that_traj_knows(words):
+def test_every_command_of_a_stage_is_one_that_traj_knows(words):
     command, context = main, None
-    assert words.pop(0) == "traj"
+    assert words[0] == "traj"
+    words = words[1:]
     while isinstance(command, click.Group):
         context = click.Context(command, parent=context)
         _, command, words = command.resolve_command(context, words)
