@@ -29,7 +29,7 @@ from traj.stores.partials import making, write_file
 from traj.stores.places import is_url, local, place, require_writable
 from traj.stores.reader import attributes, describe, environment_of, identity, open, require_complete
 from traj.stores.result import Kept, save, would_keep
-from traj.stores.verify import verify, way_out
+from traj.stores.verify import reading, verify, way_out
 from traj.stores.vocabulary import COORDINATES, EDIT, FAMILY, ONCE, SAVED, SHORTCUT, STATES, TOLD, VARIABLES
 from traj.stores.writer import TrajectoryWriter, writer_bytes
 
@@ -89,6 +89,7 @@ __all__ = [
     "open",
     "place",
     "ranges",
+    "reading",
     "require_complete",
     "require_writable",
     "save",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from traj.stores.binding import Seal, digest, seal_of
-from traj.stores.errors import DamagedStore, NotAStore, StoreError
+from traj.stores.errors import DamagedStore, NotAStore, StoreError, is_damage
 from traj.stores.events import event_dims
 from traj.stores.layout import (
     canonical_json,
@@ -51,6 +52,22 @@ def verify(path: str | os.PathLike[str], *, deep: bool = False) -> list[str]:
         if not problems or _content(target / "zarr.json") == before:
             break
     return problems
+
+
+@contextmanager
+def reading(*paths: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise DamagedStore, naming the store, where Zarr finds bytes that are not what was written.
+
+    Of several that are read at once, all but the last are read again to tell which it is: put the largest last.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not is_damage(error):
+            raise
+        *others, last = dict.fromkeys(paths)
+        path = next((path for path in others if verify(path)), last)
+        raise DamagedStore(f"{path} is damaged: {error}; run `traj verify {path}`") from None
 
 
 def _content(file: Path) -> bytes:

@@ -1,11 +1,17 @@
 """The posterior as a readout gives the numbers of the analysis."""
 
+import re
+import shutil
+
 import numpy as np
 import pytest
 
 from traj import stores
 from traj.analysis.posterior import posterior
+from traj.pipeline import models
+from traj.pipeline.computing import analyze, engines
 from traj.pipeline.making import dataset, generate, readout
+from traj.pipeline.models import starts
 from traj.stores import InputError
 
 
@@ -41,3 +47,30 @@ def test_more_images_than_there_are_are_refused(run, top, said):
     there, digits = run
     with pytest.raises(InputError, match=said):
         readout.prepare("posterior", store=there, dataset=str(digits), top=top, device="cpu")
+
+
+def by_analysis(there, damaged, folder):
+    jobs = analyze.plan_jobs([there], {"posterior": {"dataset": str(damaged)}}, folder)
+    analyze.run(there, jobs, engine=engines.threads(1), say=lambda message: None)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        by_analysis,
+        lambda there, damaged, folder: readout.prepare("posterior", store=there, dataset=str(damaged), device="cpu"),
+        lambda there, damaged, folder: models.load(f"dataset:{damaged}"),
+        lambda there, damaged, folder: dataset.prepare(str(damaged)),
+        lambda there, damaged, folder: starts.load(str(damaged), 0).x_0([0]),
+    ],
+    ids=["analysis", "readout", "model", "source", "start"],
+)
+def test_a_damaged_dataset_is_named_by_all_that_read_it(run, read, tmp_path):
+    there, digits = run
+    damaged = shutil.copytree(digits, tmp_path / "damaged.zarr")
+    chunk = next((damaged / "x_0").glob("c.*"))
+    content = bytearray(chunk.read_bytes())
+    content[100] ^= 1
+    chunk.write_bytes(content)
+    with pytest.raises(stores.DamagedStore, match=re.escape(f"{damaged} is damaged: ") + ".*run `traj verify"):
+        read(there, damaged, tmp_path)

@@ -1,6 +1,7 @@
 """The tables of studies/ fit the runs they are for, and every stage of DVC names the code behind its outputs."""
 
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -92,7 +93,7 @@ CODE = {
 
 def options_code(verb, words):
     """The code that the words after a verb add."""
-    given = dict(zip(words, words[1:], strict=False))
+    given = dict(pairwise(words))
     if verb == "readout":
         yield f"pipeline/readouts/{words[0]}.py"
     if "--sweep" in given:

@@ -35,6 +35,12 @@ class Job:
         paths = {name: self.options[name] for name in analysis.load(self.quantity).stores}
         return {**self.options, **{name: opened(there) for name, there in paths.items()}}
 
+    @property
+    def others(self) -> list[str]:
+        """Paths of the other stores it reads."""
+        given = [self.options[name] for name in analysis.load(self.quantity).stores if self.options[name]]
+        return [path for paths in given for path in ([paths] if isinstance(paths, str) else paths)]
+
     def require_unchanged(self) -> None:
         """Raise StaleStore where a store it reads holds something else than when it was planned."""
         taken = analysis.load(self.quantity).stores
@@ -157,25 +163,24 @@ def unfinished(jobs: Sequence[Job], say: Callable[[str], None]) -> list[Job]:
 def run(store: Path, jobs: Sequence[Job], *, engine: Engine, say: Callable[[str], None]) -> None:
     """Compute results of one store, reading each shard once, and save them.
 
-    Raises DamagedStore where the store's bytes are wrong, StaleStore where it changed meanwhile or another result is
-    in the way.
+    Raises DamagedStore where the bytes of a store that is read are wrong, StaleStore where one changed meanwhile or
+    another result is in the way.
     """
     ds = stores.open(store.absolute())
     of = ds.attrs.get("of", ds.attrs["kind"])
     given = [job.opened() for job in jobs]
-    lazy = [
-        analysis.load(job.quantity)(ds, **options).assign_attrs(of=of) for job, options in zip(jobs, given, strict=True)
-    ]
-    pooled = sum(analysis.load(job.quantity).memory(ds, **options) for job, options in zip(jobs, given, strict=True))
     names = ", ".join(job.quantity for job in jobs)
-    say(f"{names} of {store}: {engine.name}, memory {size(memory(ds, pooled, lazy, engine))}")
-    try:
+    with stores.reading(*(path for job in jobs for path in job.others), store):
+        lazy = [
+            analysis.load(job.quantity)(ds, **options).assign_attrs(of=of)
+            for job, options in zip(jobs, given, strict=True)
+        ]
+        pooled = sum(
+            analysis.load(job.quantity).memory(ds, **options) for job, options in zip(jobs, given, strict=True)
+        )
+        say(f"{names} of {store}: {engine.name}, memory {size(memory(ds, pooled, lazy, engine))}")
         with compiling.said(say):
             computed = engine.compute(lazy)
-    except ValueError as error:
-        if stores.is_damage(error):
-            raise stores.DamagedStore(f"{store} is damaged: {error}; run `traj verify {store}`") from None
-        raise
     for job in jobs:
         job.require_unchanged()
     for job, result in zip(jobs, computed, strict=True):

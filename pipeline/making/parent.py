@@ -74,13 +74,11 @@ class Parent:
 
     def x_t(self, timesteps: Sequence[int], samples: np.ndarray) -> np.ndarray:
         """Read states: float32 (timestep, sample, *event). Raises DamagedStore, or StaleStore after a change."""
-        try:
+        with stores.reading(self.path):
             x_t = xr.open_zarr(self.path, chunks=None).x_t
             states = x_t.sel(timestep=list(timesteps)).isel(sample=samples).transpose("timestep", "sample", ...)
             values: np.ndarray = states.values.astype(np.float32, copy=False)
             return values
-        except ValueError as error:
-            raise stores.DamagedStore(f"{self.path}: {error}; run `traj verify {self.path}`") from None
 
     def require_unchanged(self) -> None:
         """Raise StaleStore where another run has taken the parent's place."""

@@ -264,11 +264,8 @@ class Reading:
         return values
 
     def _read(self, array: xr.DataArray) -> Array:
-        try:
+        with stores.reading(self.source.path):
             return np.asarray(array, np.float32)
-        except ValueError as error:
-            path = self.source.path
-            raise stores.DamagedStore(f"{path} is damaged: {error}; run `traj verify {path}`") from None
 
     def _require_unchanged(self) -> None:
         if stores.identity(self.source.path) != self.source_identity:

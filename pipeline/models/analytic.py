@@ -182,7 +182,8 @@ def digits_dataset(device: str = "cpu", schedule: Schedule | None = None) -> Poi
 def stored_dataset(path: str, device: str = "cpu", schedule: Schedule | None = None) -> PointsDenoiser:
     """Take a dataset as the whole data distribution. That of the digits is the same model as `dataset:digits`.
 
-    Raises InputError for another store, and where the points, held in float64, are more than there is memory for.
+    Raises InputError for another store, and where the points, held in float64, are more than there is memory for;
+    DamagedStore.
     """
     ds = stores.open(path)
     if ds.attrs["kind"] != "dataset":
@@ -194,7 +195,8 @@ def stored_dataset(path: str, device: str = "cpu", schedule: Schedule | None = N
             f"{path} has {ds.x_0.size:,} values, which take {size(8 * ds.x_0.size)} in float64, and {size(needed)} to "
             f"compute with; this machine has {size(there)} free: make a dataset of fewer --samples"
         )
-    points, classes = np.asarray(ds.x_0), ds.label.values
+    with stores.reading(path):
+        points, classes = np.asarray(ds.x_0), ds.label.values
     identity = {"name": "dataset", "shape": list(points.shape[1:]), "data": digest(points, classes)}
     if points.shape == (1797, 1, 8, 8):
         digits = digits_dataset().identity

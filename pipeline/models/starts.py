@@ -112,12 +112,10 @@ class StoredSource:
 
     def x_0(self, samples: Sequence[int]) -> np.ndarray:
         """Read the x_0 of samples: float32 (sample, *event). Raises DamagedStore."""
-        try:
+        with stores.reading(self._path):
             x_0 = xr.open_zarr(self._path, chunks=None).x_0
             rows: np.ndarray = x_0.isel(sample=np.minimum(samples, x_0.sizes["sample"] - 1)).values
             return rows.astype(np.float32, copy=False)
-        except ValueError as error:
-            raise stores.DamagedStore(f"{self._path}: {error}; run `traj verify {self._path}`") from None
 
     def require_unchanged(self) -> None:
         """Raise StaleStore where another store has taken its place."""

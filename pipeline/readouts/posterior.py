@@ -45,6 +45,8 @@ def posterior(source: Source, *, dataset: str, top: int = 5, batch: int = 1024) 
         fewer than ``top`` images.
     MissingFile
         When the dataset is not there.
+    DamagedStore
+        When its bytes are wrong.
 
     References
     ----------
@@ -65,7 +67,8 @@ def posterior(source: Source, *, dataset: str, top: int = 5, batch: int = 1024) 
     images = opened(source.ds, stores.open(dataset), "posterior")
     if not 1 <= top <= images.count:
         raise InputError(f"top {top}; expected 1 to {images.count}, the number of images in the dataset")
-    blocks = [torch.as_tensor(block, dtype=torch.float32, device=source.device) for _, block in images.blocks()]
+    with stores.reading(dataset):
+        blocks = [torch.as_tensor(block, dtype=torch.float32, device=source.device) for _, block in images.blocks()]
     timesteps = torch.tensor(source.ds["timestep"].to_numpy(), device=source.device)
     levels = np.stack([source.ds[name].to_numpy() for name in ("signal", "noise_scale")], axis=-1)
     table = torch.as_tensor(levels, dtype=torch.float64, device=source.device)

@@ -41,10 +41,8 @@ def _of_ours(path: Path) -> Source:
         )
 
     def read(first: int, end: int) -> Array:
-        try:
+        with stores.reading(path):
             return np.asarray(ds.x_0[first:end])
-        except ValueError as error:
-            raise stores.DamagedStore(f"{path} is damaged: {error}; run `traj verify {path}`") from None
 
     low, high = ds.x_0.attrs["valid_range"]
     return Source(
