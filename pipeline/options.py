@@ -195,9 +195,8 @@ RUN = (
     click.option(
         "--samples",
         type=Whole(),
-        default=64,
-        show_default=True,
-        help="Number of samples. Ask for more later to extend a finished run.",
+        help="Number of samples. Ask for more later to extend a finished run.  [default: 64, or all there are to start "
+        "from where those are fewer]",
     ),
     click.option(
         "--block",

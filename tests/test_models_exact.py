@@ -10,7 +10,9 @@ import torch
 from tests import runs
 from traj import stores
 from traj.pipeline.models import load
+from traj.pipeline.models.analytic import PointsDenoiser
 from traj.pipeline.models.digits import images
+from traj.pipeline.models.labels import Labels
 from traj.pipeline.process.plans import ddim, ddpm
 from traj.pipeline.process.sampler import reverse
 from traj.pipeline.process.schedule import Schedule
@@ -176,6 +178,26 @@ def test_a_class_without_points_is_not_asked_for(datasets):
             denoiser.conditions({"labels": labels})
     denoiser.conditions({"labels": "2"})
     denoiser.conditions({"labels": "none"})
+
+
+def test_every_label_of_a_source_needs_points(datasets):
+    denoiser = load(f"dataset:{datasets}/points.zarr")  # of classes 0 and 2
+    with pytest.raises(stores.InputError, match="no points of class 1; ask for another label"):
+        denoiser.conditions({"labels": [0, 0, 0, 0, 1]})
+    assert denoiser.conditions({"labels": [0, 2, -1]}).classes == [0, 2]
+
+
+@pytest.mark.parametrize(("labels", "message"), [("cycle", "class 1"), ("999999", "class 999999"), ("1000000000", "")])
+def test_a_class_of_a_large_number_takes_no_longer(labels, message, monkeypatch):
+    denoiser = PointsDenoiser(
+        np.zeros((2, 1)), np.array([0, 10**9]), name="points", identity={}, valid_range=(-1.0, 1.0)
+    )
+    monkeypatch.setattr(Labels, "visible", None)  # goes through every sample
+    if message:
+        with pytest.raises(stores.InputError, match=f"no points of {message};"):
+            denoiser.conditions({"labels": labels})
+    else:
+        assert denoiser.conditions({"labels": labels}).classes == (10**9,)
 
 
 def test_a_dataset_that_memory_cannot_hold_is_refused_by_its_size(datasets, monkeypatch):

@@ -67,6 +67,32 @@ def test_a_store_ends_in_the_data_and_says_what_the_model_makes_of_its_states(da
     np.testing.assert_allclose(ds.pred_x0, shrunk.transpose(*ds.pred_x0.dims), rtol=1e-5, atol=1e-5)
 
 
+def test_noised_data_never_meet_the_noise_of_a_late_run(dataset, tmp_path):
+    asked = {"model": GAUSSIAN, "steps": 10, "seed": 0, "samples": 4}
+    late = generate.prepare(start=str(dataset), start_step=900, device="cpu", block=4, **asked)
+    with late.open(tmp_path / "late.zarr") as store:
+        late.run(store, bar=False)
+    found = []
+    for ds in (stores.open(tmp_path / "late.zarr").compute(), noise(dataset, tmp_path / "n.zarr", **asked)):
+        state = ds.x_t.sel(timestep=900)
+        found.append((state - state.signal * stores.open(dataset).x_0[:4]).values.ravel())
+    assert abs(np.corrcoef(found)[0, 1]) < 0.3  # of 256 values
+
+
+def test_unlabelled_data_stay_unlabelled_whatever_the_model_is_told(tmp_path):
+    data = runs.dataset(tmp_path / "d.zarr", np.zeros((4, 1, 1, 1)), valid_range=(-8, 8))
+    ds = noise(data, tmp_path / "n.zarr", model="mixture:-8,-4,6,8", samples=4, timesteps=[999], labels="cycle")
+    np.testing.assert_array_equal(ds.label, [-1] * 4)
+    np.testing.assert_allclose(ds.pred_x0.values.ravel(), [-8, -4, 6, 8])
+
+
+def test_all_of_fewer_data_than_usual_are_taken_unless_told_otherwise(dataset):
+    asked = {"model": GAUSSIAN, "steps": 10, "start": str(dataset), "device": "cpu"}
+    assert generate.prepare(noised=True, **asked).samples == 10
+    assert generate.prepare(start_step=900, seed=1, **asked).samples == 10
+    assert generate.prepare(model=GAUSSIAN).samples == 64
+
+
 def test_a_state_does_not_depend_on_how_many_are_asked_for_or_kept(dataset, tmp_path):
     ds = noise(dataset, tmp_path / "n.zarr", model=GAUSSIAN, steps=10, samples=10)
     few = noise(dataset, tmp_path / "few.zarr", model=GAUSSIAN, steps=10, samples=6, every=4)
@@ -169,6 +195,13 @@ def test_a_sweep_of_noised_data_is_refused(dataset, tmp_path):
     (tmp_path / "t.yaml").write_text("- {edit: jump, n: 2, t_start: 500}")
     with pytest.raises(stores.InputError, match="noised data"):
         forked(tmp_path / "n.zarr", tmp_path / "f.zarr", table=str(tmp_path / "t.yaml"), replicas=1)
+
+
+@pytest.mark.parametrize("edit", ["shared", "shared:500-0"])
+def test_forks_of_noised_data_have_no_noise_of_steps_to_share(edit, dataset, tmp_path):
+    noise(dataset, tmp_path / "n.zarr", model=GAUSSIAN, steps=10, samples=4)
+    with pytest.raises(stores.InputError, match=r"noised data, .* expected --noise independent or zero"):
+        forked(tmp_path / "n.zarr", tmp_path / "f.zarr", at=[500], noise=["zero", edit])
 
 
 def test_an_incomplete_store_names_the_command_that_completes_it(dataset, tmp_path):

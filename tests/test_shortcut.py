@@ -1,5 +1,7 @@
 """The shortcut of 002, as a run of its own and as an edit of a sweep: the same images, or one message."""
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -7,9 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
+from tests import runs
 from tests.test_fork import GAUSSIAN, forked, prepare, save_network, traj
 from tests.test_generate import make
 from traj import stores
+from traj.pipeline.making import generate, times
 from traj.pipeline.models import surgery
 from traj.pipeline.process.cut import Cut
 from traj.pipeline.process.plan import Plan
@@ -52,6 +56,20 @@ def test_the_shortcut_is_generated_and_recorded(model, tmp_path):
     assert Plan.from_json(config["plan"]).end == config["plan"]["end"] == "pred_x0"
     replayed = forked(out, tmp_path / "f.zarr", at=[640, 170], noise=["shared"], replicas=1, batch=4, model=model)
     np.testing.assert_array_equal(replayed.x_0[:, 0], np.stack([ds.x_0] * 2))
+
+
+def test_a_late_shortcut_is_compared_with_the_whole_one_by_the_cuts_of_both(model, tmp_path, monkeypatch):
+    seconds = {"whole": 4.0, "cut": 1.0}
+    monkeypatch.setattr(times, "timed_call", lambda *asked: seconds["whole" if asked[-1] == Cut() else "cut"])
+    data = runs.dataset(tmp_path / "d.zarr", np.zeros((4, 1, 8, 8)))
+    rows = []
+    for start in ({}, {"start": str(data), "start_step": 400}):
+        asked = generate.prepare(model=model, plan_name="shortcut", samples=4, block=4, device="cpu", **RUN, **start)
+        times.write_run_times(asked, tmp_path / "t.csv")
+        rows += csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text()))
+    whole, late = rows
+    assert late["whole_seconds"] == whole["network_seconds"] == whole["whole_seconds"]
+    assert float(late["network_seconds"]) < float(late["whole_seconds"])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tests.test_fork import forked
 from tests.test_generate import make
 from traj import stores
 from traj.pipeline.cli import main
-from traj.pipeline.making import generate, times
+from traj.pipeline.making import dataset, generate, times
 from traj.pipeline.models import starts
 from traj.pipeline.process.noise import NoiseSource, Purpose
 
@@ -101,6 +101,28 @@ def test_the_start_is_part_of_the_fingerprint_and_runs_from_noise_have_none(wide
     assert "start" not in generate.prepare(model=NARROW).config
 
 
+def test_no_later_run_takes_a_seed_that_led_to_what_it_starts_from(tmp_path):
+    """Through a run of a run, noised data of it, and a dataset of that."""
+    asked = {"model": NARROW, "samples": 4, "every": 20}
+    a = make(tmp_path / "a.zarr", seed=0, **asked)
+    b = make(tmp_path / "b.zarr", seed=1, start=str(a), start_step=50, **asked)
+    n = make(tmp_path / "n.zarr", seed=2, start=str(b), noised=True, **asked)
+    d = tmp_path / "d.zarr"
+    collection = dataset.prepare(str(n))
+    with collection.open(d) as store:
+        collection.run(store, bar=False)
+    for source in (b, n, d):
+        for seed in (0, 1):
+            with pytest.raises(stores.InputError, match=f"made from, was made with seed {seed} too"):
+                generate.prepare(start=str(source), start_step=50, seed=seed, steps=20, **asked)
+        assert generate.prepare(start=str(source), start_step=50, seed=2, steps=20, **asked).source.seeds == {0, 1}
+
+
+def test_data_that_no_run_made_name_no_seeds(wide):
+    assert "seeds" not in dataset.prepare(str(wide)).config
+    assert "seeds" not in generate.prepare(model=NARROW, start=str(wide), start_step=500, steps=20).config["start"]
+
+
 def test_a_gaussian_start_has_the_mean_and_the_covariance_of_the_data(tmp_path, monkeypatch):
     rng = np.random.default_rng(3)
     mixed = rng.standard_normal((50, 3)) @ rng.standard_normal((3, 4)) + [1, 0, -1, 0]  # of rank 3
@@ -170,7 +192,10 @@ BAD = {
     "no store": (["--start", "nothing.zarr", "--start-step", 500], "nothing.zarr"),
     "incomplete": (["--start", "half.zarr", "--start-step", 500], "half.zarr is incomplete"),
     "URL": (["--start", "s3://b/a.zarr", "--start-step", 500], "is a URL"),
-    "its own noise": (["--start", "run.zarr", "--start-step", 500], "made with seed 0 too"),
+    "its own noise": (
+        ["--start", "run.zarr", "--start-step", 500],
+        "run.zarr, or what it was made from, was made with seed 0 too",
+    ),
     "no labels": (
         ["--start", "unlabelled.zarr", "--start-step", 500, "--labels", "source"],
         "unlabelled.zarr has none",

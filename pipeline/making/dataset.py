@@ -68,7 +68,8 @@ class Collection:
     @property
     def config(self) -> dict[str, Any]:
         """Every input the numbers depend on."""
-        return {"numerics": NUMERICS, "data": self.seen.digest}
+        seeds = sorted(self.events.source.seeds)
+        return {"numerics": NUMERICS, "data": self.seen.digest, **({"seeds": seeds} if seeds else {})}
 
     def open(
         self,

@@ -310,6 +310,11 @@ def prepare(
         )
     if table is not None and parent.noised:
         raise InputError(f"{store} holds noised data, whose x_0 no edit could have led to; expected --at for it")
+    if parent.noised and any(text.partition(":")[0] == "shared" for text in noise):
+        raise InputError(
+            f"{store} holds noised data, which no noise of steps led to that forks could share; expected --noise "
+            "independent or zero"
+        )
     where = choose_device(device)
     edits: Mapping[str, Sequence[Any]] = {}
     if table is None:

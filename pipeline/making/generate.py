@@ -23,7 +23,7 @@ from traj.pipeline.making.hostcopy import SLOTS, HostCopy
 from traj.pipeline.making.loop import make_blocks, of_events
 from traj.pipeline.making.shortcut import shortcut
 from traj.pipeline.models import starts
-from traj.pipeline.models.labels import SOURCE
+from traj.pipeline.models.labels import NONE, SOURCE
 from traj.pipeline.models.starts import Source
 from traj.pipeline.parsing import check_count
 from traj.pipeline.process import forward, plans, sampler
@@ -36,6 +36,10 @@ from traj.stores import InputError, Layout, checked_event, writer_bytes
 
 # Raised by hand when the numbers of a run change for equal inputs; a test against goldens says when.
 NUMERICS = 1
+SAMPLES = 64
+"""Of a run that is not told how many; all that it can start from where those are fewer."""
+NUMERICS_NOISED = 2
+"""Of x_0 that is noised to all timesteps."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,7 @@ class Generation:
 
     It starts from noise, or from the x_0 of a ``source``, noised to the plan's first timestep. ``noised`` says that no
     plan is run: each x_0 is noised to all timesteps of the plan, and stays the end; with ``inversion`` it is led there
-    by the model instead, backwards through the plan. ``skipped`` counts the evaluations of a sample that a late start
-    leaves out.
+    by the model instead, backwards through the plan. ``skipped`` are the steps that a late start leaves out.
     """
 
     denoiser: Denoiser
@@ -64,7 +67,7 @@ class Generation:
     source: Source | None = None
     noised: bool = False
     inversion: bool = False
-    skipped: int = 0
+    skipped: tuple[Step, ...] = ()
 
     @property
     def kept(self) -> list[int]:
@@ -76,7 +79,7 @@ class Generation:
     def config(self) -> dict[str, Any]:
         """Every input the numbers depend on."""
         return {
-            "numerics": NUMERICS,
+            "numerics": NUMERICS_NOISED if self.noised and not self.inversion else NUMERICS,
             "model": self.denoiser.identity,
             "schedule": self.denoiser.schedule.identity,
             "plan": self.plan.to_json(),
@@ -86,7 +89,7 @@ class Generation:
             "autocast": self.autocast,
             **({} if self.guidance == 1 else {"guidance": self.guidance}),
             **({"tf32": True} if self.tf32 else {}),
-            **({} if self.source is None else {"noised" if self.noised else "start": self.source.identity}),
+            **({} if self.source is None else {"noised" if self.noised else "start": _origin(self.source)}),
             **({"inversion": True} if self.inversion else {}),
         }
 
@@ -165,8 +168,8 @@ class Generation:
         """Create, resume or extend the run's store."""
         timesteps = [self.plan.timesteps[k] for k in self.kept]
         told = dict(self.conditions.visible(range(self.layout.samples)))  # a layout refuses what no machine can hold
-        if self.noised and self.source and self.source.labels:
-            told["label"] = np.array(self.source.labels[: self.samples])
+        if self.noised and self.source:  # the data's, whatever the model is told
+            told["label"] = np.array((self.source.labels or [NONE] * self.samples)[: self.samples])
         described = of_events(self.denoiser, self.plan, timesteps, told, self.device)
         if self.source is not None:
             described["environment"] |= {"source": self.source.name}
@@ -258,7 +261,8 @@ class Generation:
             return None, schedule.start_sd(first) * torch.from_numpy(noise(Purpose.START, ids, 0)).to(self.device)
         x_0 = torch.from_numpy(self.source.x_0(ids)).to(self.device)
         self.source.require_unchanged()
-        eps = torch.from_numpy(noise(Purpose.RENOISE, ids, first)).to(self.device)
+        purpose = Purpose.NOISED if self.noised else Purpose.RENOISE
+        eps = torch.from_numpy(noise(purpose, ids, first)).to(self.device)
         return x_0, forward.noise_to(schedule, first, x_0, eps)
 
 
@@ -276,7 +280,7 @@ def prepare(
     clip: bool | None = None,
     eps: str | None = None,
     spacing: str | None = None,
-    samples: int = 64,
+    samples: int | None = None,
     block: int = 32,
     seed: int = 0,
     labels: str = "none",
@@ -300,7 +304,7 @@ def prepare(
 
     Raises InputError or MissingFile for what cannot be.
     """
-    for name, count in (("samples", samples), ("block", block), ("every", every)):
+    for name, count in (("samples", SAMPLES if samples is None else samples), ("block", block), ("every", every)):
         check_count(name, count)
     if round_bits is not None and (dtype != "float32" or not 1 <= round_bits <= 22):
         raise InputError(f"--round-bits {round_bits} was given with --dtype {dtype}; expected 1 to 22, with float32")
@@ -312,13 +316,15 @@ def prepare(
     denoiser = guided(denoiser, guidance)
     if source is not None:
         starts.require_fit(source, denoiser)
-        if source.samples is not None and samples > source.samples:
+        if samples is not None and source.samples is not None and samples > source.samples:
             raise InputError(f"samples {samples} was given, but {start} has {source.samples}; ask for at most those")
-        if source.seed == seed and not noised:
+        if seed in source.seeds and not noised:
             raise InputError(
-                f"{start} was made with seed {seed} too, so that its samples would meet the noise that made them; give "
-                "another --seed"
+                f"{start}, or what it was made from, was made with seed {seed} too, so that its samples would meet the "
+                "noise that made them; give another --seed"
             )
+    if samples is None:
+        samples = SAMPLES if source is None or source.samples is None else min(SAMPLES, source.samples)
     conditions = denoiser.conditions({"labels": _labels(labels, source)})
     if timesteps and steps is not None and not denoiser.schedule.is_grid:
         raise InputError(f"steps {steps} and timesteps by hand were given, expected one of them")
@@ -347,8 +353,13 @@ def prepare(
         source=source,
         noised=noised,
         inversion=inversion,
-        skipped=whole.evaluations - chosen.evaluations,
+        skipped=whole.steps[: len(whole.steps) - len(chosen.steps)],
     )
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """Give what a store says of the source of its x_0: the seeds too, so that no later run takes one again."""
+    return {**source.identity, **({"seeds": sorted(source.seeds)} if source.seeds else {})}
 
 
 def _labels(labels: str, source: Source | None) -> str | list[int]:

@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from traj.pipeline.making.sweep import cuts_of, removed
-from traj.pipeline.process.cut import WHOLE, Cut
+from traj.pipeline.process.cut import Cut
 from traj.pipeline.process.device import inference, timed_call
 from traj.stores import EDIT, write_file
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from traj.pipeline.making.fork import Fork
     from traj.pipeline.making.generate import Generation
     from traj.pipeline.process.denoiser import Denoiser
+    from traj.pipeline.process.plan import Step
 
 ROUNDS = 5, 25
 """Calls that are timed under each cut, at least and at most."""
@@ -63,17 +64,21 @@ def write_run_times(generation: Generation, path: Path) -> None:
     plan, block = generation.plan, generation.block
     with inference(generation.tf32):
         x_t, condition = generation.trial()
-        cuts = [*dict.fromkeys([WHOLE, *cuts_of([plan])])]
+        cuts = [*dict.fromkeys(step.cut for step in (*generation.skipped, *plan.steps))]
         seconds = call_medians(generation.denoiser, cuts, x_t, plan.timesteps[0], condition)
-    network = sum(seconds[step.cut] * step.evaluations for step in plan.steps) / block
-    start, skipped = generation.start_seconds / block, generation.skipped * seconds[WHOLE] / block
+
+    def network_seconds(steps: Sequence[Step]) -> float:
+        return sum(seconds[step.cut] * step.evaluations for step in steps) / block
+
+    network, skipped = network_seconds(plan.steps), network_seconds(generation.skipped)
+    start = generation.start_seconds / block
     least, most = ROUNDS
     row = {
         "evaluations": plan.evaluations,
         "network_seconds": f"{network:.6g}",
         "start_seconds": f"{start:.6g}",
         "seconds": f"{network + start:.6g}",
-        "whole_evaluations": plan.evaluations + generation.skipped,
+        "whole_evaluations": plan.evaluations + sum(step.evaluations for step in generation.skipped),
         "whole_seconds": f"{network + skipped:.6g}",
         "measured": f"medians of {least} to {most} network calls with {block} samples, device {x_t.device.type}",
     }

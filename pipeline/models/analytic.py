@@ -124,9 +124,9 @@ class PointsDenoiser:
     def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Labels:
         """Read which labels samples are to have. Raises InputError for a class without points."""
         labels = Labels(self, asked, null)
-        for label in set(labels.visible(range(self.num_classes))["label"].tolist()) - {-1}:
-            if not (self.classes == label).any():
-                raise InputError(f"model {self.name} has no points of class {label}; ask for another label")
+        there = set(self.classes.tolist())
+        if (lacking := next((label for label in labels.classes if label not in there), None)) is not None:
+            raise InputError(f"model {self.name} has no points of class {lacking}; ask for another label")
         return labels
 
     def __call__(self, x_t: torch.Tensor, timestep: int, condition: torch.Tensor, cut: Cut = WHOLE) -> Prediction:

@@ -64,6 +64,19 @@ class Labels:
         self.asked = {"labels": labels}
         self._labels, self._each, self._num_classes = labels, each, num_classes
 
+    @property
+    def classes(self) -> Sequence[int]:
+        """The classes that samples are of, each once."""
+        match self._labels:
+            case "none":
+                return ()
+            case "cycle":
+                return range(self._num_classes)
+            case _ if self._each:
+                return sorted({*self._each} - {NONE})
+            case one:
+                return (int(one),)
+
     def of(self, samples: Sequence[int | None], device: torch.device) -> torch.Tensor:
         """Make the labels of samples: int64 (sample,), -1 for None."""
         return torch.tensor([NONE if k is None else self._label(k) for k in samples], device=device)

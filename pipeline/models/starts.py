@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,8 +30,8 @@ class Source(Protocol):
 
     ``identity`` holds the JSON values that define its numbers, for a store's fingerprint; ``name`` is for people.
     ``shape`` is that of an event, ``valid_range`` the range its x_0 are meant to lie in, None for none. ``samples`` is
-    how many it has, None for any number, ``labels`` their classes, None where it has none, and ``seed`` that of the
-    steps its x_0 were made by, None for data.
+    how many it has, None for any number, ``labels`` their classes, None where it has none, and ``seeds`` those of
+    the steps that led to its x_0, of every run from the first one on: none for data.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Source(Protocol):
     valid_range: tuple[float, float] | None
     samples: int | None
     labels: list[int] | None
-    seed: int | None
+    seeds: frozenset[int]
 
     def x_0(self, samples: Sequence[int]) -> np.ndarray:
         """Give the x_0 of samples: float32 (sample, *event); beyond the last one it has, that one again."""
@@ -73,6 +73,16 @@ def load(name: str, seed: int) -> Source:
     return StoredSource(Path(name))
 
 
+def seeds_of(config: Mapping[str, Any]) -> frozenset[int]:
+    """Collect the seeds of the steps that led to a store's x_0, as its config tells: of a run, or a dataset of runs.
+
+    A noised x_0 is that of its source, which no step of the store led to.
+    """
+    own = {config["seed"]} if "seed" in config and "noised" not in config else set()
+    origin = config.get("noised") or config.get("start") or config
+    return frozenset(own | {*origin.get("seeds", ())})
+
+
 def require_fit(source: Source, denoiser: Denoiser) -> None:
     """Refuse a source whose events have another shape, or are meant for another range, than the model's."""
     if source.shape != denoiser.shape:
@@ -100,7 +110,7 @@ class StoredSource:
             raise InputError(f"{path} holds {ds.attrs['kind']} with {found}; {KNOWN}, whose x_0 is (sample, *event)")
         self._path, self._fingerprint = path, ds.attrs["fingerprint"]
         config = json.loads(ds.attrs["config"])
-        self.seed: int | None = None if "noised" in config else config.get("seed")
+        self.seeds = seeds_of(config)
         self.name = path.name
         self.identity = {"store": self._fingerprint}
         self.shape = tuple(ds.x_0.shape[1:])
@@ -134,7 +144,7 @@ class GaussianSource:
 
     samples: int | None = None
     labels: list[int] | None = None
-    seed: int | None = None
+    seeds: frozenset[int] = frozenset()
 
     def __init__(self, path: Path, seed: int) -> None:
         self._data = StoredSource(path)

@@ -44,7 +44,7 @@ class VaeSource:
     valid_range: tuple[float, float] | None = (-1.0, 1.0)
     samples: int | None = None
     labels: list[int] | None = None
-    seed: int | None = None
+    seeds: frozenset[int] = frozenset()
 
     def __init__(self, name: str, seed: int) -> None:
         folder = Path(os.environ.get("TRAJ_MODELS", "models")) / name if name in VAES else Path(name)

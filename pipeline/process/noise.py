@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     RENOISE = 3  # of an x_0 that is noised to a timestep
     BRIDGE = 4  # between the states of a noised x_0
     SOURCE = 5  # that an x_0 itself is made of
+    NOISED = 6  # of the noisiest state of a noised x_0
 
 
 class NoiseSource:

@@ -25,7 +25,7 @@ class Source:
 
     ``read(first, end)`` gives some samples, of ``shape`` (sample, *axes) and ``dtype`` in all. ``axes`` name those of
     one sample, and ``valid_range`` bounds the values, where the format says so. ``label`` (sample,) are the classes as
-    they lie there.
+    they lie there, and ``seeds`` those of the runs that made the data.
     """
 
     shape: tuple[int, ...]
@@ -34,6 +34,7 @@ class Source:
     label: Array | None = None
     axes: tuple[str, ...] | None = None
     valid_range: tuple[float, float] | None = None
+    seeds: frozenset[int] = frozenset()
 
 
 def in_memory(values: Array, label: Array | None = None, **said: Any) -> Source:

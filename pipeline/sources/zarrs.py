@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def read(path: Path, key: str | None, label: str | None) -> Source:
 
 
 def _of_ours(path: Path) -> Source:
+    from traj.pipeline.models.starts import seeds_of  # brings in torch, which takes seconds
+
     ds = stores.open(path)
     if "x_0" not in ds or ds.x_0.dims[0] != "sample":
         raise InputError(
@@ -46,7 +49,13 @@ def _of_ours(path: Path) -> Source:
 
     low, high = ds.x_0.attrs["valid_range"]
     return Source(
-        ds.x_0.shape, ds.x_0.dtype, read, ds.label.values, axes=stores.event_dims(ds.x_0.dims), valid_range=(low, high)
+        ds.x_0.shape,
+        ds.x_0.dtype,
+        read,
+        ds.label.values,
+        axes=stores.event_dims(ds.x_0.dims),
+        valid_range=(low, high),
+        seeds=seeds_of(json.loads(ds.attrs["config"])),
     )
 
 
