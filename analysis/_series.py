@@ -39,7 +39,7 @@ def lines(result: xr.Dataset, value: xr.DataArray, low: xr.DataArray, high: xr.D
     curves = (
         Series(str(on), *along, *(part.sel(on=on).to_numpy() for part in parts)) for on in parts[0]["on"].to_numpy()
     )
-    return [_finite(curve, result) for curve in curves]
+    return [_finite(curve, result.attrs.get("cap", np.inf)) for curve in curves]
 
 
 def of_forks(result: xr.Dataset, names: Mapping[str, str]) -> list[Series]:
@@ -53,16 +53,17 @@ def of_forks(result: xr.Dataset, names: Mapping[str, str]) -> list[Series]:
     for of, name in names.items():
         if not {name, f"{name}_mean"} & set(result):
             continue
+        cap = result.attrs.get("cap", np.inf) if name == "psnr" else np.inf
         for kind, variants in _replicas.kinds(result).items():
             part = result.isel(variant=variants).sortby("at", ascending=False)
             along = part["at"].to_numpy(), part["at_log_snr"].to_numpy()
             on = ", ".join(filter(None, (of, kind)))
-            curves.append(_finite(Series(on, *along, *(one.to_numpy() for one in banded(part, name))), result))
+            curves.append(_finite(Series(on, *along, *(one.to_numpy() for one in banded(part, name))), cap))
     return curves
 
 
-def _finite(series: Series, result: xr.Dataset) -> Series:
-    """Leave out what stands for infinity: values at the cap of a result that has one."""
-    there = series.value < result.attrs.get("cap", np.inf)
+def _finite(series: Series, cap: float) -> Series:
+    """Leave out what is infinite, and values at the cap, which stand for it."""
+    there = series.value < cap
     value, low, high = (np.where(there, part, np.nan) for part in (series.value, series.low, series.high))
     return series._replace(value=value, low=low, high=high)

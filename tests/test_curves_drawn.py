@@ -6,6 +6,7 @@ import xarray as xr
 
 from tests.analysis_data import dataset, fork_readout, forks, state_readout_dataset, trajectories
 from traj.analysis._drawing import look_of
+from traj.analysis._series import of_forks
 from traj.analysis.consistency import ALIKE, consistency
 from traj.analysis.entropy import entropy
 from traj.analysis.label_variance import label_variance
@@ -169,3 +170,11 @@ def test_replicas_are_alike_from_where_they_were_made_so():
         assert marks[name].low <= float(result["at_log_snr"][3])
         assert marks[name].high >= float(result["at_log_snr"][4])
     assert before > after > marks["replica_ssim_08"].timestep
+
+
+def test_only_psnr_is_infinite_at_its_cap():
+    result = consistency(forks(6, 4)).compute()
+    high = result.assign({f"{name}_mean": result["pearson_mean"] * 0 + 100 for name in ("psnr", "pearson")})
+    psnr_curve, pearson_curve = (of_forks(high, {"": name})[0] for name in ("psnr", "pearson"))
+    assert np.isnan(psnr_curve.value).all()
+    assert (pearson_curve.value == 100).all()
