@@ -26,6 +26,8 @@ MEANS = {
     "peak": ("decision", "end"),
     "class_peak": ("class", "end"),
     "calibration_gap": ("part",),
+    "decision_samples": ("decision",),
+    "class_samples": ("class",),
     "pair_peak": ("class", "other_class"),
 }
 """What `over_samples` gives, and the dims of each: parts are PARTS, ends are PEAK."""
@@ -60,11 +62,13 @@ def over_samples(
         means["entropy"].append(weighted(entropy[..., d], weight))
         means["entropy_labelled"].append(weighted(surprise(log_p, labels, side), weight))
         means["rate"].append(weighted(rate[..., d], weight))
+        means["decision_samples"].append((weight > 0).any(axis=1).sum())
         means["peak"].append(peak(rate[..., d] * pace, weight, log_snr))
     for c in range(classes):
         weight = weights(log_p, labels, prior, np.arange(classes) == c)
         means["class_entropy"].append(weighted(-log_p[..., c] / np.log(2), weight))
         means["class_rate"].append(weighted(class_rate[..., c], weight))
+        means["class_samples"].append((weight > 0).any(axis=1).sum())
         means["class_peak"].append(peak(class_rate[..., c] * pace, weight, log_snr, among=classes))
     labelled = surprise(log_p, labels, sides[0]) - entropy[..., 0]
     gap = weighted(labelled.mean(axis=1, keepdims=True), weights(log_p, labels, prior, sides[0] >= 0)[:, :1])

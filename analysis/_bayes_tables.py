@@ -113,6 +113,7 @@ def _between(result: xr.Dataset) -> tuple[int, str]:
     of = result.sel(decision=asked(result)[0])
     place, low, high = (float(of[f"peak{end}_log_snr"]) for end in ("", "_low", "_high"))
     along = result["log_snr"].to_numpy()
+    along = along[np.isfinite(along)]
     if not np.isfinite(low):
         return _verdicts.CANNOT_TELL, "peak or its interval is not known"
     told = f"peak at log SNR {signed(place)} ({signed(low)} to {signed(high)})"

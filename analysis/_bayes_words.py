@@ -14,7 +14,7 @@ BESIDE, WRITTEN = 8, 16
 def curves(result: xr.Dataset, name: str, along: str = "decision") -> list[Series]:
     """Give a curve and its band of 95 %, for each decision that was asked for, or for each class."""
     places = result["timestep"].to_numpy(), result["log_snr"].to_numpy()
-    half = _verdicts.student(result.attrs["samples"]) * result[f"{name}_se"]
+    half = xr.apply_ufunc(_verdicts.student, result[f"{along}_samples"]) * result[f"{name}_se"]
     ends = result[name], result[name] - half, result[name] + half
     of = asked(result) if along == "decision" else result[along].to_numpy()
     return [Series(str(one), *places, *(part.sel({along: one}).to_numpy() for part in ends)) for one in of]
@@ -53,7 +53,7 @@ def no_samples(results: Results) -> str:
         for run, result in results.items()
         if len(result.attrs["without_samples"])
     ]
-    return f"{'; '.join(told)}: what takes such a class is not drawn. " if told else ""
+    return f"{'; '.join(told)}: decisions with this class are not drawn. " if told else ""
 
 
 def class_names(result: xr.Dataset) -> list[str]:
@@ -74,8 +74,8 @@ def entropy(results: Results) -> str:
     """Explain the curves of entropy."""
     return (
         "How many bits of the class are still open, over the process: the entropy of the network's own step-by-step "
-        "Bayes posterior P(class | x_t), mean over samples (E2). all is the decision between all classes; A|B is that "
-        "whether a sample of one of these classes is of A or of B. It falls from the entropy of the priors to 0 where "
+        "Bayes posterior P(class | x_t), mean over samples (E2). all is the decision between all classes; A|B: "
+        "is the sample of A or of B, given one of the two. It falls from the entropy of the priors to 0 where "
         f"the class is decided. {_captions.BAND} {_captions.PLACE.format('where the decision is made fastest')} "
         f"{caveats(results)} After 003, 1-D experiment."
     )
@@ -86,7 +86,7 @@ def traces(results: Results) -> str:
     return (
         "At the left, how many bits of a decision are made, per unit of the axis, while the image is denoised: all, "
         "between all classes; A|B, whether a sample of one of these classes is of A or of B (+ joins classes, rest is "
-        "all others). Rates are the mean squared difference between the noise predicted under each side and under "
+        "all others). Rates go by the mean squared difference between the noise predicted under each side and under "
         "all sides together (E3). Bands are 95 % intervals of the mean over samples; a diamond marks where the rate, "
         "smoothed, is highest, with its 95 % interval. At the right, the probability of every class, by the network's "
         "own step-by-step Bayes posterior, for a single sample of each class (strong lines), and the probability of "
@@ -99,9 +99,9 @@ def classes(results: Results) -> str:
     return (
         "Each class by itself. At the left, the mean surprise -log2 P(c | x_t) at class c over samples of that class: "
         "how undecided it still is; averaged by the priors, these are the entropy of the class. At the right, how fast "
-        "it falls: the mean squared difference between the noise predicted under the class and under all classes "
-        "together. A diamond marks where that, smoothed, is fastest; bars are intervals that all hold together in 95 % "
-        f"of cases. {caveats(results)} After 003, CIFAR-10."
+        "it falls, which goes by the mean squared difference between the noise predicted under the class and under all "
+        "classes together. A diamond marks where that, smoothed, is fastest; bars are intervals that all hold together "
+        f"in 95 % of cases. {caveats(results)} After 003, CIFAR-10."
     )
 
 

@@ -32,7 +32,7 @@ Array = NDArray[Any]
 
 @quantity(
     reads="readout",
-    numerics=1,
+    numerics=2,
     title="When the class is decided: entropy of the label, given the state",
     source="003, 1-D experiment and CIFAR-10",
     needs=("squared_distance", "eps_product"),
@@ -60,13 +60,14 @@ def label_entropy(
     all sides together, is the mean of the classes' eps weighted by P (I-MMSE; METHODS 4.3); and
     `entropy_rate_differenced_log_snr`, central differences of E2. Where the process has a table of T timesteps,
     `entropy_rate` and `entropy_rate_differenced` are the same per unit of tau = (timestep + 1) / T. Means have
-    standard errors, `_se`. Samples with labels are selected and weighted by priors; others stand for the mixture of all
-    classes, and are weighted by P(one of the sides | x_t) (METHODS 4.1).
+    standard errors, `_se`, and are of `decision_samples` or `class_samples` samples. Samples with labels are selected
+    and weighted by priors; others stand for the mixture of all classes, and are weighted by P(one of the sides | x_t)
+    (METHODS 4.1). Without labels, the classes of the readout must be all that the samples are of.
 
     `class_entropy` (class, timestep), the mean of -log2 P(c | x_t) where c is the class, adds up to E1 by the priors,
     and `class_entropy_rate_log_snr` is how fast it falls. A class without samples has NaN, and so have decisions it
     takes part in, if its prior is not 0; the attribute `without_samples` names such classes. Without labels, NaN is
-    where P of the sides comes to less than one sample in all.
+    where the sides' P, summed over samples, is below 1.
 
     `peak_timestep` and `peak_log_snr` (decision) say where the rate, per tau or log SNR as `per` says, is highest, by
     curves smoothed over half a unit of log SNR; `peak_low_...` and `peak_high_...` are the ends of an interval of 95 %
@@ -80,8 +81,8 @@ def label_entropy(
 
     Trajectories guided by another weight than 1 are no draws of the network's own mixture: what averages over them say
     is how sure the network is there, no longer the entropy of its process. Along trajectories without noise (ddim, eta
-    0) the classifier is exact for classes that are points only: on digits it is off by .03 at worst, for .005 with
-    noise.
+    0) the classifier is exact for classes that are points only: on digits its error is at most .03, with noise
+    .005.
 
     Parameters
     ----------
@@ -259,6 +260,8 @@ def _of_means(means: Mapping[str, xr.DataArray], log_snr: Array, pace: Array | N
         dask="parallelized",
         output_dtypes=[np.float64],
     )
+    for name in ("decision_samples", "class_samples"):
+        variables[name] = means[name].assign_attrs(long_name="samples that means are of", units="1")
     rates = means["rate"], differenced, means["class_rate"]
     for (name, title), values in zip(RATES.items(), rates, strict=True):
         variables |= _with_error(f"{name}_log_snr", f"{title}, per unit of log SNR", "bit / nat", values)
@@ -352,7 +355,7 @@ def _numbers(result: xr.Dataset) -> list[Number]:
         Number("label_bits_at_end", "entropy of the class at the last stored state (bit)", float(bits[-1])),
     ]
     gap = float(result["calibration_gap"])
-    half = float(_verdicts.student(result.attrs["samples"]) * result["calibration_gap_se"])
+    half = float(_verdicts.student(int(result["decision_samples"][0])) * result["calibration_gap_se"])
     if np.isfinite(gap):
         numbers.append(Number("calibration_gap", f"{GAP} (bit); 0 where calibrated", gap, gap - half, gap + half))
     return numbers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from tests.bayes_data import ALPHA_BAR, POINTS, forward_paths, log_weights, mixture, readout
 from tests.test_forks_and_readouts_on_disk import make_readout
@@ -313,6 +314,30 @@ def test_a_class_without_samples_has_no_profile_and_is_named():
     assert "no samples of class 2" in label_entropy.figures[0].caption({"run": result})
     left_out = label_entropy(ds, priors=(0.4, 0.4, 0.0, 0.2)).compute()
     assert np.isfinite(left_out["entropy"].sel(decision="all")).all()
+
+
+def test_intervals_are_of_as_many_samples_as_their_means():
+    ds = mixture(12, 20)
+    result = label_entropy(ds, partitions=("0|1",)).compute()
+    assert result["class_samples"].to_numpy().tolist() == [3] * 4
+    assert result["decision_samples"].sel(decision=["all", "0|1"]).to_numpy().tolist() == [12, 6]
+    for curve, name, samples in ((0, "entropy", 12), (2, "class_entropy", 3)):
+        series = label_entropy.curves[curve].of(result)[0]
+        half = stats.t.ppf(0.975, samples - 1) * result[f"{name}_se"][0]
+        np.testing.assert_allclose(series.high - series.value, half, rtol=1e-12)
+    whole = label_entropy(mixture(12, 20, labelled=False)).compute()
+    assert (whole["class_samples"] == 12).all()
+    assert (whole["decision_samples"] == 12).all()
+
+
+def test_a_peak_at_the_first_state_that_has_signal_is_not_within_the_process():
+    result = label_entropy(mixture(12, 20)).compute()
+    log_snr = result["log_snr"].to_numpy().copy()
+    log_snr[0] = -np.inf
+    early = result.assign_coords(log_snr=("timestep", log_snr))
+    for end in ("", "_low", "_high"):
+        early[f"peak{end}_log_snr"] = early[f"peak{end}_log_snr"] * 0 + log_snr[1]
+    assert label_entropy.tables({"run": early})[2].rows[0][2] == "not seen"
 
 
 def test_without_labels_a_class_that_no_sample_ends_in_has_no_late_profile():
