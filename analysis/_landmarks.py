@@ -82,19 +82,19 @@ def highest_of(series: Series, drawn: Array | None, name: str, meaning: str) -> 
 def median(timestep: Array, log_snr: Array, name: str, meaning: str, of: str) -> Landmark:
     """Take the median over samples of where something happens to each: timesteps and log SNR (sample,).
 
-    The log SNR is infinite for samples to which it happens at x_0 only. The interval lies between two of the samples in
+    The log SNR is infinite for samples to which it happens at x_0 only, and minus infinity for those to which it
+    happens at a first state without signal. The interval lies between two of the samples in
     order: by the binomial distribution, the true median is beyond them in at most 5 % of cases, whatever the
     distribution (David and Nagaraja 2003, 7.1). Below six samples no two are far enough apart, and both ends are NaN.
     """
     known = ~np.isnan(log_snr)
     ordered = np.sort(log_snr[known])
     place = float(np.median(ordered)) if ordered.size else np.nan
-    when = float(np.median(timestep[known])) if np.isfinite(place) else np.nan
     beyond = int((special.bdtr(np.arange(ordered.size), ordered.size, 0.5) < ERROR / 2).sum())
     low, high = (float(ordered[beyond - 1]), float(ordered[-beyond])) if beyond else (np.nan, np.nan)
-    if not np.isfinite(place):
+    if np.isnan(place) or place == np.inf:
         return Landmark(name, meaning, np.nan, np.nan, of=of)
-    return Landmark(name, meaning, when, place, low, high, of)
+    return Landmark(name, meaning, float(np.median(timestep[known])), place, low, high, of)
 
 
 def at_log_snr_0(series: Series) -> tuple[float, float, float]:

@@ -181,8 +181,8 @@ def mark(axis: Axes, series: Series, marks: Sequence[Landmark], colour: str, pla
     """Mark landmarks on a curve, with their intervals as far as the curve goes."""
     known = series.log_snr[np.isfinite(series.log_snr)]
     for one in marks:
-        if np.isfinite(one.log_snr):
-            x = places(one.log_snr)
+        x = places(one.log_snr)
+        if known.size and np.isfinite(x):
             y = series.value[series.log_snr == one.log_snr]
             y = y[0] if y.size else np.interp(x, places(series.log_snr), series.value)
             interval = np.clip([one.low, one.high], known[0], known[-1])

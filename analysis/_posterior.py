@@ -5,7 +5,7 @@ What |x_t|^2 adds is the same for all images; the rest is one product of matrice
 
     c x_t . x_i / d^2  -  c^2 |x_i|^2 / (2 d^2)  =  [c x_t / d^2, -c^2 / (2 d^2)] . [x_i, |x_i|^2]
 
-It is taken in float64: exponents reach 1e8 where d is small, of which float32 would keep one digit after the point.
+It is taken in float64: exponents reach 1e8 where d is small, where numbers of float32 lie 8 apart.
 """
 
 from __future__ import annotations

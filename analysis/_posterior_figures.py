@@ -119,9 +119,10 @@ def regimes(results: Results, look: Look, places: dict[str, list[Landmark]]) -> 
             log_snr, to = result["log_snr"].to_numpy(), look.axis.places(*table(result))
             shares = [result[f"{regime}_share"].to_numpy() for regime in SHADES]
             axis.stackplot(to(log_snr), *shares, colors=list(SHADES.values()), step="post")
+            known = log_snr[np.isfinite(log_snr)]
             for place in places[run]:
-                axis.axvline(to(place.log_snr), color="black", lw=1)
-                ends = to(np.clip([place.low, place.high], log_snr[0], log_snr[-1]))
+                middle, *ends = to(np.clip([place.log_snr, place.low, place.high], known.min(), known.max()))
+                axis.axvline(middle, color="black", lw=1)
                 axis.axvspan(*ends, color="black", alpha=0.15, lw=0)
             axis.set(ylim=(0, 1), ylabel="share of samples")
             axis.set_title(_drawing.legible(run) if len(results) > 1 else "", loc="left", color=look.colours[run])

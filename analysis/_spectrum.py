@@ -25,6 +25,9 @@ Array = NDArray[Any]
 MOST = 4096
 """Values of an image up to which the covariance is computed: the matrix takes 128 MiB."""
 
+COLLAPSED = 1.0
+"""Bits below which a state is taken to have collapsed onto one image."""
+
 FARTHEST = 100.0
 """Log SNR beyond which no place is looked for."""
 
@@ -77,12 +80,12 @@ def speciation(largest: float, error: float) -> tuple[float, float, float]:
 
 
 def collapse(eigenvalues: Array, images: int) -> float:
-    """Find the log SNR at which Gaussian data would give as much information as tells the images apart."""
+    """Find the log SNR at which Gaussian data would leave COLLAPSED bits; NaN where log2 N is no more."""
 
     def missing(log_snr: float) -> float:
-        return float(information(eigenvalues, np.array([log_snr]))[0] - np.log2(images))
+        return float(information(eigenvalues, np.array([log_snr]))[0] - np.log2(images) + COLLAPSED)
 
-    if images < 2 or not eigenvalues.any():
+    if images <= 2 or not eigenvalues.any():
         return np.nan
     return float(brentq(missing, -FARTHEST, FARTHEST))
 
@@ -120,7 +123,7 @@ def landmarks(result: xr.Dataset) -> list[Landmark]:
     one = collapse(eigenvalues, int(result.attrs["images"]))
     meanings = {
         "speciation": "classes part, by the largest eigenvalue of the dataset's covariance",
-        "collapse_gaussian": "Gaussian data of the dataset's covariance would tell its images apart",
+        "collapse_gaussian": "Gaussian data of the dataset's covariance would leave one bit",
     }
     found = []
     for (name, meaning), (place, low, high) in zip(meanings.items(), (parts, (one, np.nan, np.nan)), strict=True):

@@ -47,8 +47,6 @@ BOUNDARIES = {
     "statistics_end": "the state leaves the statistics regime for good",
     "denoising_start": "the state enters the denoising regime for good",
 }
-COLLAPSED = 1.0
-"""Bits below which a state is taken to have collapsed onto one image."""
 
 
 @quantity(
@@ -78,22 +76,23 @@ def posterior(
     The posterior mean, sum w_i x_i, is what a network predicts that knows this dataset by heart.
     `distance_to_pred_x0` and `distance_to_nearest` are its distances to the run's pred_x0 and to the nearest image
     x_nn (that of rank 0), roots of the mean square over values; `distance_ratio` is |mean - m| / |x_nn - m|, with m the
-    mean of the dataset: 0 where only its statistics count, 1 where one image does. Where all images have labels,
-    `class_probability` (class) is the sum of weights by class, which is P(c | x_t), and `label_entropy` its entropy.
+    mean of the dataset: 0 where only its statistics count, 1 where one image does, NaN, and so in the mean over
+    samples, where x_nn is m. Where all images have labels, `class_probability` (class) is the sum of weights by class,
+    which is P(c | x_t), and `label_entropy` its entropy.
 
     `regime` is 2, denoising, where the largest weight is above `denoising_weight` or the effective number below
     `denoising_number`; else 0, statistics, where that number is above `statistics_share` of N; else 1, feature.
     `statistics_share`, `feature_share` and `denoising_share` (timestep) are shares of samples, with intervals of 95 %
     (Wilson 1927), `_low` and `_high`. `statistics_end` and `denoising_start`, as `_timestep`, `_step` and `_log_snr`
     (sample), are the first stored states from which on a sample is never in the statistics regime, or always in that of
-    denoising; timestep -1, log SNR infinite for those that are not at their last stored state.
+    denoising. Where a sample is not there at its last stored state: timestep -1, log SNR infinity.
 
     `spectrum` (component) are the eigenvalues lambda of the covariance of the dataset, `spectrum_se` the standard error
     of the largest, Lambda, if its images were drawn from many more. Classes part (speciation) where c^2 / (c^2 + d^2) =
     1 / Lambda (Biroli and others 2024). `gaussian_entropy` (timestep) is what Gaussian data of this covariance would
     leave of log2 N, max(0, log2 N - I), I = 1/2 sum log2(1 + lambda c^2 / d^2). No data of a covariance tell more of
-    themselves than Gaussian ones, so the mean `entropy` of noised data is never below it, and a collapse onto single
-    images never earlier than where it comes to 0. Images of more than 4,096 values have none of these.
+    themselves than Gaussian ones, so the mean `entropy` of noised data of this dataset is not below 1 bit before
+    `gaussian_entropy` is. Images of more than 4,096 values have none of these.
 
     The dataset is read block by block, once for each chunk of the run; sums are in float64. What is per state but
     weights and classes comes with mean, sd and standard error over samples. Of a few states, `shown_x_t`,
@@ -226,12 +225,13 @@ def _places(result: xr.Dataset) -> list[Landmark]:
     """Say where half of the samples change regimes, where classes part, and where states collapse onto single images.
 
     `collapse` is where the mean entropy comes below one bit for good, two images as likely; its interval is where the
-    band crosses it. `collapse_gaussian`, the earliest that it can be, and `speciation` follow from the covariance; the
-    interval of the latter is by the standard error of the largest eigenvalue, to first order.
+    band crosses it. `collapse_gaussian`, where Gaussian data would leave one bit, the earliest that it can be for
+    noised data, and `speciation` follow from the covariance; the interval of the latter is by the standard error of the
+    largest eigenvalue, to first order.
     """
     (entropy,) = _entropy(result)
-    meaning = f"the mean entropy of the posterior stays below {COLLAPSED:g} bit: fewer than two images"
-    found = [*_spectrum.landmarks(result), _landmarks.kept_below(entropy, COLLAPSED, "collapse", meaning)]
+    meaning = f"the mean entropy of the posterior stays below {_spectrum.COLLAPSED:g} bit: fewer than two images"
+    found = [*_spectrum.landmarks(result), _landmarks.kept_below(entropy, _spectrum.COLLAPSED, "collapse", meaning)]
     for name, meaning in BOUNDARIES.items():
         timestep, log_snr = (result[f"{name}_{along}"].to_numpy() for along in ("timestep", "log_snr"))
         found.append(_landmarks.median(timestep, log_snr, name, f"{meaning}, in half of the samples (median)", "x_t"))
@@ -269,14 +269,15 @@ def _tables(results: Results) -> list[Table]:
     note = (
         "The source says that a model learns statistics of its data while noise prevails, then features, and at last "
         "only takes noise off one image. Places are log SNR with intervals of 95 %. The mean is that of the posterior: "
-        "its distance to the mean of the dataset, over that of the nearest image; 0 is all images, 1 is one. "
+        "its distance to the mean of the dataset, divided by that of the nearest image; 0 is all images, 1 is one. "
         "The last column counts the samples that begin in the first regime, end in the third and visit the second."
     )
     said = (
-        "Biroli and others find that a run first chooses a class, where the signal of the data's main direction is as "
-        "strong as noise, and later collapses onto one image of those a network knows by heart. Places are log "
-        "SNR with intervals of 95 %. Data that are not Gaussian tell less of themselves than Gaussian ones of the same "
-        "covariance, so the second collapse is not before the first."
+        "Biroli and others find that a run first chooses a class, where the variance of the data's part of x_t, in its "
+        "main direction, reaches 1 (at the scale signal^2 + noise^2 = 1), and later collapses onto one image of those "
+        "a network knows by heart: where Gaussian data would leave one bit, and where one bit is left here. Places are "
+        "log SNR with intervals of 95 %. Data that are not Gaussian tell less of themselves than Gaussian ones of the "
+        "same covariance, so, of noised data, the second collapse is not before the first."
     )
     parting = ("run", "classes part", "collapse, Gaussian data", "collapse, here")
     return [
@@ -287,10 +288,15 @@ def _tables(results: Results) -> list[Table]:
 
 def _when(place: Landmark) -> str:
     """Write a place with its interval."""
-    if not np.isfinite(place.log_snr):
+    if np.isnan(place.log_snr):
         return "never"
-    between = f" ({place.low:.1f} to {place.high:.1f})" if np.isfinite(place.low) else ""
-    return f"{place.log_snr:.1f}{between}"
+    between = f" ({_at(place.low)} to {_at(place.high)})" if not np.isnan(place.low) else ""
+    return f"{_at(place.log_snr)}{between}"
+
+
+def _at(log_snr: float) -> str:
+    """Write a log SNR; minus infinity lies at or before the first state, infinity at x_0 itself."""
+    return {-np.inf: "the start", np.inf: "the end"}.get(log_snr, f"{log_snr:.1f}")
 
 
 def _of_images(results: Results) -> str:
@@ -300,10 +306,10 @@ def _of_images(results: Results) -> str:
 
 def _of_nearest(results: Results) -> str:
     return (
-        "A few samples along their run, from noise at the left. From above: the state, at the scale at which its noise "
-        "would be 1; what the network predicts from it; what a network would predict that knew the dataset by heart, "
-        "which is the mean of the dataset's images, each weighed by how likely the state comes from it; and the images "
-        f"of the largest weights, which are written on them. {_of_images(results)} After 001."
+        "A few samples along their run, from noise at the left. From above: the state, divided by the root of "
+        "signal^2 + noise^2; what the network predicts from it; what a network would predict that knew the dataset by "
+        "heart, which is the mean of the dataset's images, each weighed by how likely the state comes from it; and the "
+        f"images of the largest weights: the number on each is its weight. {_of_images(results)} After 001."
     )
 
 
@@ -320,9 +326,9 @@ def _of_entropy(results: Results) -> str:
         f"about 2 to the H of them; dotted, all: {_captions.either(f'{bits:.1f}' for bits in _all_bits(results))} bit. "
         f"Lines are means over samples. {_captions.BAND} "
         "Dashed, what Gaussian data of the dataset's covariance would leave, which is the least that any data of that "
-        "covariance can, on the average over noised data. Diamonds: classes part (S), where the signal of the data's "
-        "main direction is as strong as noise; Gaussian data would tell all images apart (G); the state has come down "
-        "to one image (C): below one bit. Their bars are 95 % intervals. "
+        "covariance can, on the average over noised data. Diamonds: classes part (S), where the variance of the data's "
+        "part of x_t, in its main direction, reaches 1 (at the scale signal^2 + noise^2 = 1); Gaussian data would "
+        "leave one bit (G); the state has come down to fewer than two images (C). Their bars are 95 % intervals. "
         f"{_of_images(results)} After 001."
     )
 
@@ -369,9 +375,9 @@ def _draw_regimes(results: Results, look: Look) -> Figure | None:
 def _of_distance(results: Results) -> str:
     return (
         "Above, how far the network's prediction is from the posterior mean over the dataset, which is what a network "
-        "predicts that knows these images by heart: the root of the mean square over values. Nothing between them is a "
-        "network that has learned just this; what is between them late in the process is what it generalises, or has "
-        "not learned. Beneath, how far the posterior mean is from the mean of the dataset, over how far the nearest "
+        "predicts that knows these images by heart: the root of the mean square over values. 0: the network has "
+        "learned just this dataset. Late in the process, the rest is what it generalises, or has not learned. Beneath, "
+        "how far the posterior mean is from the mean of the dataset, divided by how far the nearest "
         f"image is: 0 where only statistics of the dataset count, 1 where one image does. {_captions.BAND} "
         f"{_of_images(results)} After 001."
     )

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
-from traj.analysis import _landmarks, _verdicts
+from traj.analysis import _axis, _landmarks, _panels, _verdicts
 from traj.analysis._quantity import Series
 
 TIMESTEP, LOG_SNR = np.arange(60)[::-1] * 10, np.linspace(-6, 6, 60)
@@ -118,6 +119,16 @@ def test_samples_that_settle_at_x_0_only_count_in_a_median():
     assert (mark.timestep, mark.log_snr, mark.low, mark.high) == (5, 4, 1, np.inf)
     never = _landmarks.median(np.array([30, 20, -1, -1]), np.array([1.0, 2, np.inf, np.inf]), *BARE, "x_t")
     assert np.isnan([never.timestep, never.log_snr, never.low, never.high]).all()
+
+
+def test_what_happens_to_most_samples_before_any_signal_is_there_from_the_start():
+    log_snr = np.array([*[-np.inf] * 6, 1.0, 2.0])
+    mark = _landmarks.median(np.array([*[90] * 6, 80, 70]), log_snr, *BARE, "x_t")
+    assert (mark.timestep, mark.log_snr, mark.low, mark.high) == (90, -np.inf, -np.inf, 2)
+    series = Series("x_t", np.array([90, 80, 70]), np.array([-np.inf, 1.0, 2.0]), *[np.full(3, 0.5)] * 3)
+    axis = Figure().subplots()
+    _panels.mark(axis, series, [mark], "black", _axis.TIMESTEP.places(series.timestep, series.log_snr))
+    assert axis.lines[-1].get_xdata().tolist() == [-90]
 
 
 def test_samples_without_a_label_count_in_no_median():

@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 from tests import analysis_data
 from traj.analysis import _posterior, _posterior_shown
 from traj.analysis._dataset import Images
+from traj.analysis._drawing import look_of
 from traj.analysis._landmarks import median
 from traj.analysis.posterior import posterior
 from traj.pipeline.models.analytic import PointsDenoiser
@@ -372,6 +373,28 @@ def test_gaussian_data_leave_the_least_entropy(handwritten):
     gamma = np.exp(result["log_snr"].to_numpy())[:, None]
     exact = np.log2(len(points)) - np.log2(1 + gamma * eigenvalues).sum(axis=1) / 2
     np.testing.assert_allclose(result["gaussian_entropy"], exact.clip(0), atol=1e-9)
+
+
+def test_data_collapse_no_earlier_than_gaussian_ones_of_their_covariance():
+    points = np.array([[-8.0], [-4.0], [6.0], [8.0]])
+    signal, noise_scale = np.sqrt(analysis_data.ALPHA_BAR[::-1]), np.sqrt(1 - analysis_data.ALPHA_BAR[::-1])
+    _, least, one = times(vectors(points), run(noised(points, signal, noise_scale, 256), signal, noise_scale))
+    # 1/2 log2(1 + snr var) = 2 - 1 bit
+    assert least.log_snr == pytest.approx(np.log(3 / points.var()))
+    assert one.timestep < least.timestep
+    two = times(vectors(points[:2]), linear(points[:2]))
+    assert np.isnan(two[1].log_snr)  # one bit is all there is
+
+
+def test_what_regimes_are_left_before_any_signal_is_written_and_drawn():
+    points = np.array([[-1e3], [1e3]])
+    ds = run(np.full((8, 3, 1), 1e3), *PROCESSES["flow"])
+    result = posterior(ds, dataset=vectors(points), top=1, statistics_share=1.0).compute()
+    left = landmarks(result)["statistics_end"]
+    assert (left.timestep, left.log_snr) == (2, -np.inf)
+    assert posterior.tables({"run": result})[0].rows[0][1] == "the start (the start to the start)"
+    for figure in posterior.figures:
+        figure.draw({"run": result}, look_of({"run": result}))
 
 
 def test_the_covariance_is_left_out_where_it_would_be_too_large_and_where_nothing_parts():
