@@ -68,5 +68,7 @@ def nearest(results: Results, look: Look, order: Sequence[str]) -> Figure | None
         axis.grid(visible=False)
         for spine in axis.spines.values():
             spine.set_visible(False)
-    axes[-1, 0].set_xlabel("above each pair: its distance, over what images are apart from one another")
+    axes[-1, 0].set_xlabel(
+        "above each pair: its distance, divided by the mean distance of an image to its nearest other image"
+    )
     return figure

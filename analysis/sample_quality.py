@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 NEAREST = Named("nearest_distance", "distance to the nearest image of the dataset")
-RATIO = Named("nearest_ratio", "distance to the nearest image, over what images are apart from one another")
-COPIED = Named("copied", "1 where the nearest image is less than a third as far as the second, else 0")
+DIVIDED = "divided by the mean distance of an image to its nearest other image"
+RATIO = Named("nearest_ratio", f"distance to the nearest image, {DIVIDED}")
+COPIED = Named(
+    "copied", "1 where the nearest image is at no distance, or less than a third as far as the second, else 0"
+)
 SURE = (
     Named("confidence", "largest probability that a classifier gives"),
     Named("label_entropy", "entropy of a classifier's probabilities", "bit"),
@@ -66,7 +69,7 @@ MEASURED = {
 @quantity(
     reads="trajectories",
     needs=("x_0",),
-    numerics=1,
+    numerics=2,
     title="How like data the samples are, and what they cost",
     source="001, VAE and diffusion; Gretton et al. 2012",
 )
@@ -84,8 +87,8 @@ def sample_quality(
     `nearest_distance` (sample) is |x_0 - x_i| to the nearest image of the dataset, and `nearest_index` its position
     there. The yardstick `dataset_distance` (image) is the same of images of the dataset, each left out in turn, of 1000
     of them at most, evenly chosen. `nearest_ratio` is the distance over the mean of the yardstick: 0 for a copy, 1 for
-    as far as images are from one another. `copied` is 1 where the nearest image is less than a third as far as the
-    second (Yoon et al. 2023); its mean has Wilson's interval.
+    as far as images are from one another. `copied` is 1 where the nearest image is at no distance, or less than a
+    third as far as the second (Yoon et al. 2023); its mean has Wilson's interval.
 
     `mmd` (against) is the unbiased estimate of the squared maximum mean discrepancy between the run's x_0 and the
     dataset, and with a baseline between the two runs (Gretton et al. 2012, eq. 3), of `at_most` samples and images at
@@ -97,8 +100,9 @@ def sample_quality(
 
     With a readout, `confidence` is the largest probability that the classifier gives to a sample, and `label_entropy`
     the entropy of its probabilities, in bits. What is per sample comes with mean, sd and standard error over samples.
-    The attribute `evaluations` counts evaluations of the network for a sample, 0 for noised data, and `first_timestep`
-    is where the process starts. A few samples and their nearest images are kept for the figure.
+    The attribute `evaluations` counts evaluations of the network for a sample, a guided one, of two inputs, once, 0 for
+    noised data, and `first_timestep` is where the process starts. A few samples and their nearest images are kept for
+    the figure.
 
     Parameters
     ----------
@@ -170,7 +174,7 @@ def _require_enough(samples: int, images: int, at_most: int, permutations: int) 
 
 
 def _evaluations(ds: xr.Dataset) -> int:
-    """Count the network's evaluations for a sample: one a step, and Heun's rule a second one but in the last."""
+    """Count the network's evaluations for a sample: one a step, guided or not; Heun's rule two but in the last."""
     config = json.loads(ds.attrs.get("config", "{}"))
     if "noised" in config:
         return 0
@@ -199,7 +203,7 @@ def _yardstick(images: _dataset.Images) -> da.Array:
 def _near(found: da.Array, yardstick: da.Array, samples: int) -> dict[str, xr.DataArray]:
     """Say how near samples are to images, by the usual distance of these, and which are copies."""
     distance, second = found[:, 0], found[:, 1]
-    copied = da.where(da.isnan(distance), np.nan, distance < COPY * second)
+    copied = da.where(da.isnan(distance), np.nan, (distance == 0) | (distance < COPY * second))
     values = da.stack([distance, distance / yardstick.mean(), copied], axis=-1)
     variables = with_spread(xr.DataArray(values, dims=("sample", "column")), [NEAREST, RATIO, COPIED])
     share = variables["copied_mean"].rename("copied")
@@ -301,7 +305,7 @@ def _numbers(result: xr.Dataset) -> list[Number]:
     """Sum up how like data the samples are."""
     meanings = {
         "mmd": "squared maximum mean discrepancy with the dataset",
-        "nearest_ratio": "distance to the nearest image, over what images are apart from one another",
+        "nearest_ratio": f"distance to the nearest image, {DIVIDED}",
         "copied": "share of samples that are copies of an image",
     }
     return [Number(name, meaning, *_interval(result, name)) for name, meaning in meanings.items()]
@@ -324,10 +328,11 @@ def _tables(results: Results) -> list[Table]:
         cost = [str(result.attrs["evaluations"]), _milliseconds(result), str(result.attrs["first_timestep"])]
         rows.append([run, *cost, *measured, *compared])
     note = (
-        "In brackets, intervals of 95 %. Evaluations are of the network, for one sample; times were measured on one "
-        "machine, with whole blocks of samples, where that was asked for. Copies are samples whose "
-        "nearest image is less than a third as far as the second. A p-value below 0.05 says that samples are told from "
-        "those they are compared with; a high one does not say that they are alike."
+        "In brackets, intervals of 95 %. Evaluations are of the network, for one sample; a guided one, of two inputs, "
+        "counts once. Times were measured on one machine, with whole blocks of samples, where that was asked for. "
+        "Copies are samples whose nearest image is at no distance, or less than a third as far as the second. "
+        "A p-value below 0.05 says that samples are told from those they are compared with; a high one does not say "
+        "that they are alike."
     )
     head = ["run", "evaluations", "ms", "from t", *MEASURED.values()]
     head += ["MMD² with the dataset", "p", "MMD² with the baseline", "p"]
@@ -356,10 +361,10 @@ def _caption(results: Results) -> str:
     return (
         "How like data the samples of each run are, over the evaluations of the network that one sample takes. MMD² is "
         "the squared maximum mean discrepancy between samples and dataset (Gaussian kernel as wide as the median "
-        "distance of two images): 0 on average for samples from the dataset's own distribution, then at times below. "
-        "The distance to the nearest image is given over what images are apart from one another: 0 would be copies, "
-        "above 1 is farther than images are. Beneath, what a classifier of such images says of them, where it was "
-        f"asked. Bars are 95 % intervals. The dataset has {images} images. {_captions.samples(results)} After 001."
+        "distance of two images): 0 on average for samples from the dataset's own distribution, and so sometimes "
+        f"below 0. The distance to the nearest image is {DIVIDED}: 0 would be "
+        "copies, above 1 is farther than images are. Beneath, what a classifier of such images says of them, where it "
+        f"was asked. Bars are 95 % intervals. The dataset has {images} images. {_captions.samples(results)} After 001."
     )
 
 
@@ -373,8 +378,8 @@ def _draw(results: Results, look: Look) -> Figure | None:
 def _of_nearest(results: Results) -> str:
     return (
         "Some samples of each run, and beneath each the image of the dataset that is nearest to it. Where the two are "
-        "the same, the run gives back what its model has learned from. Above each pair stands its distance, over what "
-        "images of the dataset are apart from one another: 0 is a copy."
+        "the same, the run gives back what its model has learned from. Above each pair stands its distance, "
+        f"{DIVIDED}: 0 is a copy."
     )
 
 

@@ -148,6 +148,12 @@ def test_images_of_the_dataset_are_copies_at_no_distance():
     assert 0 < result["copied_low"] < result["copied_mean"] < result["copied_high"] < 1
 
 
+def test_a_copy_of_an_image_that_is_there_twice_is_one():
+    real = images(6).isel(sample=[0, 1, 2, 3, 4, 4])
+    result = sample_quality(run_of(real["x_0"].to_numpy()[3:]), dataset=real, permutations=9).compute()
+    assert result["copied"].to_numpy().tolist() == [1, 1, 1]
+
+
 # --- a run --------------------------------------------------------------------------------------------------------
 
 
