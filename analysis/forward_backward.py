@@ -78,12 +78,13 @@ def forward_backward(
     """Compare images with where they come back to from noise: class, likeness, and which pixels change together.
 
     For forks of noised data, `traj noise` and then `traj fork`: each replica goes back from the x_t at which it starts
-    to an ending of its own. `squared_change` is the mean squared difference from the image, in the units of x_0;
+    to an ending of its own. `squared_change` is the mean squared difference from the image, in squared units of x_0;
     `psnr` (at most 100 dB) and `ssim` are those of the quantities of their names. With a readout, `class_kept` is the
     share of replicas whose label (largest logit) is the image's. Each is (variant, sample), mean over replicas, with
     mean, sd and standard error over samples, which are what is independent: replicas of one image are not. The interval
     of `class_kept`, of 95 %, is Wilson's for as many independent cases as would have its standard error (Korn and
-    Graubard 1998). For an exact denoiser it is E sum_c p(c | x_t)^2.
+    Graubard 1998). For an exact denoiser that goes back with all its noise (ddpm, or ddim with eta 1) it is
+    E sum_c p(c | x_t)^2.
 
     Of images, the field of changes d(y, x) is the root mean square over channels of the difference from the image, on
     [0, 1] and clipped; with `threshold`, 1 where it is above that and 0 elsewhere. `change` (variant, sample) is its
@@ -114,7 +115,7 @@ def forward_backward(
         Window of SSIM: wang2004, skimage, window:N, or auto, as for the quantity ssim; auto leaves SSIM NaN for
         images below 3 pixels a side, and for events that are no images.
     threshold
-        Change from which on a pixel counts as changed, on [0, 1]; without it, changes count by their size.
+        Change above which a pixel counts as changed, on [0, 1]; without it, changes count by their size.
 
     Raises
     ------
@@ -323,11 +324,11 @@ def _caption(results: Results) -> str:
         "Images are noised to some x_t, and the reverse process goes on from there: what of the image comes back? Over "
         "the log SNR of that x_t: the share of endings that a classifier gives the image's own label (where it was "
         f"asked); how like they are to the image by SSIM (preset {presets}) and PSNR; and how their pixels change. "
-        f"{_field(forks)} The susceptibility is the number of pixels times the variance of the mean change; over the "
-        "variance of a single pixel it is the number of pixels that change together, 1 where each changes for itself. "
-        "The correlation length is the distance at which the correlation of two pixels' changes falls to 1/e; it is "
-        "not drawn where it never does. A peak of these shows where what decides the image as a whole is decided. "
-        "Bands are 95 % intervals, images being what is independent. "
+        f"{_field(forks)} The susceptibility is the number of pixels times the variance of the mean change; divided "
+        "by the variance of a single pixel it is the number of pixels that change together, 1 where each changes "
+        "independently. The correlation length is the distance at which the correlation of two pixels' changes falls "
+        "to 1/e; it is not drawn where it never does. A peak shows where the whole image is decided. Bands are 95 % "
+        "intervals over images; replicas of one image are not independent. "
         f"{_captions.PLACE.format('where more than half (dotted) begin to keep their class, and the peak')} "
         f"{_captions.replicas(forks)} {_captions.samples(forks)} After Sclocchi et al. and Li and Chen."
     )
@@ -359,7 +360,7 @@ def _of_montage(results: Results) -> str:
     return (
         "At the right some images, and in each line what came back from noise of ever less strength, one ending of "
         "each start. Look for the column from which on the image is itself again, and for what survives before it. "
-        "Where a classifier was asked, a whole frame means that the ending has the image's label, a broken one that it "
+        "Where a classifier was asked, a solid frame means that the ending has the image's label, a dashed one that it "
         "has another."
     )
 
