@@ -85,7 +85,7 @@ def main() -> None:
     "valid_range",
     callback=bounds,
     metavar="LOW,HIGH",
-    help="Where values are to be expected.  [default: what SOURCE says, or -1,1]",
+    help="Range that all values lie in.  [default: what SOURCE says, or -1,1]",
 )
 @STALE
 @DRY_RUN

@@ -3,15 +3,18 @@
 import gzip
 import hashlib
 import json
+import pickle
 import struct
 import sys
 import types
 import zipfile
 from collections import UserDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from numcodecs import pickles
 from PIL import Image
 
 from tests import runs
@@ -115,6 +118,17 @@ class Rows(UserDict):
 
     def with_format(self, name):
         return Rows({key: np.array(column) for key, column in self.data.items()})
+
+
+class TwoLabels(Rows):
+    """The same with two columns of classes."""
+
+    @property
+    def features(self):
+        return {**super().features, "fine": type("ClassLabel", (), {})()}
+
+    def select_columns(self, names):
+        return Rows(self.data).select_columns(names)
 
 
 @pytest.fixture
@@ -351,6 +365,116 @@ def test_arrays_and_labels_are_named_where_it_is_not_clear_which(tmp_path, monke
     zarr.create_group("group.zarr")
     with pytest.raises(stores.InputError, match=message):
         prepare(**options)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "it does not begin as one"), (b"\0\0\x07\x01\0\0\0\x06", "it does not begin as one")],
+    ids=["empty", "type"],
+)
+def test_a_file_of_labels_beside_images_is_checked(tmp_path, content, message):
+    source = as_idx(tmp_path, GREY)["source"]
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(content)
+    with pytest.raises(stores.InputError, match=message):
+        prepare(source)
+
+
+@pytest.mark.parametrize("form", ["a.npz", "a.zarr", "hub", "idx"])
+def test_with_a_file_of_labels_none_are_looked_for_in_the_source(tmp_path, hub, form):
+    both = {"x": GREY, "y": LABEL, "label": LABEL}
+    (tmp_path / "labels.txt").write_text("\n".join(map(str, LABEL[::-1])))
+    source = f"{tmp_path}/{form}"
+    if form == "a.npz":
+        np.savez(source, **both)
+    elif form == "a.zarr":
+        group = zarr.create_group(source)
+        for name, values in both.items():
+            group.create_array(name, data=values)
+    elif form == "hub":
+        source = as_hub(tmp_path, GREY)["source"]
+        rows = hub.load_dataset("me/pictures", "train", "v1")
+        hub.load_dataset = lambda *names, **options: TwoLabels({**rows.data, "fine": LABEL.tolist()})
+    else:
+        source = as_idx(tmp_path, GREY)["source"]
+        (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"")
+    made = prepare(source, labels=f"{tmp_path}/labels.txt")
+    np.testing.assert_array_equal(made.label, LABEL[::-1])
+
+
+@pytest.mark.parametrize("form", ["npz", "zarr"])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((6, 8, 8), "u1", r"have shape \(6, 8, 8\)"),
+        ((10**9,), "u1", "expected one for each"),
+        ((6,), "?", "of type bool"),
+    ],
+)
+def test_arrays_that_cannot_be_classes_are_not_read(tmp_path, form, shape, dtype, message):
+    """Masks are called labels too, and a small file may unfold to any length."""
+    if form == "npz":
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            for name, values in {"x": GREY, "labels": None}.items():
+                with archive.open(f"{name}.npy", "w") as file:
+                    if values is None:
+                        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(file, header)  # and no values, which reading would miss
+                    else:
+                        np.save(file, values)
+    else:
+        group = zarr.create_group(tmp_path / "a.zarr")
+        group.create_array("x", data=GREY)
+        group.create_array("labels", shape=shape, dtype=dtype, chunks=shape)
+        (tmp_path / "a.zarr" / "labels" / "c").mkdir()
+        (tmp_path / "a.zarr" / "labels" / "c" / "0").write_bytes(b"no chunk")
+    with pytest.raises(stores.InputError, match=message):
+        prepare(f"{tmp_path}/a.{form}")
+
+
+def test_zarr_that_cannot_be_read_is_refused(tmp_path):
+    folder = tmp_path / "a.zarr"
+    zarr.create_array(folder, data=GREY, zarr_format=2, compressors=None)
+    about = json.loads((folder / ".zarray").read_text())
+    (folder / ".zarray").write_text(json.dumps({**about, "compressor": {"id": "unheard-of"}}))
+    with pytest.raises(stores.InputError, match=r"a\.zarr cannot be read as Zarr: .*unheard-of"):
+        prepare(str(folder))
+
+
+class Opened:
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("name", ["images", "labels"])
+@pytest.mark.parametrize(
+    ("dtype", "filters", "compressor"),
+    [
+        ("|O", [{"id": "vlen-utf8"}, {"id": "pickle"}], None),
+        ("<f4", [{"id": "pickle"}], None),
+        ("<f4", None, {"id": "pickle"}),
+    ],
+    ids=["objects", "filter", "compressor"],
+)
+def test_a_pickle_in_a_zarr_array_is_not_opened(tmp_path, monkeypatch, name, dtype, filters, compressor):
+    monkeypatch.setattr(pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)  # as older versions do
+    trace, group = tmp_path / "trace", zarr.create_group(tmp_path / "a.zarr", zarr_format=2)
+    for other, values in {"images": GREY, "labels": LABEL}.items():
+        if other != name:
+            group.create_array(other, data=values)
+    shape = list(GREY.shape if name == "images" else LABEL.shape)
+    about = {"zarr_format": 2, "shape": shape, "chunks": shape, "dtype": dtype, "order": "C", "fill_value": None}
+    folder = tmp_path / "a.zarr" / name
+    folder.mkdir()
+    (folder / ".zarray").write_text(json.dumps({**about, "filters": filters, "compressor": compressor}))
+    (folder / ".".join("0" * len(shape))).write_bytes(pickle.dumps(Opened(trace)))
+    with pytest.raises(stores.InputError, match="pickle"):
+        prepare(f"{tmp_path}/a.zarr")
+    assert not trace.exists()
 
 
 def picture(folder, name, values, mode=None, **options):

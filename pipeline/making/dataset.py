@@ -132,7 +132,7 @@ def prepare(
 ) -> Collection:
     """Find the data, go through them once, and lay out their store.
 
-    ``samples`` takes the first so many, all by default. ``valid_range`` is where values of x_0 are expected, by default
+    ``samples`` takes the first so many, all by default. ``valid_range`` is the range that all values lie in, by default
     what the source says, or [-1, 1]. ``labels`` is a file with the classes, or a name within the source; ``axes`` name
     the axes of one sample as they lie there.
 
@@ -185,7 +185,7 @@ def _bounds(events: Events, seen: Seen, asked: tuple[float, float] | None) -> tu
         return low, high
     given = f"--range {low:g},{high:g} was given" if asked else "expected -1 to 1"
     raise InputError(
-        f"{events.name} has values from {seen.low:g} to {seen.high:g}; {given}: say where values are to be expected "
+        f"{events.name} has values from {seen.low:g} to {seen.high:g}; {given}: say which range all values lie in "
         "with --range LOW,HIGH, or scale the data"
     )
 

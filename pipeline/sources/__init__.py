@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from traj.pipeline.sources import arrays, folder, hub, idx, labels, zarrs
-from traj.pipeline.sources.source import Source
+from traj.pipeline.sources.source import Source, Wanted, with_classes
 from traj.stores import InputError, MissingFile, local
 
 FORMATS = (
@@ -27,17 +26,17 @@ def load(name: str, label: str | None = None) -> Source:
         When it is of no known format, or not what its format says.
     """
     file = None if label is None or not Path(label).is_file() else Path(label)
-    source = _load(name, None if file else label)
-    return replace(source, label=labels.read(file)) if file else source
+    source = _load(name, False if file else label)
+    return with_classes(name, source, labels.read(file)) if file else source
 
 
-def _load(name: str, label: str | None) -> Source:
+def _load(name: str, label: Wanted) -> Source:
     if name.startswith("hf:"):
         return hub.read(name, label)
     path, key = _split(name)
     if path is None:
         if name == "digits" or name.startswith("mixture:"):
-            if label is not None:
+            if label:
                 raise MissingFile(f"labels {label}: no such file")
             from traj.pipeline.sources import builtin  # brings in torch, which takes seconds
 
@@ -49,14 +48,14 @@ def _load(name: str, label: str | None) -> Source:
         return arrays.read_npz(path, key, label)
     if key is not None:
         raise InputError(f"source {name} names an array {key}; expected that of a .npz file or a Zarr group only")
-    if label is not None:
+    if label:
         raise MissingFile(f"labels {label}: no such file")
     if path.is_dir():
         return folder.read(path)
     if arrays.is_npy(path):
         return arrays.read_npy(path)
     if idx.is_idx(path):
-        return idx.read(path)
+        return idx.read(path, beside=label is None)
     raise InputError(f"source {path} is of no known format; expected {FORMATS}")
 
 

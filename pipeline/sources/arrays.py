@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 
-from traj.pipeline.sources.source import Array, Source, choose, choose_labels, in_memory
+from traj.pipeline.sources.source import Source, Wanted, choose, choose_labels, in_memory, with_classes
 from traj.pipeline.sources.streams import stream, whole
 from traj.stores import InputError
 
@@ -40,7 +39,7 @@ def read_npy(path: Path) -> Source:
         raise InputError(f"{path} cannot be read: {error}; it may have been cut short, save it again") from None
 
 
-def read_npz(path: Path, key: str | None, label: str | None) -> Source:
+def read_npz(path: Path, key: str | None, label: Wanted) -> Source:
     """Read an array of several, and the classes beside it. Raises InputError where it is not clear which."""
     with whole(path):
         archive = zipfile.ZipFile(path)
@@ -48,7 +47,7 @@ def read_npz(path: Path, key: str | None, label: str | None) -> Source:
     chosen = choose(str(path), names, key)
     labels = choose_labels(str(path), names, label)
     source = _member(archive, path, chosen)
-    return source if labels is None else replace(source, label=_all(_member(archive, path, labels)))
+    return source if labels is None else with_classes(str(path), source, _member(archive, path, labels))
 
 
 def _member(archive: zipfile.ZipFile, path: Path, name: str) -> Source:
@@ -59,10 +58,6 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str) -> Source:
     if fortran and len(shape) > 1:
         raise InputError(f"{what} lies in column order (Fortran's); save np.ascontiguousarray of it")
     return stream(what, file, shape, dtype) if shape else in_memory(np.empty(shape, dtype))
-
-
-def _all(source: Source) -> Array:
-    return source.read(0, source.shape[0]) if source.shape else np.empty((), source.dtype)
 
 
 def _header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

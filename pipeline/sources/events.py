@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from traj.pipeline.sources.source import Array, Source
+from traj.pipeline.sources.source import Array, Source, require_classes
 from traj.stores import IMAGE_DIMS, USUAL_DIMS, InputError, checked_event
 
 CHANNELS = (1, 3, 4)
@@ -119,11 +119,8 @@ def classes_of(name: str, label: Array | None, samples: int) -> NDArray[np.int64
     """
     if label is None:
         return np.full(samples, -1, np.int64)
-    if label.shape not in ((samples,), (samples, 1)):
-        raise InputError(f"labels of {name} have shape {label.shape}; expected one for each of {samples:,} samples")
+    require_classes(name, label.shape, label.dtype, samples)
     label = label.reshape(samples)
-    if label.dtype.kind not in "iuf":
-        raise InputError(f"labels of {name} are of type {label.dtype}; expected whole numbers from 0, -1 for none")
     fit = (label == np.floor(label)) & (label >= -1) & (label < 2**31)
     if not fit.all():
         at = int(np.argmin(fit))

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from traj.pipeline.sources.pictures import alike, axes_of, pixels
-from traj.pipeline.sources.source import USUAL, USUAL_LABELS, Source
+from traj.pipeline.sources.source import USUAL, USUAL_LABELS, Source, Wanted, with_classes
 from traj.stores import InputError, MissingFile
 
 FORM = "hf:NAME[@REVISION]/SPLIT[:COLUMN]"
 
 
-def read(name: str, label: str | None) -> Source:
+def read(name: str, label: Wanted) -> Source:
     """Read a split: the column of pictures, or the one that is named, and that of classes.
 
     Raises MissingFile where it is not to be had, InputError where it is not clear which columns are meant.
@@ -42,17 +42,9 @@ def read(name: str, label: str | None) -> Source:
     usual = [key for key in USUAL if key in features]
     chosen = _one(name, features, [column] if column else pictures or usual, "samples")
     known = [label] if label else classes or [key for key in USUAL_LABELS if key in features]
-    labels = _one(name, features, known, "labels") if known else None
+    labels = _one(name, features, known, "labels") if known and label is not False else None
     source = _pictures(name, rows, chosen) if chosen in pictures else _numbers(rows, chosen)
-    if labels is None:
-        return source
-    return Source(
-        source.shape,
-        source.dtype,
-        source.read,
-        np.asarray(rows.select_columns([labels])[:][labels]),
-        axes=source.axes,
-    )
+    return source if labels is None else with_classes(name, source, _numbers(rows, labels))
 
 
 def _of_type(features: Any, feature: str) -> list[str]:

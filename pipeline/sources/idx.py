@@ -5,13 +5,12 @@ from __future__ import annotations
 import gzip
 import re
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from traj.pipeline.sources.source import Array, Source, in_memory
+from traj.pipeline.sources.source import Source, in_memory, with_classes
 from traj.pipeline.sources.streams import stream, whole
 from traj.stores import InputError
 
@@ -25,19 +24,16 @@ def is_idx(path: Path) -> bool:
     return len(first) == 4 and first[:2] == b"\0\0" and first[2] in TYPES
 
 
-def read(path: Path) -> Source:
+def read(path: Path, beside: bool = True) -> Source:
     """Read the samples, and the classes from the file beside it that differs in the words images and labels only."""
-    source, labels = _array(path), _labels_of(path)
-    return source if labels is None else replace(source, label=read_all(labels))
+    source, labels = read_array(path), _labels_of(path) if beside else None
+    return source if labels is None else with_classes(str(path), source, read_array(labels))
 
 
-def read_all(path: Path) -> Array:
-    """Read a whole array."""
-    source = _array(path)
-    return source.read(0, source.shape[0])
-
-
-def _array(path: Path) -> Source:
+def read_array(path: Path) -> Source:
+    """Read one file. Raises InputError where it is not of this format."""
+    if not is_idx(path):
+        raise InputError(f"{path} is no idx file: it does not begin as one does; fetch it again")
     with whole(path):
         file = _opened(path)
         _, code, axes = struct.unpack(">HBB", file.read(4))

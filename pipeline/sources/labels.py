@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from traj.pipeline.sources import arrays, idx
-from traj.pipeline.sources.source import Array
+from traj.pipeline.sources.source import Source, in_memory
 from traj.stores import InputError
 
 
-def read(path: Path) -> Array:
+def read(path: Path) -> Source:
     """Read a .npy, an idx file, or a text with one whole number on each line. Raises InputError for anything else."""
     if arrays.is_npy(path):
-        source = arrays.read_npy(path)
-        return np.asarray(source.read(0, source.shape[0])) if source.shape else np.empty(())
+        return arrays.read_npy(path)
     if idx.is_idx(path):
-        return idx.read_all(path)
+        return idx.read_array(path)
     try:
         lines = path.read_text(encoding="ascii").split("\n")
     except UnicodeDecodeError:
@@ -31,4 +30,4 @@ def read(path: Path) -> Array:
     for number, text in enumerate(texts, 1):
         if not re.fullmatch("-?[0-9]{1,9}", text):
             raise InputError(f"labels {path}, line {number}: {text[:40]!r} is no whole number")
-    return np.array(texts, np.int64)
+    return in_memory(np.array(texts, np.int64))

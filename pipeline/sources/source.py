@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ USUAL = ("x", "images", "arr_0")
 """Names that an array of samples goes by."""
 USUAL_LABELS = ("y", "labels", "label")
 """Names that their classes go by."""
+
+Wanted = str | Literal[False] | None
+"""Which classes are looked for in a source: those of a name, none, or those that go by a usual name."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,13 @@ def choose(what: str, names: Iterable[str], key: str | None) -> str:
     return found[0]
 
 
-def choose_labels(what: str, names: Iterable[str], key: str | None) -> str | None:
+def choose_labels(what: str, names: Iterable[str], key: Wanted) -> str | None:
     """Choose the array of classes by its name, or by the usual names; None where there is none of these.
 
     Raises InputError where there is no array of the name, or several of the usual ones.
     """
+    if key is False:
+        return None
     known = list(names)
     found = [key] if key is not None else [name for name in USUAL_LABELS if name in known]
     if len(found) > 1 or (key is not None and key not in known):
@@ -71,3 +76,17 @@ def choose_labels(what: str, names: Iterable[str], key: str | None) -> str | Non
             f"{what} has the arrays {', '.join(known)}; expected --labels with the name of one of them, or a file"
         )
     return found[0] if found else None
+
+
+def with_classes(what: str, source: Source, classes: Source) -> Source:
+    """Give data their classes, which are read. Raises InputError, and reads none, where they cannot be classes."""
+    require_classes(what, classes.shape, classes.dtype, source.shape[0] if source.shape else 0)
+    return replace(source, label=classes.read(0, classes.shape[0]))
+
+
+def require_classes(what: str, shape: tuple[int, ...], dtype: np.dtype[Any], samples: int) -> None:
+    """Raise InputError where an array of a shape and type cannot hold the classes of so many samples."""
+    if shape not in ((samples,), (samples, 1)):
+        raise InputError(f"labels of {what} have shape {shape}; expected one for each of {samples:,} samples")
+    if dtype.kind not in "iuf":
+        raise InputError(f"labels of {what} are of type {dtype}; expected whole numbers from 0, -1 for none")

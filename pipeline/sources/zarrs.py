@@ -1,17 +1,17 @@
-"""Zarr: a store of ours that has x_0, an array, or a group with arrays."""
+"""Zarr: a store of ours that has x_0, an array, or a group with arrays. Nothing is unpickled."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from numcodecs.pickles import Pickle
 
 from traj import stores
-from traj.pipeline.sources.source import Array, Source, choose, choose_labels
+from traj.pipeline.sources.source import Array, Source, Wanted, choose, choose_labels, with_classes
 from traj.stores import InputError
 
 METADATA = ("zarr.json", ".zarray", ".zgroup")
@@ -22,13 +22,13 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in METADATA)
 
 
-def read(path: Path, key: str | None, label: str | None) -> Source:
+def read(path: Path, key: str | None, label: Wanted) -> Source:
     """Read an array lazily, and the classes beside it. Raises InputError where it is not clear which."""
     try:
         stores.attributes(path)
     except stores.NotAStore:
         return _of_others(path, key, label)
-    if key is not None or label is not None:
+    if key is not None or label:
         raise InputError(f"{path} is a store of traj: its x_0 and label are taken, and no array can be named")
     return _of_ours(path)
 
@@ -59,17 +59,28 @@ def _of_ours(path: Path) -> Source:
     )
 
 
-def _of_others(path: Path, key: str | None, label: str | None) -> Source:
-    found = zarr.open(path, mode="r")
+def _of_others(path: Path, key: str | None, label: Wanted) -> Source:
+    try:
+        found = zarr.open(path, mode="r")
+        arrays = {} if isinstance(found, zarr.Array) else dict(found.arrays())
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} cannot be read as Zarr: {error}; save it again, with usual types and codecs"
+        ) from None
     if isinstance(found, zarr.Array):
-        if key is not None or label is not None:
+        if key is not None or label:
             raise InputError(f"{path} is one array; expected --labels FILE for its classes, and no name after a colon")
-        return _lazy(found)
-    arrays = dict(found.arrays())
-    source = _lazy(arrays[choose(str(path), arrays, key)])
+        return _lazy(str(path), found)
+    source = _lazy(str(path), arrays[choose(str(path), arrays, key)])
     labels = choose_labels(str(path), arrays, label)
-    return source if labels is None else replace(source, label=np.asarray(arrays[labels][...]))
+    return source if labels is None else with_classes(str(path), source, _lazy(str(path), arrays[labels]))
 
 
-def _lazy(array: zarr.Array[Any]) -> Source:
+def _lazy(what: str, array: zarr.Array[Any]) -> Source:
+    """Take an array of others. Raises InputError where its chunks are pickles, which run code when they are read."""
+    if any(isinstance(codec, Pickle) for codec in (*array.filters, *array.compressors)):
+        raise InputError(
+            f"{what} holds Python objects in a pickle, which is not read: that can run code. Expected numbers: save "
+            "them as an array of numbers"
+        )
     return Source(array.shape, np.dtype(array.dtype), lambda first, end: np.asarray(array[first:end]))
