@@ -338,7 +338,7 @@ def of_every_kind(tmp_path_factory):
     ("arguments", "code", "message"),
     [
         (["nowhere.zarr"], 2, "nowhere.zarr does not exist"),
-        (["mine.zarr"], 2, "`traj generate` did not make"),
+        (["mine.zarr"], 2, "neither `traj generate` nor `traj noise` made"),
         (["result.zarr"], 2, "result.zarr holds result"),
         (["half.zarr"], 1, "incomplete: 1 of 2 blocks"),
         (["p.zarr", "--at", "510"], 2, "timestep 510 is not stored in p.zarr; the nearest are 500 and 550"),

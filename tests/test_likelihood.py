@@ -1,5 +1,6 @@
 """The likelihood readout: P(c | x_t) that it accumulates against closed forms, its products against evaluations."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from tests import runs
 from tests.test_events import made
 from tests.test_fork import forked
 from traj import stores
-from traj.pipeline import models
+from traj.pipeline import models, readouts
 from traj.pipeline.making import generate, readout
 from traj.pipeline.models.analytic import mixture
 from traj.pipeline.process import tables
+from traj.pipeline.readouts.likelihood import likelihood
 
 POINTS = [-8.0, -4.0, 6.0, 8.0]
 MIXTURE = "mixture:-8,-4,6,8"
@@ -167,7 +169,7 @@ def test_point_classes_are_told_exactly_on_any_path(tmp_path, schedule, path):
 @pytest.mark.parametrize(("model", "steps"), [("linear", 40), ("grid", 12), ("straight", 12)])
 def test_normal_classes_are_told_exactly_with_the_variance_they_add(own, tmp_path, model, steps):
     store = run(tmp_path / "a.zarr", model=f"{own}:{model}", steps=steps, labels="cycle")
-    ds, found = stores.open(store), read(store, tmp_path / "r.zarr")
+    ds, found = stores.open(store), read(store, tmp_path / "r.zarr", model=f"{own}:{model}")
     c_t, d_t, c_s, d_s, added = kernel(ds)
     v = 0.3
     coef_x_0 = c_s * added / d_t**2
@@ -189,7 +191,7 @@ def networked(own, tmp_path_factory):
     """A run of a network with three classes and a null class, and its readout."""
     folder = tmp_path_factory.mktemp("networked")
     store = run(folder / "a.zarr", model=f"{own}:network", steps=10, labels="cycle", block=4)
-    return store, read(store, folder / "r.zarr")
+    return store, read(store, folder / "r.zarr", model=f"{own}:network")
 
 
 def evaluated(store, model, label, timestep):
@@ -225,17 +227,17 @@ def test_products_and_distances_are_those_of_single_evaluations(own, networked):
     np.testing.assert_allclose(found.eps_difference, np.diagonal(found.eps_product, axis1=2, axis2=3), rtol=1e-12)
 
 
-def test_batches_change_last_bits_at_most_and_are_an_input(networked, tmp_path):
+def test_batches_change_last_bits_at_most_and_are_an_input(own, networked, tmp_path):
     store, expected = networked
-    found = read(store, tmp_path / "r.zarr", batch=11)
+    found = read(store, tmp_path / "r.zarr", model=f"{own}:network", batch=11)
     for name in expected:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
     assert found.attrs["fingerprint"] != expected.attrs["fingerprint"]
 
 
-def test_classes_and_products_may_be_left_out(networked, tmp_path):
+def test_classes_and_products_may_be_left_out(own, networked, tmp_path):
     store, every = networked
-    found = read(store, tmp_path / "r.zarr", classes=(2, 0), products=False)
+    found = read(store, tmp_path / "r.zarr", model=f"{own}:network", classes=(2, 0), products=False)
     assert set(found.data_vars) == {"squared_distance", "squared_distance_null", "eps_difference"}
     assert found["class"].values.tolist() == [2, 0]
     np.testing.assert_allclose(found.squared_distance, every.squared_distance.sel({"class": [2, 0]}), rtol=1e-5)
@@ -277,7 +279,7 @@ def test_what_cannot_tell_classes_is_refused_by_name(own, tmp_path):
             readout.prepare("likelihood", store=store, device="cpu", **dict(options))
     pictures = run(tmp_path / "b.zarr", model=f"{own}:prompted", steps=5)
     with pytest.raises(stores.InputError, match="prompted has no classes"):
-        readout.prepare("likelihood", store=pictures, device="cpu")
+        readout.prepare("likelihood", store=pictures, model=f"{own}:prompted", device="cpu")
 
 
 def test_a_class_without_samples_is_refused_unless_it_is_left_out(tmp_path):
@@ -300,12 +302,31 @@ def test_another_schedule_is_refused(own, tmp_path):
             readout.prepare("likelihood", store=store, model=f"{own}:{other}", device="cpu")
 
 
-def test_a_model_that_changed_since_is_refused(own, tmp_path):
-    file = tmp_path / "mine.py"
-    file.write_text(OWN)
-    store = run(tmp_path / "a.zarr", model=f"{file}:linear", steps=5, labels="cycle")
-    file.write_text(OWN + "\n")
-    with pytest.raises(stores.InputError, match=r"is not the one .* was made with: model.code differ"):
+def test_levels_that_differ_beyond_what_stores_hash_are_the_same(tmp_path):
+    store = run(tmp_path / "a.zarr", model=MIXTURE, steps=5)
+    ds = stores.open(store)
+
+    def changed(by):
+        other = ds.assign_coords(signal=ds.signal * (1 + by))
+        return likelihood(readouts.Source(store, other, torch.device("cpu")), model=MIXTURE)
+
+    changed(1e-10)
+    with pytest.raises(stores.InputError, match="has another signal and noise_scale"):
+        changed(1e-6)
+
+
+def test_a_run_of_one_stored_timestep_has_a_cost_and_no_next_state(tmp_path):
+    store = run(tmp_path / "a.zarr", model=MIXTURE, timesteps=[0])
+    assert readout.prepare("likelihood", store=store, device="cpu").cost(tmp_path / "r.zarr").seconds > 0
+    assert np.isnan(read(store, tmp_path / "r.zarr").squared_distance).all()
+
+
+def test_a_model_that_changed_since_is_refused(tmp_path):
+    data = runs.dataset(tmp_path / "d.zarr", np.reshape(POINTS, (4, 1, 1, 1)), label=range(4), valid_range=(-8, 8))
+    store = run(tmp_path / "a.zarr", model=f"dataset:{data}", steps=5, labels="cycle")
+    shutil.rmtree(data)
+    runs.dataset(data, np.zeros((4, 1, 1, 1)), label=range(4), valid_range=(-8, 8))
+    with pytest.raises(stores.InputError, match=r"is not the one .* was made with: model.data differ"):
         readout.prepare("likelihood", store=store, device="cpu")
 
 

@@ -13,7 +13,7 @@ from tests.test_cli import traj
 from tests.test_docs import block as readme
 from traj import stores
 from traj.pipeline import models
-from traj.pipeline.making import fork, generate
+from traj.pipeline.making import fork, generate, readout
 from traj.pipeline.models import own
 from traj.pipeline.models.analytic import GaussianDenoiser
 from traj.pipeline.models.own import preconditioned, wrap
@@ -123,20 +123,33 @@ def test_readmes_networks_run_from_the_command_line(folder):
         np.testing.assert_allclose(ds.model_time, ds.noise_scale)
 
 
-def test_a_fork_finds_a_network_of_ones_own_where_it_lay_or_is_said_to_lie(folder):
+def test_a_fork_takes_a_network_of_ones_own_from_where_it_is_said_to_lie(folder):
     made = generate.prepare(
         model="mine.py:flow", steps=5, sampler_name="ddpm", samples=2, block=2, device="cpu", variance="small"
     )
     with made.open(folder / "a.zarr") as store:
         made.run(store, bar=False)
-    assert fork.prepare(store=folder / "a.zarr", at=[3], device="cpu").denoiser.schedule == made.denoiser.schedule
+    forks = fork.prepare(store=folder / "a.zarr", at=[3], model="mine.py:flow", device="cpu")
+    assert forks.denoiser.schedule == made.denoiser.schedule
     Path("mine.py").rename("moved.py")
-    with pytest.raises(FileNotFoundError, match="say where with --model"):
-        fork.prepare(store=folder / "a.zarr", at=[3], device="cpu")
     fork.prepare(store=folder / "a.zarr", at=[3], model="moved.py:flow", device="cpu")
     Path("mine.py").write_text(readme("wrap(") + "\n# another\n")
     with pytest.raises(ValueError, match=r"model\.code differ"):
         fork.prepare(store=folder / "a.zarr", at=[3], model="mine.py:flow", device="cpu")
+
+
+def test_code_that_only_a_store_names_is_not_run(folder):
+    made = generate.prepare(model="mine.py:flow", steps=5, sampler_name="ddim", samples=2, block=2, device="cpu")
+    with made.open(folder / "a.zarr") as store:
+        made.run(store, bar=False)
+    Path("mine.py").write_text("open('ran', 'w').close()")
+    for reading in (
+        lambda: fork.prepare(store=folder / "a.zarr", at=[3], device="cpu"),
+        lambda: readout.prepare("likelihood", store=folder / "a.zarr", device="cpu"),
+    ):
+        with pytest.raises(stores.InputError, match=r"names mine.py:flow as its model, .* give --model mine.py:flow"):
+            reading()
+    assert not Path("ran").exists()
 
 
 def test_the_fingerprint_covers_the_file_and_the_weights_it_names_and_no_place(folder):

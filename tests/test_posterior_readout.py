@@ -74,3 +74,10 @@ def test_a_damaged_dataset_is_named_by_all_that_read_it(run, read, tmp_path):
     chunk.write_bytes(content)
     with pytest.raises(stores.DamagedStore, match=re.escape(f"{damaged} is damaged: ") + ".*run `traj verify"):
         read(there, damaged, tmp_path)
+
+
+def test_a_dataset_that_the_device_cannot_hold_is_refused_by_its_size(run, monkeypatch):
+    there, digits = run
+    monkeypatch.setattr(stores, "memory_free", lambda: 4 * 700 * 64 - 1)
+    with pytest.raises(InputError, match=r"takes 175\.0 KiB of memory, and device cpu has 175\.0 KiB free; make a"):
+        readout.prepare("posterior", store=there, dataset=str(digits), device="cpu")

@@ -353,6 +353,7 @@ def test_bad_input_gets_one_message(digits, tmp_path, monkeypatch):
     runs.make("a.zarr", 4)
     runs.make("c.zarr", 4, shape=(3, 32, 32))
     forks(Path("f.zarr"))
+    runs.dataset("d.zarr", np.zeros((2, 1, 8, 8)))
     stores.save(stores.open("a.zarr")[["x_0"]].compute(), Path("result.zarr"), {"made": "up"})
     with runs.create("part.zarr", 8) as store:
         runs.fill(store, [0])
@@ -362,12 +363,17 @@ def test_bad_input_gets_one_message(digits, tmp_path, monkeypatch):
         (["a.zarr", "--model", "./no/folder"], 2, "no such folder"),
         (["a.zarr", "--model", tmp_path], 2, "no config.json"),
         (["c.zarr", "--model", digits], 2, "takes images of shape 1x8x8 (channel, y, x), the store's are 3x32x32"),
-        (["result.zarr", "--model", digits], 2, "a store of kind result; expected trajectories, forks or a sweep"),
+        (
+            ["result.zarr", "--model", digits],
+            2,
+            "a store of kind result; expected trajectories, a dataset, forks or a sweep",
+        ),
         (["nowhere.zarr", "--model", digits], 2, "does not exist"),
         (["part.zarr", "--model", digits], 1, "incomplete: 1 of 2 blocks"),
         (["a.zarr", "--model", digits, "--on", "x_t,eps"], 2, "has no 'eps' to read; expected some of x_t, pred_x0"),
         (["a.zarr", "--model", digits, "--on", ""], 2, "has no '' to read; expected some of x_t, pred_x0"),
         (["f.zarr", "--model", digits, "--on", "x_t"], 2, "made without --states"),
+        (["d.zarr", "--model", digits, "--on", "x_t"], 2, "none, as it has x_0 alone: it is a dataset"),
         (["a.zarr", "--model", digits, "--batch", 0], 2, "batch 0 was given, expected at least 1"),
         (["a.zarr", "--model", digits, "--device", "tpu"], 2, "auto, cpu, cuda"),
         (["a.zarr", "--model", digits, "--blocks", "3:5"], 2, "have 0 to 0"),

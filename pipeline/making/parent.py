@@ -19,21 +19,20 @@ from traj.pipeline.process.denoiser import Conditions, Denoiser
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.plan import Plan
 from traj.pipeline.process.spacing import nearest
-from traj.stores import InputError, attributes, environment_of
+from traj.stores import InputError, attributes
 
 
 @dataclass(frozen=True)
 class Parent:
     """The run that is forked: its inputs, and what of it forks start from; ``timesteps`` are those stored.
 
-    ``model`` is the name its model was loaded by, None where that is not recorded. ``visible`` are the coordinates that
+    ``visible`` are the coordinates that
     show what its samples were made under, label and perhaps prompt.
     """
 
     path: Path
     config: dict[str, Any]
     fingerprint: str
-    model: str | None
     plan: Plan
     timesteps: tuple[int, ...]
     visible: dict[str, np.ndarray]
@@ -46,13 +45,13 @@ class Parent:
         inputs = {"model", "schedule", "plan", "seed", "condition", "autocast"}
         if attrs["kind"] != "trajectories" or not inputs <= config.keys():
             raise stores.NotAStore(
-                f"{path} holds {attrs['kind']} that `traj generate` did not make; only its runs can be forked"
+                f"{path} holds {attrs['kind']} that neither `traj generate` nor `traj noise` made; only their runs "
+                "can be forked"
             )
         plan = Plan.from_json(config["plan"])
         timesteps = tuple(ds.timestep.values.tolist())
-        model = environment_of(path, 0).get("model")
         visible = {name: ds[name].values for name in stores.TOLD if name in ds.coords}
-        return cls(path, config, attrs["fingerprint"], model, plan, timesteps, visible)
+        return cls(path, config, attrs["fingerprint"], plan, timesteps, visible)
 
     @property
     def samples(self) -> int:
@@ -102,19 +101,11 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
 
     Raises InputError or MissingFile.
     """
-    name = parent.model if model is None else model
-    if name is None:
-        raise InputError(f"{parent.path} does not say which model made it; give it with --model")
-    try:
-        denoiser = stored.load(name, parent.config, str(device))
-    except InputError as error:
-        if model is not None:
-            raise
-        raise type(error)(f"{error}; if the model of {parent.path} lies elsewhere, say where with --model") from None
+    denoiser = stored.load_for(parent.path, parent.config, model, str(device))
     if different := stored.differences(denoiser, parent.config):
         raise InputError(
-            f"model {name} is not the one {parent.path} was made with: {', '.join(different)} differ; "
-            "give that one with --model"
+            f"model {model or denoiser.name} is not the one {parent.path} was made with: {', '.join(different)} "
+            "differ; give that one with --model"
         )
     return guided(denoiser, parent.config.get("guidance", 1))
 

@@ -167,7 +167,7 @@ class Reading:
         timestep = np.full(count, first.timestep[0]) if "timestep" in self.ds[one.reads[0]].dims else None
         condition = {name: np.full(count, first[name].values) for name in self._condition}
         values = {name: np.zeros((count, *_event_shape(self.ds[name])), np.float32) for name in one.calls[0]}
-        leads_to = (values["x_t"], np.full(count, first.timestep[-1])) if one.next_state else None
+        leads_to = (values["x_t"], np.full(count, -1)) if one.next_state else None  # on x_0, as any timestep may
 
         def trial() -> float:
             begun = time.perf_counter()
@@ -307,7 +307,9 @@ def prepare(
     where = choose_device(device)
     ds = stores.open(store)
     if "x_0" not in stores.KINDS[ds.attrs["kind"]].variables:
-        raise InputError(f"{store} holds a store of kind {ds.attrs['kind']}; expected trajectories, forks or a sweep")
+        raise InputError(
+            f"{store} holds a store of kind {ds.attrs['kind']}; expected trajectories, a dataset, forks or a sweep"
+        )
     check_count("every", every)
     if every > 1:
         if "timestep" not in ds.dims:

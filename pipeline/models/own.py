@@ -188,7 +188,12 @@ def preconditioned(network: Callable[..., torch.Tensor], sigma_data: float = 0.5
 
 def is_own(name: str) -> bool:
     """Whether a name means a function: FILE.py:NAME, or one that a package registers."""
-    return name.rpartition(":")[0].endswith(".py") or _registered(name) is not None
+    return is_file(name) or _registered(name) is not None
+
+
+def is_file(name: str) -> bool:
+    """Whether a name means a function in a file, whose code runs when it is loaded: FILE.py:NAME."""
+    return name.rpartition(":")[0].endswith(".py")
 
 
 def load(name: str, device: str = "cpu", autocast: bool = False, steps: int | None = None) -> Denoiser:

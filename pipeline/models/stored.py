@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from traj.pipeline import models
+from traj.pipeline.models import own
 from traj.pipeline.process import tables
 from traj.pipeline.process.denoiser import Denoiser
+from traj.stores import InputError, environment_of
 
 
 def load(name: str, config: Mapping[str, Any], device: str) -> Denoiser:
@@ -23,6 +26,29 @@ def load(name: str, config: Mapping[str, Any], device: str) -> Denoiser:
         schedule=tables.name_of(schedule) if models.is_exact(name) else None,
         steps=schedule.get("T"),
     )
+
+
+def load_for(path: Path, config: Mapping[str, Any], given: str | None, device: str) -> Denoiser:
+    """Load the model ``given`` for the store of a path, by default the one that the store names.
+
+    A store may come from anybody, so that a file of code is never taken from there.
+
+    Raises InputError or MissingFile.
+    """
+    if given is not None:
+        return load(given, config, device)
+    name = environment_of(path, 0).get("model")
+    if name is None or "model" not in config:
+        raise InputError(f"{path} does not say which model made it; give one with --model")
+    if own.is_file(name):
+        raise InputError(
+            f"{path} names {name} as its model, whose code would run; give --model {name} if it is yours or you trust "
+            "it"
+        )
+    try:
+        return load(name, config, device)
+    except InputError as error:
+        raise type(error)(f"{error}; if the model of {path} lies elsewhere, say where with --model") from None
 
 
 def differences(denoiser: Denoiser, config: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from traj import stores
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Denoiser
 from traj.pipeline.process.noise import NoiseSource, Purpose
@@ -104,6 +105,11 @@ def draw_seconds(source: NoiseSource, samples: Sequence[int]) -> float:
         return time.perf_counter() - begun
 
     return median(timed_draw() for _ in range(3))
+
+
+def memory_free(device: torch.device) -> int:
+    """Return the memory of a device in bytes that is not in use."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else stores.memory_free()
 
 
 def timed_call(denoiser: Denoiser, x_t: torch.Tensor, timestep: int, condition: Any, cut: Cut = WHOLE) -> float:

@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     Function = Callable[["Events"], tuple[torch.Tensor, ...]]
 
 
+RESERVED = {"name", "store", "out", "every", "device", "tf32", "blocks", "stale", "dry_run"}
+"""What `traj readout` takes itself."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """The store that is read, trajectories or forks, and the device the network runs on."""
+    """The store that is read, one with x_0, and the device the network runs on."""
 
     path: Path
     ds: xr.Dataset
@@ -133,7 +137,8 @@ def summary(name: str) -> str:
 def load(name: str) -> Callable[..., Readout]:
     """Import one readout and return its function, of a `Source` and keyword options.
 
-    Raises InputError for an unknown name, and where another package's readout cannot be used.
+    Raises InputError for an unknown name, and where another package's readout cannot be used, or has an option that has
+    a name in RESERVED or no type hint.
     """
     if name not in names():
         from traj.stores import InputError  # takes seconds to import, and help needs none of it
@@ -141,7 +146,24 @@ def load(name: str) -> Callable[..., Readout]:
         raise InputError(f"readout {name!r} is unknown; expected one of {', '.join(names())}")
     readout: Callable[..., Readout]
     readout = getattr(import_module(f"{__name__}.{name}"), name) if name in _ours() else OFFERED.load(name)
+    _check_options(name, readout)
     return readout
+
+
+def _check_options(name: str, readout: Callable[..., Readout]) -> None:
+    from traj.stores import InputError
+
+    options = {one.name: one for one in inspect.signature(readout).parameters.values() if one.kind is one.KEYWORD_ONLY}
+    if taken := sorted(RESERVED & options.keys()):
+        raise InputError(
+            f"readout {name!r} cannot be used: `traj readout` has an option {taken[0]!r} of its own, give that of the "
+            "readout another name"
+        )
+    if bare := [option for option, one in options.items() if one.annotation is one.empty]:
+        raise InputError(
+            f"readout {name!r} cannot be used: its option {bare[0]!r} has no type hint, expected one, as in "
+            f"{bare[0]}: int"
+        )
 
 
 def _ours() -> list[str]:

@@ -17,7 +17,8 @@ NUMERICS = 1
 def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None, batch: int = 4096) -> Readout:
     """Write the class logits of the images of STORE into OUT.
 
-    STORE holds trajectories, forks or a sweep. Values outside the model's valid range are clipped to it first.
+    STORE holds trajectories, a dataset, forks or a sweep. Values outside the model's valid range are clipped to
+    it first.
 
     \b
     traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model digits-classifier
@@ -56,7 +57,11 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
     if unknown := [name for name in on or () if name not in there]:
         raise InputError(
             f"{store} has no {' and no '.join(map(repr, unknown))} to read; expected "
-            + (f"some of {', '.join(there)}" if there else "nothing: these forks were made without --states")
+            + (
+                f"some of {', '.join(there)}"
+                if there
+                else "none, as it has x_0 alone: it is a dataset, or was made without --states"
+            )
         )
     states = tuple(name for name in there if on is None or name in on)
     network = classifiers.load(model, str(source.device))

@@ -41,8 +41,8 @@ def posterior(source: Source, *, dataset: str, top: int = 5, batch: int = 1024) 
     Raises
     ------
     InputError
-        When STORE has no states, or the dataset is empty, holds other events or values that are not numbers, or has
-        fewer than ``top`` images.
+        When STORE has no states, or the dataset is empty, holds other events or values that are not numbers, has fewer
+        than ``top`` images, or is more than the device has memory for.
     MissingFile
         When the dataset is not there.
     DamagedStore
@@ -60,6 +60,8 @@ def posterior(source: Source, *, dataset: str, top: int = 5, batch: int = 1024) 
     from traj import stores
     from traj.analysis._dataset import opened
     from traj.analysis._posterior import SMALLEST
+    from traj.pipeline.estimate import size
+    from traj.pipeline.process.device import memory_free
     from traj.stores import InputError
 
     if "x_t" not in source.ds:
@@ -67,6 +69,12 @@ def posterior(source: Source, *, dataset: str, top: int = 5, batch: int = 1024) 
     images = opened(source.ds, stores.open(dataset), "posterior")
     if not 1 <= top <= images.count:
         raise InputError(f"top {top}; expected 1 to {images.count}, the number of images in the dataset")
+    needed, there = 4 * images.count * images.values, memory_free(source.device)
+    if needed > there:
+        raise InputError(
+            f"{dataset} takes {size(needed)} of memory, and device {source.device} has {size(there)} free; make a "
+            "dataset of fewer --samples"
+        )
     with stores.reading(dataset):
         blocks = [torch.as_tensor(block, dtype=torch.float32, device=source.device) for _, block in images.blocks()]
     timesteps = torch.tensor(source.ds["timestep"].to_numpy(), device=source.device)
