@@ -70,8 +70,8 @@ def make(out, model, samples=5, **options):
     return stores.open(out).compute()
 
 
-def forked(store, out, **options):
-    made = fork.prepare(store=store, device="cpu", replicas=2, **options)
+def forked(store, out, model, **options):
+    made = fork.prepare(store=store, model=model, device="cpu", replicas=2, **options)
     with made.open(out) as writer:
         made.run(writer, bar=False)
     return stores.open(out).compute()
@@ -90,10 +90,10 @@ def test_the_store_has_the_prompts_and_the_network_gets_what_they_mean(model, tm
 def test_a_fork_with_the_noise_of_its_run_is_the_run_bit_for_bit(model, tmp_path, guidance):
     ds = make(tmp_path / "a.zarr", model, guidance=guidance)
     at = [int(timestep) for timestep in ds.timestep.values[[2, 5]]]
-    forks = forked(tmp_path / "a.zarr", tmp_path / "f.zarr", at=at, noise=["shared"], batch=8)
+    forks = forked(tmp_path / "a.zarr", tmp_path / "f.zarr", model, at=at, noise=["shared"], batch=8)
     assert forks.prompt.values.tolist() == ds.prompt.values.tolist()
     np.testing.assert_array_equal(forks.x_0, np.broadcast_to(ds.x_0, forks.x_0.shape))
-    other = forked(tmp_path / "a.zarr", tmp_path / "g.zarr", at=at)
+    other = forked(tmp_path / "a.zarr", tmp_path / "g.zarr", model, at=at)
     assert (other.x_0 != ds.x_0).any()
 
 
@@ -151,7 +151,7 @@ def test_prompts_that_changed_outside_the_file_are_refused(model, tmp_path, monk
     with pytest.raises(stores.StaleStore, match="prompt: another was asked for"):
         make(tmp_path / "a.zarr", model)
     with pytest.raises(stores.InputError, match="another prompt than they were made with"):
-        fork.prepare(store=tmp_path / "a.zarr", at=[int(ds.timestep[3])], device="cpu")
+        fork.prepare(store=tmp_path / "a.zarr", model=model, at=[int(ds.timestep[3])], device="cpu")
 
 
 def test_what_cannot_be_told_a_model_is_refused(model):

@@ -123,7 +123,7 @@ def test_readmes_networks_run_from_the_command_line(folder):
         np.testing.assert_allclose(ds.model_time, ds.noise_scale)
 
 
-def test_a_fork_takes_a_network_of_ones_own_from_where_it_is_said_to_lie(folder):
+def test_a_fork_finds_a_network_of_ones_own_where_it_lay_or_is_said_to_lie(folder):
     made = generate.prepare(
         model="mine.py:flow", steps=5, sampler_name="ddpm", samples=2, block=2, device="cpu", variance="small"
     )
