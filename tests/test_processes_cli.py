@@ -59,23 +59,9 @@ def test_a_start_without_signal_survives_every_analysis_and_the_report():
         assert np.isfinite(stores.open(store).x_0).all()
     of_runs = [name for name, one in analysis.usable().items() if one.reads == "trajectories" and not one.stores]
     traj("analyze", ",".join(of_runs), run, "--set", "entropy.bins=16")
-    traj(
-        "fork",
-        run,
-        forks,
-        "--at",
-        "11,8,4",
-        "--replicas",
-        3,
-        "--samples",
-        16,
-        "--model",
-        "dataset:digits",
-        "--device",
-        "cpu",
-    )
+    traj("fork", run, forks, "--at", "11,8,4", "--replicas", 3, "--samples", 16, "--device", "cpu")
     Path("edits.yaml").write_text("- {edit: jump, n: 3, t_start: [11, 6]}\n")
-    traj("fork", run, sweep, "--sweep", "edits.yaml", "--model", "dataset:digits", "--device", "cpu")
+    traj("fork", run, sweep, "--sweep", "edits.yaml", "--device", "cpu")
     traj("analyze", "consistency", forks)
     traj("analyze", "intervention,phases,redundancy", sweep, "--baseline", run)
     traj("train", "digits-classifier", "--steps", 2, "--device", "cpu")
