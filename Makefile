@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Compiled modules are kept whatever the environment says: without, each process compiles ours anew, .25 s of CPU.
 export PYTHONDONTWRITEBYTECODE :=
 
-TESTS := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+TESTS := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: repro studies studies-full test test-fast test-lowest lint bench install clean
 

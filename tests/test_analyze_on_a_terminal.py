@@ -33,7 +33,8 @@ def test_processes_say_nothing_of_their_own_and_leave_nothing(tmp_path):
         command, capture_output=True, text=True, check=True, env=os.environ | {"TMPDIR": str(scratch)}
     )
     assert done.stdout == ""
-    first, second = done.stderr.splitlines()
+    # kernels are compiled where no test before this one has needed them
+    first, second = (line for line in done.stderr.splitlines() if not line.startswith("compiling, once"))
     assert first.startswith("psnr of a.zarr: 2 processes, memory")
     assert second == "wrote results/a/psnr.zarr"
     assert list(scratch.iterdir()) == []
