@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 import tempfile
+import types
 
 import pytest
 
@@ -29,3 +31,10 @@ def server():
     """Where processes of `traj` are had at once, see tests/warm.py."""
     with tempfile.TemporaryDirectory() as folder, warm.serve(folder) as path:
         yield path
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The package `datasets`, which is not needed to test what is made of it."""
+    monkeypatch.setitem(sys.modules, "datasets", types.ModuleType("datasets"))
+    return sys.modules["datasets"]
