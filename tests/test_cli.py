@@ -238,10 +238,10 @@ def test_generate_names_a_quantity_that_its_events_have(shape, quantity):
 
 
 def test_train_offers_the_networks_there_are():
-    from traj.pipeline import cli
     from traj.pipeline.models.digits import CLASSIFIERS, RECIPES, VAES
+    from traj.pipeline.verbs.training import TRAINED
 
-    assert list(cli.TRAINED) == [*RECIPES, *CLASSIFIERS, *VAES]
+    assert list(TRAINED) == [*RECIPES, *CLASSIFIERS, *VAES]
 
 
 def test_every_verb_shows_an_example_and_says_what_its_options_are():

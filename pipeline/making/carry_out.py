@@ -52,7 +52,7 @@ def carry_out(
     blocks: range | None,
     dry_run: bool,
     smaller: str,
-    complete: str,
+    complete: str = "ask for these with --samples to complete it",
     following: str,
 ) -> None:
     """Say what a run costs, make its store or what is missing of it, and say what to type next."""

@@ -1,0 +1,86 @@
+"""`traj generate` and `traj noise`: runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from traj.pipeline.making.carry_out import carry_out, say
+from traj.pipeline.options import LocalName, LocalPath, of_a_run, of_a_start
+
+
+@click.command()
+@click.argument("out", type=LocalPath())
+@of_a_run
+@of_a_start
+def generate(
+    out: Path, sampler: str, times: Path | None, blocks: range | None, stale: Any, dry_run: bool, **options: Any
+) -> None:
+    """Generate trajectories, and store all their states in OUT.
+
+    Run the same command again to continue a run that was stopped. Ask for more --samples to extend a finished one.
+
+    \b
+    traj generate data/trajectories/ddpm.zarr --model digits --labels cycle
+    traj generate data/trajectories/ddim.zarr --model digits --sampler ddim --steps 50 --samples 256
+    traj generate data/trajectories/cifar.zarr --model google/ddpm-cifar10-32 --device cuda --block 512
+    traj generate data/trajectories/short.zarr --model digits --sampler ddim --steps 100 --eta 1 --plan shortcut
+    traj generate data/trajectories/edm.zarr --model dataset:digits --schedule edm --steps 18 --sampler heun
+    traj generate data/trajectories/mine.zarr --model mine.py:flow --sampler ddim --steps 28
+    traj generate data/trajectories/late.zarr --model digits --start vae:digits-vae --start-step 499
+    """
+    from traj.pipeline.making.generate import prepare
+    from traj.stores import place, require_writable
+
+    if times:
+        require_writable(place(times))
+    generation = prepare(sampler_name=sampler, **options)
+    _make_run(generation, out, stale=stale, blocks=blocks, dry_run=dry_run)
+    if times and not dry_run:
+        from traj.pipeline.making.times import write_run_times
+
+        write_run_times(generation, times)
+        say(f"wrote {times}")
+
+
+@click.command()
+@click.argument("dataset", type=LocalName())
+@click.argument("out", type=LocalPath())
+@of_a_run
+@click.option(
+    "--inversion",
+    is_flag=True,
+    help="Add no noise, but let the model lead x_0 up, backwards through --sampler ddim. All states of a block wait in "
+    "memory.",
+)
+def noise(
+    dataset: str, out: Path, sampler: str, blocks: range | None, stale: Any, dry_run: bool, **options: Any
+) -> None:
+    """Noise the x_0 of DATASET, and store the states with what a model makes of them in OUT.
+
+    DATASET is a dataset, or any store with x_0. OUT is a run like those of generate, but its states are x_0 noised to
+    the timesteps of the plan that the sampling options choose, one Markov chain for each sample. Its x_0 and labels are
+    those of DATASET; --labels is what the model is told. To go forward and backward, fork OUT: forks go on by that
+    plan.
+
+    \b
+    traj noise data/datasets/digits.zarr data/trajectories/noised.zarr --model digits --every 50
+    traj fork data/trajectories/noised.zarr data/forks/back.zarr --at 949,699,449,199 --replicas 4
+    traj noise data/datasets/digits.zarr data/trajectories/up.zarr --model digits --sampler ddim --inversion
+    """
+    from traj.pipeline.making.generate import prepare
+
+    generation = prepare(sampler_name=sampler, start=dataset, noised=True, **options)
+    _make_run(generation, out, stale=stale, blocks=blocks, dry_run=dry_run)
+
+
+def _make_run(generation: Any, out: Path, **options: Any) -> None:
+    carry_out(
+        generation,
+        out,
+        smaller="--every or --dtype float16",
+        following=f"traj analyze {'entropy' if generation.makes_pictures else 'psnr'}",
+        **options,
+    )

@@ -1,0 +1,61 @@
+"""`traj train`: the built-in networks."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from traj.pipeline.making.carry_out import say
+from traj.pipeline.mishaps import INTERRUPTED
+from traj.pipeline.options import DEVICE, LocalPath
+from traj.pipeline.parsing import Whole
+
+TRAINED = ("digits", "digits-iddpm", "digits-classifier", "digits-vae")
+"""The networks `traj train` knows, named here because to ask it takes seconds."""
+
+
+@click.command()
+@click.argument("name", type=click.Choice(TRAINED))
+@click.option("-o", "--out", type=LocalPath(), help="Folder to save it in.  [default: models/NAME]")
+@click.option("--steps", type=Whole(1, 10**9), help="Training steps.  [default: the network's own number]")
+@click.option("--seed", type=Whole(0, 2**63 - 1), default=0, show_default=True, help="Of all that is random.")
+@DEVICE
+def train(name: str, out: Path | None, steps: int | None, seed: int, device: str) -> None:
+    """Train a built-in network on scikit-learn's digits.
+
+    \b
+    traj train digits                  for traj generate
+    traj train digits-iddpm            the same, and learns its variance: for --sampler iddpm
+    traj train digits-classifier       for traj readout classifier
+    traj train digits-vae              for traj generate --start vae:digits-vae
+    """
+    from traj.pipeline.models.train import train as train_model
+
+    folder = out or Path(os.environ.get("TRAJ_MODELS", "models")) / name
+    try:
+        trained = train_model(name, folder, steps=steps, seed=seed, device=device)
+    except KeyboardInterrupt:
+        say("stopped; nothing was saved, training starts from the beginning next time")
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    say(f"{folder} is ready" if trained else f"{folder} was trained before; nothing to do")
+    model = name if out is None else out
+    metrics = json.loads((folder / "metrics.json").read_text())
+    if name == "digits-vae":
+        say(
+            f"it redraws held-out images with a squared error of {metrics['reconstruction_error']:.3f} per pixel; KL "
+            f"{metrics['kl']:.1f} nats"
+        )
+        say(
+            "next: traj generate data/trajectories/late.zarr --model digits "
+            f"--start vae:{name if out is None else out} --start-step 499"
+        )
+        return
+    if name == "digits-classifier":
+        say(f"it classifies {metrics['accuracy']:.1%} of the held-out images correctly")
+        say(f"next: traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model {model}")
+        return
+    sampler = " --sampler iddpm" if name == "digits-iddpm" else ""
+    say(f"next: traj generate data/trajectories/{name}.zarr --model {model} --labels cycle{sampler}")
