@@ -185,11 +185,14 @@ RUN = (
         type=LocalName(),
         required=True,
         help="digits or digits-iddpm, once trained; a folder or hub id of diffusers; an exact model: "
-        "gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits or dataset:PATH.zarr; or your own FILE.py:NAME.",
+        "gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits, dataset:PATH.zarr or "
+        "molrg:classes=3,dim=5,features=50,delta=.2 (all optional; also weights=.2:.3:.5, dim=10:5:2, basis=SEED); or "
+        "your own FILE.py:NAME.",
     ),
     click.option(
         "--schedule",
-        help="Schedule of an exact model: linear, cosine, edm[:MIN,MAX,RHO] or flow[:SHIFT].  [default: linear]",
+        help="Schedule of an exact model: linear, cosine, ve, edm[:MIN,MAX,RHO] or flow[:SHIFT]. ve is x_0 + sigma eps "
+        "in 500 timesteps, sigma from 0.01 to 12.  [default: linear; ve for molrg]",
     ),
     *SAMPLING,
     click.option(

@@ -32,10 +32,10 @@ def load(
     """Load the denoiser of a name.
 
     A name is digits or digits-iddpm (folders under ``models``, or under the folder TRAJ_MODELS names), a diffusers
-    pipeline folder, a hub id, an exact denoiser: gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits or
-    dataset:PATH.zarr, or a function that returns one: FILE.py:NAME, or registered by a package. ``autocast`` runs
-    networks in bfloat16; exact denoisers have no use for it. ``schedule`` names that of an exact denoiser, and
-    ``steps`` is the number of timesteps of a grid.
+    pipeline folder, a hub id, an exact denoiser: gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits,
+    dataset:PATH.zarr or molrg:KEY=VALUE,..., or a function that returns one: FILE.py:NAME, or registered by a package.
+    ``autocast`` runs networks in bfloat16; exact denoisers have no use for it. ``schedule`` names that of an exact
+    denoiser, and ``steps`` is the number of timesteps of a grid.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def load(
     if not name.strip():
         raise InputError(f"an empty model name was given; {_KNOWN}")
     if is_exact(name):
-        return analytic.load(name, device, tables.named(schedule or "linear", steps))
+        return analytic.load(name, device, None if schedule is None else tables.named(schedule, steps))
     if schedule is not None:
         raise InputError(f"schedule {schedule} was given, but model {name} has its own; leave it out")
     if own.is_own(name):

@@ -12,7 +12,7 @@ import torch
 
 from traj import stores
 from traj.pipeline.estimate import size
-from traj.pipeline.models import surgery
+from traj.pipeline.models import molrg, surgery
 from traj.pipeline.models.labels import Labels, check_label
 from traj.pipeline.parsing import number, whole
 from traj.pipeline.process import tables
@@ -22,14 +22,16 @@ from traj.pipeline.process.schedule import Schedule
 from traj.stores import USUAL_DIMS, InputError
 
 MOST_VALUES = 1 << 26
-FORMS = ("gaussian:MEAN,VAR[,SHAPE]", "mixture:A,B,...", "dataset:digits", "dataset:PATH.zarr")
+FORMS = ("gaussian:MEAN,VAR[,SHAPE]", "mixture:A,B,...", "dataset:digits", "dataset:PATH.zarr", molrg.FORM)
 
 
-def load(name: str, device: str = "cpu", schedule: Schedule | None = None) -> GaussianDenoiser | PointsDenoiser:
-    """Build the exact denoiser a name like ``gaussian:0,0.25`` describes, for any schedule; linear unless given.
+def load(
+    name: str, device: str = "cpu", schedule: Schedule | None = None
+) -> GaussianDenoiser | PointsDenoiser | molrg.MolrgDenoiser:
+    """Build the exact denoiser a name like ``gaussian:0,0.25`` describes, for any schedule.
 
-    A SHAPE is 1 to 4 numbers with x between them: FEATURES, CHANNELSxPOSITIONS, CxHxW or CHANNELSxFRAMESxHxW. A PATH is
-    that of a dataset that `traj dataset` made.
+    Unless given, it is linear, and that of 004 for molrg. A SHAPE is 1 to 4 numbers with x between them: FEATURES,
+    CHANNELSxPOSITIONS, CxHxW or CHANNELSxFRAMESxHxW. A PATH is that of a dataset that `traj dataset` made.
 
     Raises
     ------
@@ -49,6 +51,8 @@ def load(name: str, device: str = "cpu", schedule: Schedule | None = None) -> Ga
                 return digits_dataset(device, schedule)
             case "dataset" if numbers:
                 return stored_dataset(numbers, device, schedule)
+            case molrg.KIND:
+                return molrg.exact(numbers, device, schedule)
     except InputError as error:
         raise InputError(f"model {name!r}: {error}; expected one of {', '.join(FORMS)}") from None
     raise InputError(f"model {name!r}; expected one of {', '.join(FORMS)}")

@@ -1,4 +1,4 @@
-"""Schedules by name: the tables of DDPM, of EDM and of rectified flow, and tables of your own."""
+"""Schedules by name: the tables of DDPM, of 004, of EDM and of rectified flow, and tables of your own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from traj.pipeline.parsing import number
 from traj.pipeline.process.schedule import MOST_TIMESTEPS, Schedule
 from traj.stores import InputError
 
-NAMES = ("linear", "cosine", "edm[:MIN,MAX,RHO]", "flow[:SHIFT]")
+NAMES = ("linear", "cosine", "ve", "edm[:MIN,MAX,RHO]", "flow[:SHIFT]")
 _BETAS = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 
 
 def named(name: str, steps: int | None = None) -> Schedule:
-    """Build the schedule of a name: linear or cosine with 1,000 timesteps, or a grid of so many steps.
+    """Build the schedule of a name: linear or cosine with 1,000 timesteps, ve with 500, or a grid of so many steps.
 
     "edm" may name its least and largest sigma and rho, ``edm:0.002,80,7``; "flow" its shift, ``flow:3``.
 
@@ -30,6 +30,8 @@ def named(name: str, steps: int | None = None) -> Schedule:
     kind, _, numbers = name.partition(":")
     if name in _BETAS:
         return Schedule.from_config({"clip_sample": False, "beta_schedule": _BETAS[name]})
+    if name == "ve":
+        return ve()
     try:
         values = [number(text) for text in numbers.split(",")] if numbers else []
     except InputError:
@@ -48,8 +50,16 @@ def name_of(schedule: Mapping[str, Any]) -> str | None:
             return f"edm:{least!r},{most!r},{rho!r}"
         case {"grid": "flow", "shift": shift}:
             return f"flow:{shift!r}"
-    known = (name for name in _BETAS if named(name).identity.items() <= schedule.items())
+    known = (name for name in (*_BETAS, "ve") if named(name).identity.items() <= schedule.items())
     return next(known, None)
+
+
+def ve() -> Schedule:
+    """Build the table of 004: x_t = x_0 + sigma eps, with the sigma of DDPM's linear betas in 500 timesteps."""
+    betas = Schedule.from_config({"num_train_timesteps": 500, "clip_sample": False})
+    sigma = betas.sigma
+    definition = {"ve": betas.definition["beta_formula"], "T": betas.T}
+    return Schedule(definition, np.ones(betas.T), sigma, betas.model_time, prediction_type="sample")
 
 
 def edm(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Schedule:

@@ -1,0 +1,238 @@
+"""MoLRG, the mixture of low-rank Gaussians of 004: its data, its exact denoiser, and what is known of it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, special
+
+from traj import stores
+from traj.analysis._molrg import Molrg, class_posterior, denoised, hidden, of_model, sample
+from traj.analysis._molrg_snr import approximate_snr, bayes_accuracy, snr
+from traj.pipeline import models
+from traj.pipeline.process import tables
+
+PAPER = (5, 10, 20, 40, 60, 80, 100, 120, 140, 160, 180, 240, 260, 280)
+"""The timesteps of 004's figures, counted from 1."""
+SIGMA = tables.named("ve").sigma[np.array(PAPER) - 1]
+UNEQUAL = Molrg(dims=(3, 1, 2), features=7, delta=0.3, weights=(0.5, 0.2, 0.3), basis=4)
+
+
+def drawn(molrg, samples, seed=0):
+    return sample(molrg, np.random.default_rng(seed).standard_normal((samples, 1 + sum(molrg.dims))))
+
+
+# ---- the data
+
+
+def test_bases_are_orthonormal_and_those_of_their_seed():
+    for molrg in (Molrg(), UNEQUAL):
+        np.testing.assert_allclose(molrg.U.T @ molrg.U, np.eye(sum(molrg.dims)), atol=1e-14)
+    assert not np.allclose(Molrg(basis=1).U, Molrg().U)
+    np.testing.assert_array_equal(Molrg().U, Molrg(delta=0.5).U)
+
+
+def test_samples_have_the_weights_and_the_covariances_of_their_classes():
+    x_0, label = drawn(UNEQUAL, 60_000)
+    share = np.bincount(label) / len(label)
+    np.testing.assert_allclose(share, UNEQUAL.weights, atol=4 * 0.5 / np.sqrt(len(label)))
+    for k in range(3):
+        variance = np.where(UNEQUAL.class_of == k, 1, 0.3**2)
+        found = np.cov(x_0[label == k] @ UNEQUAL.U, rowvar=False)
+        np.testing.assert_allclose(found, np.diag(variance), atol=6 / np.sqrt((label == k).sum()))
+    np.testing.assert_allclose(x_0 @ UNEQUAL.U @ UNEQUAL.U.T, x_0, atol=1e-13)  # nothing in other directions
+
+
+def test_a_mixture_is_known_by_its_identity():
+    for molrg in (Molrg(), UNEQUAL):
+        assert of_model(json.loads(json.dumps(molrg.identity))) == molrg
+    assert of_model({"name": "gaussian"}) is None
+    assert Molrg(weights=(1 / 3,) * 3) == Molrg()
+
+
+# ---- the exact denoiser
+
+
+def brute_force(molrg, x_t, signal, noise_scale):
+    """Give P(k | x_t) and E[x_0 | x_t] of a Gaussian mixture, from the covariances of its classes."""
+    log_joint, means = [], []
+    for k, weight in enumerate(molrg.weights):
+        variance = np.where(molrg.class_of == k, 1, molrg.delta**2)
+        covariance = molrg.U * variance @ molrg.U.T
+        noisy = signal**2 * covariance + noise_scale**2 * np.eye(molrg.features)
+        solved = np.linalg.solve(noisy, x_t.T).T
+        log_joint.append(np.log(weight) - np.linalg.slogdet(noisy)[1] / 2 - (x_t * solved).sum(1) / 2)
+        means.append(signal * solved @ covariance)
+    posterior = special.softmax(np.stack(log_joint, axis=1), axis=1)
+    return posterior, np.einsum("sk,ksf->sf", posterior, np.stack(means))
+
+
+@pytest.mark.parametrize("molrg", [Molrg(), UNEQUAL], ids=["equal", "unequal"])
+@pytest.mark.parametrize(("signal", "noise_scale"), [(1, 0.05), (1, 0.6), (1, 12), (0.6, 0.8), (0, 1)])
+def test_the_denoiser_is_the_mean_of_a_gaussian_mixture(molrg, signal, noise_scale):
+    x_0, _ = drawn(molrg, 50)
+    x_t = signal * x_0 + noise_scale * np.random.default_rng(1).standard_normal(x_0.shape)
+    posterior, mean = brute_force(molrg, x_t, signal, noise_scale)
+    np.testing.assert_allclose(class_posterior(molrg, x_t, signal, noise_scale), posterior, atol=1e-12)
+    np.testing.assert_allclose(denoised(molrg, x_t, signal, noise_scale), mean, atol=1e-12)
+    np.testing.assert_allclose(hidden(molrg, x_t, signal, noise_scale), mean @ molrg.U, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [None, "linear", "cosine", "edm", "flow"])
+def test_the_model_is_the_denoiser_at_any_schedule(schedule):
+    denoiser = models.load(
+        "molrg:classes=3,dim=3:1:2,features=7,delta=.3,weights=.5:.2:.3,basis=4", schedule=schedule, steps=20
+    )
+    x_t, none = torch.randn(6, 7, dtype=torch.float64), torch.full((6,), -1)
+    for timestep in (0, 10, denoiser.schedule.T - 1):
+        expected = denoised(UNEQUAL, x_t.numpy(), *denoiser.schedule.at(timestep))
+        prediction = denoiser(x_t, timestep, none)
+        np.testing.assert_allclose(prediction.pred_x0, expected, atol=1e-12)
+        c, d = denoiser.schedule.at(timestep)
+        np.testing.assert_allclose(c * prediction.pred_x0 + d * prediction.eps, x_t, atol=1e-12)
+        h = denoiser.network.hidden(x_t, timestep)
+        np.testing.assert_allclose(h, hidden(UNEQUAL, x_t.numpy(), c, d), atol=1e-12)
+
+
+def test_a_label_gives_the_mean_of_its_class():
+    denoiser = models.load("molrg:delta=.3")
+    (c, d), molrg = denoiser.schedule.at(200), Molrg(delta=0.3)
+    x_t = torch.randn(4, 50, dtype=torch.float64)
+    told = denoiser(x_t, 200, torch.tensor([0, 2, -1, 1])).pred_x0
+    for row, label in ((0, 0), (1, 2), (3, 1)):
+        variance = np.where(molrg.class_of == label, 1, 0.3**2)
+        expected = x_t[row].numpy() @ molrg.U * (c * variance / (c**2 * variance + d**2)) @ molrg.U.T
+        np.testing.assert_allclose(told[row], expected, atol=1e-12)
+    np.testing.assert_allclose(told[2], denoised(molrg, x_t.numpy(), c, d)[2], atol=1e-12)
+    with pytest.raises(stores.InputError, match="label 3: expected 0 to 2"):
+        denoiser(x_t, 200, torch.full((4,), 3))
+
+
+def test_timesteps_of_a_batch_are_those_of_its_events_alone():
+    network = models.load("molrg:").network
+    x_t, timestep = torch.randn(3, 50, dtype=torch.float64), torch.tensor([0, 250, 499])
+    together = network(x_t, timestep)
+    for row, one in enumerate(timestep.tolist()):
+        torch.testing.assert_close(together[row : row + 1], network(x_t[row : row + 1], one))
+
+
+def test_its_schedule_is_that_of_the_source():
+    published = [0.030, 0.053, 0.098, 0.189, 0.282, 0.379, 0.480, 0.588, 0.704, 0.830, 0.969, 1.492, 1.717, 1.978]
+    np.testing.assert_allclose(SIGMA, published, atol=5e-4)
+    schedule = models.load("molrg:").schedule
+    assert (schedule.T, set(schedule.signal)) == (500, {1.0})
+    np.testing.assert_array_equal(schedule.noise_scale[np.array(PAPER) - 1], SIGMA)
+
+
+def test_a_name_of_all_keys_is_the_model_that_was_named():
+    named = models.load("molrg:classes=2,dim=10:2,weights=.8:.2,features=30,delta=.25,basis=3")
+    assert models.load(named.name).identity == named.identity
+    assert of_model(named.identity) == Molrg((10, 2), 30, 0.25, (0.8, 0.2), 3)
+    assert models.load("molrg:").identity == models.load("molrg:classes=3,dim=5,features=50,delta=.2").identity
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("clases=3", "'clases=3' has no known key; expected each of classes, dim, features"),
+        ("dim=5,dim=5", "'dim=5' repeats a key"),
+        ("classes=5,dim=11", "11, 11, 11, 11, 11 dimensions take 55 features, but there are 50"),
+        ("classes=1", "subspaces of 5 dimensions; expected two or more"),
+        ("classes=0", "expected two or more"),
+        ("dim=0", "each of 1 or more"),
+        ("dim=10:2", "2 numbers of dim for 3 classes"),
+        ("delta=0", "delta 0; expected a number between 0 and 1"),
+        ("delta=1", "delta 1; expected"),
+        ("delta=nan", "delta nan; expected"),
+        ("delta=x", "'x' was given, expected a number"),
+        ("classes=2,weights=.8:.3", r"weights 0.8, 0.3, whose sum is 1.1; expected numbers above 0 that sum to 1"),
+        ("classes=2,weights=1.2:-.2", "expected numbers above 0"),
+        ("classes=2,weights=.2:.3:.5", "3 weights for 2 classes"),
+        ("features=9999999", "values at most"),
+    ],
+)
+def test_what_cannot_be_is_named(fields, message):
+    with pytest.raises(stores.InputError, match=message):
+        models.load(f"molrg:{fields}")
+
+
+# ---- what is known of it (METHODS 5.3)
+
+
+def test_snr_of_two_classes_is_the_known_one_and_near_what_networks_learnt_in_the_source():
+    sigma = [0.008, 0.023, 0.060, 0.296, 1.088, 1.923]
+    two = Molrg(dims=(5, 5))
+    np.testing.assert_allclose(snr(two, sigma).mean, [25.05, 25.32, 27.13, 58.76, 4.079, 1.574], rtol=0.005)
+    learnt = [24.88, 25.15, 26.95, 58.27, 4.05, 1.57]
+    np.testing.assert_allclose(snr(two, sigma).mean, learnt, rtol=0.01)
+    np.testing.assert_allclose(snr(two, [0.140, 0.585]).mean, [35.84, 20.84], rtol=0.025)
+
+
+def test_snr_and_best_accuracy_of_three_classes_are_the_known_ones():
+    known = [12.78, 13.32, 15.32, 22.24, 29.61, 29.03, 20.56, 12.61, 7.689, 4.880, 3.223, 1.208, 0.954, 0.793]
+    np.testing.assert_allclose(snr(Molrg(), SIGMA).mean, known, rtol=0.005)
+    best = [0.9973, 0.9971, 0.9960, 0.9900, 0.9751, 0.9470, 0.9036, 0.8476, 0.7841, 0.7180, 0.6534, 0.5013, 0.4648]
+    np.testing.assert_allclose(bayes_accuracy(Molrg(), SIGMA), [*best, 0.4362], atol=0.0007)
+
+
+def test_snr_of_denoised_clean_data_is_the_known_one():
+    found = snr(Molrg(), SIGMA[[0, 3, 6, 8, 10, 13]], clean=True).mean
+    np.testing.assert_allclose(found, [13.07, 41.4, 262, 225, 91.8, 16.2], rtol=0.005)
+
+
+@pytest.mark.parametrize("molrg", [Molrg(dims=(5, 5)), Molrg(), Molrg(dims=(5,) * 10, features=100, delta=0.3)])
+def test_snr_without_noise_and_in_nothing_but_noise(molrg):
+    others = len(molrg.dims) - 1
+    found = snr(molrg, [1e-4, 1e4])
+    np.testing.assert_allclose(found.mean, [1 / (others * molrg.delta**2), 1 / others], rtol=1e-4)
+    np.testing.assert_allclose(snr(molrg, [1e-4], clean=True).mean, 1 / (others * molrg.delta**2), rtol=1e-4)
+    np.testing.assert_allclose(approximate_snr(molrg, [1e-4, 1e4]), found.mean, rtol=1e-3)
+    np.testing.assert_allclose(bayes_accuracy(molrg, [1e4]), 1 / (others + 1), atol=1e-3)
+
+
+def test_the_approximation_rises_and_falls_once():
+    sigma = np.geomspace(0.01, 5, 60)
+    up = np.diff(approximate_snr(Molrg(dims=(5, 5)), sigma)) > 0
+    assert up[0]
+    assert not up[-1]
+    assert (np.diff(up.astype(int)) != 0).sum() == 1
+    assert approximate_snr(Molrg(dims=(5, 5)), [0.585])[0] == pytest.approx(153, rel=0.01)
+    with pytest.raises(stores.InputError, match="equal dims and weights"):
+        approximate_snr(UNEQUAL, [1.0])
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_snr_and_best_accuracy_of_unequal_classes_are_those_of_drawn_states(clean):
+    sigma, samples = 0.5, 400_000
+    x_0, label = drawn(UNEQUAL, samples)
+    x_t = x_0 if clean else x_0 + sigma * np.random.default_rng(2).standard_normal(x_0.shape)
+    own = UNEQUAL.class_of == label[:, None]
+    h2 = hidden(UNEQUAL, x_t, 1, sigma) ** 2
+    signal, rest = (h2 * own).sum(1), (h2 * ~own).sum(1)
+    found = snr(UNEQUAL, sigma, clean=clean)
+    ratio = [signal[label == k].mean() / rest[label == k].mean() for k in range(3)]
+    np.testing.assert_allclose(found.ratio[0], ratio, rtol=0.02)
+    np.testing.assert_allclose(found.mean[0], np.mean(ratio), rtol=0.02)
+    np.testing.assert_allclose(found.pooled[0], signal.sum() / rest.sum(), rtol=0.02)
+    if not clean:
+        right = (class_posterior(UNEQUAL, x_t, 1, sigma).argmax(1) == label).mean()
+        assert bayes_accuracy(UNEQUAL, sigma)[0] == pytest.approx(right, abs=4 * 0.5 / np.sqrt(samples))
+
+
+def test_snr_of_two_lines_is_the_integral_over_both_energies():
+    two, s2, delta2 = Molrg(dims=(1, 1), features=2), 0.09, 0.04
+    zeta, xi = 1 / (1 + s2), delta2 / (delta2 + s2)
+
+    def part(own):
+        def integrand(y, x):  # of standard normal coordinates; METHODS 5.2
+            P, Q = (1 + s2) * x**2, (delta2 + s2) * y**2
+            g = (1 - delta2) / (2 * (1 + s2) * (delta2 + s2)) * (P - Q)
+            w = special.expit(g if own else -g)
+            b = xi + (zeta - xi) * w
+            return b**2 * (P if own else Q) * np.exp(-(x**2 + y**2) / 2)
+
+        return integrate.dblquad(integrand, 0, 10, 0, 10, epsrel=1e-7)[0]
+
+    expected = part(own=True) / part(own=False)
+    assert snr(two, 0.3).mean[0] == pytest.approx(expected, rel=1e-6)
