@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -62,13 +62,25 @@ class Table:
     """Columns that are set to the right."""
 
 
+class Times(NamedTuple):
+    """Where a landmark lies in each sample: between two neighbouring states, as log SNR (sample,).
+
+    after is minus infinity before the first state, by infinity at x_0 itself; both are NaN where it is not known.
+    """
+
+    sample: Array
+    after: Array
+    by: Array
+
+
 @dataclass(frozen=True)
 class Landmark:
     """A point on the time axis that answers "when": a timestep, its log SNR and an interval of 95 % of that.
 
     name is that of a metric, the same for all runs; meaning says it in words. Both places are NaN where the point is
     not there, both ends where it cannot be told how sure it is; an end that is infinite lies before the first step, or
-    at x_0 itself. of says which curve or family of edits it belongs to.
+    at x_0 itself. of says which curve or family of edits it belongs to. short is what a figure calls it, the name where
+    there is none. times, where given, finds where it lies in each sample.
     """
 
     name: str
@@ -78,6 +90,12 @@ class Landmark:
     low: float = np.nan
     high: float = np.nan
     of: str = ""
+    short: str = ""
+    times: Callable[[], Times] | None = field(default=None, compare=False, repr=False)
+
+    def called(self, short: str, times: Callable[[], Times] | None = None) -> Landmark:
+        """Give it a short name, and what finds it in each sample."""
+        return replace(self, short=short, times=times)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,12 @@ def of_forks(result: xr.Dataset, names: Mapping[str, str]) -> list[Series]:
     return curves
 
 
+def of_forks_by_sample(result: xr.Dataset, name: str) -> list[xr.DataArray]:
+    """Give what the curves of `of_forks` are means of, one array (sample, variant) for each kind of forks."""
+    kinds = _replicas.kinds(result).values() if name in result else ()
+    return [result[name].isel(variant=variants).sortby("at", ascending=False) for variants in kinds]
+
+
 def _finite(series: Series, cap: float) -> Series:
     """Leave out what is infinite, and values at the cap, which stand for it."""
     there = series.value < cap

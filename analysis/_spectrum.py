@@ -122,16 +122,18 @@ def landmarks(result: xr.Dataset) -> list[Landmark]:
     parts = speciation(eigenvalues[0], error)
     one = collapse(eigenvalues, int(result.attrs["images"]))
     meanings = {
-        "speciation": "classes part, by the largest eigenvalue of the dataset's covariance",
-        "collapse_gaussian": "Gaussian data of the dataset's covariance would leave one bit",
+        "speciation": ("classes part, by the largest eigenvalue of the dataset's covariance", "speciation"),
+        "collapse_gaussian": ("Gaussian data of the dataset's covariance would leave one bit", "collapse, if Gaussian"),
     }
     found = []
-    for (name, meaning), (place, low, high) in zip(meanings.items(), (parts, (one, np.nan, np.nan)), strict=True):
+    for (name, (meaning, short)), (place, low, high) in zip(
+        meanings.items(), (parts, (one, np.nan, np.nan)), strict=True
+    ):
         log_snr = result["log_snr"].to_numpy()
         known = np.isfinite(log_snr)
         timestep = result["timestep"].to_numpy()[known]
         when = float(np.interp(place, log_snr[known], timestep, left=np.nan, right=np.nan)) if known.any() else np.nan
         there = np.isfinite(when)
         ends = (place, low, high) if there else (np.nan,) * 3
-        found.append(Landmark(name, meaning, when, *ends, of="gaussian"))
+        found.append(Landmark(name, meaning, when, *ends, of="gaussian", short=short))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from traj.analysis import (
     _kernels,
     _labels,
     _landmarks,
+    _order,
     _pairs,
     _replicas,
     _series,
@@ -52,11 +54,11 @@ ALIKE = {
 """Measures of likeness, in words."""
 
 LEVELS = {
-    "Pearson's correlation": ("replica_pearson_05", 0.5),
-    "SSIM": ("replica_ssim_08", _verdicts.SIMILAR),
-    "correlation across samples": ("replica_correlation_05", 0.5),
+    "Pearson's correlation": ("replica_pearson_05", 0.5, "replicas alike, Pearson"),
+    "SSIM": ("replica_ssim_08", _verdicts.SIMILAR, "replicas alike, SSIM"),
+    "correlation across samples": ("replica_correlation_05", 0.5, "replicas alike, correlation"),
 }
-"""Landmarks: where a measure gets above a level."""
+"""Landmarks: where a measure gets above a level, and in short."""
 
 
 @quantity(
@@ -195,10 +197,14 @@ def _places(result: xr.Dataset) -> list[Landmark]:
     where the 95 % band crosses that level: Student's of a mean over samples, the jackknife's across samples.
     """
     found = []
-    for what, (name, level) in LEVELS.items():
-        for series in _series.of_forks(result, {what: ALIKE[what]}):
-            meaning = f"replicas are alike: {what} above {level} from this start on"
-            found.append(_landmarks.kept_above(series, level, name, meaning))
+    for what, (name, level, short) in LEVELS.items():
+        of = ALIKE[what]
+        meaning = f"replicas are alike: {what} above {level} from this start on"
+        for series, by_sample in zip(
+            _series.of_forks(result, {what: of}), _series.of_forks_by_sample(result, of), strict=False
+        ):
+            times = partial(_order.kept_above, by_sample, level) if "sample" in by_sample.dims else None
+            found.append(_landmarks.kept_above(series, level, name, meaning).called(f"{short} {level}", times))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -9,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _captions, _chunks, _histograms, _joint_maps, _kernels, _landmarks, _series
+from traj.analysis import _captions, _chunks, _histograms, _joint_maps, _kernels, _landmarks, _order, _series
 from traj.analysis._histograms import COLUMNS
 from traj.analysis._pooled import ESTIMATORS, bytes_per_timestep, pooled
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, quantity
@@ -289,13 +290,15 @@ def _places(result: xr.Dataset) -> list[Landmark]:
         if series.on == "pred_x0":
             half = float(result["x_0_entropy"].sel(on="pred_x0")[0]) / 2
             meaning = "half of the bits of a pixel are settled: pooled stepwise entropy given pred_x0 below H(x_0) / 2"
-            found.append(_landmarks.kept_below(series, half, "entropy_half", meaning))
+            found.append(_landmarks.kept_below(series, half, "entropy_half", meaning).called("entropy knee"))
     for series in _alone(result):
         if series.on == "pred_x0":
-            name = "stepwise_entropy_per_sample"
-            by_sample = result[name].sel(on="pred_x0").to_numpy() if name in result else None
+            name, of_each, times = "stepwise_entropy_per_sample", None, None
+            if name in result:
+                by_sample = result[name].sel(on="pred_x0")
+                of_each, times = by_sample.to_numpy(), partial(_order.highest, by_sample)
             meaning = "stepwise entropy of an image alone, given pred_x0, is highest"
-            found.append(_landmarks.highest(series, by_sample, "entropy_peak", meaning))
+            found.append(_landmarks.highest(series, of_each, "entropy_peak", meaning).called("entropy peak", times))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from traj.analysis import (
     _kernels,
     _labels,
     _landmarks,
+    _order,
     _replicas,
     _returned,
     _series,
@@ -288,12 +290,18 @@ def _places(result: xr.Dataset) -> list[Landmark]:
     highest; the interval is the bootstrap's over samples, and so holds what choosing the highest adds.
     """
     meaning = f"the image keeps its class: above {HALF} of the endings from this start on"
-    found = [_landmarks.kept_above(series, HALF, "class_kept_05", meaning) for series in _class(result)]
+    found = [
+        _landmarks.kept_above(series, HALF, "class_kept_05", meaning).called(
+            "forward-backward keeps the class", partial(_order.kept_above, by_sample, HALF)
+        )
+        for series, by_sample in zip(_class(result), _series.of_forks_by_sample(result, "class_kept"), strict=False)
+    ]
     peak = "changes are most susceptible: most pixels change, or stay, together"
     kinds = _replicas.kinds(result).values()
     for series, variants in zip(_susceptibility(result), kinds, strict=False):
         of_kind = result.isel(variant=variants).sortby("at", ascending=False)
-        found.append(_landmarks.highest_of(series, _redrawn(of_kind), "susceptibility_peak", peak))
+        mark = _landmarks.highest_of(series, _redrawn(of_kind), "susceptibility_peak", peak)
+        found.append(mark.called("pixels change together"))
     return found
 
 

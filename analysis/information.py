@@ -257,13 +257,16 @@ def _half(result: xr.Dataset) -> list[Landmark]:
     low, high = _verdicts.band(mean, error, len(known))
     series = bits._replace(value=mean, low=low, high=high)
     meaning = "by pred_x0, x_t holds half of the information on x_0 that the last one holds"
-    return [_landmarks.kept_above(series, 0, "information_half", meaning)]
+    return [_landmarks.kept_above(series, 0, "information_half", meaning).called("half of the information")]
 
 
 def _peak(result: xr.Dataset) -> list[Landmark]:
     by_sample = _by_sample(result, "squared_error") * _gamma(result)
     meaning = "by pred_x0, information on x_0 grows fastest, per unit of log SNR"
-    return [_landmarks.highest(series, by_sample, "information_peak", meaning) for series in _rate(result)]
+    return [
+        _landmarks.highest(series, by_sample, "information_peak", meaning).called("information grows fastest")
+        for series in _rate(result)
+    ]
 
 
 @information.gives_landmarks

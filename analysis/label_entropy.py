@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import dask.array as da
@@ -17,6 +18,7 @@ from traj.analysis import (
     _bayes_options,
     _bayes_words,
     _landmarks,
+    _order,
     _settling,
     _verdicts,
 )
@@ -289,6 +291,13 @@ ENDS = {
 """What is told of a peak, in the order of `_bayes_means.PEAK`."""
 
 
+WINDOW = (
+    ("window_first", "the class begins to be decided at half of the fastest rate", "label-entropy window opens"),
+    ("window_last", "the class is last decided at half of the fastest rate", "label-entropy window closes"),
+)
+"""Landmarks of the window around the peak: name, meaning, and in short."""
+
+
 def _of_peaks(means: Mapping[str, xr.DataArray], timestep: Array, log_snr: Array) -> dict[str, xr.DataArray]:
     """Name peaks and windows, by timestep and by log SNR."""
     found = {}
@@ -332,6 +341,7 @@ def _places(result: xr.Dataset) -> list[Landmark]:
     """Say where decisions are made fastest, and where the class of half of the samples is decided.
 
     `decision_peak` is where the entropy rate of a decision is highest; the interval is the bootstrap's over samples.
+    `decision_window_first` and `_last` are where that of the class passes half its peak, and is last above it.
     `class_decided` is the median over samples of where P of the class they end in passes one half for good; the
     interval is that of a median, by the order of the samples.
     """
@@ -340,10 +350,16 @@ def _places(result: xr.Dataset) -> list[Landmark]:
         peak = result.sel(decision=one.on)
         place, low, high = (float(peak[f"peak{end}_log_snr"]) for end in ("", "_low", "_high"))
         meaning = "the class is decided fastest" if one.on == _bayes_options.ALL else f"{one.on} is decided fastest"
-        found.append(Landmark("decision_peak", meaning, float(peak["peak_timestep"]), place, low, high, one.on))
-    timestep, log_snr = (result[f"decision_{name}"].to_numpy() for name in ("timestep", "log_snr"))
+        mark = Landmark("decision_peak", meaning, float(peak["peak_timestep"]), place, low, high, one.on)
+        found.append(mark.called("label-entropy rate peaks"))
+    every = result.sel(decision=_bayes_options.ALL)
+    for name, meaning, short in WINDOW:
+        when, where = (float(every[f"{name}_{along}"]) for along in ("timestep", "log_snr"))
+        found.append(Landmark(f"decision_{name}", meaning, when, where, of=_bayes_options.ALL, short=short))
+    timestep, log_snr = (result[f"decision_{name}"] for name in ("timestep", "log_snr"))
     meaning = "the class is decided in half of the samples (P above one half for good)"
-    return [*found, _landmarks.median(timestep, log_snr, "class_decided", meaning, _bayes_options.ALL)]
+    half = _landmarks.median(timestep.to_numpy(), log_snr.to_numpy(), "class_decided", meaning, _bayes_options.ALL)
+    return [*found, half.called("class decided", partial(_order.settled, log_snr, result["log_snr"]))]
 
 
 @label_entropy.gives_numbers

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from traj.analysis import _captions, _labels, _landmarks, _replicas, _series, _settling, _verdicts
+from traj.analysis import _captions, _labels, _landmarks, _order, _replicas, _series, _settling, _verdicts
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, quantity
 from traj.analysis._spread import Named, with_spread
 from traj.stores import InputError
@@ -187,9 +188,17 @@ def _places(result: xr.Dataset) -> list[Landmark]:
         committed = result.sel(on="pred_x0")
         timestep, log_snr = (committed[f"commit_{name}"].to_numpy() for name in ("timestep", "log_snr"))
         meaning = "the label of pred_x0 is settled in half of the samples (median)"
-        return [_landmarks.median(timestep, log_snr, "commit", meaning, "pred_x0")]
+        times = partial(_order.settled, committed["commit_log_snr"], result["log_snr"])
+        return [_landmarks.median(timestep, log_snr, "commit", meaning, "pred_x0").called("label commits", times)]
     meaning = f"replicas mostly have equal labels: above {AGREED} of pairs from this start on"
-    return [_landmarks.kept_above(series, AGREED, "agreement_05", meaning) for series in _agreement(result)]
+    return [
+        _landmarks.kept_above(series, AGREED, "agreement_05", meaning).called(
+            "replicas share the label", partial(_order.kept_above, by_sample, AGREED)
+        )
+        for series, by_sample in zip(
+            _agreement(result), _series.of_forks_by_sample(result, "label_agreement"), strict=False
+        )
+    ]
 
 
 @label_variance.gives_numbers

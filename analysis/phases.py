@@ -281,17 +281,24 @@ def _strip(axis: Axes, row: int, result: xr.Dataset, line: _edits.Line) -> None:
             axis.plot([earliest, latest], [row + 0.3] * 2, "|-", color="black", lw=1, markersize=5)
 
 
+STARTS = (
+    (2, "an edit no longer changes what the image shows", "phase 2 begins"),
+    (3, "pure denoising begins", "phase 3 begins"),
+)
+"""Phases that begin within the process: what that means, and in short."""
+
+
 @phases.gives_landmarks
 def _landmarks(result: xr.Dataset) -> list[Landmark]:
     """Give where phases 2 and 3 begin in each family: phase 1 begins with the process."""
     found = []
     for line in _edits.lines(result, "at"):
-        for number, meaning in ((2, "an edit no longer changes what the image shows"), (3, "pure denoising begins")):
+        for number, meaning, short in STARTS:
             of_phase = result.sel(family=line.name, phase_number=number)
             places = [float(of_phase[name]) for name in ("first_timestep", *BEGINS)]
             at, low, high = (_edits.log_snr_of(result, place) for place in places)
             name = f"phase_{number}_from"
-            found.append(Landmark(name, f"{meaning} (phase {number})", places[0], at, low, high, line.name))
+            found.append(Landmark(name, f"{meaning} (phase {number})", places[0], at, low, high, line.name, short))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from traj.analysis import (
     _chunks,
     _dataset,
     _landmarks,
+    _order,
     _posterior_columns,
     _posterior_shown,
     _series,
@@ -44,9 +46,10 @@ REGIMES = ("statistics", "feature", "denoising")
 
 COLLAPSES = ("speciation", "collapse_gaussian", "collapse")
 BOUNDARIES = {
-    "statistics_end": "the state leaves the statistics regime for good",
-    "denoising_start": "the state enters the denoising regime for good",
+    "statistics_end": ("the state leaves the statistics regime for good", "statistics regime ends"),
+    "denoising_start": ("the state enters the denoising regime for good", "denoising regime begins"),
 }
+"""Landmarks of the regimes: what they mean, and in short."""
 
 
 @quantity(
@@ -197,7 +200,7 @@ def _regimes(flags: xr.DataArray, regime: xr.DataArray, ds: xr.Dataset) -> dict[
         share = shares[f"{name}_share_mean"].assign_attrs(long_name=title)
         variables[f"{name}_share"] = share
         variables |= _verdicts.interval(f"{name}_share", title, ds.sizes["sample"], share)
-    for (name, meaning), differs in zip(BOUNDARIES.items(), (statistics, 1 - denoising), strict=True):
+    for (name, (meaning, _)), differs in zip(BOUNDARIES.items(), (statistics, 1 - denoising), strict=True):
         variables |= _settling.places(ds, differs, name, f"where {meaning}")
     return variables
 
@@ -231,10 +234,13 @@ def _places(result: xr.Dataset) -> list[Landmark]:
     """
     (entropy,) = _entropy(result)
     meaning = f"the mean entropy of the posterior stays below {_spectrum.COLLAPSED:g} bit: fewer than two images"
-    found = [*_spectrum.landmarks(result), _landmarks.kept_below(entropy, _spectrum.COLLAPSED, "collapse", meaning)]
-    for name, meaning in BOUNDARIES.items():
-        timestep, log_snr = (result[f"{name}_{along}"].to_numpy() for along in ("timestep", "log_snr"))
-        found.append(_landmarks.median(timestep, log_snr, name, f"{meaning}, in half of the samples (median)", "x_t"))
+    collapse = _landmarks.kept_below(entropy, _spectrum.COLLAPSED, "collapse", meaning).called("posterior collapses")
+    found = [*_spectrum.landmarks(result), collapse]
+    for name, (meaning, short) in BOUNDARIES.items():
+        timestep, log_snr = (result[f"{name}_{along}"] for along in ("timestep", "log_snr"))
+        half = f"{meaning}, in half of the samples (median)"
+        mark = _landmarks.median(timestep.to_numpy(), log_snr.to_numpy(), name, half, "x_t")
+        found.append(mark.called(short, partial(_order.settled, log_snr, result["log_snr"])))
     return found
 
 

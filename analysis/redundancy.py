@@ -259,7 +259,7 @@ def _landmarks(result: xr.Dataset) -> list[Landmark]:
         log_snr, low, high = (_edits.log_snr_of(result, place) for place in (at, possible, sure))
         ends = (low, high) if np.isfinite([low, high]).all() else (np.nan, np.nan)
         meaning = f"from here on the edit keeps mean SSIM at {result.attrs['threshold']:g}"
-        found.append(Landmark("safe_from", meaning, at, log_snr, *ends, of=name))
+        found.append(Landmark("safe_from", meaning, at, log_snr, *ends, of=name, short="edits are safe"))
     return found
 
 

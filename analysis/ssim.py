@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _captions, _chunks, _landmarks, _similarity
+from traj.analysis import _captions, _chunks, _landmarks, _order, _similarity
 from traj.analysis._quantity import Landmark, Look, Number, Results, quantity
 from traj.analysis._verdicts import SIMILAR
 from traj.analysis._windows import window_of
@@ -86,7 +87,12 @@ def _alike(result: xr.Dataset) -> list[Landmark]:
     """
     meaning = f"pred_x0 looks like x_0: SSIM above {SIMILAR} from here on"
     curves = [series for series in _similarity.series(result) if series.on == "pred_x0"]
-    return [_landmarks.kept_above(series, SIMILAR, "ssim_08", meaning) for series in curves]
+    return [
+        _landmarks.kept_above(series, SIMILAR, "ssim_08", meaning).called(
+            f"SSIM {SIMILAR} with x_0", partial(_order.kept_above, result["ssim"].sel(on=series.on), SIMILAR)
+        )
+        for series in curves
+    ]
 
 
 @ssim.gives_numbers
