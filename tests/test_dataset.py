@@ -11,7 +11,7 @@ from tests import runs
 from traj import stores
 from traj.pipeline.cli import main
 from traj.pipeline.making.dataset import prepare
-from traj.pipeline.models.digits import images
+from traj.pipeline.models.digits import held_out_images, images, training_images
 
 
 def make(source, path, **options):
@@ -36,6 +36,18 @@ def test_digits_are_the_images_and_classes_networks_learn(tmp_path):
     np.testing.assert_array_equal(ds.label.values, classes)
     assert (ds.x_0.dims, ds.x_0.attrs["valid_range"]) == (("sample", "channel", "y", "x"), [-1, 1])
     assert stores.verify(tmp_path / "a.zarr", deep=True) == []
+
+
+def test_parts_of_the_digits_are_what_networks_learn_from_and_what_they_are_tested_on(tmp_path):
+    for name, expected in (("train", training_images(32)), ("test", held_out_images())):
+        ds = make(f"digits:{name}", tmp_path / f"{name}.zarr", samples=len(expected[0]))
+        np.testing.assert_array_equal(ds.x_0.values, expected[0])
+        np.testing.assert_array_equal(ds.label.values, expected[1])
+        assert ds.x_0.attrs["valid_range"] == [-1, 1]
+    with pytest.raises(stores.InputError, match=r"samples 1438 was given; digits:train has 1,437"):
+        prepare("digits:train", samples=1438)
+    with pytest.raises(stores.MissingFile, match=r"'digits:tset': .* expected digits, digits:train, digits:test"):
+        prepare("digits:tset")
 
 
 def test_points_of_a_mixture_are_a_class_each(tmp_path):

@@ -14,7 +14,17 @@ from safetensors.torch import load_file
 
 from traj.pipeline import models
 from traj.pipeline.models import train
-from traj.pipeline.models.digits import CLASSIFIERS, NULL_LABEL, RECIPES, DigitsClassifier, images, split
+from traj.pipeline.models.digits import (
+    CLASSIFIERS,
+    LEARNT,
+    NULL_LABEL,
+    RECIPES,
+    DigitsClassifier,
+    held_out_images,
+    images,
+    split,
+    training_images,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -269,3 +279,56 @@ def test_two_trainings_of_one_model_at_once_leave_one_model_and_no_litter(tmp_pa
     monkeypatch.setattr(train, "fit", fit_beside_another)
     assert not train.train("digits-classifier", tmp_path / "model", steps=1, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+# ---- some of the images
+
+
+def test_a_subset_has_all_classes_alike_is_part_of_larger_ones_and_of_nothing_held_out():
+    points, classes = training_images(LEARNT)
+    assert len(points) == LEARNT
+    held_out, _ = held_out_images()
+    every = np.concatenate([points, held_out]).reshape(1797, -1)
+    np.testing.assert_array_equal(np.sort(every, axis=0), np.sort(images()[0].reshape(1797, -1), axis=0))
+    for count in (10, 32, 500):
+        fewer, their = training_images(count)
+        np.testing.assert_array_equal(fewer, points[:count])
+        np.testing.assert_array_equal(their, classes[:count])
+        assert np.ptp(np.bincount(their, minlength=10)) <= 1
+
+
+@pytest.mark.parametrize("name", ["digits", "digits-classifier", "digits-vae"])
+def test_a_network_learns_from_its_subset_alone(tmp_path, monkeypatch, name):
+    seen = []
+
+    def remember(objective):
+        def measure(network, points, *rest):
+            seen.append(points)
+            return objective(network, points, *rest)
+
+        return measure
+
+    original = train._lesson
+    monkeypatch.setattr(train, "CLASSIFIER_NOISE", 0.0)
+    monkeypatch.setattr(train, "_lesson", lambda *given: (remember((lesson := original(*given))[0]), lesson[1]))
+    assert train.train(name, tmp_path / "model", steps=2, images=12, batch=18, progress=False)
+    learnt = {image.tobytes() for image in torch.cat(seen).numpy()}
+    assert learnt == {image.tobytes() for image in training_images(12)[0]}
+    assert json.loads((tmp_path / "model" / "training.json").read_text())["images"] == 12
+
+
+def test_a_model_of_other_images_is_refused_in_either_order(tmp_path):
+    options = {"steps": 1, "batch": 4, "progress": False}
+    for first, then, words in ((10, None, r"images 10 \(asked for all\)"), (None, 10, r"images all \(asked for 10\)")):
+        folder = tmp_path / f"{first}"
+        assert train.train("digits-classifier", folder, images=first, **options)
+        with pytest.raises(ValueError, match=words):
+            train.train("digits-classifier", folder, images=then, **options)
+        assert not train.train("digits-classifier", folder, images=first, **options)
+
+
+@pytest.mark.parametrize("count", [0, 9, 1438])
+def test_more_images_than_there_are_and_fewer_than_classes_are_refused(tmp_path, count):
+    with pytest.raises(ValueError, match=f"images is {count}; expected 10, one of each class, to 1437"):
+        train.train("digits", tmp_path / "model", images=count)
+    assert not list(tmp_path.iterdir())

@@ -14,6 +14,8 @@ NULL_LABEL = 10
 LEARNING_RATE = 3e-3
 # the images have 17 grey levels, k/8 - 1 for k = 0..16
 GREY_STEP = 1 / 8
+LEARNT, HELD_OUT = 1437, 360
+"""Images of the two parts of the split."""
 
 
 def images() -> tuple[np.ndarray, np.ndarray]:
@@ -26,12 +28,39 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 
 def split() -> tuple[np.ndarray, np.ndarray]:
-    """Choose the images a classifier learns from, and the 360 it is tested on, the same for every seed: numbers."""
+    """Choose the images a classifier learns from, and those it is tested on, the same for every seed: numbers."""
     from sklearn.model_selection import train_test_split
 
     _, classes = images()
-    learnt, held_out = train_test_split(np.arange(len(classes)), test_size=360, stratify=classes, random_state=0)
+    learnt, held_out = train_test_split(np.arange(len(classes)), test_size=HELD_OUT, stratify=classes, random_state=0)
     return learnt, held_out
+
+
+def training_images(count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Give the images a classifier learns from and their classes, or the first ``count`` of them, classes in turns.
+
+    Of such a subset every class has as many as any other, or one more, and it is part of every larger one.
+    """
+    points, classes = images()
+    learnt, _ = split()
+    if count is not None:
+        learnt = learnt[_turns(classes[learnt])[:count]]
+    return points[learnt], classes[learnt]
+
+
+def held_out_images() -> tuple[np.ndarray, np.ndarray]:
+    """Give the images a classifier is tested on, and their classes."""
+    points, classes = images()
+    _, held_out = split()
+    return points[held_out], classes[held_out]
+
+
+def _turns(classes: np.ndarray) -> np.ndarray:
+    """Order members of classes such that these take turns, each in the order of its members: positions."""
+    turn = np.empty(len(classes), np.int64)
+    for label in np.unique(classes):
+        turn[classes == label] = np.arange((classes == label).sum())
+    return np.lexsort((classes, turn))
 
 
 class DigitsClassifier(nn.Sequential):

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from traj.pipeline.models.digits import (
     CLASSIFIERS,
+    LEARNT,
     NULL_LABEL,
     RECIPES,
     VAES,
@@ -31,8 +32,9 @@ from traj.pipeline.models.digits import (
     DigitsVae,
     Recipe,
     VaeRecipe,
+    held_out_images,
     images,
-    split,
+    training_images,
 )
 from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.losses import VLB_WEIGHT, Objective, classifier_objective, vae_objective
@@ -48,6 +50,7 @@ EMA_DECAY = 0.99
 LABEL_DROPOUT = 0.2
 CLASSIFIER_NOISE = 0.5  # the largest noise sd a classifier sees: without it, it is too sure of itself
 CURVE_ROWS = 200
+ALL = "all"  # what a setting is that is not there: the images of a network that was not told how many
 CPU = torch.device("cpu")
 
 AnyRecipe = Recipe | ClassifierRecipe | VaeRecipe
@@ -58,6 +61,7 @@ def train(
     out: str | os.PathLike[str],
     *,
     steps: int | None = None,
+    images: int | None = None,
     batch: int = 64,
     seed: int = 0,
     device: str = "auto",
@@ -70,13 +74,15 @@ def train(
     config.json and model.safetensors; beside them lie training.json (settings), loss.csv (a curve of at most 200 rows)
     and metrics.json (the end of it; on the images held out, for the classifier also its accuracy and negative
     log-likelihood in bits, for the VAE its squared error per pixel and KL divergence in nats). ``steps`` defaults to
-    the recipe's. Equal settings give equal bytes on the same kind of device with the same number of threads. Returns
+    the recipe's. With ``images`` the network learns from the first so many of ``training_images`` only, and never from
+    those held out. Equal settings give equal bytes on the same kind of device with the same number of threads. Returns
     False when the folder already holds a model of these very settings, True when it was trained now.
 
     Raises
     ------
     InputError
-        When the name or a number is not valid, or the folder exists and holds something else.
+        When the name or a number is not valid, fewer images are asked for than there are classes or more than there
+        are to learn from, or the folder exists and holds something else.
     """
     recipes: dict[str, AnyRecipe] = {**RECIPES, **CLASSIFIERS, **VAES}
     if name not in recipes:
@@ -86,14 +92,20 @@ def train(
     for key, value, least in (("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if value < least:
             raise InputError(f"{key} is {value}; expected at least {least}")
-    settings = _settings(name, recipe, steps, batch, seed)
+    if images is not None and not NULL_LABEL <= images <= LEARNT:
+        raise InputError(
+            f"images is {images}; expected {NULL_LABEL}, one of each class, to {LEARNT}, all that are not held out"
+        )
+    settings = _settings(name, recipe, steps, batch, seed, images)
     where = choose_device(device)
     folder = place(out)
     if os.path.lexists(folder):
         _refuse_other_content(folder, settings)
         return False
     with making(folder, folder=True) as partial:
-        network, curve = fit(recipe, steps=steps, batch=batch, seed=seed, device=where, progress=progress)
+        network, curve = fit(
+            recipe, steps=steps, images=images, batch=batch, seed=seed, device=where, progress=progress
+        )
         try:
             _save(partial, network, recipe, settings, curve)
         except SafetensorError as error:  # a full disk, for example
@@ -116,10 +128,11 @@ def fit(
     steps: int,
     batch: int,
     seed: int,
+    images: int | None = None,
     device: torch.device = CPU,
     progress: bool = False,
 ) -> tuple[nn.Module, dict[str, np.ndarray]]:
-    """Train a recipe's network on the digits.
+    """Train a recipe's network on the digits, or on the first ``images`` of ``training_images``.
 
     Returns the network, its weights an exponential moving average over training, and the curve of each loss
     term, one value a step. Every draw comes from CPU generators, so it is the same on any device.
@@ -129,7 +142,7 @@ def fit(
         network = _network(recipe)
     network.to(device).train()
     average = [parameter.detach().clone() for parameter in network.parameters()]
-    objective, stream = _lesson(recipe, batch, torch.Generator().manual_seed(seed), device)
+    objective, stream = _lesson(recipe, images, batch, torch.Generator().manual_seed(seed), device)
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
     curve: dict[str, list[float]] = {}
@@ -164,15 +177,15 @@ def _network(recipe: AnyRecipe) -> nn.Module:
 
 
 def _lesson(
-    recipe: AnyRecipe, batch: int, generator: torch.Generator, device: torch.device
+    recipe: AnyRecipe, count: int | None, batch: int, generator: torch.Generator, device: torch.device
 ) -> tuple[Callable[..., dict[str, Tensor]], Iterator[tuple[Tensor, ...]]]:
     """Choose the loss of a recipe, and the batches that are its arguments after the network."""
     if isinstance(recipe, ClassifierRecipe):
-        return classifier_objective, classifier_batches(batch, generator)
+        return classifier_objective, classifier_batches(batch, generator, count)
     if isinstance(recipe, VaeRecipe):
-        return vae_objective, vae_batches(batch, recipe.network["latent"], generator)
+        return vae_objective, vae_batches(batch, recipe.network["latent"], generator, count)
     schedule = Schedule.from_config(recipe.scheduler, recipe.time_scale)
-    return Objective(schedule, device), batches(batch, schedule.T, generator)
+    return Objective(schedule, device), batches(batch, schedule.T, generator, count)
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
@@ -180,13 +193,15 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def batches(batch: int, T: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def batches(
+    batch: int, T: int, generator: torch.Generator, count: int | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Draw training batches without end: x_0, label, timestep and eps.
 
     Every image comes once before any comes again. Timesteps are uniform over 0..T-1. A label is the null label
     with probability LABEL_DROPOUT, so that the network also learns to do without.
     """
-    points, classes = map(torch.from_numpy, images())
+    points, classes = map(torch.from_numpy, images() if count is None else training_images(count))
     for chosen in _epochs(len(points), batch, generator):
         x_0 = points[chosen]
         timestep = torch.randint(T, (batch,), generator=generator)
@@ -195,21 +210,25 @@ def batches(batch: int, T: int, generator: torch.Generator) -> Iterator[tuple[Te
         yield x_0, classes[chosen].masked_fill(dropped, NULL_LABEL), timestep, eps
 
 
-def classifier_batches(batch: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def classifier_batches(
+    batch: int, generator: torch.Generator, count: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Draw training batches of a classifier without end: images it may learn from, and their classes.
 
     Each image carries noise of its own sd, uniform up to CLASSIFIER_NOISE, and is clipped to [-1, 1].
     """
-    points, classes = (torch.from_numpy(array[split()[0]]) for array in images())
+    points, classes = map(torch.from_numpy, training_images(count))
     for chosen in _epochs(len(points), batch, generator):
         sd = CLASSIFIER_NOISE * torch.rand(batch, 1, 1, 1, generator=generator)
         noise = torch.randn(points[chosen].shape, generator=generator)
         yield (points[chosen] + sd * noise).clamp(-1, 1), classes[chosen]
 
 
-def vae_batches(batch: int, latent: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def vae_batches(
+    batch: int, latent: int, generator: torch.Generator, count: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Draw training batches of a VAE without end: images it may learn from, and the noise of their latents."""
-    points = torch.from_numpy(images()[0][split()[0]])
+    points = torch.from_numpy(training_images(count)[0])
     for chosen in _epochs(len(points), batch, generator):
         yield points[chosen], torch.randn(batch, latent, generator=generator)
 
@@ -231,7 +250,7 @@ def held_out_metrics(network: nn.Module) -> dict[str, float]:
     Accuracy, and negative log-likelihood in bits; or the squared error per pixel of images redrawn from the means of
     their latents, and the latents' KL divergence from N(0, I) in nats per image.
     """
-    points, classes = (torch.from_numpy(array[split()[1]]) for array in images())
+    points, classes = map(torch.from_numpy, held_out_images())
     if isinstance(network, DigitsVae):
         terms = vae_objective(network, points, torch.zeros(len(points), network.latent))
         return {"reconstruction_error": terms["squared_error"].item() / points[0].numel(), "kl": terms["kl"].item()}
@@ -248,9 +267,10 @@ def _average(average: list[Tensor], network: nn.Module, decay: float) -> None:
         averaged.lerp_(parameter, 1 - decay)
 
 
-def _settings(name: str, recipe: AnyRecipe, steps: int, batch: int, seed: int) -> dict[str, Any]:
+def _settings(name: str, recipe: AnyRecipe, steps: int, batch: int, seed: int, images: int | None) -> dict[str, Any]:
     """Everything that decides the weights, as JSON values."""
     common = {
+        **({} if images is None else {"images": images}),
         "numerics": NUMERICS,
         "model": name,
         "steps": steps,
@@ -282,9 +302,9 @@ def _refuse_other_content(folder: Path, settings: dict[str, Any]) -> None:
         raise InputError(
             f"{folder} exists and holds no model that traj train made; give another folder, or move it away"
         ) from None
-    differing = [key for key in settings if found.get(key) != settings[key]]
+    differing = [key for key in {**settings, **found} if found.get(key, ALL) != settings.get(key, ALL)]
     if differing:
-        listed = ", ".join(f"{key} {found.get(key)} (asked for {settings[key]})" for key in differing)
+        listed = ", ".join(f"{key} {found.get(key, ALL)} (asked for {settings.get(key, ALL)})" for key in differing)
         raise InputError(
             f"{folder} holds a model trained with {listed}; remove it to train anew, or give another folder"
         )

@@ -12,7 +12,8 @@ FORMATS = (
     "a .npy or .npz file, an idx file (perhaps .gz), a Zarr array, group or store of traj, or a folder of pictures "
     "(.png, .jpg, ...)"
 )
-KNOWN = f"expected digits, mixture:A,B,..., hf:NAME/SPLIT, or the path of {FORMATS}"
+DIGITS = ("digits", "digits:train", "digits:test")
+KNOWN = f"expected {', '.join(DIGITS)}, mixture:A,B,..., hf:NAME/SPLIT, or the path of {FORMATS}"
 
 
 def load(name: str, label: str | None = None) -> Source:
@@ -35,7 +36,7 @@ def _load(name: str, label: Wanted) -> Source:
         return hub.read(name, label)
     path, key = _split(name)
     if path is None:
-        if name == "digits" or name.startswith("mixture:"):
+        if name in DIGITS or name.startswith("mixture:"):
             if label:
                 raise MissingFile(f"labels {label}: no such file")
             from traj.pipeline.sources import builtin  # brings in torch, which takes seconds

@@ -50,14 +50,16 @@ def dataset(source: str, out: Path, stale: Any, dry_run: bool, **options: Any) -
 
     SOURCE is the path of a .npy or .npz file, an idx file (MNIST's format, perhaps .gz), a folder of images (subfolders
     are classes, counted from 0 in the order of their names), a Zarr array or group, or a dataset or trajectories of
-    traj. FILE:NAME takes one array of several. Or it is digits, scikit-learn's; mixture:A,B,..., points in one pixel,
-    each a class; or hf:NAME[@REVISION]/SPLIT[:COLUMN], which needs the package datasets of Hugging Face.
+    traj. FILE:NAME takes one array of several. Or it is digits, scikit-learn's; digits:train, those of them that a
+    classifier learns from, in the order of traj train --images, or digits:test, the others; mixture:A,B,..., points in
+    one pixel, each a class; or hf:NAME[@REVISION]/SPLIT[:COLUMN], which needs the package datasets of Hugging Face.
 
     Values of type uint8 are pixels and become x / 127.5 - 1; floats stay as they are. Nothing is held in memory but a
     block, where the format allows it.
 
     \b
     traj dataset digits data/datasets/digits.zarr
+    traj dataset digits:train data/datasets/digits-32.zarr --samples 32
     traj dataset train-images-idx3-ubyte.gz data/datasets/mnist.zarr
     traj dataset cifar.npz:x_train data/datasets/cifar.zarr --labels y_train
     traj dataset photos/ data/datasets/photos.zarr --samples 10000
