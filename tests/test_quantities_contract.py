@@ -152,6 +152,8 @@ def off(name, variable):
     """How far a variable may be off: entropies count whole pixels, of which an image has 64."""
     if "dataset" in analysis.load(name).stores:
         return 0.02  # weights are exponentials of sums over all values
+    if variable.attrs["units"] == "degree":
+        return 0.05
     if not variable.attrs["units"].startswith("bit"):
         return 1e-3
     if variable.name.endswith("_per_sample"):
