@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _axis
+from traj.analysis._drawing import axis as _axis
 from traj.stores import InputError, KindName
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class Quantity:
             raise InputError(
                 f"{self.name} has no figure {figure!r}; expected one of {', '.join(named) or 'none at all'}"
             )
-        from traj.analysis._drawing import look_of
+        from traj.analysis._drawing.style import look_of
 
         by_name = {self.name: results} if isinstance(results, xr.Dataset) else results
         over = _axis.named(axis)

@@ -10,24 +10,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import (
-    _captions,
-    _chunks,
-    _gaussian,
-    _kernels,
-    _labels,
-    _landmarks,
-    _order,
-    _pairs,
-    _replicas,
-    _series,
-    _similarity,
-    _verdicts,
-)
-from traj.analysis._correlation import bytes_held, replica_correlation
+from traj.analysis._blocks import chunking
+from traj.analysis._drawing import captions
+from traj.analysis._drawing import series as _series
+from traj.analysis._kernels import gaussian, labels, pairs
+from traj.analysis._kernels import images as kernels
 from traj.analysis._quantity import Landmark, Look, Results, Series, quantity
-from traj.analysis._spread import Named, with_spread
-from traj.analysis._windows import half_gaussian, window_if_any
+from traj.analysis._replicas import forks as _replicas
+from traj.analysis._replicas.correlation import bytes_held, replica_correlation
+from traj.analysis._similarity import compared as similarity
+from traj.analysis._similarity.windows import half_gaussian, window_if_any
+from traj.analysis._statistics import landmarks, order, verdicts
+from traj.analysis._statistics.spread import Named, with_spread
 from traj.analysis.psnr import CAP
 from traj.stores import InputError, event_dims
 
@@ -55,7 +49,7 @@ ALIKE = {
 
 LEVELS = {
     "Pearson's correlation": ("replica_pearson_05", 0.5, "replicas alike, Pearson"),
-    "SSIM": ("replica_ssim_08", _verdicts.SIMILAR, "replicas alike, SSIM"),
+    "SSIM": ("replica_ssim_08", verdicts.SIMILAR, "replicas alike, SSIM"),
     "correlation across samples": ("replica_correlation_05", 0.5, "replicas alike, correlation"),
 }
 """Landmarks: where a measure gets above a level, and in short."""
@@ -122,17 +116,17 @@ def consistency(
     count = replicas.sizes["replica"]
     preset, window = window_if_any(preset, replicas)
 
-    low, high = _chunks.value_range(ds)
+    low, high = chunking.value_range(ds)
     to_unit = {"low": low, "scale": 1 / (high - low)}
-    images = _chunks.images(replicas)
-    columns = [*(PAIRS[column] for column in _pairs.PAIRS), SSIM]
-    values = _chunks.per_image(
+    images = chunking.images(replicas)
+    columns = [*(PAIRS[column] for column in pairs.PAIRS), SSIM]
+    values = chunking.per_image(
         _similarities, images, lead="vrs", dtype=np.float64, width=len(columns), preset=preset, window=window, **to_unit
     )
     variables = with_spread(xr.DataArray(values, dims=("variant", "sample", "column")), columns)
     if readout is not None:
         variables |= with_spread(_label_agreement(ds, readout), [AGREEMENT])
-        variables |= _labels.interval_of_share(variables, AGREEMENT.name, ds.sizes["sample"])
+        variables |= labels.interval_of_share(variables, AGREEMENT.name, ds.sizes["sample"])
     attrs = {
         "quantity": "consistency",
         "preset": preset,
@@ -153,10 +147,10 @@ def _held(ds: xr.Dataset, **_: Any) -> int:
 
 def _runs(ds: xr.Dataset, against: tuple[xr.Dataset, ...]) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
     """Take the x_0 of several runs as replicas of one variant, and say how far apart they started."""
-    _chunks.require(ds, ("x_t", "x_0"))
-    others = [_similarity.counterpart(ds, other) for other in against]
+    chunking.require(ds, ("x_t", "x_0"))
+    others = [similarity.counterpart(ds, other) for other in against]
     for other in others:
-        _chunks.require(other, ("x_t",))
+        chunking.require(other, ("x_t",))
     runs = [run.drop_vars(list(run.coords)) for run in (ds, *others)]
     starts = xr.concat([run["x_t"].isel(timestep=0) for run in runs], "replica")
     difference = abs(starts - starts.isel(replica=0)).max(("replica", *event_dims(starts.dims)))
@@ -170,17 +164,17 @@ def _similarities(images: NDArray[Any], low: float, scale: float, preset: str, w
     if preset == "none":
         index = np.full((images.shape[0], images.shape[2]), np.nan)
     elif preset == "wang2004":
-        index = _gaussian.ssim_gaussian_pairs(images, low, scale, half_gaussian())
+        index = gaussian.ssim_gaussian_pairs(images, low, scale, half_gaussian())
     else:
-        index = _kernels.ssim_uniform_pairs(images, low, scale, window, window**2 / (window**2 - 1))
-    others = _pairs.similarities(images.reshape(*images.shape[:3], -1), low, scale, CAP)
+        index = kernels.ssim_uniform_pairs(images, low, scale, window, window**2 / (window**2 - 1))
+    others = pairs.similarities(images.reshape(*images.shape[:3], -1), low, scale, CAP)
     return np.concatenate([others, index[..., None]], axis=-1)
 
 
 def _label_agreement(ds: xr.Dataset, readout: xr.Dataset) -> xr.DataArray:
     """Read the share of equal labels off a readout of these forks."""
     logits = _replicas.logits(ds, readout)
-    return _labels.of_replicas(logits, hard=True).isel(column=[_labels.REPLICAS.index("agreement")])
+    return labels.of_replicas(logits, hard=True).isel(column=[labels.REPLICAS.index("agreement")])
 
 
 @consistency.curve("fork_consistency", title="How alike replicas are", y_label="1 for equal images")
@@ -203,14 +197,14 @@ def _places(result: xr.Dataset) -> list[Landmark]:
         for series, by_sample in zip(
             _series.of_forks(result, {what: of}), _series.of_forks_by_sample(result, of), strict=False
         ):
-            times = partial(_order.kept_above, by_sample, level) if "sample" in by_sample.dims else None
-            found.append(_landmarks.kept_above(series, level, name, meaning).called(f"{short} {level}", times))
+            times = partial(order.kept_above, by_sample, level) if "sample" in by_sample.dims else None
+            found.append(landmarks.kept_above(series, level, name, meaning).called(f"{short} {level}", times))
     return found
 
 
 def _caption(results: Results) -> str:
     forks = _with_starts(results)
-    presets = _captions.either(str(result.attrs["preset"]) for result in forks.values())
+    presets = captions.either(str(result.attrs["preset"]) for result in forks.values())
     return (
         "How alike two endings of one state are, over the log SNR of that state: means over all pairs of replicas and "
         "over samples. 1 means that the rest of the noise makes no difference. Pearson's correlation compares pixel by "
@@ -219,19 +213,19 @@ def _caption(results: Results) -> str:
         "estimates the share of the variance of x_0 that x_t has settled, 1 - E Var(x_0 | x_t) / Var(x_0). The cosine "
         "and 1 - NMSE = 1 - |a - b|^2 / (|a|^2 + |b|^2) take images as they are, with their brightness. PSNR is higher "
         "for closer images; starts from which all endings are equal have none. Bands are 95 % intervals. "
-        f"{_captions.PLACE.format('the start from which on a curve stays above its dotted line')} "
-        f"{_captions.replicas(forks)} {_captions.samples(forks)} After 000, where sample consistency has no figure."
+        f"{captions.PLACE.format('the start from which on a curve stays above its dotted line')} "
+        f"{captions.replicas(forks)} {captions.samples(forks)} After 000, where sample consistency has no figure."
     )
 
 
 @consistency.figure("fork_consistency", title="How alike replicas are", caption=_caption)
 def _draw(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
     if not (forks := _with_starts(results)):
         return None
     titles = {what: {what: name} for what, name in ALIKE.items()}
-    figure, axes = _panels.over_starts(forks, look, titles, columns=3, places=_places)
+    figure, axes = panels.over_starts(forks, look, titles, columns=3, places=_places)
     for axis, (what, name) in zip(axes.flat, ALIKE.items(), strict=True):
         if what in LEVELS:
             axis.axhline(LEVELS[what][1], color="#777777", lw=0.9, ls=":")
@@ -244,13 +238,13 @@ def _of_runs(results: Results) -> str:
     compared = _compared(results)
     return (
         "How alike the x_0 of runs are that were made from the same start noise: how many samples have which value, "
-        f"over all pairs of runs. Dashed: the mean. {_captions.samples(compared)} After 000 and its source [9]."
+        f"over all pairs of runs. Dashed: the mean. {captions.samples(compared)} After 000 and its source [9]."
     )
 
 
 @consistency.figure("consistency_of_runs", title="How alike runs of the same samples are", caption=_of_runs)
 def _draw_of_runs(results: Results, look: Look) -> Figure | None:
-    from traj.analysis._panels import histograms
+    from traj.analysis._drawing.panels import histograms
 
     names = {"pearson": "Pearson's correlation", "ssim": "SSIM", "one_minus_nmse": "1 - NMSE"}
     compared = _compared(results)

@@ -10,11 +10,16 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _captions, _chunks, _histograms, _joint_maps, _kernels, _landmarks, _order, _series
-from traj.analysis._histograms import COLUMNS
-from traj.analysis._pooled import ESTIMATORS, bytes_per_timestep, pooled
+from traj.analysis._blocks import chunking
+from traj.analysis._blocks.pooled import ESTIMATORS, bytes_per_timestep, pooled
+from traj.analysis._drawing import captions, joint_maps
+from traj.analysis._drawing import series as _series
+from traj.analysis._kernels import histograms
+from traj.analysis._kernels import images as kernels
+from traj.analysis._kernels.histograms import COLUMNS
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, quantity
-from traj.analysis._spread import GROUPS, dealt
+from traj.analysis._statistics import landmarks, order
+from traj.analysis._statistics.spread import GROUPS, dealt
 from traj.stores import InputError
 
 if TYPE_CHECKING:
@@ -93,8 +98,8 @@ def entropy(
         A missing variable; other than one or three channels; bins that are no power of two; a timestep that
         is not in the store; events that are no images; when computed, images that are NaN.
     """
-    _chunks.require_images(ds, "entropy of grey codes")
-    _chunks.require(ds, (*on, "x_0"))
+    chunking.require_images(ds, "entropy of grey codes")
+    chunking.require(ds, (*on, "x_0"))
     if bins not in (2, 4, 8, 16, 32, 64, 128, 256):
         raise InputError(f"bins is {bins}; expected a power of two from 2 to 256, so that all bins are equal")
     channels = ds.sizes["channel"]
@@ -107,16 +112,16 @@ def entropy(
     single, whole = [], []
     for name in on:
         states = _codes(ds, name, bins)
-        firsts = _chunks.aligned(states, x_0)
+        firsts = chunking.aligned(states, x_0)
         single.append(
-            _chunks.per_image(
-                _histograms.image_bits, states, firsts, lead="st", dtype=np.float64, width=len(NAMES), bins=bins
+            chunking.per_image(
+                histograms.image_bits, states, firsts, lead="st", dtype=np.float64, width=len(NAMES), bins=bins
             )
         )
         whole.append(pooled(states, firsts, bins, chosen, list(classes.values())))
     pairs = ds.sizes["sample"] * ds.sizes["y"] * ds.sizes["x"]
     pooled_bits, image_bits = da.stack([each.bits for each in whole]), da.stack(single)
-    spread = da.stack([_chunks.over_samples(bits[:, :, 0], _kernels.spread, 3) for bits in single])
+    spread = da.stack([chunking.over_samples(bits[:, :, 0], kernels.spread, 3) for bits in single])
     variables: dict[str, Any] = {}
     for column, (name, meaning) in enumerate(NAMES.items()):
         variables[name] = _curves(pooled_bits[..., column], f"{meaning}, pooled over samples")
@@ -130,7 +135,7 @@ def entropy(
         variables[f"stepwise_entropy_per_sample_{suffix}"] = _curves(
             spread[:, row], f"per-image stepwise entropy, {meaning} over samples"
         )
-    variables |= _joint_maps.described([each.joint_counts for each in whole])
+    variables |= joint_maps.described([each.joint_counts for each in whole])
     variables["convergence"] = (
         ("on", "at", "samples_used", "estimator"),
         da.stack([each.converging for each in whole]),
@@ -159,7 +164,7 @@ def entropy(
         "quantity": "entropy",
         "bins": bins,
         "samples": ds.sizes["sample"],
-        "valid_range": list(_chunks.value_range(ds)),
+        "valid_range": list(chunking.value_range(ds)),
     }
     return xr.Dataset(variables, coords | kept, attrs)
 
@@ -222,15 +227,15 @@ def _corrected(bits: da.Array) -> dict[str, Any]:
 
 def _codes(ds: xr.Dataset, name: str, bins: int) -> da.Array:
     """Turn a variable into grey codes (sample[, timestep], pixel), one byte each."""
-    low, high = _chunks.value_range(ds)
+    low, high = chunking.value_range(ds)
     options = {
         "low": np.float32(low),
         "scale": np.float32(255 / (high - low)),
         "shift": 8 - (bins.bit_length() - 1),
     }
     pixels = ds.sizes["y"] * ds.sizes["x"]
-    return _chunks.per_image(
-        _grey, _chunks.images(ds[name]), lead="s" if name == "x_0" else "st", dtype=np.uint8, width=pixels, **options
+    return chunking.per_image(
+        _grey, chunking.images(ds[name]), lead="s" if name == "x_0" else "st", dtype=np.uint8, width=pixels, **options
     )
 
 
@@ -238,7 +243,7 @@ def _grey(images: NDArray[Any], low: np.float32, scale: np.float32, shift: int) 
     lead, (channels, height, width) = images.shape[:-3], images.shape[-3:]
     flat = images.reshape(lead[0], -1, channels, height * width)
     codes = np.empty((*flat.shape[:2], height * width), np.uint8)
-    if not _histograms.grey_codes(flat, low, scale, shift, codes):
+    if not histograms.grey_codes(flat, low, scale, shift, codes):
         raise InputError(
             "pixels that are not a number have no grey code; leave out the samples that have some, or are not there yet"
         )
@@ -290,15 +295,15 @@ def _places(result: xr.Dataset) -> list[Landmark]:
         if series.on == "pred_x0":
             half = float(result["x_0_entropy"].sel(on="pred_x0")[0]) / 2
             meaning = "half of the bits of a pixel are settled: pooled stepwise entropy given pred_x0 below H(x_0) / 2"
-            found.append(_landmarks.kept_below(series, half, "entropy_half", meaning).called("entropy knee"))
+            found.append(landmarks.kept_below(series, half, "entropy_half", meaning).called("entropy knee"))
     for series in _alone(result):
         if series.on == "pred_x0":
             name, of_each, times = "stepwise_entropy_per_sample", None, None
             if name in result:
                 by_sample = result[name].sel(on="pred_x0")
-                of_each, times = by_sample.to_numpy(), partial(_order.highest, by_sample)
+                of_each, times = by_sample.to_numpy(), partial(order.highest, by_sample)
             meaning = "stepwise entropy of an image alone, given pred_x0, is highest"
-            found.append(_landmarks.highest(series, of_each, "entropy_peak", meaning).called("entropy peak", times))
+            found.append(landmarks.highest(series, of_each, "entropy_peak", meaning).called("entropy peak", times))
     return found
 
 
@@ -317,17 +322,17 @@ def _numbers(result: xr.Dataset) -> list[Number]:
 
 
 def _of_pooled(results: Results) -> str:
-    bins = _captions.either(sorted({int(result.attrs["bins"]) for result in results.values()}))
+    bins = captions.either(sorted({int(result.attrs["bins"]) for result in results.values()}))
     unreliable = [run for run, result in results.items() if not result["reliable"].all()]
     caption = (
         "Stepwise entropy H(x_0 | state): how many bits of a pixel of x_0 remain open to one who knows the pixel of "
         f"the state at the same place. It is counted on {bins} grey levels, in one histogram over all samples, and "
         "corrected by the jackknife over eight groups of samples. Bands are 95 % intervals, with the bias that may be "
         "left. Dotted lines are H(x_0), all that is open to one who knows nothing: where a curve leaves its line and "
-        f"falls, pixels settle. {_captions.PLACE.format('where it stays below half of that')} At the left over log "
+        f"falls, pixels settle. {captions.PLACE.format('where it stays below half of that')} At the left over log "
         "SNR, on which runs of different schedules and lengths compare; at most a hundredth of the steps, the first "
         "ones, lie beyond its left edge. At the right over the share of steps that are done, as in the source. "
-        f"{_captions.samples(results)} After 000 Fig. 2, eq. 11."
+        f"{captions.samples(results)} After 000 Fig. 2, eq. 11."
     )
     if unreliable:
         caption += (
@@ -340,13 +345,13 @@ def _of_pooled(results: Results) -> str:
 
 @entropy.figure("stepwise_entropy", title="Stepwise entropy, all images together", caption=_of_pooled)
 def _draw_pooled(results: Results, look: Look) -> Figure:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
     def half(result: xr.Dataset) -> list[Landmark]:
         return [place for place in _places(result) if place.name == "entropy_half"]
 
     label = "stepwise entropy (bit per pixel)"
-    figure, axes = _panels.over_process(results, look, _pooled, label, places=half, unsure="reliable")
+    figure, axes = panels.over_process(results, look, _pooled, label, places=half, unsure="reliable")
     for axis in axes.flat:
         axis.set_ylim(bottom=0)
         for run, result in results.items():
@@ -355,25 +360,25 @@ def _draw_pooled(results: Results, look: Look) -> Figure:
 
 
 def _of_alone(results: Results) -> str:
-    pixels = _captions.either(sorted({int(r["pixel_pairs"]) // int(r.attrs["samples"]) for r in results.values()}))
+    pixels = captions.either(sorted({int(r["pixel_pairs"]) // int(r.attrs["samples"]) for r in results.values()}))
     return (
         "The same from the histogram of each image alone, as in the source: mean over images. "
-        f"{_captions.BAND} One image has only {pixels} pixels, too few to fill a histogram. So these values lie below "
+        f"{captions.BAND} One image has only {pixels} pixels, too few to fill a histogram. So these values lie below "
         "those of all images together, and compare with one another only. How they begin depends on the network: a "
         "flat first prediction gives low values, and features that appear then show as a rise before the fall; a noisy "
-        f"one gives high values. {_captions.PLACE.format('where the mean given pred_x0 is highest')} "
-        f"{_captions.samples(results)} After 000 Fig. 2."
+        f"one gives high values. {captions.PLACE.format('where the mean given pred_x0 is highest')} "
+        f"{captions.samples(results)} After 000 Fig. 2."
     )
 
 
 @entropy.figure("stepwise_entropy_per_image", title="Stepwise entropy of each image", caption=_of_alone)
 def _draw_alone(results: Results, look: Look) -> Figure:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
     def peak(result: xr.Dataset) -> list[Landmark]:
         return [place for place in _places(result) if place.name == "entropy_peak"]
 
-    figure, axes = _panels.over_process(results, look, _alone, "stepwise entropy (bit per pixel)", places=peak)
+    figure, axes = panels.over_process(results, look, _alone, "stepwise entropy (bit per pixel)", places=peak)
     for axis in axes.flat:
         axis.set_ylim(bottom=0)
     return figure
@@ -393,4 +398,4 @@ def _of_maps(results: Results) -> str:
 
 @entropy.figure("joint_maps", title="How grey levels settle: joint maps", caption=_of_maps)
 def _draw_maps(results: Results, look: Look) -> Figure:
-    return _joint_maps.draw(results)
+    return joint_maps.draw(results)

@@ -9,22 +9,19 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import (
-    _captions,
-    _changes,
-    _chunks,
-    _kernels,
-    _labels,
-    _landmarks,
-    _order,
-    _replicas,
-    _returned,
-    _series,
-    _similarity,
-)
+from traj.analysis._blocks import chunking
+from traj.analysis._drawing import captions
+from traj.analysis._drawing import series as _series
+from traj.analysis._kernels import images as kernels
+from traj.analysis._kernels import labels as _labels
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, quantity
-from traj.analysis._spread import GROUPS, Named, with_spread
-from traj.analysis._windows import window_if_any
+from traj.analysis._replicas import changes as _changes
+from traj.analysis._replicas import forks as _replicas
+from traj.analysis._replicas import returned
+from traj.analysis._similarity import compared
+from traj.analysis._similarity.windows import window_if_any
+from traj.analysis._statistics import landmarks, order
+from traj.analysis._statistics.spread import GROUPS, Named, with_spread
 from traj.analysis.psnr import CAP
 from traj.stores import IMAGE_DIMS, InputError, event_dims
 
@@ -131,12 +128,12 @@ def forward_backward(
     preset, window = window_if_any(preset, endings)
     of_images = event_dims(endings.dims) == IMAGE_DIMS
     _require_threshold(threshold, of_images)
-    low, high = _chunks.value_range(ds)
+    low, high = chunking.value_range(ds)
     to_unit: dict[str, Any] = {"low": low, "scale": 1 / (high - low)}
-    images = _chunks.images(endings)
-    x_0 = _chunks.images(run["x_0"]).rechunk({0: images.chunks[2]})
+    images = chunking.images(endings)
+    x_0 = chunking.images(run["x_0"]).rechunk({0: images.chunks[2]})
     columns = [*COLUMNS, *OF_IMAGES] if of_images else COLUMNS
-    values = _chunks.per_image(
+    values = chunking.per_image(
         _columns,
         images,
         x_0,
@@ -205,8 +202,8 @@ def _columns(
     flat = states.reshape(*states.shape[:2], -1), x_0.reshape(samples, -1)
     of_endings = (
         np.stack([((np.float64(of_one) - start) ** 2).mean(axis=-1) for of_one, start in zip(*flat, strict=True)]),
-        _kernels.psnr_images(*flat, low, scale, CAP),
-        _similarity.structural(states, x_0, low, scale, preset, window),
+        kernels.psnr_images(*flat, low, scale, CAP),
+        compared.structural(states, x_0, low, scale, preset, window),
     )
     values = [_over_replicas(of_ending, variants)[0] for of_ending in of_endings]
     if of_images:
@@ -243,7 +240,7 @@ def _labelled(logits: xr.DataArray, ds: xr.Dataset) -> xr.DataArray:
 def _kept(logits: xr.DataArray) -> xr.DataArray:
     """Give the share of replicas whose label is the image's: (variant, sample, column)."""
     places = logits["place"].drop_vars(list(logits["place"].coords))
-    return _chunks.per_cell(_share, logits, places, within=[["replica", "class"], []], width=1)
+    return chunking.per_cell(_share, logits, places, within=[["replica", "class"], []], width=1)
 
 
 def _share(logits: Array, places: Array) -> Array:
@@ -291,8 +288,8 @@ def _places(result: xr.Dataset) -> list[Landmark]:
     """
     meaning = f"the image keeps its class: above {HALF} of the endings from this start on"
     found = [
-        _landmarks.kept_above(series, HALF, "class_kept_05", meaning).called(
-            "forward-backward keeps the class", partial(_order.kept_above, by_sample, HALF)
+        landmarks.kept_above(series, HALF, "class_kept_05", meaning).called(
+            "forward-backward keeps the class", partial(order.kept_above, by_sample, HALF)
         )
         for series, by_sample in zip(_class(result), _series.of_forks_by_sample(result, "class_kept"), strict=False)
     ]
@@ -300,7 +297,7 @@ def _places(result: xr.Dataset) -> list[Landmark]:
     kinds = _replicas.kinds(result).values()
     for series, variants in zip(_susceptibility(result), kinds, strict=False):
         of_kind = result.isel(variant=variants).sortby("at", ascending=False)
-        mark = _landmarks.highest_of(series, _redrawn(of_kind), "susceptibility_peak", peak)
+        mark = landmarks.highest_of(series, _redrawn(of_kind), "susceptibility_peak", peak)
         found.append(mark.called("pixels change together"))
     return found
 
@@ -311,7 +308,7 @@ def _redrawn(result: xr.Dataset) -> Array | None:
     samples = len(change)
     if samples < GROUPS or not np.isfinite(change).all():
         return None
-    often, centred = _landmarks.redrawn(samples), change - change.mean(axis=0)
+    often, centred = landmarks.redrawn(samples), change - change.mean(axis=0)
     between = (often @ centred**2 - (often @ centred) ** 2 / samples) / (samples - 1)
     drawn: Array = between + often @ within / samples
     return drawn
@@ -321,13 +318,13 @@ def _redrawn(result: xr.Dataset) -> Array | None:
 def _numbers(result: xr.Dataset) -> list[Number]:
     """Say how many endings have the image's class where they start from as much noise as signal."""
     meaning = "share of endings of the image's class, started where signal equals noise (log SNR 0)"
-    ends = [_landmarks.at_log_snr_0(series) for series in _class(result)[:1]]
+    ends = [landmarks.at_log_snr_0(series) for series in _class(result)[:1]]
     return [Number("class_kept_at_log_snr_0", meaning, *found) for found in ends]
 
 
 def _caption(results: Results) -> str:
-    forks = _returned.with_starts(results)
-    presets = _captions.either(str(result.attrs["preset"]) for result in forks.values())
+    forks = returned.with_starts(results)
+    presets = captions.either(str(result.attrs["preset"]) for result in forks.values())
     return (
         "Images are noised to some x_t, and the reverse process goes on from there: what of the image comes back? Over "
         "the log SNR of that x_t: the share of endings that a classifier gives the image's own label (where it was "
@@ -337,8 +334,8 @@ def _caption(results: Results) -> str:
         "independently. The correlation length is the distance at which the correlation of two pixels' changes falls "
         "to 1/e; it is not drawn where it never does. A peak shows where the whole image is decided. Bands are 95 % "
         "intervals over images; replicas of one image are not independent. "
-        f"{_captions.PLACE.format('where more than half (dotted) begin to keep their class, and the peak')} "
-        f"{_captions.replicas(forks)} {_captions.samples(forks)} After Sclocchi et al. and Li and Chen."
+        f"{captions.PLACE.format('where more than half (dotted) begin to keep their class, and the peak')} "
+        f"{captions.replicas(forks)} {captions.samples(forks)} After Sclocchi et al. and Li and Chen."
     )
 
 
@@ -347,17 +344,17 @@ def _field(forks: Results) -> str:
     thresholds = {float(result.attrs["threshold"]) for result in forks.values()}
     sized = "A change is the root mean square over channels of a pixel's difference from the image, on [0, 1]."
     counted = [f"it counts as 1 above {level:g} and as 0 below" for level in sorted(thresholds) if level >= 0]
-    return f"{sized[:-1]}{'; ' * bool(counted)}{_captions.either(counted)}."
+    return f"{sized[:-1]}{'; ' * bool(counted)}{captions.either(counted)}."
 
 
 @forward_backward.figure("forward_backward", title="What comes back of an image", caption=_caption)
 def _draw(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
-    if not (forks := _returned.with_starts(results)):
+    if not (forks := returned.with_starts(results)):
         return None
     titles = PANELS if any("susceptibility" in result for result in forks.values()) else OF_ANY_EVENT
-    figure, axes = _panels.over_starts(forks, look, titles, columns=3, places=_places)
+    figure, axes = panels.over_starts(forks, look, titles, columns=3, places=_places)
     axes[0, 0].axhline(HALF, color="#777777", lw=0.9, ls=":")
     for axis, low in zip(axes[0, :2], (0, -1), strict=True):
         axis.set_ylim(max(low, min(0, axis.get_ylim()[0])) - 0.02, 1.02)
@@ -373,15 +370,15 @@ def _of_montage(results: Results) -> str:
     )
 
 
-forward_backward.figure("endings", title="Images, and what they come back as", caption=_of_montage)(_returned.montage)
+forward_backward.figure("endings", title="Images, and what they come back as", caption=_of_montage)(returned.montage)
 
 
 def _of_maps(results: Results) -> str:
-    forks = _returned.with_starts(results)
+    forks = returned.with_starts(results)
     return (
         "How much each pixel changes on the way there and back, mean over images and endings, for starts from much "
-        f"noise, at the left, to little. {_field(forks)} {_captions.replicas(forks)} {_captions.samples(forks)}"
+        f"noise, at the left, to little. {_field(forks)} {captions.replicas(forks)} {captions.samples(forks)}"
     )
 
 
-forward_backward.figure("changes", title="Where images change", caption=_of_maps)(_returned.maps)
+forward_backward.figure("changes", title="Where images change", caption=_of_maps)(returned.maps)

@@ -9,9 +9,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _captions, _chunks, _landmarks, _paths, _series, _verdicts
+from traj.analysis._blocks import chunking
+from traj.analysis._drawing import captions
+from traj.analysis._drawing import series as _series
+from traj.analysis._kernels import paths
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, quantity
-from traj.analysis._spread import Named, with_spread
+from traj.analysis._statistics import landmarks, verdicts
+from traj.analysis._statistics.spread import Named, with_spread
 from traj.stores import InputError
 
 if TYPE_CHECKING:
@@ -79,16 +83,16 @@ def geometry(ds: xr.Dataset, *, on: tuple[str, ...] = ("x_t", "pred_x0"), over_s
     InputError
         A missing variable; with over_signal, a stored state without signal.
     """
-    _chunks.require(ds, (*on, "x_0"))
+    chunking.require(ds, (*on, "x_0"))
     steps = ds.sizes["timestep"]
     measured = []
     for variable in on:
         scale = _scale(ds) if over_signal and variable == "x_t" else np.ones(steps)
-        states = _chunks.images(ds[variable]).rechunk({1: -1})
-        ends = [_chunks.aligned(states, _chunks.images(ds["x_0"]))] if variable == "x_t" else []
+        states = chunking.images(ds[variable]).rechunk({1: -1})
+        ends = [chunking.aligned(states, chunking.images(ds["x_0"]))] if variable == "x_t" else []
         width = steps * len(OF_STATES) + len(OF_PATHS)
         measured.append(
-            _chunks.per_image(_of_paths, states, *ends, lead="s", dtype=np.float64, width=width, scale=scale)
+            chunking.per_image(_of_paths, states, *ends, lead="s", dtype=np.float64, width=width, scale=scale)
         )
     columns = da.stack(measured)
     along, whole = columns[..., : -len(OF_PATHS)], columns[..., -len(OF_PATHS) :]
@@ -110,7 +114,7 @@ def geometry(ds: xr.Dataset, *, on: tuple[str, ...] = ("x_t", "pred_x0"), over_s
 def _held(ds: xr.Dataset, *, on: tuple[str, ...], **_: Any) -> int:
     """Hold the whole paths of a block, in pieces and joined."""
     blocks = (ds[variable] for variable in on)
-    return sum(2 * one.nbytes // one.sizes["sample"] * _chunks.images(one).chunks[0][0] for one in blocks)
+    return sum(2 * one.nbytes // one.sizes["sample"] * chunking.images(one).chunks[0][0] for one in blocks)
 
 
 def _scale(ds: xr.Dataset) -> Array:
@@ -138,8 +142,8 @@ def _of_paths(states: Array, x_0: Array | None = None, *, scale: Array) -> Array
         if x_0 is not None:
             path = np.vstack([path, x_0[k].reshape(1, -1)])
         if np.isfinite(path).all():
-            along = np.stack([_paths.distance_to_line(path), _paths.turning(path)], axis=-1)[:steps]
-            values[k] = np.concatenate([along.ravel(), [_paths.detour(path)], _paths.explained(path, COMPONENTS)])
+            along = np.stack([paths.distance_to_line(path), paths.turning(path)], axis=-1)[:steps]
+            values[k] = np.concatenate([along.ravel(), [paths.detour(path)], paths.explained(path, COMPONENTS)])
     return values
 
 
@@ -164,7 +168,7 @@ def farthest(result: xr.Dataset) -> list[Landmark]:
             series = series._replace(value=np.full(len(series.value), np.nan))
         by_sample = result["distance"].sel(on=series.on).transpose("sample", "timestep").to_numpy()
         meaning = f"{series.on} is farthest from the straight line of its path"
-        found.append(_landmarks.highest(series, by_sample, "distance_peak", meaning))
+        found.append(landmarks.highest(series, by_sample, "distance_peak", meaning))
     return found
 
 
@@ -181,7 +185,7 @@ def half_turned(result: xr.Dataset) -> list[Landmark]:
         half = (done >= done[:, -1:] / 2).argmax(axis=1)
         when, where = (np.where(turns, along[half], np.nan) for along in (timestep, log_snr))
         meaning = f"half of the turning of {series.on} is done"
-        found.append(_landmarks.median(when, where, "turning_half", meaning, series.on))
+        found.append(landmarks.median(when, where, "turning_half", meaning, series.on))
     return found
 
 
@@ -208,7 +212,7 @@ def _numbers(result: xr.Dataset) -> list[Number]:
     numbers = []
     for on in result["on"].to_numpy():
         for name, meaning in meanings.items():
-            mean, half = _verdicts.with_margin(values[name].sel(on=on).to_numpy())
+            mean, half = verdicts.with_margin(values[name].sel(on=on).to_numpy())
             numbers.append(Number(f"{on}_{name}", f"path of {on}: {meaning}", mean, mean - half, mean + half))
     return numbers
 
@@ -227,14 +231,14 @@ def _of_distance(results: Results) -> str:
         "How far from straight the way from noise to image is: the distance of a state to the straight line between "
         "the ends of its path, over the length of that line; mean over samples. 0 would be a straight way, which a "
         "sampler could go in one step. The path of x_t goes from the first stored state to x_0, that of pred_x0 from "
-        f"the first prediction to the last. {_measured(results)}{_captions.BAND} "
-        f"{_captions.PLACE.format('where it is farthest')} {_captions.samples(results)} After Chen et al."
+        f"the first prediction to the last. {_measured(results)}{captions.BAND} "
+        f"{captions.PLACE.format('where it is farthest')} {captions.samples(results)} After Chen et al."
     )
 
 
 @geometry.figure("distance_to_line", title="How far from straight the way is", caption=_of_distance)
 def _draw_distance(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels as _panels
 
     figure, axes = _panels.over_process(results, look, _distances, "distance / length", places=farthest)
     for axis in axes.flat:
@@ -247,15 +251,15 @@ def _of_turning(results: Results) -> str:
         "How sharply the path turns at each state: the angle between the change to it and the change on from it, mean "
         "over samples. 0 degrees is straight on, 180 straight back; steps that are mostly fresh noise turn by about 90 "
         "(dotted). Angles are those of the stored steps: the same curve in more steps turns less at each. "
-        f"{_measured(results)}{_captions.BAND} "
-        f"{_captions.PLACE.format('where half of all turning is done, in samplers without noise')} "
-        f"{_captions.samples(results)} After Chen et al."
+        f"{_measured(results)}{captions.BAND} "
+        f"{captions.PLACE.format('where half of all turning is done, in samplers without noise')} "
+        f"{captions.samples(results)} After Chen et al."
     )
 
 
 @geometry.figure("turning", title="Where the way turns", caption=_of_turning)
 def _draw_turning(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels as _panels
 
     figure, axes = _panels.over_process(results, look, _turnings, "degrees", places=half_turned)
     for axis in axes.flat:
@@ -274,13 +278,13 @@ def _of_components(results: Results) -> str:
     return (
         "How many dimensions the way needs: the share of the variance of a path's states that its first one, two and "
         "three principal components explain together, mean over samples. 1 at one component is a straight line, 1 at "
-        f"two a curve in a plane. {_measured(results)}{_captions.BAND} {_captions.samples(results)} After Chen et al."
+        f"two a curve in a plane. {_measured(results)}{captions.BAND} {captions.samples(results)} After Chen et al."
     )
 
 
 @geometry.figure("components", title="How many dimensions the way needs", caption=_of_components)
 def _draw_components(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels as _panels
 
     components = np.arange(1, COMPONENTS + 1)
 
@@ -302,13 +306,13 @@ def _of_detours(results: Results) -> str:
     return (
         "How much longer than straight the way is: how many samples have which detour, the length of the path over the "
         "distance of its ends. 1 is straight; fresh noise in each step makes it long. Dashed: the mean. "
-        f"{_measured(results)}{_captions.samples(results)}"
+        f"{_measured(results)}{captions.samples(results)}"
     )
 
 
 @geometry.figure("detours", title="How much longer than straight the way is", caption=_of_detours)
 def _draw_detours(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels as _panels
 
     names = {on: f"detour of {on}" for on in _all_measured(results)}
     by_on = {run: result["detour"].to_dataset("on") for run, result in results.items()}

@@ -14,9 +14,12 @@ import xarray as xr
 from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
-from traj.analysis import _captions, _chunks, _landmarks, _series, _verdicts
+from traj.analysis._blocks import chunking
+from traj.analysis._drawing import captions
+from traj.analysis._drawing import series as _series
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, Table, quantity
-from traj.analysis._spread import Named, with_spread
+from traj.analysis._statistics import landmarks, verdicts
+from traj.analysis._statistics.spread import Named, with_spread
 from traj.stores import InputError, event_dims
 
 if TYPE_CHECKING:
@@ -90,18 +93,18 @@ def information(ds: xr.Dataset, *, dataset: xr.Dataset | None = None) -> xr.Data
     InputError
         No pred_x0 or x_0; a dataset without x_0, or with events of another size.
     """
-    _chunks.require(ds, ("pred_x0", "x_0"))
+    chunking.require(ds, ("pred_x0", "x_0"))
     data = ds if dataset is None else _of_size(dataset, ds["x_0"])
     log_snr = ds["log_snr"].to_numpy().astype(np.float64)
-    states = _chunks.images(ds["pred_x0"])
-    x_0 = _chunks.aligned(states, _chunks.images(ds["x_0"]))
-    errors = _chunks.per_image(_squared_errors, states, x_0, lead="st", dtype=np.float64)
+    states = chunking.images(ds["pred_x0"])
+    x_0 = chunking.aligned(states, chunking.images(ds["x_0"]))
+    errors = chunking.per_image(_squared_errors, states, x_0, lead="st", dtype=np.float64)
     entropy = None if dataset is None else math.log2(data.sizes["sample"])
     columns = errors.rechunk({1: -1}).map_blocks(
         _columns, log_snr, entropy, dtype=np.float64, new_axis=2, chunks=(errors.chunks[0], len(log_snr), len(COLUMNS))
     )
     variables = with_spread(xr.DataArray(columns[None], dims=("on", "sample", "timestep", "column")), COLUMNS)
-    curves = _compared(_moments(_chunks.images(data["x_0"])), variables["squared_error_mean"].data[0], log_snr)
+    curves = _compared(_moments(chunking.images(data["x_0"])), variables["squared_error_mean"].data[0], log_snr)
     said = {
         "gaussian_error": ("mmse of independent normal values with the variances of x_0", "1"),
         "information_at_least": ("lower bound of the information of x_t on x_0, between stored states", "bit"),
@@ -148,7 +151,7 @@ def _values(x_0: xr.DataArray) -> int:
 
 def _of_size(dataset: xr.Dataset, x_0: xr.DataArray) -> xr.Dataset:
     """Take a dataset of events like these."""
-    _chunks.require(dataset, ("x_0",))
+    chunking.require(dataset, ("x_0",))
     here, there = x_0.shape[1:], dataset["x_0"].shape[1:]
     if here != there:
         raise InputError(f"events of the dataset have the shape {there}, those of this store {here}; expected the same")
@@ -252,19 +255,19 @@ def _by_sample(result: xr.Dataset, name: str) -> Array:
 def _half(result: xr.Dataset) -> list[Landmark]:
     """Find where half of the information is there: the difference to half of each sample's own is paired."""
     known = _by_sample(result, "information")
-    mean, error = _verdicts.means((known - known[:, -1:] / 2).T)
+    mean, error = verdicts.means((known - known[:, -1:] / 2).T)
     (bits,) = _bits(result)
-    low, high = _verdicts.band(mean, error, len(known))
+    low, high = verdicts.band(mean, error, len(known))
     series = bits._replace(value=mean, low=low, high=high)
     meaning = "by pred_x0, x_t holds half of the information on x_0 that the last one holds"
-    return [_landmarks.kept_above(series, 0, "information_half", meaning).called("half of the information")]
+    return [landmarks.kept_above(series, 0, "information_half", meaning).called("half of the information")]
 
 
 def _peak(result: xr.Dataset) -> list[Landmark]:
     by_sample = _by_sample(result, "squared_error") * _gamma(result)
     meaning = "by pred_x0, information on x_0 grows fastest, per unit of log SNR"
     return [
-        _landmarks.highest(series, by_sample, "information_peak", meaning).called("information grows fastest")
+        landmarks.highest(series, by_sample, "information_peak", meaning).called("information grows fastest")
         for series in _rate(result)
     ]
 
@@ -318,7 +321,7 @@ def _beside(names: tuple[str, str], pair: tuple[xr.Dataset, xr.Dataset]) -> Tabl
         values = [_by_sample(result, name) for result in pair]
         for place in places:
             one, other = (of_run[:, place] for of_run in values)
-            mean, half = _verdicts.with_margin(other - one)
+            mean, half = verdicts.with_margin(other - one)
             cells = f"{one.mean():.4g}", f"{other.mean():.4g}", f"{mean:+.3g} ± {half:.2g}"
             rows.append([text.replace("-", "−") for text in (what.format(log_snr[place]), *cells)])
     note = (
@@ -332,7 +335,7 @@ def _beside(names: tuple[str, str], pair: tuple[xr.Dataset, xr.Dataset]) -> Tabl
 
 def _about(results: Results) -> str:
     """Say what all these figures have in common."""
-    said = f"{NETWORKS} {_captions.BAND} {_captions.samples(results)}"
+    said = f"{NETWORKS} {captions.BAND} {captions.samples(results)}"
     for flaw, words in FLAWS.items():
         if runs := [run for run, result in results.items() if result.attrs["flaw"] == flaw]:
             said += f" No information, and no mmse, of {', '.join(runs)}: {words}"
@@ -350,10 +353,10 @@ def _of_error(results: Results) -> str:
 
 @information.figure("denoising_error", title="How far predictions are from x_0", caption=_of_error)
 def _draw_error(results: Results, look: Look) -> Figure:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
     label = "squared error per value"
-    return _panels.over_process(results, look, _error, label, beside=_gaussian)[0]
+    return panels.over_process(results, look, _error, label, beside=_gaussian)[0]
 
 
 def _gaussian(result: xr.Dataset) -> list[Series]:
@@ -364,19 +367,19 @@ def _gaussian(result: xr.Dataset) -> list[Series]:
 def _of_rate(results: Results) -> str:
     return (
         "How many bits of information on x_0 come with each unit of log SNR: SNR times mmse, halved. Where the curve "
-        f"is high, much is decided. {_captions.PLACE.format('where it is highest')} Its area is the information. "
+        f"is high, much is decided. {captions.PLACE.format('where it is highest')} Its area is the information. "
         f"{_about(results)}"
     )
 
 
 @information.figure("information_rate", title="When information comes", caption=_of_rate)
 def _draw_rate(results: Results, look: Look) -> Figure:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
     def peak(result: xr.Dataset) -> list[Landmark]:
         return [place for place in _places(result) if place.name == "information_peak"]
 
-    figure, axes = _panels.over_process(results, look, _rate, "bit per unit of log SNR", places=peak)
+    figure, axes = panels.over_process(results, look, _rate, "bit per unit of log SNR", places=peak)
     for axis in axes.flat:
         axis.set_ylim(bottom=0)
     return figure
@@ -387,18 +390,18 @@ def _of_bits(results: Results) -> str:
         "How many bits x_t tells of x_0: the integral of the denoising error. Of data of N equally frequent images it "
         "ends at log2 N. Of other data it grows without end, at last by one bit for each value of the event whenever "
         "the standard deviation of the noise is halved. Dotted: bounds of it, whatever the error is "
-        f"between stored states. {_captions.PLACE.format('where it passes half of its last value')} {_about(results)}"
+        f"between stored states. {captions.PLACE.format('where it passes half of its last value')} {_about(results)}"
     )
 
 
 @information.figure("information", title="How much of the image a state holds", caption=_of_bits)
 def _draw_bits(results: Results, look: Look) -> Figure:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
     def half(result: xr.Dataset) -> list[Landmark]:
         return [place for place in _places(result) if place.name == "information_half"]
 
-    figure, axes = _panels.over_process(results, look, _bits, "information (bit)", places=half, beside=_bounds)
+    figure, axes = panels.over_process(results, look, _bits, "information (bit)", places=half, beside=_bounds)
     for axis in axes.flat:
         axis.set_ylim(bottom=0)
     return figure

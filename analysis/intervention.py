@@ -8,11 +8,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _captions, _chunks, _edits, _findings, _kernels, _replicas, _shortcut, _similarity
+from traj.analysis._blocks import chunking
+from traj.analysis._drawing import captions
+from traj.analysis._edits import families, findings
+from traj.analysis._edits import shortcut as _shortcut
+from traj.analysis._kernels import images as kernels
 from traj.analysis._quantity import Look, Number, Results, Series, Table, quantity
-from traj.analysis._spread import Named, with_spread
-from traj.analysis._verdicts import SIMILAR
-from traj.analysis._windows import window_if_any
+from traj.analysis._replicas import forks
+from traj.analysis._similarity import compared
+from traj.analysis._similarity.windows import window_if_any
+from traj.analysis._statistics.spread import Named, with_spread
+from traj.analysis._statistics.verdicts import SIMILAR
 from traj.analysis.psnr import CAP
 
 if TYPE_CHECKING:
@@ -50,13 +56,13 @@ def intervention(ds: xr.Dataset, *, baseline: xr.Dataset | None = None, preset: 
         Forks that are not a sweep, or have several replicas; a baseline that is missing, is another run or has fewer
         samples; a preset that is unknown or does not fit the images.
     """
-    _edits.require_sweep(ds)
+    families.require_sweep(ds)
     preset, window = window_if_any(preset, ds["x_0"])
-    run = _replicas.parent_of(ds, baseline)
-    low, high = _chunks.value_range(ds)
-    images = _chunks.images(ds["x_0"])
-    x_0 = _chunks.images(run["x_0"]).rechunk({0: images.chunks[2]})
-    values = _chunks.per_image(
+    run = forks.parent_of(ds, baseline)
+    low, high = chunking.value_range(ds)
+    images = chunking.images(ds["x_0"])
+    x_0 = chunking.images(run["x_0"]).rechunk({0: images.chunks[2]})
+    values = chunking.per_image(
         _similarities,
         images,
         x_0,
@@ -78,7 +84,7 @@ def intervention(ds: xr.Dataset, *, baseline: xr.Dataset | None = None, preset: 
         "valid_range": [low, high],
         "baseline": run.attrs["fingerprint"],
     }
-    return xr.Dataset(variables, _replicas.coordinates(ds), attrs)
+    return xr.Dataset(variables, forks.coordinates(ds), attrs)
 
 
 def _similarities(
@@ -87,10 +93,10 @@ def _similarities(
     """Give one chunk (variant, 1, sample, *event) and x_0 (sample, *event) its COLUMNS."""
     states = np.ascontiguousarray(images[:, 0].swapaxes(0, 1))
     samples, variants = states.shape[:2]
-    ssim = _similarity.structural(states, x_0, low, scale, preset, window)
+    ssim = compared.structural(states, x_0, low, scale, preset, window)
     flat = states.reshape(samples, variants, -1), x_0.reshape(samples, -1)
-    psnr = _kernels.psnr_images(*flat, low, scale, CAP)
-    mad = _edits.absolute_deviation(*flat, low, scale)
+    psnr = kernels.psnr_images(*flat, low, scale, CAP)
+    mad = families.absolute_deviation(*flat, low, scale)
     return np.stack([ssim.T, psnr.T, mad.T], axis=-1)
 
 
@@ -98,40 +104,41 @@ def _similarities(
 
 
 def _over_starts_caption(results: Results) -> str:
-    presets = _captions.either(sorted(str(result.attrs["preset"]) for result in results.values()))
+    presets = captions.either(sorted(str(result.attrs["preset"]) for result in results.values()))
     return (
-        f"{_edits.HOW} Drawn is how like the edited x_0 is to that of the unedited run, over the timestep at which the "
-        f"edit starts: structural similarity (preset {presets}; 1: the same image; mind the scale) and "
+        f"{families.HOW} Drawn is how like the edited x_0 is to that of the unedited run, over the timestep at which "
+        f"the edit starts: structural similarity (preset {presets}; 1: the same image; mind the scale) and "
         "peak signal-to-noise ratio (higher: closer; infinite, and not drawn, for the same image). Lines are means, "
-        f"bands one standard deviation of samples to either side. {_edits.samples_of(results)} After 002 Figs 4, 7, 8."
+        f"bands one standard deviation of samples to either side. {families.samples_of(results)} After 002 Figs 4, 7, "
+        "8."
     )
 
 
 @intervention.figure("edits_over_starts", title="What an edit does, over where it starts", caption=_over_starts_caption)
 def _over_starts(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _drawing
+    from traj.analysis._drawing import style
 
-    shown = {name: lines for name, result in results.items() if (lines := _edits.lines(result, "at"))}
+    shown = {name: lines for name, result in results.items() if (lines := families.lines(result, "at"))}
     if not shown:
         return None
-    figure, axes = _drawing.rows_of(list(shown), 2, 2.9, look, named=len(results) > 1)
+    figure, axes = style.rows_of(list(shown), 2, 2.9, look, named=len(results) > 1)
     for row, (run, lines) in zip(axes, shown.items(), strict=True):
-        palette = _drawing.colours([line.name for line in lines])
+        palette = style.colours([line.name for line in lines])
         for axis, name, label in zip(row, ("ssim", "psnr"), ("SSIM", "PSNR (dB)"), strict=True):
             for line in lines:
                 at, mean, sd = _of_line(results[run], line, name, "sd")
                 axis.fill_between(at, mean - sd, mean + sd, color=palette[line.name], alpha=0.15, lw=0)
-                axis.plot(at, mean, ".-", color=palette[line.name], label=_drawing.legible(line.name))
+                axis.plot(at, mean, ".-", color=palette[line.name], label=style.legible(line.name))
             axis.set(ylabel=label)
             axis.xaxis.set_inverted(True)
         row[0].set_ylim(top=min(row[0].get_ylim()[1], 1 + 0.02 * np.ptp(row[0].get_ylim())))
-        _drawing.legend_beside(row[1])
+        style.legend_beside(row[1])
     for axis in axes[-1]:
-        axis.set_xlabel(_edits.START)
+        axis.set_xlabel(families.START)
     return figure
 
 
-def _of_line(result: xr.Dataset, line: _edits.Line, name: str, spread: str) -> list[NDArray[Any]]:
+def _of_line(result: xr.Dataset, line: families.Line, name: str, spread: str) -> list[NDArray[Any]]:
     """Take where edits start, the mean of SSIM or PSNR, NaN where it is infinite, and its spread."""
     of_line = result.isel(variant=line.variants)
     at, mean, by = (of_line[part].to_numpy() for part in ("at", f"{name}_mean", f"{name}_{spread}"))
@@ -148,7 +155,7 @@ def _over_lengths_caption(results: Results) -> str:
         "with the unedited run over the number n of steps that are edited, and, where the same cut is made twice, over "
         "the number r of whole steps between the two: means, with two standard deviations of samples to either side; "
         f"dotted, if SSIM gets there, {SIMILAR}. Of more than {LINES} lines in a panel as many are drawn, evenly "
-        f"chosen. {_edits.samples_of(results)} After 002 Figs 9 and 18 (n) and 10 (r)."
+        f"chosen. {families.samples_of(results)} After 002 Figs 9 and 18 (n) and 10 (r)."
     )
 
 
@@ -156,29 +163,31 @@ def _over_lengths_caption(results: Results) -> str:
     "edits_over_lengths", title="For how long, and how often: lengths and pauses", caption=_over_lengths_caption
 )
 def _over_lengths(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _drawing
+    from traj.analysis._drawing import style
 
-    found = {run: {along: _edits.lines(result, along) for along in _edits.LENGTHS} for run, result in results.items()}
+    found = {
+        run: {along: families.lines(result, along) for along in families.LENGTHS} for run, result in results.items()
+    }
     found = {run: lines for run, lines in found.items() if any(lines.values())}
-    columns = [along for along in _edits.LENGTHS if any(lines[along] for lines in found.values())]
+    columns = [along for along in families.LENGTHS if any(lines[along] for lines in found.values())]
     if not columns:
         return None
-    figure, axes = _drawing.rows_of(list(found), len(columns), 3.4, look, named=len(results) > 1, sharey="row")
+    figure, axes = style.rows_of(list(found), len(columns), 3.4, look, named=len(results) > 1, sharey="row")
     for row, (run, lines) in zip(axes, found.items(), strict=True):
         for axis, along in zip(row, columns, strict=True):
             kept = np.unique(np.linspace(0, len(lines[along]) - 1, LINES).round().astype(int))
             few = [lines[along][k] for k in kept] if lines[along] else []
-            for line, colour in zip(few, _drawing.colours([line.name for line in few]).values(), strict=True):
+            for line, colour in zip(few, style.colours([line.name for line in few]).values(), strict=True):
                 of_line = results[run].isel(variant=line.variants)
                 x, mean, sd = (of_line[name].to_numpy() for name in (along, "ssim_mean", "ssim_sd"))
                 axis.fill_between(x, mean - 2 * sd, np.minimum(mean + 2 * sd, 1), color=colour, alpha=0.12, lw=0)
-                axis.plot(x, mean, ".-", color=colour, label=_drawing.legible(line.name))
-            axis.set_xlabel(_edits.LENGTHS[along])
+                axis.plot(x, mean, ".-", color=colour, label=style.legible(line.name))
+            axis.set_xlabel(families.LENGTHS[along])
             if few:
                 axis.set_xticks(
                     np.unique(np.concatenate([results[run][along][line.variants] for line in lines[along]]))
                 )
-                _drawing.legend_beside(axis)
+                style.legend_beside(axis)
             else:
                 axis.set_visible(False)
         row[0].set_ylabel("SSIM")
@@ -194,7 +203,7 @@ intervention.figure("shortcut", title="The shortcut: all of it at once", caption
 
 def _series(result: xr.Dataset, name: str) -> list[Series]:
     found = []
-    for line in _edits.lines(result, "at"):
+    for line in families.lines(result, "at"):
         at, mean, error = _of_line(result, line, name, "se")
         drawn = np.isfinite(mean)
         along = at, result["at_log_snr"].to_numpy()[line.variants], mean, mean - 2 * error, mean + 2 * error
@@ -216,14 +225,14 @@ def _psnr(result: xr.Dataset) -> list[Series]:
 def _numbers(result: xr.Dataset) -> list[Number]:
     shortcut = _shortcut.of_result(result)
     numbers = [] if shortcut is None else _shortcut.numbers(shortcut)
-    if not (edits := result.isel(variant=~_edits.is_shortcut(result))).sizes["variant"]:
+    if not (edits := result.isel(variant=~families.is_shortcut(result))).sizes["variant"]:
         return numbers
     for name, unit in (("ssim", ""), ("psnr", " (dB)")):
         lowest = float(edits[f"{name}_mean"].min())
         numbers.append(
             Number(f"edits_lowest_{name}", f"lowest mean {name.upper()} of an edit with the run{unit}", lowest)
         )
-    late = [difference.ravel() for *_, starts, difference in _findings.late_pairs(edits) if len(starts)]
+    late = [difference.ravel() for *_, starts, difference in findings.late_pairs(edits) if len(starts)]
     if late:
         meaning = "PSNR with blocks cut less that with as many skips cut, after phase 1 (dB)"
         numbers.append(Number("blocks_above_skips_psnr", meaning, float(np.concatenate(late).mean())))
@@ -235,8 +244,8 @@ def _tables(results: Results) -> list[Table]:
     tables = []
     for name, result in results.items():
         shortcut = _shortcut.of_result(result)
-        rows = _findings.rows(result) + ([] if shortcut is None else _shortcut.rows(shortcut))
+        rows = findings.rows(result) + ([] if shortcut is None else _shortcut.rows(shortcut))
         if rows:
-            note = " ".join(filter(None, (_findings.HOW, _edits.scaled(result))))
-            tables.append(Table(f"What the source reports, and what is seen here: {name}", _findings.HEAD, rows, note))
-    return tables + _findings.with_and_without_noise(results)
+            note = " ".join(filter(None, (findings.HOW, families.scaled(result))))
+            tables.append(Table(f"What the source reports, and what is seen here: {name}", findings.HEAD, rows, note))
+    return tables + findings.with_and_without_noise(results)

@@ -12,18 +12,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import (
-    _bayes,
-    _bayes_means,
-    _bayes_options,
-    _bayes_words,
-    _landmarks,
-    _order,
-    _settling,
-    _verdicts,
-)
-from traj.analysis._bayes_words import curves
+from traj.analysis._decisions import loops
+from traj.analysis._decisions import means as bayes_means
+from traj.analysis._decisions import options as bayes_options
+from traj.analysis._decisions import words as bayes_words
+from traj.analysis._decisions.words import curves
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, Table, quantity
+from traj.analysis._statistics import landmarks, order, settling, verdicts
 from traj.stores import InputError
 
 if TYPE_CHECKING:
@@ -108,39 +103,39 @@ def label_entropy(
     """
     _require(ds)
     classes = ds["class"].to_numpy()
-    prior = _bayes_options.read_priors(priors, len(classes))
-    decisions = _bayes_options.decisions(partitions, classes.tolist())
-    labels = _bayes_options.positions(ds["label"].to_numpy(), classes)
+    prior = bayes_options.read_priors(priors, len(classes))
+    decisions = bayes_options.decisions(partitions, classes.tolist())
+    labels = bayes_options.positions(ds["label"].to_numpy(), classes)
     config = json.loads(ds.attrs.get("config", "{}"))
     timestep, log_snr = ds["timestep"].to_numpy(), ds["log_snr"].to_numpy()
-    tau = _bayes_options.tau_of(timestep, config, per)
+    tau = bayes_options.tau_of(timestep, config, per)
     compared_by = "tau" if tau is not None and per != "log_snr" else "log_snr"
-    pace = None if tau is None else -_bayes_options.slope(log_snr, tau)
-    sides = np.array([*decisions.values(), *_bayes_options.pairs(len(classes))])
+    pace = None if tau is None else -bayes_options.slope(log_snr, tau)
+    sides = np.array([*decisions.values(), *bayes_options.pairs(len(classes))])
     with np.errstate(divide="ignore"):
         log_prior = np.log(prior)
     of_states = _lazily(
-        _bayes.of_trajectories,
+        loops.of_trajectories,
         {
             "squared_distance": ("timestep", "class"),
             "squared_distance_null": ("timestep",),
             "eps_product": ("timestep", "class", "other_class"),
         },
         ds,
-        _bayes.STATES,
+        loops.STATES,
         {"decision": len(decisions), "pair": len(sides) - len(decisions)},
         log_prior=log_prior,
-        variance=_bayes.step_variance(ds["signal"].to_numpy(), ds["noise_scale"].to_numpy(), variance),
+        variance=loops.step_variance(ds["signal"].to_numpy(), ds["noise_scale"].to_numpy(), variance),
         sides=sides,
         classes=classes,
     )
-    inputs = {name: ("sample", *_bayes.STATES[name]) for name in AVERAGED}
+    inputs = {name: ("sample", *loops.STATES[name]) for name in AVERAGED}
     means = _lazily(
-        _bayes_means.over_samples,
+        bayes_means.over_samples,
         inputs,
         of_states,
-        _bayes_means.MEANS,
-        {"part": len(_bayes_means.PARTS), "end": len(_bayes_means.PEAK), "other_class": len(classes)},
+        bayes_means.MEANS,
+        {"part": len(bayes_means.PARTS), "end": len(bayes_means.PEAK), "other_class": len(classes)},
         labels=labels,
         prior=prior,
         sides=sides,
@@ -163,7 +158,7 @@ def label_entropy(
         "quantity": "label_entropy",
         "variance": variance,
         "priors": prior.tolist(),
-        "decisions": [_bayes_options.ALL, *partitions],
+        "decisions": [bayes_options.ALL, *partitions],
         "per": compared_by,
         "samples": ds.sizes["sample"],
         "labelled": int(labels.size > 0),
@@ -231,7 +226,7 @@ def _of_samples(ds: xr.Dataset, of_states: Mapping[str, xr.DataArray]) -> dict[s
     }
     variables = {name: one.assign_attrs(long_name=title, units=units) for name, (one, title, units) in named.items()}
     meaning = "where the decided class passes one half for good"
-    return variables | _settling.places(ds, of_states["doubt"], "decision", meaning)
+    return variables | settling.places(ds, of_states["doubt"], "decision", meaning)
 
 
 ENTROPIES = {
@@ -257,7 +252,7 @@ def _of_means(means: Mapping[str, xr.DataArray], log_snr: Array, pace: Array | N
         variables |= _with_error(name, title, "bit", means[name])
     variables |= _with_error("calibration_gap", GAP, "bit", means["calibration_gap"])
     differenced = xr.apply_ufunc(
-        lambda curves: -np.apply_along_axis(_bayes_options.slope, -1, curves, log_snr),
+        lambda curves: -np.apply_along_axis(bayes_options.slope, -1, curves, log_snr),
         means["entropy"].isel(part=[0]),
         dask="parallelized",
         output_dtypes=[np.float64],
@@ -288,7 +283,7 @@ ENDS = {
     "window_first": "where the rate passes half its peak",
     "window_last": "where the rate is last above half its peak",
 }
-"""What is told of a peak, in the order of `_bayes_means.PEAK`."""
+"""What is told of a peak, in the order of `bayes_means.PEAK`."""
 
 
 WINDOW = (
@@ -349,29 +344,29 @@ def _places(result: xr.Dataset) -> list[Landmark]:
     for one in _entropies(result):
         peak = result.sel(decision=one.on)
         place, low, high = (float(peak[f"peak{end}_log_snr"]) for end in ("", "_low", "_high"))
-        meaning = "the class is decided fastest" if one.on == _bayes_options.ALL else f"{one.on} is decided fastest"
+        meaning = "the class is decided fastest" if one.on == bayes_options.ALL else f"{one.on} is decided fastest"
         mark = Landmark("decision_peak", meaning, float(peak["peak_timestep"]), place, low, high, one.on)
         found.append(mark.called("label-entropy rate peaks"))
-    every = result.sel(decision=_bayes_options.ALL)
+    every = result.sel(decision=bayes_options.ALL)
     for name, meaning, short in WINDOW:
         when, where = (float(every[f"{name}_{along}"]) for along in ("timestep", "log_snr"))
-        found.append(Landmark(f"decision_{name}", meaning, when, where, of=_bayes_options.ALL, short=short))
+        found.append(Landmark(f"decision_{name}", meaning, when, where, of=bayes_options.ALL, short=short))
     timestep, log_snr = (result[f"decision_{name}"] for name in ("timestep", "log_snr"))
     meaning = "the class is decided in half of the samples (P above one half for good)"
-    half = _landmarks.median(timestep.to_numpy(), log_snr.to_numpy(), "class_decided", meaning, _bayes_options.ALL)
-    return [*found, half.called("class decided", partial(_order.settled, log_snr, result["log_snr"]))]
+    half = landmarks.median(timestep.to_numpy(), log_snr.to_numpy(), "class_decided", meaning, bayes_options.ALL)
+    return [*found, half.called("class decided", partial(order.settled, log_snr, result["log_snr"]))]
 
 
 @label_entropy.gives_numbers
 def _numbers(result: xr.Dataset) -> list[Number]:
     """Say how many bits there are to decide, and how far the network's posterior is from being calibrated."""
-    bits = result["entropy"].sel(decision=_bayes_options.ALL).to_numpy()
+    bits = result["entropy"].sel(decision=bayes_options.ALL).to_numpy()
     numbers = [
         Number("label_bits_at_start", "entropy of the class at the first state (bit)", float(bits[0])),
         Number("label_bits_at_end", "entropy of the class at the last stored state (bit)", float(bits[-1])),
     ]
     gap = float(result["calibration_gap"])
-    half = float(_verdicts.student(int(result["decision_samples"][0])) * result["calibration_gap_se"])
+    half = float(verdicts.student(int(result["decision_samples"][0])) * result["calibration_gap_se"])
     if np.isfinite(gap):
         numbers.append(Number("calibration_gap", f"{GAP} (bit); 0 where calibrated", gap, gap - half, gap + half))
     return numbers
@@ -379,40 +374,40 @@ def _numbers(result: xr.Dataset) -> list[Number]:
 
 @label_entropy.gives_tables
 def _tables(results: Results) -> list[Table]:
-    from traj.analysis import _bayes_tables
+    from traj.analysis._decisions import tables
 
-    return _bayes_tables.tables(results)
+    return tables.tables(results)
 
 
-@label_entropy.figure("decisions", title="When decisions are made, and single samples", caption=_bayes_words.traces)
+@label_entropy.figure("decisions", title="When decisions are made, and single samples", caption=bayes_words.traces)
 def _draw_traces(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _bayes_figures
+    from traj.analysis._decisions import figures
 
-    return _bayes_figures.traces(results, look)
+    return figures.traces(results, look)
 
 
-@label_entropy.figure("label_entropy", title="How undecided the class is", caption=_bayes_words.entropy)
+@label_entropy.figure("label_entropy", title="How undecided the class is", caption=bayes_words.entropy)
 def _draw_entropy(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
     def peaks(result: xr.Dataset) -> list[Landmark]:
         return [mark for mark in _places(result) if mark.name == "decision_peak"]
 
-    return _panels.over_process(results, look, _entropies, "bit", places=peaks)[0]
+    return panels.over_process(results, look, _entropies, "bit", places=peaks)[0]
 
 
-@label_entropy.figure("class_entropy", title="Each class by itself", caption=_bayes_words.classes)
+@label_entropy.figure("class_entropy", title="Each class by itself", caption=bayes_words.classes)
 def _draw_classes(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _bayes_figures
+    from traj.analysis._decisions import figures
 
-    return _bayes_figures.classes(results, look)
+    return figures.classes(results, look)
 
 
-@label_entropy.figure("pair_peaks", title="When two classes part", caption=_bayes_words.pairs)
+@label_entropy.figure("pair_peaks", title="When two classes part", caption=bayes_words.pairs)
 def _draw_pairs(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _bayes_figures
+    from traj.analysis._decisions import figures
 
-    return _bayes_figures.pairs(results, look)
+    return figures.pairs(results, look)
 
 
 @label_entropy.takes_memory
@@ -421,4 +416,4 @@ def _memory(ds: xr.Dataset, *, partitions: tuple[str, ...] = (), **_: Any) -> in
     states = ds.sizes["sample"] * ds.sizes["timestep"]
     count = ds.sizes["class"]
     kept = 2 * count + count * (count - 1) // 2 + 2 * (1 + len(partitions) + count)
-    return 8 * (states * (kept + 8) + 4 * _landmarks.DRAWS * ds.sizes["timestep"] + ds.sizes["timestep"] ** 2)
+    return 8 * (states * (kept + 8) + 4 * landmarks.DRAWS * ds.sizes["timestep"] + ds.sizes["timestep"] ** 2)

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from traj.analysis import _captions, _labels, _landmarks, _order, _replicas, _series, _settling, _verdicts
+from traj.analysis._drawing import captions
+from traj.analysis._drawing import series as _series
+from traj.analysis._kernels import labels
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, quantity
-from traj.analysis._spread import Named, with_spread
+from traj.analysis._replicas import forks as _replicas
+from traj.analysis._statistics import landmarks, order, settling, verdicts
+from traj.analysis._statistics.spread import Named, with_spread
 from traj.stores import InputError
 
 if TYPE_CHECKING:
@@ -117,27 +121,27 @@ def label_variance(ds: xr.Dataset, *, hard: bool = False) -> xr.Dataset:
 
 def _of_forks(ds: xr.Dataset, hard: bool) -> dict[str, xr.DataArray]:
     """Measure the final samples of forks and, where they were read, their states."""
-    columns = [OF_FORKS[column] for column in _labels.REPLICAS]
-    variables = with_spread(_labels.of_replicas(ds["x_0_logits"], hard), columns)
+    columns = [OF_FORKS[column] for column in labels.REPLICAS]
+    variables = with_spread(labels.of_replicas(ds["x_0_logits"], hard), columns)
     if "logits" in ds:
         named = [Named(f"state_{name}", f"{title}, of states", units) for name, title, units in columns]
-        variables |= with_spread(_labels.of_replicas(ds["logits"], hard), named)
+        variables |= with_spread(labels.of_replicas(ds["logits"], hard), named)
     for name in [name for name in variables if name.endswith("label_agreement")]:
-        variables |= _labels.interval_of_share(variables, name, ds.sizes["sample"])
+        variables |= labels.interval_of_share(variables, name, ds.sizes["sample"])
     return variables
 
 
 def _of_states(ds: xr.Dataset, hard: bool) -> dict[str, xr.DataArray]:
-    values = _labels.of_states(ds["logits"], ds["x_0_logits"], hard)
-    variables = with_spread(values, [OF_STATES[column] for column in _labels.STATES])
+    values = labels.of_states(ds["logits"], ds["x_0_logits"], hard)
+    variables = with_spread(values, [OF_STATES[column] for column in labels.STATES])
     share = variables.pop("flips_mean")
     del variables["flips_sd"], variables["flips_se"]
     title = "share of samples whose label differs from that of x_0"
     return {
         **variables,
         "flip_fraction": share.assign_attrs(long_name=title),
-        **_verdicts.interval("flip_fraction", title, ds.sizes["sample"], share),
-        **_settling.places(ds, variables["flips"], "commit", "where the label last becomes that of x_0"),
+        **verdicts.interval("flip_fraction", title, ds.sizes["sample"], share),
+        **settling.places(ds, variables["flips"], "commit", "where the label last becomes that of x_0"),
     }
 
 
@@ -188,12 +192,12 @@ def _places(result: xr.Dataset) -> list[Landmark]:
         committed = result.sel(on="pred_x0")
         timestep, log_snr = (committed[f"commit_{name}"].to_numpy() for name in ("timestep", "log_snr"))
         meaning = "the label of pred_x0 is settled in half of the samples (median)"
-        times = partial(_order.settled, committed["commit_log_snr"], result["log_snr"])
-        return [_landmarks.median(timestep, log_snr, "commit", meaning, "pred_x0").called("label commits", times)]
+        times = partial(order.settled, committed["commit_log_snr"], result["log_snr"])
+        return [landmarks.median(timestep, log_snr, "commit", meaning, "pred_x0").called("label commits", times)]
     meaning = f"replicas mostly have equal labels: above {AGREED} of pairs from this start on"
     return [
-        _landmarks.kept_above(series, AGREED, "agreement_05", meaning).called(
-            "replicas share the label", partial(_order.kept_above, by_sample, AGREED)
+        landmarks.kept_above(series, AGREED, "agreement_05", meaning).called(
+            "replicas share the label", partial(order.kept_above, by_sample, AGREED)
         )
         for series, by_sample in zip(
             _agreement(result), _series.of_forks_by_sample(result, "label_agreement"), strict=False
@@ -205,7 +209,7 @@ def _places(result: xr.Dataset) -> list[Landmark]:
 def _numbers(result: xr.Dataset) -> list[Number]:
     """Say how many labels of pred_x0 are not the final ones where signal equals noise, with Wilson's interval."""
     meaning = "share of samples whose label of pred_x0 is not the final one, where signal equals noise (log SNR 0)"
-    ends = [_landmarks.at_log_snr_0(series) for series in _flips(result) if series.on == "pred_x0"]
+    ends = [landmarks.at_log_snr_0(series) for series in _flips(result) if series.on == "pred_x0"]
     return [Number("flips_at_log_snr_0", meaning, *found) for found in ends]
 
 
@@ -214,20 +218,20 @@ def _of_variance(results: Results) -> str:
     return (
         "A classifier of finished images is shown each prediction pred_x0, above, and each state x_t, beneath. Label "
         "variance is 1 - sum p^2, with p the probability it gives to each class: 0 where it is certain, "
-        f"{_captions.either(f'{most:g}' for most in _most(states))} (dotted) where all classes are alike to it. Lines "
-        f"are means over samples. {_captions.BAND} The classifier has learned from finished images only: what it says "
+        f"{captions.either(f'{most:g}' for most in _most(states))} (dotted) where all classes are alike to it. Lines "
+        f"are means over samples. {captions.BAND} The classifier has learned from finished images only: what it says "
         "of x_t, while noise prevails, tells of the noise, and being certain is not being right. "
-        f"{_captions.samples(states)} After 000, where label variance has no figure."
+        f"{captions.samples(states)} After 000, where label variance has no figure."
     )
 
 
 @label_variance.figure("label_variance", title="How undecided a classifier is about states", caption=_of_variance)
 def _draw_variance(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
     if not (states := of_states(results)):
         return None
-    figure, axes = _panels.over_process(states, look, _variance, "label variance")
+    figure, axes = panels.over_process(states, look, _variance, "label variance")
     for axis in axes.flat:
         axis.set_ylim(0, 1)
         for most in _most(states):
@@ -240,17 +244,17 @@ def _of_flips(results: Results) -> str:
     return (
         "Share of samples to which the classifier, shown the prediction or the state, gives another label (its most "
         "probable class) than to the finished image. Bands are 95 % intervals (Wilson's, which have a width at 0 and "
-        f"1, too). {_last_flips(states)}{_captions.samples(states)}"
+        f"1, too). {_last_flips(states)}{captions.samples(states)}"
     )
 
 
 @label_variance.figure("flip_fraction", title="Labels that differ from that of x_0", caption=_of_flips)
 def _draw_flips(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
     if not (states := of_states(results)):
         return None
-    figure, axes = _panels.over_process(states, look, _flips, "share of other labels")
+    figure, axes = panels.over_process(states, look, _flips, "share of other labels")
     for axis in axes.flat:
         axis.set_ylim(-0.02, 1.02)
     return figure
@@ -262,16 +266,16 @@ def _of_commits(results: Results) -> str:
         "When the label of a sample is settled: the first step from which on the label of its pred_x0 is that of the "
         "finished image. At the left, the share of samples that settle in each interval (what lies beyond the left "
         "edge counts in the first); at the right, the share settled so far. What is missing to 1 at the end is settled "
-        f"by the last step alone. {_captions.PLACE.format('the median')} {_captions.samples(states)}"
+        f"by the last step alone. {captions.PLACE.format('the median')} {captions.samples(states)}"
     )
 
 
 @label_variance.figure("commit", title="When labels are settled", caption=_of_commits)
 def _draw_commits(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
     predicted = {run: result for run, result in of_states(results).items() if "pred_x0" in result["on"]}
-    return _panels.settled(predicted, look, "commit_log_snr", _places) if predicted else None
+    return panels.settled(predicted, look, "commit_log_snr", _places) if predicted else None
 
 
 def _of_replicas(results: Results) -> str:
@@ -283,26 +287,26 @@ def _of_replicas(results: Results) -> str:
         "variance 1 - sum p^2, with p the mean over replicas of the probability of each class, and the part of it that "
         "lies between replicas; what is left, between the two lines, is the classifier's own doubt about single "
         "images. From R replicas the part between them comes out, on average, at 1 - 1/R of what very many would show. "
-        f"At the dotted line ({_captions.either(f'{1 - 1 / k:g}' for k in classes)}) replicas fall into all classes "
+        f"At the dotted line ({captions.either(f'{1 - 1 / k:g}' for k in classes)}) replicas fall into all classes "
         "alike, at 0 all surely into one. In the middle, the share of pairs of replicas with equal labels; dotted "
-        f"({_captions.either(f'{1 / k:g}' for k in classes)}) what equally frequent classes would give by chance. "
-        f"{_captions.PLACE.format('the start from which on it stays above one half')} At the right, the entropy of the "
+        f"({captions.either(f'{1 / k:g}' for k in classes)}) what equally frequent classes would give by chance. "
+        f"{captions.PLACE.format('the start from which on it stays above one half')} At the right, the entropy of the "
         "labels: corrected for how few replicas there are, and as counted, which is far too low where replicas part: R "
-        f"sure ones show at most log2 R bits, here {_captions.either(f'{np.log2(count):.3g}' for count in most)}. "
+        f"sure ones show at most log2 R bits, here {captions.either(f'{np.log2(count):.3g}' for count in most)}. "
         f"Bands are 95 % intervals; that of the share is Wilson's, which has a width at 0 and 1, too. "
-        f"{_captions.replicas(forks)} {_captions.samples(forks)} After 000, where label variance has no figure."
+        f"{captions.replicas(forks)} {captions.samples(forks)} After 000, where label variance has no figure."
     )
 
 
 @label_variance.figure("fork_labels", title="Labels of replicas", caption=_of_replicas)
 def _draw_replicas(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
     if not (forks := of_forks(results)):
         return None
     titles = {"label variance": PARTS, "pairs with equal labels": EQUAL, "entropy of labels (bit)": ENTROPIES}
     titles["label variance"] = {what: name for what, name in PARTS.items() if what != "within"}
-    figure, axes = _panels.over_starts(forks, look, titles, columns=3, places=_places)
+    figure, axes = panels.over_starts(forks, look, titles, columns=3, places=_places)
     for classes in {int(result.attrs["classes"]) for result in forks.values()}:
         for axis, level in zip(axes.flat, (1 - 1 / classes, 1 / classes, np.log2(classes)), strict=True):
             axis.axhline(level, color="#777777", lw=0.9, ls=":")

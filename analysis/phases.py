@@ -8,8 +8,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _captions, _edits, _verdicts
+from traj.analysis._drawing import captions
+from traj.analysis._edits import families as edits
 from traj.analysis._quantity import Landmark, Look, Results, Table, quantity
+from traj.analysis._statistics import verdicts
 from traj.analysis.intervention import intervention
 from traj.analysis.psnr import CAP
 from traj.stores import FAMILY
@@ -35,7 +37,7 @@ def phases(
     ds: xr.Dataset,
     *,
     baseline: xr.Dataset | None = None,
-    threshold: float = _verdicts.SIMILAR,
+    threshold: float = verdicts.SIMILAR,
     preset: str = "auto",
 ) -> xr.Dataset:
     """Find the phases of the reverse process in how much an edit does, over where it starts.
@@ -76,22 +78,22 @@ def phases(
     InputError
         A threshold outside 0 to 1, and what the quantity intervention refuses.
     """
-    _edits.require_threshold(threshold)
+    edits.require_threshold(threshold)
     compared = intervention(ds, baseline=baseline, preset=preset)
-    families, of = _edits.groups(ds, FAMILY)
+    families, of = edits.groups(ds, FAMILY)
     at = ds["at"].to_numpy()
     kept = [f"{name}_{part}" for name in ("ssim", "psnr") for part in ("mean", "sd", "se")]
     curves = compared["ssim"], compared["psnr"]
     options = {"at": at, "of": of, "threshold": threshold}
     sizes = {"family": len(families), "phase_number": len(PHASES)}
-    phase = _edits.over_variants(_phase_of, *curves, sizes={"variant": len(at)}, **options)
-    seen = _edits.over_variants(_seen_of, *curves, sizes=sizes, **options).astype(np.int8)
-    begins = _edits.over_variants(_begins_of, *curves, sizes={**sizes, "end": 2}, **options)
-    first, last = (_edits.over_variants(_ends, phase, sizes=sizes, at=at, of=of, end=end) for end in (np.max, np.min))
+    phase = edits.over_variants(_phase_of, *curves, sizes={"variant": len(at)}, **options)
+    seen = edits.over_variants(_seen_of, *curves, sizes=sizes, **options).astype(np.int8)
+    begins = edits.over_variants(_begins_of, *curves, sizes={**sizes, "end": 2}, **options)
+    first, last = (edits.over_variants(_ends, phase, sizes=sizes, at=at, of=of, end=end) for end in (np.max, np.min))
     result = compared[kept].assign(
         phase=phase.assign_attrs(long_name="phase of the reverse process an edit starts in", units="1"),
-        seen=seen.assign_attrs(_verdicts.FLAGS, long_name="whether a phase is seen"),
-        sequence=seen.min("phase_number").assign_attrs(_verdicts.FLAGS, long_name="whether phases 1, 2, 3 are seen"),
+        seen=seen.assign_attrs(verdicts.FLAGS, long_name="whether a phase is seen"),
+        sequence=seen.min("phase_number").assign_attrs(verdicts.FLAGS, long_name="whether phases 1, 2, 3 are seen"),
         first_timestep=first.assign_attrs(long_name="highest timestep of a phase", units="1"),
         last_timestep=last.assign_attrs(long_name="lowest timestep of a phase", units="1"),
     )
@@ -127,29 +129,29 @@ def of_curve(ssim: Array, psnr: Array, threshold: float) -> tuple[Array, tuple[i
     """Tell the phase at each point of one curve, and which are seen: arrays (point, sample), by falling t_start."""
     count, samples = ssim.shape
     phase = np.full(count, np.nan)
-    unknown = (_verdicts.CANNOT_TELL,) * 3
+    unknown = (verdicts.CANNOT_TELL,) * 3
     ssim, psnr = np.ascontiguousarray(ssim), np.ascontiguousarray(psnr)  # sums in one order
     if count < 2 or samples < 2 or np.isnan(ssim).any() or np.isnan(psnr).any():
         return phase, unknown
-    changes = -int(_verdicts.of_means(ssim[0], threshold))
+    changes = -int(verdicts.of_means(ssim[0], threshold))
     reached = np.flatnonzero(ssim.mean(axis=1) >= threshold)
     if not reached.size:
-        never = (_verdicts.of_means(ssim, threshold, count) == _verdicts.NOT_SEEN).all()
-        later = _verdicts.NOT_SEEN if never else _verdicts.CANNOT_TELL
+        never = (verdicts.of_means(ssim, threshold, count) == verdicts.NOT_SEEN).all()
+        later = verdicts.NOT_SEEN if never else verdicts.CANNOT_TELL
         falls, rises = later, later
     else:
         first = int(reached[0])
         level = psnr[first:].mean(axis=1)
         lowest = first + int(np.flatnonzero(level == level.min())[-1])
         highest = lowest + int(level[lowest - first :].argmax())
-        bound = _verdicts.largest_t(psnr[first:].T)
+        bound = verdicts.largest_t(psnr[first:].T)
         falls = _change(psnr, first, lowest, (slice(first, first + 1), slice(first, None)), bound, -1)
         rises = _change(psnr, lowest, highest, (slice(first, None), slice(first, None)), bound, 1)
-        if falls == _verdicts.SEEN:
+        if falls == verdicts.SEEN:
             phase[first:] = 2
-        if rises == _verdicts.SEEN:
-            phase[lowest + 1 if falls == _verdicts.SEEN else first :] = 3
-    if changes == _verdicts.SEEN:
+        if rises == verdicts.SEEN:
+            phase[lowest + 1 if falls == verdicts.SEEN else first :] = 3
+    if changes == verdicts.SEEN:
         phase[: reached[0] if reached.size else count] = 1
     return phase, (changes, falls, rises)
 
@@ -157,17 +159,17 @@ def of_curve(ssim: Array, psnr: Array, threshold: float) -> tuple[Array, tuple[i
 def _change(psnr: Array, start: int, end: int, among: tuple[slice, slice], bound: float, sign: int) -> int:
     """Say whether PSNR rises (sign 1) or falls (-1) from one point of a curve to another, chosen `among` pairs."""
     if np.isinf(bound):
-        return _verdicts.CANNOT_TELL
-    change, error = _verdicts.paired(psnr[start], psnr[end])
+        return verdicts.CANNOT_TELL
+    change, error = verdicts.paired(psnr[start], psnr[end])
     if sign * change > bound * error:
-        return _verdicts.SEEN
+        return verdicts.SEEN
     first, second = (np.arange(len(psnr))[part] for part in among)
     earlier, later = (index.ravel() for index in np.meshgrid(first, second, indexing="ij"))
     earlier, later = earlier[earlier < later], later[earlier < later]
     if not earlier.size:
-        return _verdicts.CANNOT_TELL
-    changes, errors = _verdicts.paired(psnr[earlier], psnr[later])
-    return _verdicts.NOT_SEEN if (sign * changes + bound * errors < SMALL).all() else _verdicts.CANNOT_TELL
+        return verdicts.CANNOT_TELL
+    changes, errors = verdicts.paired(psnr[earlier], psnr[later])
+    return verdicts.NOT_SEEN if (sign * changes + bound * errors < SMALL).all() else verdicts.CANNOT_TELL
 
 
 def _ends(phase: Array, at: Array, of: Array, end: Any) -> Array:
@@ -186,25 +188,25 @@ def begins_of_curve(ssim: Array, psnr: Array, threshold: float) -> Array:
     """
     begins = np.full((len(PHASES), 2), np.nan)
     _, (_, falls, rises) = of_curve(ssim, psnr, threshold)
-    if _verdicts.SEEN not in (falls, rises):
+    if verdicts.SEEN not in (falls, rises):
         return begins
-    verdict = _verdicts.of_means(ssim, threshold, 2 * len(ssim))
-    if not (verdict == _verdicts.SEEN).any():
+    verdict = verdicts.of_means(ssim, threshold, 2 * len(ssim))
+    if not (verdict == verdicts.SEEN).any():
         return begins
-    after = int((verdict != _verdicts.NOT_SEEN).argmax()), int((verdict == _verdicts.SEEN).argmax())
-    if falls == _verdicts.SEEN:
+    after = int((verdict != verdicts.NOT_SEEN).argmax()), int((verdict == verdicts.SEEN).argmax())
+    if falls == verdicts.SEEN:
         begins[1] = after
-    if rises == _verdicts.SEEN:
-        begins[2] = _after_lowest(psnr, after) if falls == _verdicts.SEEN else after
+    if rises == verdicts.SEEN:
+        begins[2] = _after_lowest(psnr, after) if falls == verdicts.SEEN else after
     return np.where(begins[:, :1] > 0, begins, np.nan)
 
 
 def _after_lowest(psnr: Array, after: tuple[int, int]) -> tuple[float, float]:
     """Give the first and last point that may come next to the lowest PSNR from a point of those `after` phase 1 on."""
-    bound = _verdicts.largest_t(np.ascontiguousarray(psnr[after[0] :].T), among=2)
+    bound = verdicts.largest_t(np.ascontiguousarray(psnr[after[0] :].T), among=2)
     if np.isinf(bound):
         return np.nan, np.nan
-    changes, errors = zip(*(_verdicts.paired(one, psnr) for one in psnr), strict=True)
+    changes, errors = zip(*(verdicts.paired(one, psnr) for one in psnr), strict=True)
     lower = np.stack(changes) < -bound * np.stack(errors)  # (point, other): the other is seen to be lower
     lowest = np.concatenate(
         [first + np.flatnonzero(~lower[first:, first:].any(axis=1)) for first in range(after[0], after[1] + 1)]
@@ -229,34 +231,32 @@ SHADES = {1: "#9d9d9d", 2: "#c9c9c9", 3: "#ebebeb"}
 
 
 def _caption(results: Results) -> str:
-    thresholds = _captions.either(
-        f"{one:g}" for one in sorted(result.attrs["threshold"] for result in results.values())
-    )
+    thresholds = captions.either(f"{one:g}" for one in sorted(result.attrs["threshold"] for result in results.values()))
     return (
         "The phases that are seen in each family of edits, over the timestep at which the edit starts: 1, until mean "
         f"SSIM with the unedited run first reaches {thresholds}; 2, from there to "
         "the lowest mean PSNR; 3, after it. A phase is drawn only where the samples leave no doubt that SSIM begins "
         "below, that PSNR falls, and that it rises again. Black lines go over all starts at which phase 2 or 3 may "
-        f"begin (95 %). {_edits.samples_of(results)} After 002 Figs 4 and 7."
+        f"begin (95 %). {edits.samples_of(results)} After 002 Figs 4 and 7."
     )
 
 
 @phases.figure("phases", title="Phases of the process, as edits find them", caption=_caption)
 def _strips(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _drawing
+    from traj.analysis._drawing import style
 
-    strips = [(run, line) for run, result in results.items() for line in _edits.lines(result, "at")]
+    strips = [(run, line) for run, result in results.items() for line in edits.lines(result, "at")]
     if not strips:
         return None
-    figure, axes = _drawing.rows_of([""], 1, 0.7 + 0.32 * len(strips), look, named=False)
+    figure, axes = style.rows_of([""], 1, 0.7 + 0.32 * len(strips), look, named=False)
     axis = axes[0, 0]
     for row, (run, line) in enumerate(strips):
         _strip(axis, row, results[run], line)
-    names = [_drawing.legible(line.name if len(results) == 1 else f"{run}: {line.name}") for run, line in strips]
+    names = [style.legible(line.name if len(results) == 1 else f"{run}: {line.name}") for run, line in strips]
     axis.set_yticks(range(len(strips)), names)
     for label, (run, _) in zip(axis.get_yticklabels(), strips, strict=True):
         label.set_color("black" if len(results) == 1 else look.colours[run])
-    axis.set(ylim=(len(strips) - 0.5, -0.5), xlabel=_edits.START)
+    axis.set(ylim=(len(strips) - 0.5, -0.5), xlabel=edits.START)
     axis.xaxis.set_inverted(True)
     axis.grid(visible=False)
     axis.spines["left"].set_visible(False)
@@ -264,7 +264,7 @@ def _strips(results: Results, look: Look) -> Figure | None:
     return figure
 
 
-def _strip(axis: Axes, row: int, result: xr.Dataset, line: _edits.Line) -> None:
+def _strip(axis: Axes, row: int, result: xr.Dataset, line: edits.Line) -> None:
     """Draw a bar for each phase of a family, from halfway between two starts to the next, and where it may begin."""
     of_family = result.isel(variant=line.variants)
     at, phase = (of_family[name].to_numpy().astype(float) for name in ("at", "phase"))
@@ -292,11 +292,11 @@ STARTS = (
 def _landmarks(result: xr.Dataset) -> list[Landmark]:
     """Give where phases 2 and 3 begin in each family: phase 1 begins with the process."""
     found = []
-    for line in _edits.lines(result, "at"):
+    for line in edits.lines(result, "at"):
         for number, meaning, short in STARTS:
             of_phase = result.sel(family=line.name, phase_number=number)
             places = [float(of_phase[name]) for name in ("first_timestep", *BEGINS)]
-            at, low, high = (_edits.log_snr_of(result, place) for place in places)
+            at, low, high = (edits.log_snr_of(result, place) for place in places)
             name = f"phase_{number}_from"
             found.append(Landmark(name, f"{meaning} (phase {number})", places[0], at, low, high, line.name, short))
     return found
@@ -306,18 +306,18 @@ def _landmarks(result: xr.Dataset) -> list[Landmark]:
 def _tables(results: Results) -> list[Table]:
     rows, sequences = [], []
     for run, result in results.items():
-        for line in _edits.lines(result, "at"):
+        for line in edits.lines(result, "at"):
             if (result["psnr_mean"][line.variants] >= result.attrs["cap"]).all():
                 continue  # an edit that does nothing
             family = result.sel(family=line.name)
             sequences.append(int(family["sequence"]))
             told = [_told(family.sel(phase_number=number)) for number in PHASES]
-            rows.append([run, line.name, *told, _verdicts.WORDS[sequences[-1]]])
+            rows.append([run, line.name, *told, verdicts.WORDS[sequences[-1]]])
     if not rows:
         return []
     note = (
         "The source finds three phases: early edits change what the image shows; then PSNR falls; late in the process "
-        f"it rises again (Figs 4, 7). All three, here: {_verdicts.together(sequences)}. In brackets are the starts at "
+        f"it rises again (Figs 4, 7). All three, here: {verdicts.together(sequences)}. In brackets are the starts at "
         "which a phase may begin, by intervals of 95 %."
     )
     head = ("sweep", "edit", *(f"phase {number}" for number in PHASES), "all three")
@@ -325,7 +325,7 @@ def _tables(results: Results) -> list[Table]:
 
 
 def _told(phase: xr.Dataset) -> str:
-    words = _verdicts.WORDS[int(phase["seen"])]
+    words = verdicts.WORDS[int(phase["seen"])]
     first, last, *ends = (float(phase[name]) for name in ("first_timestep", "last_timestep", *BEGINS))
     if not np.isfinite(first):
         return words

@@ -9,22 +9,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import (
-    _captions,
-    _chunks,
-    _dataset,
-    _landmarks,
-    _order,
-    _posterior_columns,
-    _posterior_shown,
-    _series,
-    _settling,
-    _spectrum,
-    _verdicts,
-)
-from traj.analysis._posterior_columns import Bounds, columns_of, of_states
+from traj.analysis._blocks import chunking, datasets
+from traj.analysis._drawing import captions
+from traj.analysis._drawing import series as _series
+from traj.analysis._posterior import columns as posterior_columns
+from traj.analysis._posterior import shown, spectrum
+from traj.analysis._posterior.columns import Bounds, columns_of, of_states
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, Table, quantity
-from traj.analysis._spread import Named, with_spread
+from traj.analysis._statistics import landmarks, order, settling, verdicts
+from traj.analysis._statistics.spread import Named, with_spread
 from traj.stores import InputError
 
 if TYPE_CHECKING:
@@ -122,12 +115,12 @@ def posterior(
         No dataset, an empty one, one of images of another shape or with values that are not numbers; `top` below 1 or
         above the number of images; a run without pred_x0, signal or noise_scale.
     """
-    _chunks.require(ds, ("x_t", "pred_x0"))
-    images = _dataset.opened(ds, dataset, "posterior")
+    chunking.require(ds, ("x_t", "pred_x0"))
+    images = datasets.opened(ds, dataset, "posterior")
     if not 1 <= top <= images.count:
         raise InputError(f"top {top}; expected 1 to {images.count}, the number of images in the dataset")
     levels = _levels(ds)
-    x_t, pred_x0 = (_chunks.images(ds[name]) for name in ("x_t", "pred_x0"))
+    x_t, pred_x0 = (chunking.images(ds[name]) for name in ("x_t", "pred_x0"))
     bounds = Bounds(denoising_weight, denoising_number, statistics_share * images.count)
     columns = columns_of(images, top, keep_mean)
     values = of_states(x_t, pred_x0, levels, columns, images=images, top=top, bounds=bounds)
@@ -148,7 +141,7 @@ def posterior(
         variables["posterior_mean"] = xr.DataArray(mean, dims=ds["x_t"].dims, attrs=attrs)
     attrs = {
         "quantity": "posterior",
-        "valid_range": list(_chunks.value_range(ds)),
+        "valid_range": list(chunking.value_range(ds)),
         "samples": ds.sizes["sample"],
         "images": images.count,
         "dataset": str(dataset.attrs.get("fingerprint", "")) if dataset is not None else "",
@@ -156,15 +149,15 @@ def posterior(
         "denoising_number": denoising_number,
         "statistics_share": statistics_share,
     }
-    variables |= _spectrum.variables_of(images, _posterior_columns.log_snr(levels))
-    return xr.Dataset(variables | _posterior_shown.states(ds, x_t, pred_x0, levels, images, top), coords, attrs)
+    variables |= spectrum.variables_of(images, posterior_columns.log_snr(levels))
+    return xr.Dataset(variables | shown.states(ds, x_t, pred_x0, levels, images, top), coords, attrs)
 
 
 @posterior.takes_memory
 def _held(ds: xr.Dataset, **_: Any) -> int:
     """Bound the memory of the dataset's covariance, and of the sums of the states that go through it together."""
     values = int(np.prod(ds["x_t"].shape[2:]))
-    return _spectrum.bytes_held(values) + _posterior_columns.BYTES * _posterior_columns.HELD
+    return spectrum.bytes_held(values) + posterior_columns.BYTES * posterior_columns.HELD
 
 
 def _levels(ds: xr.Dataset) -> Array:
@@ -199,9 +192,9 @@ def _regimes(flags: xr.DataArray, regime: xr.DataArray, ds: xr.Dataset) -> dict[
     for name, title in titles.items():
         share = shares[f"{name}_share_mean"].assign_attrs(long_name=title)
         variables[f"{name}_share"] = share
-        variables |= _verdicts.interval(f"{name}_share", title, ds.sizes["sample"], share)
+        variables |= verdicts.interval(f"{name}_share", title, ds.sizes["sample"], share)
     for (name, (meaning, _)), differs in zip(BOUNDARIES.items(), (statistics, 1 - denoising), strict=True):
-        variables |= _settling.places(ds, differs, name, f"where {meaning}")
+        variables |= settling.places(ds, differs, name, f"where {meaning}")
     return variables
 
 
@@ -233,14 +226,14 @@ def _places(result: xr.Dataset) -> list[Landmark]:
     largest eigenvalue, to first order.
     """
     (entropy,) = _entropy(result)
-    meaning = f"the mean entropy of the posterior stays below {_spectrum.COLLAPSED:g} bit: fewer than two images"
-    collapse = _landmarks.kept_below(entropy, _spectrum.COLLAPSED, "collapse", meaning).called("posterior collapses")
-    found = [*_spectrum.landmarks(result), collapse]
+    meaning = f"the mean entropy of the posterior stays below {spectrum.COLLAPSED:g} bit: fewer than two images"
+    collapse = landmarks.kept_below(entropy, spectrum.COLLAPSED, "collapse", meaning).called("posterior collapses")
+    found = [*spectrum.landmarks(result), collapse]
     for name, (meaning, short) in BOUNDARIES.items():
         timestep, log_snr = (result[f"{name}_{along}"] for along in ("timestep", "log_snr"))
         half = f"{meaning}, in half of the samples (median)"
-        mark = _landmarks.median(timestep.to_numpy(), log_snr.to_numpy(), name, half, "x_t")
-        found.append(mark.called(short, partial(_order.settled, log_snr, result["log_snr"])))
+        mark = landmarks.median(timestep.to_numpy(), log_snr.to_numpy(), name, half, "x_t")
+        found.append(mark.called(short, partial(order.settled, log_snr, result["log_snr"])))
     return found
 
 
@@ -253,7 +246,7 @@ def _numbers(result: xr.Dataset) -> list[Number]:
         "distance_to_pred_x0": f"distance of pred_x0 to the posterior mean, {where}",
     }
     return [
-        Number(f"posterior_{name}_at_log_snr_0", meaning, *_landmarks.at_log_snr_0(series))
+        Number(f"posterior_{name}_at_log_snr_0", meaning, *landmarks.at_log_snr_0(series))
         for name, meaning in meanings.items()
         for series in _series.of_states(result, name)
     ]
@@ -269,7 +262,7 @@ def _tables(results: Results) -> list[Table]:
         through = (regime[:, 0] == 0) & (regime == 1).any(axis=1) & (regime[:, -1] == REGIMES.index("denoising"))
         count, samples = int(through.sum()), len(through)
         ratio = [f"{float(result['distance_ratio_mean'][step]):.3f}" for step in (0, -1)]
-        verdict = _verdicts.WORDS[_verdicts.most_of_all(count, samples)]
+        verdict = verdicts.WORDS[verdicts.most_of_all(count, samples)]
         rows.append([run, *(_when(places[name]) for name in BOUNDARIES), *ratio, f"{count} of {samples}: {verdict}"])
     head = ("run", "statistics until", "denoising from", "mean, first state", "last state", "through all three")
     note = (
@@ -306,8 +299,8 @@ def _at(log_snr: float) -> str:
 
 
 def _of_images(results: Results) -> str:
-    counts = _captions.either(f"{int(result.attrs['images']):,}" for result in results.values())
-    return f"The dataset has {counts} images. {_captions.samples(results)}"
+    counts = captions.either(f"{int(result.attrs['images']):,}" for result in results.values())
+    return f"The dataset has {counts} images. {captions.samples(results)}"
 
 
 def _of_nearest(results: Results) -> str:
@@ -321,16 +314,16 @@ def _of_nearest(results: Results) -> str:
 
 @posterior.figure("posterior_nearest", title="Which images a state may come from", caption=_of_nearest)
 def _draw_nearest(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _posterior_figures
+    from traj.analysis._posterior import figures
 
-    return _posterior_figures.nearest(results, look)
+    return figures.nearest(results, look)
 
 
 def _of_entropy(results: Results) -> str:
     return (
         "How many images a state may come from: the entropy of the posterior over the dataset. At H bits there are "
-        f"about 2 to the H of them; dotted, all: {_captions.either(f'{bits:.1f}' for bits in _all_bits(results))} bit. "
-        f"Lines are means over samples. {_captions.BAND} "
+        f"about 2 to the H of them; dotted, all: {captions.either(f'{bits:.1f}' for bits in _all_bits(results))} bit. "
+        f"Lines are means over samples. {captions.BAND} "
         "Dashed, what Gaussian data of the dataset's covariance would leave, which is the least that any data of that "
         "covariance can, on the average over noised data. Diamonds: classes part (S), where the variance of the data's "
         "part of x_t, in its main direction, reaches 1 (at the scale signal^2 + noise^2 = 1); Gaussian data would "
@@ -341,11 +334,12 @@ def _of_entropy(results: Results) -> str:
 
 @posterior.figure("posterior_entropy", title="How many images a state may come from", caption=_of_entropy)
 def _draw_entropy(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels, _posterior_figures
+    from traj.analysis._drawing import panels
+    from traj.analysis._posterior import figures
 
-    figure, axes = _panels.over_process(results, look, _entropy, "entropy (bit)")
+    figure, axes = panels.over_process(results, look, _entropy, "entropy (bit)")
     for run, result in results.items():
-        _posterior_figures.entropies(axes[0, 0], result, _entropy(result)[0], _places(result), look, run)
+        figures.entropies(axes[0, 0], result, _entropy(result)[0], _places(result), look, run)
     for axis in axes.flat:
         for bits in _all_bits(results):
             axis.axhline(bits, color="#777777", lw=0.9, ls=":")
@@ -359,7 +353,7 @@ def _all_bits(results: Results) -> list[float]:
 
 def _of_regimes(results: Results) -> str:
     weights, numbers, shares = (
-        _captions.either(f"{result.attrs[name]:g}" for result in results.values())
+        captions.either(f"{result.attrs[name]:g}" for result in results.values())
         for name in ("denoising_weight", "denoising_number", "statistics_share")
     )
     return (
@@ -372,10 +366,10 @@ def _of_regimes(results: Results) -> str:
 
 @posterior.figure("posterior_regimes", title="Statistics, features, denoising", caption=_of_regimes)
 def _draw_regimes(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _posterior_figures
+    from traj.analysis._posterior import figures
 
     places = {run: [one for one in _places(result) if one.name in BOUNDARIES] for run, result in results.items()}
-    return _posterior_figures.regimes(results, look, places)
+    return figures.regimes(results, look, places)
 
 
 def _of_distance(results: Results) -> str:
@@ -384,14 +378,14 @@ def _of_distance(results: Results) -> str:
         "predicts that knows these images by heart: the root of the mean square over values. 0: the network has "
         "learned just this dataset. Late in the process, the rest is what it generalises, or has not learned. Beneath, "
         "how far the posterior mean is from the mean of the dataset, divided by how far the nearest "
-        f"image is: 0 where only statistics of the dataset count, 1 where one image does. {_captions.BAND} "
+        f"image is: 0 where only statistics of the dataset count, 1 where one image does. {captions.BAND} "
         f"{_of_images(results)} After 001."
     )
 
 
 @posterior.figure("posterior_distance", title="How far pred_x0 is from the posterior mean", caption=_of_distance)
 def _draw_distance(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
     def named(result: xr.Dataset) -> list[Series]:
         return [
@@ -400,7 +394,7 @@ def _draw_distance(results: Results, look: Look) -> Figure | None:
             for series in of(result)
         ]
 
-    figure, axes = _panels.over_process(results, look, named, "")
+    figure, axes = panels.over_process(results, look, named, "")
     for axis, label in zip(axes[:, 0], ("distance to the mean", "distance ratio"), strict=True):
         axis.set_ylabel(label)
         axis.set_ylim(bottom=0)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _kernels, _similarity
+from traj.analysis._kernels import images
 from traj.analysis._quantity import Look, Number, Results, quantity
+from traj.analysis._similarity import compared
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def psnr(
     InputError
         A missing variable, or a run of other samples.
     """
-    return _similarity.compare(
+    return compared.compare(
         ds,
         on,
         against,
@@ -62,18 +63,18 @@ def psnr(
 def _decibels(states: NDArray[Any], x_0: NDArray[Any], low: float, scale: float) -> NDArray[Any]:
     samples, steps = states.shape[:2]
     flat = states.reshape(samples, steps, -1), x_0.reshape(samples, -1)
-    decibels: NDArray[Any] = _kernels.psnr_images(*flat, low, scale, CAP)
+    decibels: NDArray[Any] = images.psnr_images(*flat, low, scale, CAP)
     return decibels
 
 
-psnr.curve("psnr", title="PSNR with x_0", y_label="PSNR (dB)")(_similarity.series)
+psnr.curve("psnr", title="PSNR with x_0", y_label="PSNR (dB)")(compared.series)
 
 
 @psnr.gives_numbers
 def _numbers(result: xr.Dataset) -> list[Number]:
     """Say how close pred_x0 is at log SNR 0, and the last x_t."""
-    found = _similarity.at_log_snr_0(result, "PSNR of pred_x0 (dB)")
-    for series in _similarity.series(result):
+    found = compared.at_log_snr_0(result, "PSNR of pred_x0 (dB)")
+    for series in compared.series(result):
         if series.on == "x_t":
             found.append(Number("psnr_x_t_end", "PSNR of the last x_t (dB)", *(float(end[-1]) for end in series[3:])))
     return found
@@ -82,18 +83,18 @@ def _numbers(result: xr.Dataset) -> list[Number]:
 def _caption(results: Results) -> str:
     return (
         f"Peak signal-to-noise ratio, higher is closer; infinite, and not drawn, for the same image. "
-        f"{_similarity.caption(results)} After 002 Fig. 16."
+        f"{compared.caption(results)} After 002 Fig. 16."
     )
 
 
 @psnr.figure("psnr", title="Peak signal-to-noise ratio to the finished image", caption=_caption)
 def _draw(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
-    states = _similarity.over_process(results)
-    return _panels.over_process(states, look, _similarity.series, "PSNR (dB)")[0] if states else None
+    states = compared.over_process(results)
+    return panels.over_process(states, look, compared.series, "PSNR (dB)")[0] if states else None
 
 
-@psnr.figure("psnr_of_runs", title="Peak signal-to-noise ratio of two runs", caption=_similarity.caption_of_runs)
+@psnr.figure("psnr_of_runs", title="Peak signal-to-noise ratio of two runs", caption=compared.caption_of_runs)
 def _draw_of_runs(results: Results, look: Look) -> Figure | None:
-    return _similarity.draw_of_runs(results, look, "PSNR (dB)")
+    return compared.draw_of_runs(results, look, "PSNR (dB)")

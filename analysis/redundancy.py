@@ -8,8 +8,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _edits, _savings, _verdicts
+from traj.analysis._edits import families as _edits
+from traj.analysis._edits import savings
 from traj.analysis._quantity import Landmark, Look, Number, Results, Table, quantity
+from traj.analysis._statistics import verdicts
 from traj.analysis.intervention import intervention
 from traj.stores import FAMILY, ONCE, SAVED, SHORTCUT
 
@@ -34,7 +36,7 @@ def redundancy(
     ds: xr.Dataset,
     *,
     baseline: xr.Dataset | None = None,
-    threshold: float = _verdicts.SIMILAR,
+    threshold: float = verdicts.SIMILAR,
     preset: str = "auto",
 ) -> xr.Dataset:
     """Find where, for how long and how often parts of the process can be left out.
@@ -107,7 +109,7 @@ def redundancy(
     )
     on_front = "no edit removes as many multiply-adds and keeps a higher mean SSIM, or removes more and keeps as much"
     variables = {
-        "keeps": keeps.assign_attrs(_verdicts.FLAGS, long_name="whether the edit keeps SSIM"),
+        "keeps": keeps.assign_attrs(verdicts.FLAGS, long_name="whether the edit keeps SSIM"),
         **edges("safe_from", {"family": len(families)}, (family,), at, at, everywhere),
         **edges("longest_n", {"part": len(parts), "t_start": len(t_starts)}, (part, where), n, n, once),
         **edges("shortest_r", {"cut": len(cuts), "t_start": len(t_starts)}, (cut, where), r, -r, r != ONCE),
@@ -126,7 +128,7 @@ def redundancy(
 
 
 def _keeps(ssim: Array, threshold: float) -> Array:
-    return _verdicts.of_means(ssim, threshold).astype(np.float64)
+    return verdicts.of_means(ssim, threshold).astype(np.float64)
 
 
 def edge_of(
@@ -141,13 +143,13 @@ def edge_of(
 ) -> Array:
     """Find in each cell the value of the most harmful variant that keeps SSIM together with all less harmful ones."""
     if by == "":
-        kept = _verdicts.means(ssim)[0] >= threshold
+        kept = verdicts.means(ssim)[0] >= threshold
     elif by == "_sure":
-        kept = _verdicts.of_means(ssim, threshold) == _verdicts.SEEN
+        kept = verdicts.of_means(ssim, threshold) == verdicts.SEEN
     else:
         count = np.zeros(shape, int)
         np.add.at(count, cell, among)
-        kept = _verdicts.of_means(ssim, threshold, count[cell].clip(1)) != _verdicts.NOT_SEEN
+        kept = verdicts.of_means(ssim, threshold, count[cell].clip(1)) != verdicts.NOT_SEEN
         kept &= ~np.isnan(ssim).any(axis=1)
     edges = np.full(shape, np.nan)
     lost = np.zeros(shape, bool)
@@ -162,16 +164,16 @@ def edge_of(
 
 def _pareto(ssim: Array, saved: Array) -> Array:
     """Say 1 for each variant that no other dominates, 0 for the others and where SSIM is NaN."""
-    return _savings.front(saved, _verdicts.means(ssim)[0]).astype(np.float64)
+    return savings.front(saved, verdicts.means(ssim)[0]).astype(np.float64)
 
 
 def _pareto_possible(ssim: Array, saved: Array) -> Array:
     """Say 1 for each variant that no other is seen to dominate, 0 for the others and where SSIM is NaN."""
     count, samples = ssim.shape
     possible = np.empty(count)
-    half_width = _verdicts.student(samples, max(count - 1, 1))
+    half_width = verdicts.student(samples, max(count - 1, 1))
     for variant in range(count):
-        mean, error = _verdicts.paired(ssim[variant], ssim)
+        mean, error = verdicts.paired(ssim[variant], ssim)
         surely = mean - half_width * error
         dominated = ((saved >= saved[variant]) & (surely > 0)) | ((saved > saved[variant]) & (surely >= 0))
         possible[variant] = not dominated.any() and not np.isnan(ssim[variant]).any()
@@ -180,7 +182,7 @@ def _pareto_possible(ssim: Array, saved: Array) -> Array:
 
 # --- what it shows ------------------------------------------------------------------------------------------------
 
-redundancy.figure("savings", title="What edits save, and what that costs", caption=_savings.caption)(_savings.draw)
+redundancy.figure("savings", title="What edits save, and what that costs", caption=savings.caption)(savings.draw)
 
 EDITS = {"jump": "jump", "skips": "cut of skips", "blocks": "cut of blocks"}
 
@@ -197,13 +199,13 @@ def _longest_caption(results: Results) -> str:
 
 @redundancy.figure("longest_edits", title="Longest edits and shortest pauses", caption=_longest_caption)
 def _longest(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _drawing
+    from traj.analysis._drawing import style
 
     drawn = {run: panels for run, result in results.items() if (panels := _edges_over_starts(result))}
     columns = max(map(len, drawn.values()), default=0)
     if not columns:
         return None
-    figure, axes = _drawing.rows_of(list(drawn), columns, 3, look, named=len(results) > 1)
+    figure, axes = style.rows_of(list(drawn), columns, 3, look, named=len(results) > 1)
     for row, panels in zip(axes, drawn.values(), strict=True):
         for axis in row[len(panels) :]:
             axis.set_visible(False)
@@ -229,19 +231,19 @@ def _edges_over_starts(result: xr.Dataset) -> list[tuple[str, list[xr.DataArray]
 
 def _draw_edges(axis: Axes, edges: list[xr.DataArray], beyond: float) -> None:
     """Draw edges by the mean, and bars from the sure to the possible ones; none lies `beyond` what was tried."""
-    from traj.analysis import _drawing
+    from traj.analysis._drawing import style
 
     labels, t_start = ([*edges[0][dim].to_numpy()] for dim in edges[0].dims)
     for part, colour, line, *ends in zip(
-        labels, _drawing.colours(labels).values(), *(edge.to_numpy() for edge in edges), strict=True
+        labels, style.colours(labels).values(), *(edge.to_numpy() for edge in edges), strict=True
     ):
         if np.isfinite(ends[1]).any():
             sure, possible = (np.where(np.isnan(end), beyond, end) for end in ends)
             there = np.isfinite(line) | np.isfinite(ends[1])
             axis.vlines(np.array(t_start)[there], sure[there], possible[there], color=colour, alpha=0.35, lw=5)
-            axis.plot(t_start, line, ".-", color=colour, label=_drawing.legible(str(part)))
+            axis.plot(t_start, line, ".-", color=colour, label=style.legible(str(part)))
     if axis.lines:
-        _drawing.legend_beside(axis)
+        style.legend_beside(axis)
 
 
 def _starts(result: xr.Dataset) -> dict[str, tuple[float, float, float]]:
@@ -297,7 +299,7 @@ def _tables(results: Results) -> list[Table]:
                     *(f"{int(edits[name].max())}" for name in SAVED[:2]),
                 ]
             )
-    return ([_safe_from(results, rows)] if rows else []) + _savings.tables(results)
+    return ([_safe_from(results, rows)] if rows else []) + savings.tables(results)
 
 
 def _safe_from(results: Results, rows: list[list[str]]) -> Table:

@@ -12,9 +12,14 @@ from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 from scipy import special
 
-from traj.analysis import _captions, _chunks, _dataset, _mmd, _nearest, _similarity, _verdicts
+from traj.analysis._blocks import chunking, datasets
+from traj.analysis._drawing import captions
+from traj.analysis._posterior import nearest as _nearest
 from traj.analysis._quantity import Look, Number, Results, Table, quantity
-from traj.analysis._spread import Named, with_spread
+from traj.analysis._similarity import compared as similarity
+from traj.analysis._statistics import mmd as _mmd
+from traj.analysis._statistics import verdicts
+from traj.analysis._statistics.spread import Named, with_spread
 from traj.stores import InputError, event_dims
 
 if TYPE_CHECKING:
@@ -123,15 +128,15 @@ def sample_quality(
         No dataset, or one of images of another shape; fewer than two samples or images; a baseline of other samples or
         images; a readout without x_0_logits, or of another run; at_most below 2, permutations below 1.
     """
-    _chunks.require(ds, ("x_0",))
-    images = _dataset.opened(ds, dataset, "sample_quality")
+    chunking.require(ds, ("x_0",))
+    images = datasets.opened(ds, dataset, "sample_quality")
     _require_enough(ds.sizes["sample"], images.count, at_most, permutations)
-    x_0 = _chunks.images(ds["x_0"])
-    found = _chunks.per_image(
+    x_0 = chunking.images(ds["x_0"])
+    found = chunking.per_image(
         _nearest.of_events, x_0, lead="s", dtype=np.float64, width=len(_nearest.COLUMNS), images=images
     )
     yardstick = _yardstick(images)
-    others = {} if baseline is None else {"baseline": _chunks.images(_similarity.counterpart(ds, baseline)["x_0"])}
+    others = {} if baseline is None else {"baseline": chunking.images(similarity.counterpart(ds, baseline)["x_0"])}
     index = da.where(da.isnan(found[:, 2]), -1, found[:, 2]).astype(np.int64)
     variables = {
         **_near(found, yardstick, ds.sizes["sample"]),
@@ -152,7 +157,7 @@ def sample_quality(
         "permutations": permutations,
         "evaluations": _evaluations(ds),
         "first_timestep": int(ds["timestep"][0]),
-        "valid_range": list(_chunks.value_range(ds)),
+        "valid_range": list(chunking.value_range(ds)),
     }
     return xr.Dataset(variables, coords, attrs)
 
@@ -193,7 +198,7 @@ def _evenly(count: int, most: int) -> Array:
     return chosen
 
 
-def _yardstick(images: _dataset.Images) -> da.Array:
+def _yardstick(images: datasets.Images) -> da.Array:
     chosen = _evenly(images.count, YARDSTICK)
     apart = delayed(_nearest.of_one_another, pure=True)(images, chosen)
     distance: da.Array = da.from_delayed(apart, (len(chosen),), np.float64)
@@ -207,7 +212,7 @@ def _near(found: da.Array, yardstick: da.Array, samples: int) -> dict[str, xr.Da
     values = da.stack([distance, distance / yardstick.mean(), copied], axis=-1)
     variables = with_spread(xr.DataArray(values, dims=("sample", "column")), [NEAREST, RATIO, COPIED])
     share = variables["copied_mean"].rename("copied")
-    return variables | _verdicts.interval("copied", "share of samples that are copies", samples, share)
+    return variables | verdicts.interval("copied", "share of samples that are copies", samples, share)
 
 
 def _whole(array: da.Array) -> Delayed:
@@ -217,7 +222,7 @@ def _whole(array: da.Array) -> Delayed:
 
 
 def _discrepancies(
-    x_0: da.Array, images: _dataset.Images, others: dict[str, da.Array], at_most: int, permutations: int
+    x_0: da.Array, images: datasets.Images, others: dict[str, da.Array], at_most: int, permutations: int
 ) -> dict[str, xr.DataArray]:
     """Compare the run with the dataset and the others: variables along against."""
     chosen = _evenly(len(x_0), at_most)
@@ -231,7 +236,7 @@ def _discrepancies(
     }
 
 
-def _compare(ours: Array, theirs: list[Array], images: _dataset.Images, chosen: Array, permutations: int) -> Array:
+def _compare(ours: Array, theirs: list[Array], images: datasets.Images, chosen: Array, permutations: int) -> Array:
     """Compare x_0 with chosen images, then with the x_0 of other runs: (against, column)."""
     rows, *others = (events.reshape(len(events), -1).astype(np.float64) for events in (ours, *theirs))
     real = images.pick(chosen[:, None])[:, 0].astype(np.float64)
@@ -241,7 +246,7 @@ def _compare(ours: Array, theirs: list[Array], images: _dataset.Images, chosen: 
     return np.stack(found)
 
 
-def _shown(x_0: xr.DataArray, index: da.Array, images: _dataset.Images) -> dict[str, xr.DataArray]:
+def _shown(x_0: xr.DataArray, index: da.Array, images: datasets.Images) -> dict[str, xr.DataArray]:
     """Keep a few samples and their nearest images."""
     few = x_0.isel(sample=slice(SHOWN))
     pick = delayed(_picked, pure=True)(images, _whole(index[:SHOWN]))
@@ -253,7 +258,7 @@ def _shown(x_0: xr.DataArray, index: da.Array, images: _dataset.Images) -> dict[
     }
 
 
-def _picked(images: _dataset.Images, index: Array) -> Array:
+def _picked(images: datasets.Images, index: Array) -> Array:
     """Read images at positions, NaN for those below 0."""
     picked = images.pick(index[:, None])[:, 0].reshape(-1, *images.shape)
     picked[index < 0] = np.nan
@@ -275,7 +280,7 @@ def _logits(ds: xr.Dataset, readout: xr.Dataset) -> xr.DataArray:
 
 def _sure(logits: xr.DataArray) -> xr.DataArray:
     """Give the columns of SURE of logits: (sample, column)."""
-    return _chunks.per_cell(_confidence, logits, within=[["class"]], width=len(SURE))
+    return chunking.per_cell(_confidence, logits, within=[["class"]], width=len(SURE))
 
 
 def _confidence(logits: Array) -> Array:
@@ -296,7 +301,7 @@ def _interval(result: xr.Dataset, name: str) -> tuple[float, float, float]:
     mean = float(result[f"{name}_mean"])
     if f"{name}_low" in result:
         return mean, float(result[f"{name}_low"]), float(result[f"{name}_high"])
-    half = float(_verdicts.student(int(result.attrs["samples"])) * result[f"{name}_se"])
+    half = float(verdicts.student(int(result.attrs["samples"])) * result[f"{name}_se"])
     return mean, mean - half, mean + half
 
 
@@ -357,22 +362,22 @@ def _told(result: xr.Dataset, against: str) -> tuple[str, str]:
 
 
 def _caption(results: Results) -> str:
-    images = _captions.either(int(result.attrs["images"]) for result in results.values())
+    images = captions.either(int(result.attrs["images"]) for result in results.values())
     return (
         "How like data the samples of each run are, over the evaluations of the network that one sample takes. MMD² is "
         "the squared maximum mean discrepancy between samples and dataset (Gaussian kernel as wide as the median "
         "distance of two images): 0 on average for samples from the dataset's own distribution, and so sometimes "
         f"below 0. The distance to the nearest image is {DIVIDED}: 0 would be "
         "copies, above 1 is farther than images are. Beneath, what a classifier of such images says of them, where it "
-        f"was asked. Bars are 95 % intervals. The dataset has {images} images. {_captions.samples(results)} After 001."
+        f"was asked. Bars are 95 % intervals. The dataset has {images} images. {captions.samples(results)} After 001."
     )
 
 
 @sample_quality.figure("sample_quality", title="Quality beside what a sample costs", caption=_caption)
 def _draw(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _sampled
+    from traj.analysis._drawing import sampled
 
-    return _sampled.over_cost(results, look, in_order(results), PANELS, _interval)
+    return sampled.over_cost(results, look, in_order(results), PANELS, _interval)
 
 
 def _of_nearest(results: Results) -> str:
@@ -385,6 +390,6 @@ def _of_nearest(results: Results) -> str:
 
 @sample_quality.figure("nearest_images", title="Samples, and the nearest images of the dataset", caption=_of_nearest)
 def _draw_nearest(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _sampled
+    from traj.analysis._drawing import sampled
 
-    return _sampled.nearest(results, look, in_order(results))
+    return sampled.nearest(results, look, in_order(results))

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from numpy.typing import NDArray
 
-from traj.analysis import _captions, _chunks, _landmarks, _order, _similarity
+from traj.analysis._blocks import chunking
+from traj.analysis._drawing import captions
 from traj.analysis._quantity import Landmark, Look, Number, Results, quantity
-from traj.analysis._verdicts import SIMILAR
-from traj.analysis._windows import window_of
+from traj.analysis._similarity import compared
+from traj.analysis._similarity.windows import window_of
+from traj.analysis._statistics import landmarks, order
+from traj.analysis._statistics.verdicts import SIMILAR
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,14 +60,14 @@ def ssim(
         A preset that is unknown or does not fit the images; a missing variable; a run of other samples; events
         that are no images.
     """
-    _chunks.require_images(ds, "SSIM")
+    chunking.require_images(ds, "SSIM")
     side = min(ds.sizes.get("y", 0), ds.sizes.get("x", 0))
     preset, window = window_of(preset, side)
 
     def kernel(states: NDArray[Any], x_0: NDArray[Any], low: float, scale: float) -> NDArray[Any]:
-        return _similarity.structural(states, x_0, low, scale, preset, window)
+        return compared.structural(states, x_0, low, scale, preset, window)
 
-    return _similarity.compare(
+    return compared.compare(
         ds,
         on,
         against,
@@ -76,7 +79,7 @@ def ssim(
     )
 
 
-ssim.curve("ssim", title="SSIM with x_0", y_label="SSIM")(_similarity.series)
+ssim.curve("ssim", title="SSIM with x_0", y_label="SSIM")(compared.series)
 
 
 @ssim.gives_landmarks
@@ -86,10 +89,10 @@ def _alike(result: xr.Dataset) -> list[Landmark]:
     The interval is where the 95 % band of the mean crosses 0.8.
     """
     meaning = f"pred_x0 looks like x_0: SSIM above {SIMILAR} from here on"
-    curves = [series for series in _similarity.series(result) if series.on == "pred_x0"]
+    curves = [series for series in compared.series(result) if series.on == "pred_x0"]
     return [
-        _landmarks.kept_above(series, SIMILAR, "ssim_08", meaning).called(
-            f"SSIM {SIMILAR} with x_0", partial(_order.kept_above, result["ssim"].sel(on=series.on), SIMILAR)
+        landmarks.kept_above(series, SIMILAR, "ssim_08", meaning).called(
+            f"SSIM {SIMILAR} with x_0", partial(order.kept_above, result["ssim"].sel(on=series.on), SIMILAR)
         )
         for series in curves
     ]
@@ -97,32 +100,32 @@ def _alike(result: xr.Dataset) -> list[Landmark]:
 
 @ssim.gives_numbers
 def _numbers(result: xr.Dataset) -> list[Number]:
-    return _similarity.at_log_snr_0(result, "SSIM of pred_x0")
+    return compared.at_log_snr_0(result, "SSIM of pred_x0")
 
 
 def _caption(results: Results) -> str:
-    presets = _captions.either(str(result.attrs["preset"]) for result in results.values())
+    presets = captions.either(str(result.attrs["preset"]) for result in results.values())
     return (
-        f"Structural similarity, preset {presets}; 1 is the same image. {_similarity.caption(results)} The dotted line "
+        f"Structural similarity, preset {presets}; 1 is the same image. {compared.caption(results)} The dotted line "
         f"is {SIMILAR}, from which the source takes images for alike. "
-        f"{_captions.PLACE.format('where pred_x0 gets above it to stay')} After 002 Fig. 17."
+        f"{captions.PLACE.format('where pred_x0 gets above it to stay')} After 002 Fig. 17."
     )
 
 
 @ssim.figure("ssim", title="Structural similarity to the finished image", caption=_caption)
 def _draw(results: Results, look: Look) -> Figure | None:
-    from traj.analysis import _panels
+    from traj.analysis._drawing import panels
 
-    states = _similarity.over_process(results)
+    states = compared.over_process(results)
     if not states:
         return None
-    figure, axes = _panels.over_process(states, look, _similarity.series, "SSIM", places=_alike)
+    figure, axes = panels.over_process(states, look, compared.series, "SSIM", places=_alike)
     for axis in axes.flat:
         axis.set_ylim(min(0, axis.get_ylim()[0]), 1.02)
         axis.axhline(SIMILAR, color="#777777", lw=0.9, ls=":")
     return figure
 
 
-@ssim.figure("ssim_of_runs", title="Structural similarity of two runs", caption=_similarity.caption_of_runs)
+@ssim.figure("ssim_of_runs", title="Structural similarity of two runs", caption=compared.caption_of_runs)
 def _draw_of_runs(results: Results, look: Look) -> Figure | None:
-    return _similarity.draw_of_runs(results, look, "SSIM")
+    return compared.draw_of_runs(results, look, "SSIM")

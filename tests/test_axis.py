@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from tests.analysis_data import dataset, forks, state_readout, trajectories
 from tests.report_data import fail, text
 from tests.test_information import noised, of_normal
-from traj.analysis import _axis
+from traj.analysis._drawing import axis as _axis
 from traj.analysis._quantity import Landmark, Look
 from traj.analysis.consistency import consistency
 from traj.analysis.entropy import entropy

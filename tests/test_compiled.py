@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from traj.analysis import _compiled, _edits, _gaussian, _histograms, _kernels, _labels, _pairs, _sorted
+from traj.analysis._edits import families
+from traj.analysis._kernels import compiling, gaussian, histograms, images, labels, pairs, sorted_codes
 
 ROOT = Path(__file__).parents[1]
 
 INNER = """
-from traj.analysis._compiled import compiled
+from traj.analysis._kernels.compiling import compiled
 FACTOR = 2.0
 
 @compiled
@@ -24,7 +25,7 @@ def inner(x):
 """
 
 OUTER = """
-from traj.analysis._compiled import compiled
+from traj.analysis._kernels.compiling import compiled
 from traj.analysis._inner import inner
 
 @compiled
@@ -42,10 +43,10 @@ print(outer(3.0), sum(outer.stats.cache_misses.values()))
 def package(tmp_path):
     """A package of two kernels in two files, one calling the other."""
     folder = tmp_path / "traj" / "analysis"
-    folder.mkdir(parents=True)
-    for place in (folder.parent, folder):
+    (folder / "_kernels").mkdir(parents=True)
+    for place in (folder.parent, folder, folder / "_kernels"):
         (place / "__init__.py").touch()
-    shutil.copy(ROOT / "analysis/_compiled.py", folder)
+    shutil.copy(ROOT / "analysis/_kernels/compiling.py", folder / "_kernels")
     (folder / "_inner.py").write_text(INNER)
     (folder / "_outer.py").write_text(OUTER)
     return folder
@@ -86,21 +87,21 @@ def test_compiled_code_of_earlier_versions_does_not_pile_up(tmp_path):
     for age in range(9):
         (tmp_path / str(age)).mkdir()
         os.utime(tmp_path / str(age), (9 - age, 9 - age))
-    _compiled._clear(tmp_path / "8")
+    compiling._clear(tmp_path / "8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "8"]
 
 
 def test_files_changed_since_they_were_imported_are_neither_read_from_the_cache_nor_written_to_it(monkeypatch):
-    kernel = _compiled.compiled(lambda x: x + 1)
-    monkeypatch.setattr(_compiled, "IMPORTED", "another hash")
+    kernel = compiling.compiled(lambda x: x + 1)
+    monkeypatch.setattr(compiling, "IMPORTED", "another hash")
     assert kernel(1) == 2
-    assert not list(_compiled.folder().glob("*lambda*"))
+    assert not list(compiling.folder().glob("*lambda*"))
 
 
 def test_all_kernels_are_compiled_in_the_one_way():
-    for module in (_edits, _gaussian, _histograms, _kernels, _labels, _pairs, _sorted):
+    for module in (families, gaussian, histograms, images, labels, pairs, sorted_codes):
         kernels = [value for value in vars(module).values() if hasattr(value, "py_func")]
         assert kernels
-        assert all(isinstance(kernel._cache, _compiled._Cache) for kernel in kernels), module
-    others = [file.name for file in (ROOT / "analysis").glob("*.py") if "njit" in file.read_text(encoding="utf-8")]
-    assert others == ["_compiled.py"]
+        assert all(isinstance(kernel._cache, compiling._Cache) for kernel in kernels), module
+    others = [file.name for file in (ROOT / "analysis").rglob("*.py") if "njit" in file.read_text(encoding="utf-8")]
+    assert others == ["compiling.py"]

@@ -23,7 +23,7 @@ from tests.analysis_data import (
     state_readout,
     trajectories,
 )
-from traj.analysis._spread import dealt
+from traj.analysis._statistics.spread import dealt
 from traj.analysis.consistency import consistency
 
 SIMILARITIES = ("pearson", "cosine", "one_minus_nmse", "ssim", "psnr")

@@ -5,8 +5,8 @@ import pytest
 import xarray as xr
 
 from tests.analysis_data import dataset, fork_readout, forks, state_readout_dataset, trajectories
-from traj.analysis._drawing import look_of
-from traj.analysis._series import of_forks
+from traj.analysis._drawing.series import of_forks
+from traj.analysis._drawing.style import look_of
 from traj.analysis.consistency import ALIKE, consistency
 from traj.analysis.entropy import entropy
 from traj.analysis.label_variance import label_variance

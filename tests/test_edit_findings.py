@@ -8,7 +8,7 @@ import xarray as xr
 from scipy import stats
 
 from tests.analysis_data import JUMP, SHORTCUT, baseline, sweep_dataset
-from traj.analysis import _edits, _findings, _shortcut
+from traj.analysis._edits import families, findings, shortcut
 from traj.analysis.intervention import intervention
 from traj.stores import ONCE
 
@@ -28,9 +28,7 @@ def compared(shares, *, at=AT, samples=8, **coords):
 
 def found(result):
     """Verdicts and numbers, by the figure of the source that is looked at."""
-    return {
-        said.split("Fig")[-1].strip("s. )"): (verdict, numbers) for said, verdict, numbers in _findings.rows(result)
-    }
+    return {said.split("Fig")[-1].strip("s. )"): (verdict, numbers) for said, verdict, numbers in findings.rows(result)}
 
 
 def test_findings_follow_from_the_data():
@@ -72,7 +70,7 @@ def made_up(ssim, psnr):
 def test_only_starts_after_phase_1_are_compared():
     ssim, psnr = np.array([0.5, 0.9, 0.9, 0.9, 0.9, 0.9]), np.array([1.0, 20, 25, 50, 40, 30])
     result = made_up(*(np.repeat(values[:, None], 3, axis=1) for values in (ssim, psnr)))
-    ((skips, blocks, starts, difference),) = _findings.late_pairs(result)
+    ((skips, blocks, starts, difference),) = findings.late_pairs(result)
     assert (skips.name, blocks.name) == ("skips ns=2 n=5", "blocks nb=2 n=5")
     assert starts.tolist() == [20, 10]
     np.testing.assert_allclose(difference, [[20] * 3, [5] * 3])
@@ -133,7 +131,7 @@ def test_a_run_without_new_noise_is_compared_with_one_that_has_it():
         "noisy": compared(SHARE, eta="1"),
         "still": compared({JUMP: [0.0, 0.0, 0.1], SKIPS: [0.9, 0.2, 0.1]}, eta="0"),
     }
-    (table,) = _findings.with_and_without_noise(results)
+    (table,) = findings.with_and_without_noise(results)
     assert table.title == "With and without new noise: noisy and still"
     assert "in 1 of 2 families with new noise, in 1 of 2 families without" in table.note
     skips = next(row for row in table.rows if row[0].startswith("skips"))
@@ -143,7 +141,7 @@ def test_a_run_without_new_noise_is_compared_with_one_that_has_it():
     ]
     assert skips[1:4] == ["30", *(f"{value:.3f}" for value in first)]
     assert skips[5].endswith("(t = 30)")
-    assert _findings.with_and_without_noise({"noisy": results["noisy"]}) == []
+    assert findings.with_and_without_noise({"noisy": results["noisy"]}) == []
 
 
 def test_numbers_are_of_edits_and_not_of_the_shortcut():
@@ -170,7 +168,7 @@ def of_shortcut(ssim, preset="wang2004", **coords):
 
 def test_findings_of_the_shortcut_follow_from_the_data():
     ssim = 0.85 + 0.04 * np.random.default_rng(0).standard_normal(12)
-    higher, _, between, adds, time = _shortcut.rows(of_shortcut(ssim, time_removed=0.27))
+    higher, _, between, adds, time = shortcut.rows(of_shortcut(ssim, time_removed=0.27))
     half = stats.t(11).ppf(0.975) * ssim.std(ddof=1) / np.sqrt(12)
     low, high = stats.binomtest(int((ssim >= 0.8).sum()), 12).proportion_ci(method="wilson")
     assert higher[1] == "higher"
@@ -183,7 +181,7 @@ def test_findings_of_the_shortcut_follow_from_the_data():
 
 
 def test_ssim_by_another_window_than_the_sources_is_not_compared():
-    rows = _shortcut.rows(of_shortcut(np.full(12, 0.99), "window:5"))
+    rows = shortcut.rows(of_shortcut(np.full(12, 0.99), "window:5"))
     assert rows[0][1] == rows[2][1] == "cannot tell"
     assert "SSIM by window:5, another window" in rows[0][2]
 
@@ -204,4 +202,4 @@ def test_a_histogram_has_every_sample_and_bars_what_is_saved():
 
 def test_a_shortcut_is_in_no_line():
     ds = sweep_dataset([(190, *SHORTCUT), *((at, *JUMP) for at in AT)], [0.3, 0.1, 0.1, 0.1])
-    assert [line.name for line in _edits.lines(ds, "at")] == ["jump n=5"]
+    assert [line.name for line in families.lines(ds, "at")] == ["jump n=5"]

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from tests.analysis_data import CUT, JUMP, SHORTCUT, baseline, sweep_dataset
-from traj.analysis import _savings
+from traj.analysis._edits import savings
 from traj.analysis.phases import begins_of_curve, phases
 from traj.analysis.redundancy import redundancy
 from traj.stores import ONCE
@@ -110,7 +110,7 @@ def results():
 
 
 def test_the_front_is_what_no_edit_of_any_sweep_of_the_run_beats(results):
-    ((name, tried),) = _savings.pooled(results).items()
+    ((name, tried),) = savings.pooled(results).items()
     assert name == "edits, shortcut"
     removed, ssim = tried["multiply_adds_removed"].to_numpy(), tried["ssim_mean"].to_numpy()
     expected = [
@@ -118,7 +118,7 @@ def test_the_front_is_what_no_edit_of_any_sweep_of_the_run_beats(results):
         for k, (a, b) in enumerate(zip(removed, ssim, strict=True))
         if a > 0 and not ((removed >= a) & (ssim >= b) & ((removed > a) | (ssim > b))).any()
     ]
-    best = _savings.best(tried)
+    best = savings.best(tried)
     assert sorted(best) == expected
     assert 0 < len(best) < len(removed)
     assert (np.diff(removed[best]) >= 0).all()
@@ -132,25 +132,25 @@ def test_the_front_is_what_no_edit_of_any_sweep_of_the_run_beats(results):
 
 def test_equal_cuts_are_listed_once_and_what_saves_nothing_not_at_all(results):
     same = results["edits"].assign_coords(nb=results["edits"]["nb"] * 2)
-    ((_, twice),) = _savings.pooled({"edits": results["edits"], "same": same}).items()
-    ((_, once),) = _savings.pooled({"edits": results["edits"]}).items()
-    np.testing.assert_array_equal(_savings.best(twice), _savings.best(once))
-    assert _savings.pooled({"shortcut": results["shortcut"]}) == {}
+    ((_, twice),) = savings.pooled({"edits": results["edits"], "same": same}).items()
+    ((_, once),) = savings.pooled({"edits": results["edits"]}).items()
+    np.testing.assert_array_equal(savings.best(twice), savings.best(once))
+    assert savings.pooled({"shortcut": results["shortcut"]}) == {}
     nothing = once.assign_coords(multiply_adds_removed=("variant", np.zeros(once.sizes["variant"])))
-    assert not _savings.best(nothing).size
+    assert not savings.best(nothing).size
 
 
 def test_runs_and_windows_that_do_not_compare_have_fronts_of_their_own(results):
     for other in ({"baseline": "other"}, {"preset": "skimage"}, {"samples": 7}):
         apart = {"edits": results["edits"], "others": results["edits"].assign_attrs(other)}
-        assert list(_savings.pooled(apart)) == ["edits", "others"]
+        assert list(savings.pooled(apart)) == ["edits", "others"]
         assert len(redundancy.plot(apart, "savings").axes) == 2
 
 
 def test_the_table_says_what_is_saved_and_lost(results):
     table = redundancy.tables(results)[-1]
-    ((_, tried),) = _savings.pooled(results).items()
-    for row, variant in zip(table.rows, _savings.best(tried), strict=True):
+    ((_, tried),) = savings.pooled(results).items()
+    for row, variant in zip(table.rows, savings.best(tried), strict=True):
         edit = tried.isel(variant=variant)
         assert row[1:4] == [str(int(edit[name])) for name in ("at", "evaluations_saved", "evaluations_cut")]
         assert row[4] == f"{100 * float(edit['multiply_adds_removed']):.1f} %"

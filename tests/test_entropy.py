@@ -9,8 +9,9 @@ from PIL import Image
 from scipy import stats
 
 from tests.analysis_data import dataset, trajectories
-from traj.analysis import _histograms, _pooled
-from traj.analysis._spread import dealt
+from traj.analysis._blocks import pooled
+from traj.analysis._kernels import histograms
+from traj.analysis._statistics.spread import dealt
 from traj.analysis.entropy import entropy
 
 
@@ -122,7 +123,7 @@ def test_the_jackknife_error_is_the_scatter_of_repeated_runs():
 def test_grey_is_pils_luma_of_the_rounded_bytes():
     images = np.random.default_rng(0).uniform(-1.2, 1.2, (1, 1, 3, 40, 40)).astype(np.float32)
     grey = np.empty((1, 1, 1600), np.uint8)
-    assert _histograms.grey_codes(images.reshape(1, 1, 3, -1), np.float32(-1), np.float32(127.5), 0, grey)
+    assert histograms.grey_codes(images.reshape(1, 1, 3, -1), np.float32(-1), np.float32(127.5), 0, grey)
     rgb = np.clip(np.rint((images[0, 0] + 1) * np.float32(127.5)), 0, 255).astype(np.uint8)
     expected = np.asarray(Image.fromarray(np.moveaxis(rgb, 0, -1)).convert("L"))
     np.testing.assert_array_equal(grey[0, 0].reshape(40, 40), expected)
@@ -276,7 +277,7 @@ def test_pooling_many_samples_holds_counts_not_codes():
     def largest(samples):
         ds = trajectories(samples, 4, chunks=(16, 4))
         sizes = []
-        original = _pooled._add_chunks
+        original = pooled._add_chunks
 
         def watched(*blocks, **options):
             counts = original(*blocks, **options)
@@ -284,7 +285,7 @@ def test_pooling_many_samples_holds_counts_not_codes():
             return counts
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_pooled, "_add_chunks", watched)
+            patch.setattr(pooled, "_add_chunks", watched)
             entropy(ds, bins=16, on=("x_t",)).compute(scheduler="synchronous")
         return max(sizes)
 
@@ -293,7 +294,7 @@ def test_pooling_many_samples_holds_counts_not_codes():
 
 def test_counts_of_fewer_large_images_than_groups_can_be_pooled():
     ds = trajectories(3, 2, side=96)
-    assert _pooled.carries_counts(3 * 96**2, 16)
+    assert pooled.carries_counts(3 * 96**2, 16)
     result = entropy(ds, bins=16, on=("x_t",)).compute()
     expected = of_counts(joint(codes(ds["x_0"], 16), codes(ds["x_t"], 16)[:, 0], 16))["stepwise_entropy"]
     np.testing.assert_allclose(result["stepwise_entropy"][0, 0], expected, rtol=0, atol=1e-12)

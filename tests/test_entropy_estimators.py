@@ -9,8 +9,8 @@ from scipy import special
 
 from tests.analysis_data import dataset, trajectories
 from tests.test_entropy import BOTH_WAYS, codes, joint
-from traj.analysis import _histograms
-from traj.analysis._spread import dealt
+from traj.analysis._kernels import histograms
+from traj.analysis._statistics.spread import dealt
 from traj.analysis.entropy import entropy
 
 
@@ -27,9 +27,9 @@ def by_grassberger(counts):
 
 def test_grassbergers_g_is_its_definition_by_digamma_functions():
     n = np.r_[1:300, 1000, 4095:4099, 10**6, 10**9]
-    np.testing.assert_allclose([_histograms._g(int(c)) for c in n], grassbergers_g(n.astype(float)), rtol=1e-12)
-    assert _histograms._g(1) == -np.euler_gamma - np.log(2)
-    np.testing.assert_allclose(_histograms._g(2), 2 - np.euler_gamma - np.log(2), rtol=1e-15)
+    np.testing.assert_allclose([histograms._g(int(c)) for c in n], grassbergers_g(n.astype(float)), rtol=1e-12)
+    assert histograms._g(1) == -np.euler_gamma - np.log(2)
+    np.testing.assert_allclose(histograms._g(2), 2 - np.euler_gamma - np.log(2), rtol=1e-15)
 
 
 @BOTH_WAYS
@@ -85,7 +85,7 @@ def test_convergence_is_the_pooled_value_of_the_first_groups(bins, samples):
 def test_convergence_has_no_value_before_there_is_a_sample():
     counts = np.zeros((3, 16), np.uint32)
     counts[1, :2] = counts[2, 2:5] = 3
-    converging = _histograms.converging_bits(counts, 4)
+    converging = histograms.converging_bits(counts, 4)
     assert np.isnan(converging[0]).all()
     assert np.isfinite(converging[1:]).all()
 

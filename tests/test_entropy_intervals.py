@@ -7,7 +7,7 @@ import pytest
 
 from tests.analysis_data import dataset
 from tests.test_entropy import gaussian_pixels, of_gaussian_pixels
-from traj.analysis._spread import dealt
+from traj.analysis._statistics.spread import dealt
 from traj.analysis.entropy import entropy
 
 BINS, RUNS = 16, 32

@@ -24,7 +24,7 @@ PYTHONS_OWN = {
     "stores/partials.py": {"FileExistsError"},  # with the system's number and the file's name
     "stores/places.py": {"PermissionError", "OSError"},
     "pipeline/models/train.py": {"OSError"},
-    "analysis/_chunks.py": {"ImportError"},
+    "analysis/_blocks/chunking.py": {"ImportError"},
     "analysis/__init__.py": {"AttributeError"},  # what Python expects of a module without that name
     "analysis/_offered.py": {"ImportError"},  # caught there, and said as an InputError
     "pipeline/report/entries.py": {"ValueError"},  # caught there: a file of times that does not fit is left out

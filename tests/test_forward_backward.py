@@ -20,7 +20,8 @@ from tests.analysis_data import (
     parent,
     trajectories,
 )
-from traj.analysis import _changes, _landmarks
+from traj.analysis._replicas import changes
+from traj.analysis._statistics import landmarks
 from traj.analysis.forward_backward import forward_backward
 from traj.analysis.psnr import psnr
 from traj.analysis.ssim import ssim
@@ -164,7 +165,7 @@ def test_correlations_are_those_of_all_pairs_of_pixels(samples, replicas, shape)
 def test_errors_are_a_jackknifes():
     fields = np.random.default_rng(1).uniform(0, 1, (1, 2, 11, 4, 4))
     whole = changing_by(fields)
-    groups = _changes.dealt(11)
+    groups = changes.dealt(11)
     without = [changing_by(fields[:, :, groups != group])["susceptibility"].item() for group in range(8)]
     assert whole["susceptibility_se"].item() == pytest.approx(np.sqrt(7 * np.var(without)))
     assert np.isnan(changing_by(fields[:, :, :7])["susceptibility_se"]).all()
@@ -210,15 +211,15 @@ def test_an_exponential_correlation_has_its_length():
 @pytest.mark.parametrize("length", [0.4, 1.0, 2.3, 5.0])
 def test_the_length_of_an_exponential_is_exact_between_distances(length):
     distance = np.array([0, 1.2, 2.1, 3.4, 6.0])
-    assert _changes.correlation_length(distance, np.exp(-distance / length)) == pytest.approx(length)
+    assert changes.correlation_length(distance, np.exp(-distance / length)) == pytest.approx(length)
 
 
 def test_lengths_at_the_limits():
     distance = np.arange(4.0)
-    assert _changes.correlation_length(distance, np.array([1, 0, 0, 0.0])) == 0
-    assert _changes.correlation_length(distance, np.array([1, -0.1, 0, 0.9])) == 0
-    assert _changes.correlation_length(distance, np.ones(4)) == np.inf
-    assert np.isnan(_changes.correlation_length(distance, np.full(4, np.nan)))
+    assert changes.correlation_length(distance, np.array([1, 0, 0, 0.0])) == 0
+    assert changes.correlation_length(distance, np.array([1, -0.1, 0, 0.9])) == 0
+    assert changes.correlation_length(distance, np.ones(4)) == np.inf
+    assert np.isnan(changes.correlation_length(distance, np.full(4, np.nan)))
 
 
 def test_a_threshold_counts_pixels():
@@ -240,10 +241,10 @@ def test_the_bootstraps_sets_have_the_susceptibility_that_is_reported(monkeypatc
     )
     result = changing_by(fields)
     seen = []
-    highest_of = _landmarks.highest_of
-    monkeypatch.setattr(_landmarks, "redrawn", lambda samples: np.ones((1, samples)))
+    highest_of = landmarks.highest_of
+    monkeypatch.setattr(landmarks, "redrawn", lambda samples: np.ones((1, samples)))
     monkeypatch.setattr(
-        _landmarks, "highest_of", lambda series, drawn, *words: seen.append(drawn) or highest_of(series, drawn, *words)
+        landmarks, "highest_of", lambda series, drawn, *words: seen.append(drawn) or highest_of(series, drawn, *words)
     )
     (peak,) = (mark for mark in forward_backward.landmarks(result) if mark.name == "susceptibility_peak")
     np.testing.assert_allclose(16 * seen[0][0], result["susceptibility"], rtol=1e-6)

@@ -9,7 +9,7 @@ import xarray as xr
 from scipy import special
 
 from tests.analysis_data import ALPHA_BAR, trajectories
-from traj.analysis import _paths
+from traj.analysis._kernels import paths
 from traj.analysis.geometry import geometry
 from traj.pipeline.models.analytic import GaussianDenoiser
 from traj.pipeline.process.plans import ddim
@@ -101,17 +101,17 @@ def test_an_arc_of_a_circle_has_its_sagitta_its_angle_and_its_length():
     path = 3 + 7 * np.stack([np.cos(angle), np.sin(angle)], axis=-1) @ plane
     chord = 2 * np.sin(arc / 2)
     distance = (np.cos(angle - arc / 2) - np.cos(arc / 2)) / chord
-    np.testing.assert_allclose(_paths.distance_to_line(path), distance, atol=1e-14)
-    np.testing.assert_allclose(_paths.turning(path)[1:-1], np.degrees(arc / (points - 1)), rtol=1e-10)
-    assert np.isnan(_paths.turning(path)[[0, -1]]).all()
+    np.testing.assert_allclose(paths.distance_to_line(path), distance, atol=1e-14)
+    np.testing.assert_allclose(paths.turning(path)[1:-1], np.degrees(arc / (points - 1)), rtol=1e-10)
+    assert np.isnan(paths.turning(path)[[0, -1]]).all()
     length = (points - 1) * 2 * np.sin(arc / (points - 1) / 2)
-    assert _paths.detour(path) == pytest.approx(length / chord, rel=1e-12)
-    np.testing.assert_allclose(_paths.explained(path, 3)[1:], 1, rtol=1e-12)
+    assert paths.detour(path) == pytest.approx(length / chord, rel=1e-12)
+    np.testing.assert_allclose(paths.explained(path, 3)[1:], 1, rtol=1e-12)
 
 
 def test_steps_straight_back_and_aside_turn_by_180_and_90_degrees():
     path = np.array([[0.0, 0], [1, 0], [3, 0], [2, 0], [2, 5], [2, 5], [3, 5]])
-    np.testing.assert_allclose(_paths.turning(path), [np.nan, 0, 180, 90, np.nan, np.nan, np.nan], atol=1e-12)
+    np.testing.assert_allclose(paths.turning(path), [np.nan, 0, 180, 90, np.nan, np.nan, np.nan], atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12), (5, 2), (2, 9)])
@@ -119,7 +119,7 @@ def test_components_are_those_of_the_singular_values(shape):
     path = np.random.default_rng(2).standard_normal(shape).cumsum(axis=0)
     squares = np.linalg.svd(path - path.mean(axis=0), compute_uv=False) ** 2
     expected = np.pad(squares.cumsum() / squares.sum(), (0, 3), constant_values=1)[:3]
-    np.testing.assert_allclose(_paths.explained(path, 3), expected, rtol=1e-12)
+    np.testing.assert_allclose(paths.explained(path, 3), expected, rtol=1e-12)
 
 
 def test_events_of_any_shape_are_measured_alike():

@@ -10,7 +10,9 @@ from scipy import stats
 from tests.bayes_data import ALPHA_BAR, POINTS, forward_paths, log_weights, mixture, readout
 from tests.test_forks_and_readouts_on_disk import make_readout
 from traj import analysis, stores
-from traj.analysis import _bayes, _bayes_means, _bayes_options
+from traj.analysis._decisions import loops
+from traj.analysis._decisions import means as bayes_means
+from traj.analysis._decisions import options as bayes_options
 from traj.pipeline.computing import analyze
 from traj.stores import InputError
 
@@ -26,7 +28,7 @@ GOLDEN = {
 }
 """METHODS 4.4: bits of the 4-way decision and of PARTITIONS, by times 1 to 1000."""
 
-SIDES = np.array([_bayes_options._sides(text, range(4)) for text in ("0|1|2|3", *PARTITIONS)])
+SIDES = np.array([bayes_options._sides(text, range(4)) for text in ("0|1|2|3", *PARTITIONS)])
 label_entropy = analysis.load("label_entropy")
 
 
@@ -37,7 +39,7 @@ def quadrature(timestep: NDArray[np.int64], nodes: int = 1501) -> tuple[NDArray[
     log_p = log_weights(x, c, d)
     eps = -c[..., None] / d[..., None] * POINTS * np.ones_like(log_p)
     product = eps[..., :, None] * eps[..., None, :]
-    found, _ = _bayes.of_states(log_p.reshape(-1, 4), product.reshape(-1, 4, 4), SIDES)
+    found, _ = loops.of_states(log_p.reshape(-1, 4), product.reshape(-1, 4, 4), SIDES)
     each = np.exp(-((x[..., None] - c[..., None] * POINTS) ** 2) / (2 * d[..., None] ** 2)) / 4
     weight = np.stack([each[..., side >= 0].sum(-1) for side in SIDES], axis=-1)
     means = (weight[..., None] * found.reshape(*x.shape, 4, 2)).sum(1) / weight.sum(1)[..., None]
@@ -77,7 +79,7 @@ def test_decisions_add_up_by_the_chain_rule(whole):
 def test_rates_from_products_are_the_slopes_of_the_entropy(whole):
     _, log_snr, entropy, rate = whole
     for d in range(4):
-        slope = -_bayes_options.slope(entropy[:, d], log_snr)
+        slope = -bayes_options.slope(entropy[:, d], log_snr)
         large = rate[:, d] > 0.05 * rate[:, d].max()
         large[[0, -1]] = False
         np.testing.assert_allclose(slope[large], rate[large, d], rtol=0.01)
@@ -85,7 +87,7 @@ def test_rates_from_products_are_the_slopes_of_the_entropy(whole):
 
 def test_peaks_and_windows_are_those_of_the_methods(whole):
     timestep, log_snr, _, rate = whole
-    pace = -_bayes_options.slope(log_snr, (timestep + 1) / 1000)
+    pace = -bayes_options.slope(log_snr, (timestep + 1) / 1000)
     by_tau = rate * pace[:, None]
     for d, tau, height, window in ((1, 0.590, 3.86, (476, 716)), (2, 0.357, 3.43, (246, 520))):
         place = by_tau[:, d].argmax()
@@ -176,7 +178,7 @@ def test_intervals_of_a_peak_cover_the_true_one_as_often_as_they_say():
     timestep = np.arange(999, 0, -25)
     c, d = np.sqrt(ALPHA_BAR[timestep]), np.sqrt(1 - ALPHA_BAR[timestep])
     log_snr = 2 * np.log(c / d)
-    pace = -_bayes_options.slope(log_snr, timestep / 1000)
+    pace = -bayes_options.slope(log_snr, timestep / 1000)
     true = log_snr[(quadrature(timestep)[1][:, 1] * pace).argmax()]
     rng, covered = np.random.default_rng(0), 0
     for _ in range(100):
@@ -184,9 +186,9 @@ def test_intervals_of_a_peak_cover_the_true_one_as_often_as_they_say():
         log_p = log_weights(x_t, c, d)
         eps = (-c[:, None] / d[:, None] * POINTS) * np.ones_like(log_p)
         product = eps[..., :, None] * eps[..., None, :]
-        found, _ = _bayes.of_states(log_p.reshape(-1, 4), product.reshape(-1, 4, 4), SIDES[1:2])
+        found, _ = loops.of_states(log_p.reshape(-1, 4), product.reshape(-1, 4, 4), SIDES[1:2])
         rate = found[:, 0, 1].reshape(log_p.shape[:2])
-        peak = _bayes_means.peak(rate * pace, np.ones_like(rate), log_snr, draws=300)
+        peak = bayes_means.peak(rate * pace, np.ones_like(rate), log_snr, draws=300)
         low, high = log_snr[peak[1:3].astype(int)]
         covered += low <= true <= high
     assert 88 <= covered <= 99
@@ -225,8 +227,8 @@ def empirical(steps: int, samples: int = 48) -> float:
         x = together + np.sqrt(added) * d[k + 1] / d[k] * rng.standard_normal(x.shape)
         far.append(((x[:, None] - mean) ** 2).sum(-1))
     squared = np.stack([*far, np.full_like(far[0], np.nan)], axis=1)
-    log_p, _ = _bayes.log_posterior(
-        squared, np.full(squared.shape[:2], np.nan), np.log(np.full(4, 0.25)), _bayes.step_variance(c, d, "small")
+    log_p, _ = loops.log_posterior(
+        squared, np.full(squared.shape[:2], np.nan), np.log(np.full(4, 0.25)), loops.step_variance(c, d, "small")
     )
     exact = np.stack(exact, axis=1)
     begun = exact / exact[:, :1]
@@ -254,8 +256,8 @@ def test_the_variance_of_spread_classes_is_exact_for_normal_ones():
     odds = exact[..., 1] - exact[..., 0]
     prior = np.log(np.full(2, 0.5))
     for variance, close in ((f"spread:{v}", True), ("small", False)):
-        s = _bayes.step_variance(c, d, variance)
-        log_p, _ = _bayes.log_posterior(squared, np.full(squared.shape[:2], np.nan), prior, s)
+        s = loops.step_variance(c, d, variance)
+        log_p, _ = loops.log_posterior(squared, np.full(squared.shape[:2], np.nan), prior, s)
         found = log_p[..., 1] - log_p[..., 0]
         assert np.allclose(found, odds - odds[:, :1], atol=1e-9) == close
 
@@ -263,9 +265,9 @@ def test_the_variance_of_spread_classes_is_exact_for_normal_ones():
 def test_samples_with_labels_are_selected_and_others_weighted():
     log_p = np.log(np.array([[[0.7, 0.1, 0.1, 0.1]], [[0.25] * 4], [[0.25] * 4]]))
     prior, members = np.array([0.1, 0.2, 0.3, 0.4]), np.array([True, True, False, False])
-    weights = _bayes_means.weights(log_p, np.array([0, 1, 2]), prior, members)
+    weights = bayes_means.weights(log_p, np.array([0, 1, 2]), prior, members)
     np.testing.assert_allclose(weights[:, 0], [1 / 3, 2 / 3, 0])
-    weights = _bayes_means.weights(log_p, np.array([], int), prior, members)
+    weights = bayes_means.weights(log_p, np.array([], int), prior, members)
     np.testing.assert_allclose(weights[:, 0], [0.8, 0.5, 0.5])
 
 

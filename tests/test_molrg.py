@@ -8,8 +8,8 @@ import torch
 from scipy import integrate, special
 
 from traj import stores
-from traj.analysis._molrg import Molrg, class_posterior, denoised, hidden, of_model, sample
-from traj.analysis._molrg_snr import approximate_snr, bayes_accuracy, snr
+from traj.analysis._molrg.model import Molrg, class_posterior, denoised, hidden, of_model, sample
+from traj.analysis._molrg.snr import approximate_snr, bayes_accuracy, snr
 from traj.pipeline import models
 from traj.pipeline.process import tables
 

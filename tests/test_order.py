@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from traj.analysis import _order
-from traj.analysis._order import AFTER, AGREE, BEFORE, CANNOT_TELL, Order, compare
 from traj.analysis._quantity import Times
+from traj.analysis._statistics import order as _order
+from traj.analysis._statistics.order import AFTER, AGREE, BEFORE, CANNOT_TELL, Order, compare
 
 GRID = np.linspace(-6, 6, 61)
 

@@ -9,10 +9,10 @@ import xarray as xr
 from scipy.special import logsumexp
 
 from tests import analysis_data
-from traj.analysis import _posterior, _posterior_shown
-from traj.analysis._dataset import Images
-from traj.analysis._drawing import look_of
-from traj.analysis._landmarks import median
+from traj.analysis._blocks.datasets import Images
+from traj.analysis._drawing.style import look_of
+from traj.analysis._posterior import one_pass, shown
+from traj.analysis._statistics.landmarks import median
 from traj.analysis.posterior import posterior
 from traj.pipeline.models.analytic import PointsDenoiser
 from traj.pipeline.models.digits import images as digits
@@ -152,7 +152,7 @@ def test_log_odds_of_noised_images_follow_their_law():
     draws, (c, d) = 4000, (0.3, 0.9)
     points = np.random.default_rng(3).uniform(-1, 1, (2, 500))
     x_t = c * points[0] + d * np.random.default_rng(4).standard_normal((draws, 500))
-    found = _posterior.of_states(x_t, np.full(draws, c), np.full(draws, d), Images(vectors(points)), 2)
+    found = one_pass.of_states(x_t, np.full(draws, c), np.full(draws, d), Images(vectors(points)), 2)
     sign = np.where(found.image[:, 0] == 0, 1, -1)
     odds = sign * (found.log_weight[:, 0] - found.log_weight[:, 1])
     squared = (c / d) ** 2 * ((points[0] - points[1]) ** 2).sum()
@@ -271,7 +271,7 @@ def test_images_to_be_drawn_are_those_of_the_largest_weights():
 
 
 def test_images_too_large_to_be_kept_are_left_out(monkeypatch):
-    monkeypatch.setattr(_posterior_shown, "BYTES", 4 * 64 * 8 - 1)  # a state with two of its nearest images
+    monkeypatch.setattr(shown, "BYTES", 4 * 64 * 8 - 1)  # a state with two of its nearest images
     result = posterior(analysis_data.trajectories(2, 1), dataset=analysis_data.images(), top=5)
     assert "shown_mean" not in result
     assert posterior.plot(result.compute(), "posterior_nearest") is None

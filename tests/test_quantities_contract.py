@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from tests import analysis_data, bayes_data
 from tests.fork_states import fork_state_readout
 from traj import analysis
-from traj.analysis._axis import LOG_SNR, of_information
-from traj.analysis._drawing import look_of
+from traj.analysis._drawing.axis import LOG_SNR, of_information
+from traj.analysis._drawing.style import look_of
 from traj.stores import InputError
 
 MAKERS = {

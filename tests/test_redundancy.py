@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from tests.analysis_data import JUMP, SHORTCUT, baseline, saved, sweep_dataset, sweeps
-from traj.analysis import _edits
+from traj.analysis._edits import families
 from traj.analysis.intervention import intervention
 from traj.analysis.redundancy import edge_of, redundancy
 from traj.stores import FAMILY
@@ -55,7 +55,7 @@ def test_edges_are_those_of_plain_loops(ds, rows):
     family_of, part_of, cut_of = (
         dict(zip(rows, np.array(labels)[of].tolist(), strict=True))
         for labels, of in (
-            _edits.groups(ds, names) for names in (FAMILY, ("edit", "ns", "nb"), ("edit", "ns", "nb", "n"))
+            families.groups(ds, names) for names in (FAMILY, ("edit", "ns", "nb"), ("edit", "ns", "nb", "n"))
         )
     )
     for name in result["family"].to_numpy():

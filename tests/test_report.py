@@ -33,8 +33,8 @@ from tests.report_data import (
     write_times,
 )
 from traj import stores
-from traj.analysis import _drawing as drawing
-from traj.analysis import _panels
+from traj.analysis._drawing import panels
+from traj.analysis._drawing import style as drawing
 from traj.analysis._quantity import Landmark, Look
 from traj.pipeline.report import entries, markup, metrics, montages, picture, words
 from traj.pipeline.report import runs as table_of_runs
@@ -258,8 +258,8 @@ def test_no_page_grows_beyond_what_opens_at_once():
     palette = drawing.colours(list("abcde"))
     for _ in range(6):
         values = {name: np.tanh(x / k) + rng.normal(0, 0.02, 1000) for k, name in enumerate(palette, 1)}
-        lines = [_panels.Line(name, palette[name], x, y, y - 0.1, y + 0.1) for name, y in values.items()]
-        drawn, _ = _panels.panels([[("left", lines), ("right", lines)]] * 2, ["y", "y"])
+        lines = [panels.Line(name, palette[name], x, y, y - 0.1, y + 0.1) for name, y in values.items()]
+        drawn, _ = panels.panels([[("left", lines), ("right", lines)]] * 2, ["y", "y"])
         shown.append(markup.figure(drawn, "", ""))
     assert sum(map(len, shown)) < BYTES
 

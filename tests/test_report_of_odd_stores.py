@@ -25,7 +25,7 @@ from tests.report_data import (
     write,
 )
 from traj import stores
-from traj.analysis._drawing import displayed, legible
+from traj.analysis._drawing.style import displayed, legible
 from traj.analysis._quantity import Figure
 from traj.pipeline.cli import main
 from traj.pipeline.report import runs as table_of_runs

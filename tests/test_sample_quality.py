@@ -11,7 +11,7 @@ from scipy import special, stats
 from sklearn.neighbors import NearestNeighbors
 
 from tests.analysis_data import images, trajectories
-from traj.analysis import _mmd
+from traj.analysis._statistics import mmd
 from traj.analysis.sample_quality import sample_quality
 
 REPETITIONS = 300
@@ -31,7 +31,7 @@ def repeated(n, m, *, shift=0.0, common=0.0, width=1.5, permutations=39, paired=
         x, y = rng.standard_normal((n, 2)), rng.standard_normal((m, 2))
         y = common * x + np.sqrt(1 - common**2) * y if common else y
         y[:, 0] += shift
-        found.append(_mmd.discrepancy(x, y, width, permutations, paired=paired))
+        found.append(mmd.discrepancy(x, y, width, permutations, paired=paired))
     return np.array(found)
 
 
@@ -67,7 +67,7 @@ def test_discrepancy_is_the_sum_over_pairs_of_different_samples(n, m, paired):
     def estimate(x, y):
         return mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, paired)
 
-    value, error, low, high, _ = _mmd.discrepancy(x, y, 1.3, 19, paired=paired)
+    value, error, low, high, _ = mmd.discrepancy(x, y, 1.3, 19, paired=paired)
     assert value == pytest.approx(estimate(x, y), abs=1e-12)
     without_x = [estimate(np.delete(x, i, 0), np.delete(y, i, 0) if paired else y) for i in range(n)]
     without_y = [] if paired else [estimate(x, np.delete(y, j, 0)) for j in range(m)]
@@ -88,9 +88,9 @@ def test_equal_distributions_have_none_on_average_and_uniform_p_values(n, m, opt
 
 def test_with_the_diagonal_it_would_be_too_large():
     x, y = np.random.default_rng(1).standard_normal((2, 8, 2))
-    kernel = _mmd.gaussian(np.concatenate([x, y]), 1.5) + np.eye(16)
+    kernel = mmd.gaussian(np.concatenate([x, y]), 1.5) + np.eye(16)
     biased = kernel[:8, :8].mean() + kernel[8:, 8:].mean() - 2 * kernel[:8, 8:].mean()
-    assert biased > _mmd.discrepancy(x, y, 1.5, 1)[0] + 0.05
+    assert biased > mmd.discrepancy(x, y, 1.5, 1)[0] + 0.05
 
 
 @pytest.mark.parametrize(("shift", "paired"), [(1.0, False), (1.0, True)])
@@ -106,15 +106,15 @@ def test_shifted_normal_samples_have_the_closed_form_and_an_honest_interval(shif
 def test_a_shift_is_found_and_equal_sets_in_pairs_are_the_same():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((60, 3))
-    assert _mmd.discrepancy(x, x + 1, 1.5, 999)[4] == 0.001
-    value, _, _, _, p = _mmd.discrepancy(x, x.copy(), 1.5, 99, paired=True)
+    assert mmd.discrepancy(x, x + 1, 1.5, 999)[4] == 0.001
+    value, _, _, _, p = mmd.discrepancy(x, x.copy(), 1.5, 99, paired=True)
     assert abs(value) < 1e-15
     assert p == 1
 
 
 def test_two_samples_have_no_error():
     x = np.arange(4.0).reshape(2, 2)
-    value, error, low, high, p = _mmd.discrepancy(x, x + 1, 1.5, 9)
+    value, error, low, high, p = mmd.discrepancy(x, x + 1, 1.5, 9)
     assert np.isfinite([value, p]).all()
     assert np.isnan([error, low, high]).all()
 
@@ -166,14 +166,14 @@ def test_a_run_is_compared_with_the_dataset_and_in_pairs_with_another_run():
         for one in (ds, real, other.sortby("sample"))
     )
     width = np.median(np.linalg.norm(y[:, None] - y, axis=-1)[np.triu_indices(30, 1)])
-    expected = [_mmd.discrepancy(x, y, width, 19), _mmd.discrepancy(x, z, width, 19, paired=True)]
+    expected = [mmd.discrepancy(x, y, width, 19), mmd.discrepancy(x, z, width, 19, paired=True)]
     found = [result[name] for name in ("mmd", "mmd_se", "mmd_low", "mmd_high", "mmd_p")]
     np.testing.assert_allclose(np.transpose(found), expected, rtol=1e-9)
     assert result["against"].to_numpy().tolist() == ["dataset", "baseline"]
     few = sample_quality(ds, dataset=real, at_most=10, permutations=19).compute()
     chosen = [0, 3, 6, 10, 13, 16, 19, 23, 26, 29]
     width = np.median(np.linalg.norm(y[chosen][:, None] - y[chosen], axis=-1)[np.triu_indices(10, 1)])
-    expected = _mmd.discrepancy(x[[0, 1, 2, 4, 5, 6, 7, 9, 10, 11]], y[chosen], width, 19)
+    expected = mmd.discrepancy(x[[0, 1, 2, 4, 5, 6, 7, 9, 10, 11]], y[chosen], width, 19)
     np.testing.assert_allclose(few["mmd"], expected[0], rtol=1e-9)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from traj.analysis import _verdicts
+from traj.analysis._statistics import verdicts as _verdicts
 
 
 @pytest.mark.parametrize("samples", [2, 4, 16])

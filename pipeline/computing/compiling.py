@@ -33,11 +33,11 @@ class First(event.Listener):  # type: ignore[misc]
 @contextmanager
 def said(say: Callable[[str], None]) -> Iterator[None]:
     """Say within the context that kernels are compiled, if they are."""
-    from traj.analysis import _compiled
+    from traj.analysis._kernels import compiling
 
     message = (
         "compiling, once: the next analysis finds the compiled code on disk"
-        if _compiled.folder()
+        if compiling.folder()
         else "compiling, as every time: no folder for compiled code can be written; name one by NUMBA_CACHE_DIR"
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from traj.analysis._molrg import Molrg, sample, weighing
+from traj.analysis._molrg.model import Molrg, sample, weighing
 from traj.pipeline.models import surgery
 from traj.pipeline.models.labels import Labels, check_label
 from traj.pipeline.parsing import number, whole

@@ -58,8 +58,8 @@ def posterior(source: Source, *, dataset: str, top: int = 5, batch: int = 1024) 
     import torch
 
     from traj import stores
-    from traj.analysis._dataset import opened
-    from traj.analysis._posterior import SMALLEST
+    from traj.analysis._blocks.datasets import opened
+    from traj.analysis._posterior.one_pass import SMALLEST
     from traj.pipeline.estimate import size
     from traj.pipeline.process.device import memory_free
     from traj.stores import InputError

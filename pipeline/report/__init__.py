@@ -8,8 +8,8 @@ from itertools import cycle
 from pathlib import Path
 
 from traj import analysis
-from traj.analysis import _axis
-from traj.analysis._drawing import MARKERS, colours
+from traj.analysis._drawing import axis as _axis
+from traj.analysis._drawing.style import MARKERS, colours
 from traj.analysis._quantity import Look
 from traj.pipeline.report import metrics, pages, training
 from traj.pipeline.report.entries import Entry, collect

@@ -14,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from PIL import Image
 
-from traj.analysis._drawing import STYLE
+from traj.analysis._drawing.style import STYLE
 
 SVG_BYTES, DPI = 100_000, 150
 """A larger drawing is shown as pixels, so many an inch, as is one of images."""

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from traj.analysis._drawing import CELL, STYLE, WIDTH, beside, displayed, of_images, signed, tiled
+from traj.analysis._drawing.style import CELL, STYLE, WIDTH, beside, displayed, of_images, signed, tiled
 from traj.pipeline.report.entries import Stored
 
 COLUMNS, SAMPLES = 10, 4

@@ -11,8 +11,8 @@ from urllib.parse import quote
 import numpy as np
 import xarray as xr
 
-from traj.analysis import _axis
-from traj.analysis._drawing import of_images
+from traj.analysis._drawing import axis as _axis
+from traj.analysis._drawing.style import of_images
 from traj.analysis._quantity import Figure, Landmark, Look, Number, Quantity, Table
 from traj.pipeline.report import markup, runs, words
 from traj.pipeline.report.entries import Entry

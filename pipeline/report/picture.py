@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from traj.analysis._axis import Places, table
-from traj.analysis._drawing import STYLE, WIDTH, legible
+from traj.analysis._drawing.axis import Places, table
+from traj.analysis._drawing.style import STYLE, WIDTH, legible
 from traj.analysis._quantity import Landmark, Look
 from traj.pipeline.report.montages import strip
 

@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from traj.analysis._drawing import STYLE, WIDTH, legible
+from traj.analysis._drawing.style import STYLE, WIDTH, legible
 from traj.pipeline.configs import shown
 from traj.pipeline.models.folder import json_object
 from traj.pipeline.report import markup

@@ -1,0 +1,1 @@
+"""Which class a state comes from: decisions between classes along trajectories."""

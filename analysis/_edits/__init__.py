@@ -1,0 +1,1 @@
+"""What quantities of sweeps share."""

@@ -1,0 +1,1 @@
+"""The posterior over a finite dataset, and what is computed beside it."""

@@ -1,0 +1,125 @@
+"""The posterior over a finite dataset, p(x_0 = x_i | x_t), in one pass over the dataset (001; METHODS 2.1).
+
+For x_t = c x_0 + d eps and equally likely images, log w_i = -|x_t - c x_i|^2 / (2 d^2) less the log of the sum of all.
+What |x_t|^2 adds is the same for all images; the rest is one product of matrices:
+
+    c x_t . x_i / d^2  -  c^2 |x_i|^2 / (2 d^2)  =  [c x_t / d^2, -c^2 / (2 d^2)] . [x_i, |x_i|^2]
+
+It is taken in float64: exponents reach 1e8 where d is small, where numbers of float32 lie 8 apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from traj.analysis._blocks.datasets import TOGETHER, VALUES, Images
+from traj.analysis._kernels.compiling import compiled
+
+Array = NDArray[Any]
+
+TILE = 256
+"""Most states multiplied together. A last tile is filled up: BLAS may sum in another order for another number."""
+
+SMALLEST = 1e-30
+"""Stands for a noise scale of zero: the nearest image then has all weight."""
+
+LEAST = -700.0
+"""Exponents are cut here: beside the largest, 0, their powers count for nothing; of smaller ones they take long."""
+
+
+class Posterior(NamedTuple):
+    """What is known of states (row,): the likeliest images, the entropy in nats, and means under the posterior."""
+
+    log_weight: Array
+    """Of the likeliest images, falling: (row, rank), natural log."""
+    image: Array
+    """Which images these are: (row, rank)."""
+    entropy: Array
+    mean: Array
+    """E[x_0 | x_t]: (row, value)."""
+    classes: Array
+    """P(class | x_t): (row, class), no column where the dataset has no labels."""
+    nearest: Array
+    """The likeliest image, which is the nearest one to x_t / c: (row, value)."""
+    dataset_mean: Array
+    """(value,)."""
+
+
+def of_states(states: Array, signal: Array, noise_scale: Array, images: Images, top: int) -> Posterior:
+    """Take the posterior of finite states (row, value), each at its own signal and noise scale (row,)."""
+    rows, values = states.shape
+    scale = np.maximum(noise_scale, SMALLEST) ** 2
+    height = max(2, min(TILE, VALUES // values))
+    tiles = [slice(first, first + height) for first in range(0, rows, height)]
+    width = values + images.classes.size
+    log_p, index = np.full((rows, top), -np.inf), np.full((rows, top), -1)
+    total, weighted = np.zeros(rows), np.zeros(rows)
+    sums = np.zeros((rows, width))
+    nearest = np.zeros((rows, values), np.float32)
+    dataset_sum = np.zeros(values)
+
+    left, right = np.zeros((height, values + 1)), np.zeros((images.rows, values + 1))
+    summed = np.zeros((images.rows, -(-width // TOGETHER) * TOGETHER))
+    exponents, powers = np.empty((height, images.rows)), np.zeros((height, images.rows))
+    for first, block in images.blocks():
+        count = len(block)
+        dataset_sum += block.sum(axis=0)
+        right[:count, :values], right[:count, values] = block, np.einsum("ij,ij->i", block, block)
+        summed[:count, :values] = block
+        if images.labels is not None:
+            summed[:, values:width] = 0
+            summed[np.arange(count), values + images.labels[first : first + count]] = 1
+        powers[:, count:] = 0
+        for tile in tiles:
+            c, d2 = signal[tile, None], scale[tile, None]
+            here = len(c)
+            left[:here, :values], left[:here, values:] = states[tile] * (c / d2), -(c**2) / (2 * d2)
+            np.matmul(left, right.T, out=exponents)
+            among = exponents[:here, :count]
+            largest = log_p[tile, 0].copy()
+            keep_largest(among, first, log_p[tile], index[tile])
+            moved = np.where(total[tile] > 0, largest - log_p[tile, 0], 0)
+            among -= log_p[tile, :1]
+            np.maximum(among, LEAST, out=among)
+            np.exp(among, out=powers[:here, :count])
+            kept = np.exp(moved)
+            weighted[tile] = kept * (weighted[tile] + moved * total[tile])
+            weighted[tile] += np.einsum("ij,ij->i", powers[:here, :count], among)
+            total[tile] = kept * total[tile] + powers[:here, :count].sum(axis=1)
+            sums[tile] *= kept[:, None]
+            sums[tile] += (powers @ summed)[:here, :width]
+        new = np.flatnonzero(index[:, 0] >= first)
+        nearest[new] = block[index[new, 0] - first]
+
+    sums /= total[:, None]
+    return Posterior(
+        log_p - log_p[:, :1] - np.log(total)[:, None],
+        index,
+        np.maximum(np.log(total) - weighted / total, 0),
+        sums[:, :values],
+        sums[:, values:],
+        nearest,
+        dataset_sum / images.count,
+    )
+
+
+@compiled
+def keep_largest(exponents: Array, first: int, largest: Array, index: Array) -> None:
+    """Merge exponents (row, image) of the images from `first` on into the largest so far (row, rank), falling.
+
+    Of equal ones the image that comes first stays before the other.
+    """
+    rows, images = exponents.shape
+    last = largest.shape[1] - 1
+    for row in range(rows):
+        for image in range(images):
+            value = exponents[row, image]
+            if value > largest[row, last]:
+                rank = last
+                while rank > 0 and value > largest[row, rank - 1]:
+                    largest[row, rank], index[row, rank] = largest[row, rank - 1], index[row, rank - 1]
+                    rank -= 1
+                largest[row, rank], index[row, rank] = value, first + image

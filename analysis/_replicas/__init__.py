@@ -1,0 +1,1 @@
+"""What quantities of forks share: several ends from one state."""

@@ -1,0 +1,1 @@
+"""What structural similarity and PSNR share."""

@@ -1,0 +1,1 @@
+"""From the values of samples to means, intervals, landmarks and verdicts."""
