@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from traj.stores import InputError, checked_event, ranges
 
 if TYPE_CHECKING:
     from traj.pipeline.models.surgery import UnetBlock
+    from traj.pipeline.process.denoiser import Denoiser
 
 
 def describe_store(path: Path) -> str:
@@ -58,13 +60,26 @@ def describe_model(name: str) -> str:
     ]
     if hasattr(denoiser, "network"):
         lines += ["", *_describe_unet_blocks(denoiser.network)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_describe_parts(denoiser)])
 
 
 def _event(shape: tuple[int, ...], dims: tuple[str, ...]) -> str:
     if dims == stores.IMAGE_DIMS:
         return "{} channel(s) of {} x {}".format(*shape)
     return ", ".join(f"{dim} {length}" for dim, length in zip(dims, shape, strict=True))
+
+
+def _describe_parts(denoiser: Denoiser) -> list[str]:
+    """Name the parts that a readout of features takes; a closed form has none."""
+    from traj.pipeline.models import parts
+
+    if (network := parts.modules_of(denoiser)) is None:
+        return []
+    return [
+        "",
+        "Parts that traj readout features can read, and any module within them by its path, as in parent.0.child:",
+        *textwrap.wrap(", ".join(parts.listed(network)), width=110, break_on_hyphens=False),
+    ]
 
 
 def _describe_unet_blocks(network: Any) -> list[str]:
@@ -87,6 +102,7 @@ def _describe_unet_blocks(network: Any) -> list[str]:
         f"{count} output blocks; {total:,} multiply-adds for one image",
         "A cut of N skips sets skips 1 to N, the topmost, to zero. A cut of N blocks leaves out output blocks 1 to N,",
         "the bottom ones, with the middle and all that only they read, and saves what stands at output block N.",
+        "A row ends with the modules of its block; the last one gives what the block gives, and is a part to be read.",
         *(
             "  ".join([*map(str.ljust, row[:4], widths), *map(str.rjust, row[4:6], widths[4:]), row[6]]).rstrip()
             for row in rows

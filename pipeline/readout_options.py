@@ -12,7 +12,7 @@ import click
 
 from traj.pipeline import readouts
 from traj.pipeline.making.carry_out import carry_out, say
-from traj.pipeline.options import BLOCKS, DEVICE, DRY_RUN, STALE, TF32, LocalPath, refuse_url
+from traj.pipeline.options import BLOCKS, DEVICE, DRY_RUN, STALE, TF32, LocalPath, refuse_url, timestep_list
 from traj.pipeline.parsing import Whole
 from traj.pipeline.quantity_options import OptionValue, parameter_texts, write_offered
 
@@ -43,6 +43,7 @@ def readout_command(name: str) -> click.Command:
     @DEVICE
     @TF32
     @EVERY
+    @TIMESTEPS
     @BLOCKS
     @STALE
     @DRY_RUN
@@ -61,6 +62,7 @@ def readout_command(name: str) -> click.Command:
             smaller=reading.readout.smaller,
             complete=f"and {store} has fewer now; extend that first",
             following=reading.readout.following,
+            fills_disk=reading.readout.fills_disk,
         )
 
     about = (inspect.getdoc(function) or "").split("\n\nParameters\n")[0]
@@ -72,6 +74,9 @@ def readout_command(name: str) -> click.Command:
 
 EVERY = click.option(
     "--every", type=Whole(), default=1, show_default=True, help="Read every k-th stored timestep only, and the last."
+)
+TIMESTEPS = click.option(
+    "--timesteps", callback=timestep_list, help="Read these stored timesteps only: 900,500,100.", metavar="T,..."
 )
 AGAIN = "Run the same command again to go on where it was stopped, or when STORE was extended."
 

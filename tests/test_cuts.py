@@ -119,7 +119,7 @@ def left_out_names(cut):
     forward(network, cut, torch.randn(1, 1, 8, 8), torch.tensor(5), torch.tensor([0]))
     for hook in hooks:
         hook.remove()
-    parts = [block.name.split(" + ")[0].replace("downsampler", "downsamplers.0") for block in unet_blocks(network)]
+    parts = [block.name.split(" + ")[0] for block in unet_blocks(network)]
     return {part for part in parts if part not in ran}
 
 

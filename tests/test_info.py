@@ -21,12 +21,13 @@ def test_info_lists_the_blocks_and_skips_of_the_digits_network(tmp_path):
     network = digits()
     total = multiply_adds(network)
     assert f"U-Net: 4 input blocks, a middle block, 4 output blocks; {total:,} multiply-adds for one image" in lines
-    rows = [line.split() for line in lines[-11:]]
+    first = lines.index(next(line for line in lines if line.startswith("block")))
+    rows = [line.split() for line in lines[first : first + 11]]
     assert rows[0] == ["block", "skip", "channels", "image", "share", "saves"]
     assert rows[1] == ["input", "1", "to", "1", "1", "->", "32", "8", "x", "8", "0.1", "%", "conv_in"]
     saved = 100 * (1 - multiply_adds(network, Cut(unet_blocks=2)) / total)
     assert rows[7][:4] == ["output", "2", "from", "3"]
-    assert rows[7][-5:] == [f"{saved:.1f}", "%", "up_blocks.0.resnets.1", "+", "upsampler"]
+    assert rows[7][-5:] == [f"{saved:.1f}", "%", "up_blocks.0.resnets.1", "+", "up_blocks.0.upsamplers.0"]
     shares = [float(row[row.index("%") - 1]) for row in rows[1:]]
     assert sum(shares) == pytest.approx(100, abs=0.5)
 

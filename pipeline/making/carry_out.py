@@ -54,8 +54,12 @@ def carry_out(
     smaller: str,
     complete: str = "ask for these with --samples to complete it",
     following: str,
+    fills_disk: bool = False,
 ) -> None:
-    """Say what a run costs, make its store or what is missing of it, and say what to type next."""
+    """Say what a run costs, make its store or what is missing of it, and say what to type next.
+
+    ``fills_disk`` refuses what takes more than the free disk, for values that hardly compress.
+    """
     from traj.stores import describe, place, require_complete, require_writable
 
     place(out)
@@ -71,6 +75,8 @@ def carry_out(
         return
     # before there is a store: a network that fails, or does not fit into memory, leaves none behind
     tried = None if _is_made(job, out) else job.cost(out, len(wanted))
+    if fills_disk and tried and not out.exists():
+        _require_disk(out, tried, smaller)
     with _opened(job, out, stale, blocks) as store:
         if store.set_aside:
             say(f"{out} was made from other inputs; it is kept as {store.set_aside}")
@@ -79,7 +85,9 @@ def carry_out(
         else:
             cost = tried if tried and len(store.pending) == len(wanted) else job.cost(out, len(store.pending))
             say(f"{out}: {len(store.pending)} of {store.layout.blocks} blocks to do; {cost}")
-            if cost.disk > cost.disk_free:
+            if fills_disk:
+                _require_disk(out, cost, smaller)
+            elif cost.disk > cost.disk_free:
                 say(f"the disk may fill up: it is safe to go on later, or to store less with {smaller}")
             require_writable(out / "zarr.json")
             job.run(store)
@@ -104,6 +112,17 @@ def carry_out(
     if blocks is None:
         raise click.ClickException(f"{state}; the store was begun with {samples} samples, {complete}")
     say(state)
+
+
+def _require_disk(out: Path, cost: Cost, smaller: str) -> None:
+    from traj.pipeline.estimate import size
+    from traj.stores import InputError
+
+    if cost.disk > cost.disk_free:
+        raise InputError(
+            f"{out} takes {size(cost.disk)}, and its disk has {size(cost.disk_free)} free; store less with {smaller}, "
+            "or choose another disk"
+        )
 
 
 def _opened(job: Job[Writer], out: Path, stale: Stale, blocks: range | None) -> AbstractContextManager[Writer]:

@@ -24,6 +24,7 @@ from traj.pipeline import readouts
 from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from traj.pipeline.parsing import check_count
 from traj.pipeline.process.device import choose_device, environment, inference
+from traj.pipeline.process.spacing import nearest, shown
 from traj.pipeline.readouts import Events, Output, Pass, Readout, Source
 from traj.stores import InputError, Layout, ReadVariable
 
@@ -43,19 +44,23 @@ class EventCost(Cost):
 
 @dataclass(frozen=True)
 class Reading:
-    """A readout of one store, of every k-th timestep. Building it touches no file of the readout."""
+    """A readout of one store. Building it touches no file of the readout.
+
+    ``chosen`` says which of the stored timesteps are read, and ``thinned`` how many are stored for each of those.
+    """
 
     name: str
     readout: Readout
     source: Source
     source_identity: dict[str, Any]
-    every: int
+    chosen: dict[str, Any]
+    thinned: int
     tf32: bool
 
-    @property
+    @cached_property
     def ds(self) -> xr.Dataset:
-        """The store that is read."""
-        return self.source.ds
+        """The store that is read, and what the readout derives of it."""
+        return self.source.ds.assign(self.readout.derived)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -66,7 +71,7 @@ class Reading:
             "parent": {"fingerprint": self.source_identity["fingerprint"]},
             **self.readout.identity,
             "batch": self.readout.batch,
-            **({} if self.every == 1 else {"every": self.every}),
+            **self.chosen,
             **({"tf32": True} if self.tf32 else {}),
         }
 
@@ -136,7 +141,7 @@ class Reading:
             seconds=calls * self.call_seconds,
             disk=blocks * block_bytes,
             disk_free=disk_free(out),
-            memory=peak_memory() + (2 + self.every) * shard + 2 * block_bytes + MARGIN_BYTES,
+            memory=peak_memory() + (2 + self.thinned) * shard + 2 * block_bytes + MARGIN_BYTES,
         )
 
     def run(self, store: stores.BlockWriter, *, bar: bool = True) -> None:
@@ -296,33 +301,64 @@ class Reading:
 
 
 def prepare(
-    name: str, *, store: Path, every: int = 1, device: str = "auto", tf32: bool = False, **options: Any
+    name: str,
+    *,
+    store: Path,
+    every: int = 1,
+    timesteps: Sequence[int] = (),
+    device: str = "auto",
+    tf32: bool = False,
+    **options: Any,
 ) -> Reading:
     """Open the store to be read, and make a readout of it: its name, and options of its own.
 
-    Of the stored timesteps, every k-th and the last are read.
+    Of the stored timesteps, every k-th and the last are read, or those in a list.
 
     Raises InputError, MissingFile or StoreError for what cannot be.
     """
     where = choose_device(device)
-    ds = stores.open(store)
-    if "x_0" not in stores.KINDS[ds.attrs["kind"]].variables:
+    whole = stores.open(store)
+    if "x_0" not in stores.KINDS[whole.attrs["kind"]].variables:
         raise InputError(
-            f"{store} holds a store of kind {ds.attrs['kind']}; expected trajectories, a dataset, forks or a sweep"
+            f"{store} holds a store of kind {whole.attrs['kind']}; expected trajectories, a dataset, forks or a sweep"
         )
-    check_count("every", every)
-    if every > 1:
-        if "timestep" not in ds.dims:
-            raise InputError(f"every {every} was given, but {store} has no timesteps; leave it out")
-        last = ds.sizes["timestep"] - 1
-        ds = ds.isel(timestep=sorted({*range(0, last, every), last}))
+    ds, chosen = _chosen(store, whole, every, timesteps)
     source = Source(store, ds, where)
     readout = readouts.load(name)(source, **options)
     check_count("batch", readout.batch)
-    if missing := [read for one in readout.passes for read in one.reads if read not in ds]:
-        raise InputError(f"{store} has no {' and no '.join(missing)}, which readout {name} reads")
     identity = {"fingerprint": ds.attrs["fingerprint"], "samples": ds.sizes["sample"]}
-    return Reading(name, readout, source, identity, every, tf32 and where.type == "cuda")
+    thinned = math.ceil(whole.sizes.get("timestep", 1) / ds.sizes.get("timestep", 1))
+    reading = Reading(name, readout, source, identity, chosen, thinned, tf32 and where.type == "cuda")
+    if missing := [read for one in readout.passes for read in one.reads if read not in reading.ds]:
+        raise InputError(f"{store} has no {' and no '.join(missing)}, which readout {name} reads")
+    return reading
+
+
+def _chosen(path: Path, ds: xr.Dataset, every: int, timesteps: Sequence[int]) -> tuple[xr.Dataset, dict[str, Any]]:
+    """Choose the timesteps to read, and say in JSON values which; nothing where they are all that are stored.
+
+    Raises InputError for timesteps that are not stored or given twice, and where both ways to choose are used.
+    """
+    check_count("every", every)
+    if every == 1 and not timesteps:
+        return ds, {}
+    said = f"timesteps {shown(timesteps)}" if timesteps else f"every {every}"
+    if "timestep" not in ds.dims:
+        raise InputError(f"{said} was given, but {path} has no timesteps; leave it out")
+    if not timesteps:
+        last = ds.sizes["timestep"] - 1
+        return ds.isel(timestep=sorted({*range(0, last, every), last})), {"every": every}
+    if every > 1:
+        raise InputError(f"{said} and every {every} were given; expected one of them")
+    stored = ds.timestep.values.tolist()
+    if missing := [timestep for timestep in timesteps if timestep not in stored]:
+        raise InputError(
+            f"timestep {missing[0]} is not stored in {path}; the nearest are {nearest(stored, missing[0])}"
+        )
+    if len(set(timesteps)) < len(timesteps):
+        raise InputError(f"{said} were given, some of them twice; expected each once")
+    wanted = sorted(timesteps, reverse=True)
+    return ds.isel(timestep=[stored.index(timestep) for timestep in wanted]), {"timesteps": wanted}
 
 
 def _lead(array: xr.DataArray) -> tuple[str, ...]:

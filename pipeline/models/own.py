@@ -19,6 +19,7 @@ from torch import nn
 
 from traj.pipeline.models import surgery
 from traj.pipeline.models.labels import Labels, check_label
+from traj.pipeline.models.parts import modules_of
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Conditions, Denoiser, Prediction, predicted
 from traj.pipeline.process.schedule import Schedule
@@ -45,8 +46,9 @@ class OwnDenoiser:
         prompt: Callable[[int], str] | None,
         valid_range: tuple[float, float],
         identity: dict[str, Any],
+        modules: nn.Module | None,
     ) -> None:
-        self.network, self.schedule = network, schedule
+        self.network, self.schedule, self.modules = network, schedule, modules
         self.shape, self.dims = checked_event(shape, dims)
         self.num_classes, self.null_label = num_classes, null_label
         self.unconditional = num_classes == 0 or null_label is not None
@@ -120,6 +122,7 @@ def wrap(
     dims: Sequence[str] | None = None,
     valid_range: tuple[float, float] = (-1.0, 1.0),
     weights: Iterable[str | os.PathLike[str]] = (),
+    modules: nn.Module | None = None,
 ) -> OwnDenoiser:
     """Make a denoiser of any callable network(x_t, time), network(x_t, time, label) or network(x_t, time, condition).
 
@@ -128,7 +131,8 @@ def wrap(
     none. ``predicts`` says what the answer is, of the shape of x_t: eps ("epsilon"), x_0 ("sample", also EDM's
     D(x; sigma)), v, or the flow's velocity eps - x_0. ``dims`` names the axes of an event where they are not feature;
     channel, position; channel, y, x; or channel, frame, y, x. ``weights`` are the files whose content the fingerprint
-    covers.
+    covers. ``modules`` is for reading features of a network that is a plain function: the torch.nn.Module that it
+    calls, by whose parts they are named.
 
     ``num_classes`` is for a network with classes. For any other condition, such as embeddings of texts, ``condition``
     turns the numbers of a batch's samples into what the network is given; it is moved to the device if it has ``to``. A
@@ -157,8 +161,9 @@ def wrap(
             f"time sigma is infinite at timestep {schedule.T - 1}, where no signal is left; expected model_time or "
             "index"
         )
-    if isinstance(network, nn.Module):
-        network.eval().requires_grad_(False)
+    modules = network if isinstance(network, nn.Module) else modules
+    if modules is not None:
+        modules.eval().requires_grad_(False)
     return OwnDenoiser(
         network,
         replace(schedule, prediction_type=predicts, model_time=times[time]),
@@ -171,6 +176,7 @@ def wrap(
         prompt=prompt,
         valid_range=valid_range,
         identity={"time": time, "null_label": null_label, "weights": [_sha256(Path(file)) for file in weights]},
+        modules=modules,
     )
 
 
@@ -220,8 +226,8 @@ def load(name: str, device: str = "cpu", autocast: bool = False, steps: int | No
         raise InputError(f"model {name} has no autocast; leave --autocast out")
     if autocast:
         denoiser.autocast = True
-    if isinstance(getattr(denoiser, "network", None), nn.Module):
-        denoiser.network.to(device)
+    if (modules := modules_of(denoiser)) is not None:
+        modules.to(device)
     code = {"function": build.__name__, "code": _sha256(Path(inspect.getsourcefile(build) or inspect.getfile(build)))}
     loaded: Denoiser = denoiser
     loaded.name, loaded.identity = name, {**loaded.identity, **code}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import xarray as xr
 
 from traj.pipeline import models
 from traj.pipeline.models import own
 from traj.pipeline.process import tables
 from traj.pipeline.process.denoiser import Denoiser
-from traj.stores import InputError, environment_of
+from traj.stores import InputError, environment_of, event_dims
 
 
 def load(name: str, config: Mapping[str, Any], device: str) -> Denoiser:
@@ -49,6 +53,36 @@ def load_for(path: Path, config: Mapping[str, Any], given: str | None, device: s
         return load(name, config, device)
     except InputError as error:
         raise type(error)(f"{error}; if the model of {path} lies elsewhere, say where with --model") from None
+
+
+def load_to_read(path: Path, ds: xr.Dataset, given: str | None, device: str) -> Denoiser:
+    """Load the model of a store of states, or another one for the same events and noise levels.
+
+    Raises InputError, MissingFile.
+    """
+    config = json.loads(ds.attrs["config"])
+    denoiser = load_for(path, config, given, device)
+    if given is None and (different := differences(denoiser, config)):
+        raise InputError(
+            f"model {denoiser.name} is not the one {path} was made with: {', '.join(different)} differ; say where "
+            "that one lies with --model, or name another"
+        )
+    shape = tuple(ds.x_t.sizes[dim] for dim in event_dims(ds.x_t.dims))
+    if denoiser.shape != shape:
+        raise InputError(
+            f"model {denoiser.name} has events of shape {denoiser.shape}, and {path} has {shape}; expected a model for "
+            "those"
+        )
+    schedule, timestep = denoiser.schedule, ds.timestep.values
+    if timestep.max() >= schedule.T or not all(
+        np.allclose(column[timestep], ds[level].values, rtol=1e-8, atol=0)  # stores hash 9 digits
+        for level, column in (("signal", schedule.signal), ("noise_scale", schedule.noise_scale))
+    ):
+        raise InputError(
+            f"model {denoiser.name} has another signal and noise_scale at the timesteps of {path}; expected a model "
+            "with the same schedule"
+        )
+    return denoiser
 
 
 def differences(denoiser: Denoiser, config: Mapping[str, Any]) -> list[str]:

@@ -34,7 +34,8 @@ class UnetBlock:
     """A block of a U-Net: where it stands, what it takes and gives, and its multiply-adds for one image.
 
     ``part`` is input, middle or output; ``number`` counts input blocks from the top and output blocks from the bottom,
-    from 1. ``skip`` is the number of the skip it hands over or takes. ``shape`` of its output is (channel, y, x).
+    from 1. ``name`` joins the paths of its modules, the last of which gives its output. ``skip`` is the number of the
+    skip it hands over or takes. ``shape`` of its output is (channel, y, x).
     """
 
     part: str
@@ -265,11 +266,11 @@ def _stages(network: Any) -> _Stages:
     outputs = []
     for i, level in enumerate(network.down_blocks):
         inputs += _residual_stages(f"down_blocks.{i}", level)
-        inputs += [_stage(f"down_blocks.{i}.downsampler", *level.downsamplers)] if level.downsamplers else []
+        inputs += [_stage(f"down_blocks.{i}.downsamplers.0", *level.downsamplers)] if level.downsamplers else []
     for i, level in enumerate(network.up_blocks):
         *others, last = _residual_stages(f"up_blocks.{i}", level)
         if level.upsamplers:
-            last = _followed_by(last, _stage("upsampler", *level.upsamplers))
+            last = _followed_by(last, _stage(f"up_blocks.{i}.upsamplers.0", *level.upsamplers))
         outputs += [*others, last]
     middle = network.mid_block
     return _Stages(
@@ -285,7 +286,9 @@ def _residual_stages(name: str, level: Any) -> list[_Stage]:
     if not hasattr(level, "attentions"):
         return stages
     reads_text = getattr(level, "has_cross_attention", False)
-    attentions = [_stage("attention", attention, reads_text) for attention in level.attentions]
+    attentions = [
+        _stage(f"{name}.attentions.{j}", attention, reads_text) for j, attention in enumerate(level.attentions)
+    ]
     return [_followed_by(stage, attention) for stage, attention in zip(stages, attentions, strict=True)]
 
 

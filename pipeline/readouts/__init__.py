@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Function = Callable[["Events"], tuple[torch.Tensor, ...]]
 
 
-RESERVED = {"name", "store", "out", "every", "device", "tf32", "blocks", "stale", "dry_run"}
+RESERVED = {"name", "store", "out", "every", "timesteps", "device", "tf32", "blocks", "stale", "dry_run"}
 """What `traj readout` takes itself."""
 
 
@@ -106,6 +106,9 @@ class Readout:
     change for equal inputs. ``batch`` is the most events of a call. ``environment`` holds what else the last bits may
     depend on, names of models and versions of packages. A person is told of ``cautions`` before it begins, of
     ``smaller`` where the disk may fill up, and of ``following``, the command that goes on, at the end.
+
+    ``derived`` are arrays made of the source's that passes read as if they lay there: a dask array (*lead, *event dims)
+    each. ``fills_disk`` says that values hardly compress, so that more than the free disk holds is refused.
     """
 
     passes: tuple[Pass, ...]
@@ -117,6 +120,8 @@ class Readout:
     cautions: tuple[str, ...] = ()
     smaller: str = "fewer samples in the store that is read"
     following: str = "traj info"
+    derived: Mapping[str, xr.DataArray] = field(default_factory=dict)
+    fills_disk: bool = False
 
 
 def names() -> list[str]:

@@ -73,6 +73,7 @@ def likelihood(
     import numpy as np
     import torch
 
+    from traj.pipeline.models import stored
     from traj.pipeline.process.denoiser import dtype_of
     from traj.pipeline.process.plan import Step
     from traj.pipeline.process.sampler import posterior_mean
@@ -80,7 +81,7 @@ def likelihood(
 
     if "x_t" not in source.ds:
         raise InputError(f"{source.path} has no states x_t; expected trajectories, or forks made with --states")
-    denoiser = _model(source, model)
+    denoiser = stored.load_to_read(source.path, source.ds, model, str(source.device))
     chosen = _classes(denoiser, classes)
     null = bool(getattr(denoiser, "unconditional", False))
     conditions = denoiser.conditions({"labels": chosen}, null)  # sample k is of the k-th class
@@ -143,42 +144,6 @@ def likelihood(
         smaller="--products false",
         following="traj analyze label_entropy",
     )
-
-
-def _model(source: Source, name: str | None) -> Denoiser:
-    """Load the model of the store that is read, or another one for the same events and noise levels.
-
-    Raises InputError, MissingFile.
-    """
-    import numpy as np
-
-    from traj.pipeline.models import stored
-    from traj.stores import InputError, event_dims
-
-    path, ds = source.path, source.ds
-    config = json.loads(ds.attrs["config"])
-    denoiser = stored.load_for(path, config, name, str(source.device))
-    if name is None and (different := stored.differences(denoiser, config)):
-        raise InputError(
-            f"model {denoiser.name} is not the one {path} was made with: {', '.join(different)} differ; say where "
-            "that one lies with --model, or name another"
-        )
-    shape = tuple(ds.x_t.sizes[dim] for dim in event_dims(ds.x_t.dims))
-    if denoiser.shape != shape:
-        raise InputError(
-            f"model {denoiser.name} has events of shape {denoiser.shape}, and {path} has {shape}; expected a model for "
-            "those"
-        )
-    schedule, timestep = denoiser.schedule, ds.timestep.values
-    if timestep.max() >= schedule.T or not all(
-        np.allclose(column[timestep], ds[level].values, rtol=1e-8, atol=0)  # stores hash 9 digits
-        for level, column in (("signal", schedule.signal), ("noise_scale", schedule.noise_scale))
-    ):
-        raise InputError(
-            f"model {denoiser.name} has another signal and noise_scale at the timesteps of {path}; expected a model "
-            "with the same schedule"
-        )
-    return denoiser
 
 
 def _classes(denoiser: Denoiser, asked: tuple[int, ...] | None) -> list[int]:
