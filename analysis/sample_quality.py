@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.delayed import Delayed, delayed
+from dask.delayed import delayed
 from numpy.typing import NDArray
 from scipy import special
 
@@ -44,9 +44,6 @@ DISCREPANCY = {
     "high": "maximum mean discrepancy, squared, high end of its interval",
     "p": "share of permutations with as much discrepancy or more",
 }
-
-COPY = 1 / 3
-"""Distance to the nearest image over that to the second, below which a sample is a copy (Yoon et al. 2023)."""
 
 YARDSTICK = 1000
 """Images of the dataset whose distance to the others is taken, at most."""
@@ -208,17 +205,11 @@ def _yardstick(images: datasets.Images) -> da.Array:
 def _near(found: da.Array, yardstick: da.Array, samples: int) -> dict[str, xr.DataArray]:
     """Say how near samples are to images, by the usual distance of these, and which are copies."""
     distance, second = found[:, 0], found[:, 1]
-    copied = da.where(da.isnan(distance), np.nan, (distance == 0) | (distance < COPY * second))
+    copied = da.where(da.isnan(distance), np.nan, (distance == 0) | (distance < _nearest.COPY * second))
     values = da.stack([distance, distance / yardstick.mean(), copied], axis=-1)
     variables = with_spread(xr.DataArray(values, dims=("sample", "column")), [NEAREST, RATIO, COPIED])
     share = variables["copied_mean"].rename("copied")
     return variables | verdicts.interval("copied", "share of samples that are copies", samples, share)
-
-
-def _whole(array: da.Array) -> Delayed:
-    """Take an array in one piece; not optimised on its own, which would read its shards once more."""
-    piece: Delayed = array.rechunk(-1).to_delayed(optimize_graph=False).item()
-    return piece
 
 
 def _discrepancies(
@@ -226,7 +217,7 @@ def _discrepancies(
 ) -> dict[str, xr.DataArray]:
     """Compare the run with the dataset and the others: variables along against."""
     chosen = _evenly(len(x_0), at_most)
-    ours, *theirs = (_whole(array[chosen]) for array in (x_0, *others.values()))
+    ours, *theirs = (_nearest.whole(array[chosen]) for array in (x_0, *others.values()))
     compare = delayed(_compare, pure=True)
     values = compare(ours, theirs, images, _evenly(images.count, at_most), permutations)
     both = da.from_delayed(values, (1 + len(theirs), len(DISCREPANCY)), np.float64)
@@ -249,20 +240,13 @@ def _compare(ours: Array, theirs: list[Array], images: datasets.Images, chosen: 
 def _shown(x_0: xr.DataArray, index: da.Array, images: datasets.Images) -> dict[str, xr.DataArray]:
     """Keep a few samples and their nearest images."""
     few = x_0.isel(sample=slice(SHOWN))
-    pick = delayed(_picked, pure=True)(images, _whole(index[:SHOWN]))
+    pick = delayed(_nearest.picked, pure=True)(images, _nearest.whole(index[:SHOWN]))
     nearest = da.from_delayed(pick, few.shape, np.float32)
     dims = ("shown", *event_dims(x_0.dims))
     return {
         "shown_x_0": xr.DataArray(few.data, dims=dims, attrs={"units": "1", "long_name": "sample"}),
         "shown_nearest": _named(nearest, "nearest image of the dataset", *dims),
     }
-
-
-def _picked(images: datasets.Images, index: Array) -> Array:
-    """Read images at positions, NaN for those below 0."""
-    picked = images.pick(index[:, None])[:, 0].reshape(-1, *images.shape)
-    picked[index < 0] = np.nan
-    return picked
 
 
 def _logits(ds: xr.Dataset, readout: xr.Dataset) -> xr.DataArray:
@@ -392,4 +376,5 @@ def _of_nearest(results: Results) -> str:
 def _draw_nearest(results: Results, look: Look) -> Figure | None:
     from traj.analysis._drawing import sampled
 
-    return sampled.nearest(results, look, in_order(results))
+    beneath = "above each pair: its distance, divided by the mean distance of an image to its nearest other image"
+    return sampled.nearest(results, look, in_order(results), "nearest_ratio", beneath)

@@ -56,6 +56,8 @@ def lay_out(name, ds, **options):
     quantity = analysis.load(name)
     if "dataset" in quantity.stores:
         options["dataset"] = analysis_data.images(side=ds["x_0"].sizes["y"])
+    if "held_out" in quantity.stores:
+        options["held_out"] = analysis_data.images(side=ds["x_0"].sizes["y"], seed=3)
     if "baseline" in quantity.stores and ds.attrs["kind"] in ("fork", "sweep"):
         options["baseline"] = analysis_data.parent(ds)
     return quantity(ds, **options)
