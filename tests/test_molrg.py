@@ -5,12 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from scipy import integrate, special
 
 from traj import stores
 from traj.analysis._molrg.model import Molrg, class_posterior, denoised, hidden, of_model, sample
 from traj.analysis._molrg.snr import approximate_snr, bayes_accuracy, snr
 from traj.pipeline import models
+from traj.pipeline.cli import main
+from traj.pipeline.making.dataset import prepare
 from traj.pipeline.process import tables
 
 PAPER = (5, 10, 20, 40, 60, 80, 100, 120, 140, 160, 180, 240, 260, 280)
@@ -236,3 +239,70 @@ def test_snr_of_two_lines_is_the_integral_over_both_energies():
 
     expected = part(own=True) / part(own=False)
     assert snr(two, 0.3).mean[0] == pytest.approx(expected, rel=1e-6)
+
+
+# ---- from the command line
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A dataset of two classes, the run it is noised to, a run, and its forks: their folder."""
+    folder = tmp_path_factory.mktemp("molrg")
+    name = "molrg:classes=2,dim=2,features=6,delta=.3"
+    for command in (
+        f"dataset {name} {folder}/data.zarr --samples 300 --seed 5",
+        f"noise {folder}/data.zarr {folder}/noised.zarr --model {name} --timesteps 279,59,4 --samples 300 --block 300",
+        f"generate {folder}/run.zarr --model {name} --sampler ddim --steps 20 --samples 8 --labels cycle",
+        f"fork {folder}/run.zarr {folder}/forks.zarr --at 100 --replicas 2",
+    ):
+        result = CliRunner().invoke(main, command.split(), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_a_dataset_has_the_classes_of_its_samples_each_the_same_however_many_are_drawn(made, tmp_path):
+    molrg = Molrg(dims=(2, 2), features=6, delta=0.3)
+    ds = stores.open(made / "data.zarr")
+    assert (ds.x_0.dims, ds.x_0.dtype, ds.x_0.attrs["valid_range"]) == (("sample", "feature"), np.float32, [-4, 4])
+    assert {*ds.label.values} == {0, 1}
+    own = molrg.class_of == ds.label.values[:, None]
+    coefficients = ds.x_0.values @ molrg.U
+    assert coefficients[own].std() == pytest.approx(1, abs=0.15)
+    assert coefficients[~own].std() == pytest.approx(0.3, abs=0.05)
+    for seed, same in ((5, True), (6, False)):
+        fewer = prepare("molrg:classes=2,dim=2,features=6,delta=.3", samples=20, seed=seed)
+        assert np.array_equal(fewer.events.read(0, 20), ds.x_0.values[:20]) == same
+
+
+def test_its_dataset_is_noised_by_its_schedule_and_keeps_its_labels(made):
+    ds, data = stores.open(made / "noised.zarr"), stores.open(made / "data.zarr")
+    np.testing.assert_allclose(ds.sigma, SIGMA[[13, 4, 0]])
+    np.testing.assert_array_equal(ds.label, data.label)
+    molrg = of_model(json.loads(ds.attrs["config"])["model"])
+    assert molrg == Molrg(dims=(2, 2), features=6, delta=0.3)
+    x_t = ds.x_t.isel(timestep=1).values.astype(np.float64)
+    expected = denoised(molrg, x_t, 1, SIGMA[4])
+    np.testing.assert_allclose(ds.pred_x0.isel(timestep=1), expected, atol=1e-6)
+
+
+def test_a_run_ends_on_data_of_the_classes_it_was_told(made):
+    ds, molrg = stores.open(made / "run.zarr"), Molrg(dims=(2, 2), features=6, delta=0.3)
+    x_0 = ds.x_0.values.astype(np.float64)
+    np.testing.assert_allclose(x_0 @ molrg.U @ molrg.U.T, x_0, atol=0.05)
+    assert ds.label.values.tolist() == [0, 1] * 4
+    assert stores.open(made / "forks.zarr").x_0.shape == (1, 2, 8, 6)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("molrg:", {}, "say how many: --samples 12000"),
+        ("molrg:", {"samples": 0}, "samples 0 was given"),
+        ("molrg:sd=1", {"samples": 5}, r"source 'molrg:sd=1': 'sd=1' has no known key; .* expected one like molrg:"),
+        ("molrg:", {"samples": 5, "labels": "y"}, "brings its classes"),
+        ("digits", {"seed": 1}, "seed 1 was given, but digits is not drawn"),
+    ],
+)
+def test_data_that_cannot_be_drawn_are_refused(source, options, message):
+    with pytest.raises(stores.InputError, match=message):
+        prepare(source, **options)

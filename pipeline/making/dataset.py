@@ -125,6 +125,7 @@ def prepare(
     source: str,
     *,
     samples: int | None = None,
+    seed: int | None = None,
     block: int | None = None,
     valid_range: tuple[float, float] | None = None,
     labels: str | None = None,
@@ -132,13 +133,13 @@ def prepare(
 ) -> Collection:
     """Find the data, go through them once, and lay out their store.
 
-    ``samples`` takes the first so many, all by default. ``valid_range`` is the range that all values lie in, by default
-    what the source says, or [-1, 1]. ``labels`` is a file with the classes, or a name within the source; ``axes`` name
-    the axes of one sample as they lie there.
+    ``samples`` takes the first so many, all by default. ``seed`` is for data that are drawn, as many as ``samples``
+    says. ``valid_range`` is the range that all values lie in, by default what the source says, or [-1, 1]. ``labels``
+    is a file with the classes, or a name within the source; ``axes`` name the axes of one sample as they lie there.
 
     Raises InputError or MissingFile for what cannot be.
     """
-    events = events_of(source, sources.load(source, labels), axes)
+    events = events_of(source, sources.load(source, labels, samples=samples, seed=seed), axes)
     if samples is not None and not 1 <= samples <= events.samples:
         raise InputError(f"samples {samples} was given; {source} has {events.samples:,}, expected 1 to that many")
     label = classes_of(source, events.source.label, events.samples)

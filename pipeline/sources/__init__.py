@@ -13,19 +13,29 @@ FORMATS = (
     "(.png, .jpg, ...)"
 )
 DIGITS = ("digits", "digits:train", "digits:test")
-KNOWN = f"expected {', '.join(DIGITS)}, mixture:A,B,..., hf:NAME/SPLIT, or the path of {FORMATS}"
+KNOWN = f"expected {', '.join(DIGITS)}, mixture:A,B,..., molrg:KEY=VALUE,..., hf:NAME/SPLIT, or the path of {FORMATS}"
 
 
-def load(name: str, label: str | None = None) -> Source:
+def load(name: str, label: str | None = None, *, samples: int | None = None, seed: int | None = None) -> Source:
     """Find the data of a name. ``label`` is a file with their classes, or names them within the data.
+
+    ``samples`` and ``seed``, 0 unless given, are for data that are drawn.
 
     Raises
     ------
     MissingFile
         When there is nothing there.
     InputError
-        When it is of no known format, or not what its format says.
+        When it is of no known format, not what its format says, or is given what is for other data.
     """
+    if name.startswith("molrg:") and not local(name).exists():
+        if label is not None:
+            raise InputError(f"labels {label} were given, but {name} brings its classes; leave them out")
+        from traj.pipeline.sources import drawn  # brings in torch, which takes seconds
+
+        return drawn.read(name, samples, seed or 0)
+    if seed is not None:
+        raise InputError(f"seed {seed} was given, but {name} is not drawn; expected a seed with molrg:... only")
     file = None if label is None or not Path(label).is_file() else Path(label)
     source = _load(name, False if file else label)
     return with_classes(name, source, labels.read(file)) if file else source

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from traj.pipeline.making.carry_out import carry_out
-from traj.pipeline.options import DRY_RUN, STALE, LocalName, LocalPath, bounds, names
+from traj.pipeline.options import DRY_RUN, SEED, STALE, LocalName, LocalPath, bounds, names
 from traj.pipeline.parsing import Whole
 
 
@@ -16,6 +16,7 @@ from traj.pipeline.parsing import Whole
 @click.argument("source", type=LocalName())
 @click.argument("out", type=LocalPath())
 @click.option("--samples", type=Whole(), help="Take only the first so many samples.  [default: all]")
+@click.option("--seed", type=SEED, help="With molrg:..., of the samples that are drawn.  [default: 0]")
 @click.option(
     "--block",
     type=Whole(),
@@ -52,7 +53,8 @@ def dataset(source: str, out: Path, stale: Any, dry_run: bool, **options: Any) -
     are classes, counted from 0 in the order of their names), a Zarr array or group, or a dataset or trajectories of
     traj. FILE:NAME takes one array of several. Or it is digits, scikit-learn's; digits:train, those of them that a
     classifier learns from, in the order of traj train --images, or digits:test, the others; mixture:A,B,..., points in
-    one pixel, each a class; or hf:NAME[@REVISION]/SPLIT[:COLUMN], which needs the package datasets of Hugging Face.
+    one pixel, each a class; molrg:KEY=VALUE,..., a mixture of low-rank Gaussians (see traj generate --model), of which
+    so many --samples are drawn; or hf:NAME[@REVISION]/SPLIT[:COLUMN], which needs the package datasets of Hugging Face.
 
     Values of type uint8 are pixels and become x / 127.5 - 1; floats stay as they are. Nothing is held in memory but a
     block, where the format allows it.
@@ -64,6 +66,7 @@ def dataset(source: str, out: Path, stale: Any, dry_run: bool, **options: Any) -
     traj dataset cifar.npz:x_train data/datasets/cifar.zarr --labels y_train
     traj dataset photos/ data/datasets/photos.zarr --samples 10000
     traj dataset latents.npy data/datasets/latents.zarr --range=-20,20
+    traj dataset molrg:classes=3,delta=.2 data/datasets/molrg.zarr --samples 12000
     """
     from traj.pipeline.making.dataset import prepare
 
