@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_origin, get_type_hints
@@ -134,8 +135,8 @@ class Quantity:
     """A quantity: call it as the function it was made from.
 
     reads is the kind of store it takes, reads_with that which it takes instead when an option is given; needs are the
-    variables that tell the stores it takes from others of their kind. numerics is raised by hand when its numbers
-    change, so that saved results are known to be old.
+    variables that tell the stores it takes from others of their kind, * for any letters. numerics is raised by hand
+    when its numbers change, so that saved results are known to be old.
 
     Raises InputError for an option that has a name in RESERVED.
     """
@@ -168,6 +169,11 @@ class Quantity:
     def __call__(self, ds: xr.Dataset, **options: Any) -> xr.Dataset:
         """Lay out the computation; nothing is read yet."""
         return self.function(ds, **options)
+
+    def fits(self, variables: Iterable[str]) -> bool:
+        """Whether a store of the kind it reads has the variables that it needs."""
+        there = list(variables)
+        return all(fnmatch.filter(there, need) for need in self.needs)
 
     def landmarks(self, result: xr.Dataset) -> Sequence[Landmark]:
         """Give the points on the time axis that answer "when"."""

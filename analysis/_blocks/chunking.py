@@ -68,13 +68,13 @@ def images(variable: xr.DataArray) -> da.Array:
     """Take a variable as a Dask array of whole events and all replicas, cut as stored along the other dims."""
     array = variable.data
     if not isinstance(array, da.Array):
-        array = _in_memory(array)
+        array = in_memory(array)
     uncut = [axis for axis, dim in enumerate(variable.dims) if dim in ("replica", *event_dims(variable.dims))]
     whole: da.Array = array.rechunk(dict.fromkeys(uncut, -1))
     return whole
 
 
-def _in_memory(array: NDArray[Any]) -> da.Array:
+def in_memory(array: NDArray[Any]) -> da.Array:
     """Cut an array in memory along its first axis alone: its chunks are contiguous, and views (from_array copies)."""
     chunks = da.core.normalize_chunks(("auto", *(-1,) * (array.ndim - 1)), array.shape, dtype=array.dtype)
     edges = np.cumsum([0, *chunks[0]])
@@ -115,7 +115,7 @@ def per_image(
         partial(_whole, kernel, options),
         lead if width is None else lead + "k",
         *cut,
-        name=_name_of(kernel, options, width, states, *others),
+        name=name_of(kernel, options, width, states, *others),
         new_axes=None if width is None else {"k": width},
         dtype=dtype,
         meta=np.empty((0,) * (len(lead) + (width is not None)), dtype),
@@ -124,7 +124,7 @@ def per_image(
     return values
 
 
-def _name_of(kernel: Callable[..., Any], *inputs: Any) -> str:
+def name_of(kernel: Callable[..., Any], *inputs: Any) -> str:
     """Name the result of a kernel after it and its inputs; a compiled one goes by its place, Dask would pickle it."""
     place = kernel.__module__, kernel.__qualname__
     return f"{kernel.__name__}-{tokenize(place if is_jitted(kernel) else kernel, *inputs)}"
@@ -174,7 +174,7 @@ def over_samples(values: da.Array, statistics: Callable[[NDArray[Any]], NDArray[
     reduced: da.Array = da.map_blocks(
         partial(_reduce, statistics, rows),
         gathered,
-        name=_name_of(statistics, rows, gathered),
+        name=name_of(statistics, rows, gathered),
         chunks=((rows,), *gathered.chunks[1:]),
         dtype=np.float64,
         meta=np.empty((0,) * gathered.ndim),

@@ -75,9 +75,11 @@ def default_stores(options: Mapping[str, Options]) -> list[Path]:
     Raises MissingFile where there is none, InputError where they read different kinds.
     """
     kind = kind_of(options)
-    needs = {variable for name in options for variable in analysis.load(name).needs}
+    needing = [quantity for name in options if (quantity := analysis.load(name)).needs]
     found = sorted(path for path in KINDS[kind].folder.glob("*.zarr") if ".stale-" not in path.name)
-    found = [path for path in found if not needs or needs <= set(stores.describe(path)["arrays"])]
+    if needing:
+        there = {path: list(stores.describe(path)["arrays"]) for path in found}
+        found = [path for path in found if all(quantity.fits(there[path]) for quantity in needing)]
     if not found:
         raise MissingFile(
             f"no store was given and there is none under {KINDS[kind].folder}; name one, or run `dvc repro` or "

@@ -224,8 +224,8 @@ def _missing(entry: Entry, quantities: Mapping[str, Quantity]) -> list[str]:
     for kind, stored in entry.stored.items():
         if stored.ds is None:
             continue
-        there = set(stored.ds)
-        readable = {name: one for name, one in quantities.items() if one.reads == kind and set(one.needs) <= there}
+        there = list(map(str, stored.ds))
+        readable = {name: one for name, one in quantities.items() if one.reads == kind and one.fits(there)}
         if any(name in entry.results for name in readable):
             continue
         for name, quantity in readable.items():

@@ -1,0 +1,140 @@
+"""Multinomial logistic regression with a ridge, by Newton's method: to the optimum.
+
+L-BFGS, which scikit-learn uses by default, stops where probabilities are still wrong by a tenth, or needs hundreds of
+steps to be right. In the principal coordinates of the features, which leave the ridge as it is, the second derivatives
+are nearly diagonal: conjugate gradients find each of Newton's steps in a few products.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+Array = NDArray[Any]
+
+TOLERANCE = 5e-4
+"""Distance from the optimum, by its second derivatives, at which to stop: it bounds that of sqrt(ridge) weights."""
+
+NEWTON_STEPS, PRODUCTS = 100, 300
+"""Most steps, and most products of second derivatives in each: never reached by data that were tried."""
+
+
+class Classifier(NamedTuple):
+    """Scores of classes are features @ weights.T + offsets."""
+
+    weights: Array
+    offsets: Array
+
+    def scores(self, features: Array) -> Array:
+        """Give the scores (row, class) of features (row, feature)."""
+        scores: Array = features @ self.weights.T + self.offsets
+        return scores
+
+
+def fit(features: Array, classes: Array, count: int, ridge: float, start: Classifier | None = None) -> Classifier:
+    """Find the weights that minimise the sum of -log P(class | features) + ridge / 2 |weights|^2.
+
+    features (row, feature) are divided by their standard deviations first, and a constant one is left out; classes
+    (row,) are numbers below `count`. The same as scikit-learn's StandardScaler and LogisticRegression(C=1 / ridge). A
+    start near the optimum, as that of nearly the same rows, saves steps and changes nothing else.
+    """
+    mean, deviation = features.mean(axis=0), features.std(axis=0)
+    # what is constant but for rounding
+    scale = np.where(deviation > 1e-7 * np.abs(mean), deviation, np.inf)
+    standard = (features - mean) / scale
+    turn, squares = _principal(standard)
+    rows = np.vstack([(standard @ turn).T, np.ones(len(features))])
+    squares = np.append(squares, len(features))
+    ridges = np.append(np.full(len(squares) - 1, ridge), 0)
+    weights = np.zeros((count, len(squares)))
+    if start is not None:
+        finite = np.where(np.isfinite(scale), scale, 0)
+        weights = np.column_stack([(start.weights * finite) @ turn, start.scores(mean)])
+    weights = _minimised(rows, classes, weights, ridges, squares)
+    own = weights[:, :-1] @ turn.T / scale
+    return Classifier(own, weights[:, -1] - own @ mean)
+
+
+def _principal(standard: Array) -> tuple[Array, Array]:
+    """Find the principal directions (feature, direction) of rows, and the sum of squares along each."""
+    count, features = standard.shape
+    if features <= count:
+        squares, turn = linalg.eigh(standard.T @ standard)
+        kept = squares > squares[-1] * 1e-12
+        return turn[:, kept], squares[kept]
+    squares, left = linalg.eigh(standard @ standard.T)
+    kept = squares > squares[-1] * 1e-12
+    return standard.T @ (left[:, kept] / np.sqrt(squares[kept])), squares[kept]
+
+
+def _minimised(rows: Array, classes: Array, weights: Array, ridges: Array, squares: Array) -> Array:
+    """Take Newton's steps from weights (class, direction); rows are (direction, row)."""
+    truth = np.arange(len(weights))[:, None] == classes
+    loss, p = _loss(weights, rows, truth, ridges)
+    first = None
+    for _ in range(NEWTON_STEPS):
+        gradient = (p - truth) @ rows.T + ridges * weights
+        near = _near_inverse(p, ridges, squares)
+        far = float(np.vdot(gradient, near(gradient)))  # squared distance to the optimum, about
+        first = max(far, np.finfo(float).tiny) if first is None else first
+        if far < (TOLERANCE / 4) ** 2:
+            break
+        step = _solved(rows, p, ridges, gradient, near, min(0.25, (far / first) ** 0.25))
+        slope, length = float(np.vdot(gradient, step)), 1.0
+        new, p_new = _loss(weights + step, rows, truth, ridges)
+        while new > loss + 1e-4 * length * slope and length > 1e-6:
+            length /= 2
+            new, p_new = _loss(weights + length * step, rows, truth, ridges)
+        weights, loss, p = weights + length * step, new, p_new
+        if length == 1 and -slope < TOLERANCE**2:
+            break
+    return weights
+
+
+def _loss(weights: Array, rows: Array, truth: Array, ridges: Array) -> tuple[float, Array]:
+    """Give the function to be minimised, and the probabilities (class, row)."""
+    scores = weights @ rows
+    scores -= scores.max(axis=0)
+    of_truth = float(scores[truth].sum())
+    p = np.exp(scores, out=scores)
+    total = p.sum(axis=0)
+    p /= total
+    return float(np.log(total).sum()) - of_truth + 0.5 * float((ridges * weights**2).sum()), p
+
+
+def _solved(rows: Array, p: Array, ridges: Array, gradient: Array, near: Any, accuracy: float) -> Array:
+    """Solve second derivatives @ step = -gradient by preconditioned conjugate gradients, to an accuracy."""
+    step, residual = np.zeros_like(gradient), -gradient
+    scaled = near(residual)
+    direction, size = scaled, float(np.vdot(residual, scaled))
+    enough = accuracy**2 * size
+    for _ in range(PRODUCTS):
+        changes = direction @ rows
+        changes *= p
+        changes -= p * changes.sum(axis=0)
+        product = changes @ rows.T + ridges * direction
+        length = size / float(np.vdot(direction, product))
+        step += length * direction
+        residual -= length * product
+        scaled = near(residual)
+        new = float(np.vdot(residual, scaled))
+        if new < enough:
+            break
+        direction = scaled + new / size * direction
+        size = new
+    return step
+
+
+def _near_inverse(p: Array, ridges: Array, squares: Array) -> Any:
+    """Divide by second derivatives as they would be, were every row's probabilities like the mean row's.
+
+    Their mean over rows, diag(p) - p p', is turned to its principal axes; along these and those of the features it is
+    a number each.
+    """
+    curvature = np.diag(p.mean(axis=1)) - p @ p.T / p.shape[1]
+    strength, axes = linalg.eigh(curvature)
+    divisor = np.maximum(strength, 1e-12)[:, None] * squares + ridges
+    return lambda gradient: axes @ (axes.T @ gradient / divisor)
