@@ -50,6 +50,7 @@ def _first(rows: Array, directions: int) -> Array:
     """Give the first right singular vectors (direction, feature) of rows, of which there are as many or more."""
     count, width = rows.shape
     if width > count:
-        return linalg.svd(rows, full_matrices=False)[2][:directions]
-    found: Array = linalg.eigh(rows.T @ rows, subset_by_index=[width - directions, width - 1])[1].T[::-1]
+        found: Array = linalg.svd(rows, full_matrices=False)[2][:directions]
+        return found
+    found = linalg.eigh(rows.T @ rows, subset_by_index=[width - directions, width - 1])[1].T[::-1]
     return found
