@@ -56,11 +56,12 @@ def nearest(results: Results, look: Look, order: Sequence[str], above: str, bene
     shown = [run for run in order if results[run]["shown_x_0"].dims[1:] == IMAGE_DIMS]
     if not shown:
         return None
-    figure, axes = rows_of(shown, 1, 2.6, look, named=len(shown) > 1)
+    pairs = max(results[run].sizes["shown"] for run in shown)
+    figure, axes = rows_of(shown, 1, 0.8 + 2 * (WIDTH - 1) / (1.25 * pairs), look, named=len(shown) > 1)
     for axis, run in zip(axes[:, 0], shown, strict=True):
         result = results[run]
-        pairs = np.stack([result["shown_x_0"].to_numpy(), result["shown_nearest"].to_numpy()])
-        columns = tiled(displayed(pairs, *result.attrs["valid_range"]))
+        images = np.stack([result["shown_x_0"].to_numpy(), result["shown_nearest"].to_numpy()])
+        columns = tiled(displayed(images, *result.attrs["valid_range"]))
         canvas = beside(*([column] for column in columns))
         axis.imshow(canvas, interpolation="nearest")
         height, width = columns[0].shape[:2]
