@@ -15,8 +15,8 @@ repro: install  ## train, generate, analyse, draw: report/index.html
 studies: install  ## one source each, opt-in: studies/NAME/report/index.html
 	dvc repro $(wildcard studies/*/dvc.yaml)
 
-studies-full: install  ## the full sweeps, opt-in: studies/unet_dynamics/full/report/index.html
-	dvc repro studies/unet_dynamics/full/dvc.yaml
+studies-full: install  ## the long parts of studies, opt-in: their reports lie in these folders
+	dvc repro studies/unet_dynamics/full/dvc.yaml studies/representation/memorization/dvc.yaml
 
 test: install  ## the whole suite
 	python $(TESTS)

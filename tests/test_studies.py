@@ -12,6 +12,7 @@ from dvc.repo import Repo
 from traj.pipeline.cli import main
 from traj.pipeline.making import sweep
 from traj.pipeline.making.shortcut import STEPS
+from traj.pipeline.models.digits import LEARNT, NULL_LABEL
 
 ROOT = Path(__file__).parents[1]
 UNET_DYNAMICS = ROOT / "studies" / "unet_dynamics"
@@ -64,6 +65,12 @@ def test_forks_start_from_runs_of_the_root():
         for fork in read(folder)["forks"].values():
             visited = timesteps(runs[fork["run"]])
             assert all(int(at) in visited for at in fork["options"]["at"].split(","))
+
+
+def test_networks_of_subsets_are_compared_with_the_images_they_have_learned_from():
+    study = read(ROOT / "studies" / "representation" / "memorization")
+    assert {model["images"] for model in study["models"].values()} == set(study["sizes"])
+    assert all(NULL_LABEL <= size <= LEARNT for size in study["sizes"])
 
 
 def stages():

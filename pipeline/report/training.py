@@ -25,6 +25,9 @@ Losses = tuple[list[str], np.ndarray]
 TERMS = (("#222222", "-"), ("#777777", "--"), ("#777777", ":"))
 """Lines of training losses, which are no run's."""
 
+BESIDE = 4
+"""Most models drawn side by side."""
+
 CAPTION = (
     "Training losses, each point the mean over the steps since the one before. “simple” is the mean squared error "
     "of the predicted noise, “vlb” the variational bound (bits per pixel of a timestep) that trains a learned "
@@ -40,9 +43,12 @@ def html(losses: Mapping[str, Losses]) -> str:
 def training_losses(losses: Mapping[str, Losses]) -> Figure:
     """Draw the loss terms of each model's training, on a logarithmic scale."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-        axes = figure.subplots(1, len(losses), squeeze=False)[0]
-        for axis, (model, (columns, rows)) in zip(axes, losses.items(), strict=True):
+        lines = -(-len(losses) // BESIDE)
+        figure = Figure(figsize=(WIDTH, 3.2 * lines), layout="constrained")
+        axes = figure.subplots(lines, min(len(losses), BESIDE), squeeze=False).ravel()
+        for axis in axes[len(losses) :]:
+            axis.set_visible(False)
+        for axis, (model, (columns, rows)) in zip(axes, losses.items(), strict=False):
             for term, values, (colour, line) in zip(columns[1:], rows[:, 1:].T, cycle(TERMS), strict=False):
                 axis.plot(rows[:, 0], values, line, label=legible(term), color=colour)
             axis.set(yscale="log", xlabel="training step", ylabel="loss")
