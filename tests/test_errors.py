@@ -114,6 +114,8 @@ def test_torchs_lack_of_memory_is_told_by_its_class():
         torch.empty(10**15)
     with pytest.raises(stores.OutOfMemory), within_memory():
         raise torch.OutOfMemoryError("CUDA out of memory.")
+    with pytest.raises(stores.OutOfMemory), within_memory():
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
     with pytest.raises(RuntimeError, match="shapes"), within_memory():
         raise RuntimeError("shapes")
 

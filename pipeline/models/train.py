@@ -38,7 +38,7 @@ from traj.pipeline.models.digits import (
 )
 from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.losses import VLB_WEIGHT, Objective, classifier_objective, vae_objective
-from traj.pipeline.process.device import choose_device, within_memory
+from traj.pipeline.process.device import choose_device, repeatable
 from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError, making, place
 
@@ -121,7 +121,7 @@ def train(
     return True
 
 
-@within_memory()
+@repeatable()
 def fit(
     recipe: AnyRecipe,
     *,

@@ -50,7 +50,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether memory ran out; torch has its own class of error for that on a GPU only."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and re.search("out of memory|can't allocate memory", str(error)) is not None
+    said = "out of memory|can't allocate memory|ALLOC_FAILED"
+    return isinstance(error, RuntimeError) and re.search(said, str(error)) is not None
 
 
 @contextmanager
@@ -66,8 +67,8 @@ def within_memory() -> Iterator[None]:
 
 
 @contextmanager
-def inference(tf32: bool = False) -> Iterator[None]:
-    """Run networks without gradients, with the same algorithms every time, and in full float32.
+def repeatable(tf32: bool = False) -> Iterator[None]:
+    """Run networks with the same algorithms every time, and in full float32.
 
     ``tf32`` lets a GPU's convolutions and matrix products keep 10 bits of their inputs' mantissas, an error of 1e-3.
     """
@@ -81,11 +82,18 @@ def inference(tf32: bool = False) -> Iterator[None]:
     try:
         for backend, name, value in wanted:
             setattr(backend, name, value)
-        with within_memory(), torch.inference_mode():
+        with within_memory():
             yield
     finally:
         for (backend, name, _), value in zip(wanted, before, strict=True):
             setattr(backend, name, value)
+
+
+@contextmanager
+def inference(tf32: bool = False) -> Iterator[None]:
+    """Run networks as ``repeatable`` does, without gradients."""
+    with repeatable(tf32), torch.inference_mode():
+        yield
 
 
 def call_seconds(denoiser: Denoiser, x_t: torch.Tensor, timestep: int, condition: Any, tf32: bool) -> float:

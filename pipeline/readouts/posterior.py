@@ -61,7 +61,7 @@ def posterior(source: Source, *, dataset: str, top: int = 5, batch: int = 1024) 
     from traj.analysis._blocks.datasets import opened
     from traj.analysis._posterior.one_pass import SMALLEST
     from traj.pipeline.estimate import size
-    from traj.pipeline.process.device import memory_free
+    from traj.pipeline.process.device import memory_free, within_memory
     from traj.stores import InputError
 
     if "x_t" not in source.ds:
@@ -75,7 +75,7 @@ def posterior(source: Source, *, dataset: str, top: int = 5, batch: int = 1024) 
             f"{dataset} takes {size(needed)} of memory, and device {source.device} has {size(there)} free; make a "
             "dataset of fewer --samples"
         )
-    with stores.reading(dataset):
+    with stores.reading(dataset), within_memory():
         blocks = [torch.as_tensor(block, dtype=torch.float32, device=source.device) for _, block in images.blocks()]
     timesteps = torch.tensor(source.ds["timestep"].to_numpy(), device=source.device)
     levels = np.stack([source.ds[name].to_numpy() for name in ("signal", "noise_scale")], axis=-1)
