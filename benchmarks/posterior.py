@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from threadpoolctl import threadpool_limits
 
 from benchmarks.made_up import ALPHA_BAR
-from benchmarks.timing import Arm, Row, Target, interleave, per_round
+from benchmarks.timing import Arm, Row, Target, interleave, per_round, seconds_text
 from traj import analysis
 from traj.pipeline.computing import engines
+from traj.pipeline.making import dataset, generate, readout
 
 TITLE = "Posterior over a dataset: times faster than a loop over states"
 
@@ -23,9 +27,54 @@ DIGITS, CIFAR = (1797, (1, 8, 8)), (50_000, (3, 32, 32))
 def rows(tiny: bool) -> list[Row]:
     """Measure datasets as large as the digits and as CIFAR-10, by threads and by one core."""
     if tiny:
-        return measure("tiny", (40, (1, 4, 4)), samples=2, steps=4, few=2, rounds=2)
+        size = 40, (1, 4, 4)
+        return [*measure("tiny", size, samples=2, steps=4, few=2, rounds=2), read_out("tiny", size, samples=2, steps=4)]
     digits = measure("1,797 images of 64 values", DIGITS, samples=128, steps=1000, few=256, rounds=3)
-    return [*digits, *measure("50,000 images of 3,072 values", CIFAR, samples=4, steps=128, few=4, rounds=2)]
+    cifar = measure("50,000 images of 3,072 values", CIFAR, samples=4, steps=128, few=4, rounds=2)
+    return [*digits, *cifar, *(on_gpu() if torch.cuda.is_available() else [])]
+
+
+def on_gpu() -> list[Row]:
+    """Time the readout at both sizes."""
+    return [
+        read_out("1,797 images of 64 values", DIGITS, samples=128, steps=1000),
+        read_out("50,000 images of 3,072 values", CIFAR, samples=32, steps=128),
+    ]
+
+
+def read_out(what: str, size: tuple[int, tuple[int, ...]], *, samples: int, steps: int) -> Row:
+    """Time the readout of noised images on the GPU, where there is one, and on the CPU: from stores to a store."""
+    count, shape = size
+    with tempfile.TemporaryDirectory(prefix="traj-bench-") as folder:
+        place = Path(folder)
+        np.save(place / "images.npy", np.random.default_rng(0).uniform(-1, 1, (count, *shape)).astype(np.float32))
+        images, run = place / "images.zarr", place / "run.zarr"
+        make(dataset.prepare(str(place / "images.npy"), axes=("channel", "y", "x")), images)
+        model = f"gaussian:0,0.0625,{'x'.join(map(str, shape))}"  # of the range of the images; it is not run
+        noised = {"start": str(images), "noised": True, "steps": steps, "samples": samples, "block": samples}
+        make(generate.prepare(model=model, device="cpu", **noised), run)
+
+        def reads(device: str) -> Arm:
+            def arm(out: Path) -> None:
+                make(readout.prepare("posterior", store=run, dataset=str(images), device=device), out / "readout.zarr")
+
+            return arm
+
+        arms = {"GPU": reads("auto"), "CPU": reads("cpu")}
+        arms["GPU"](place)  # wakes it
+        seconds = interleave(arms, 3)
+    ours, theirs = (
+        f"{seconds_text(seconds[name])}, {median(seconds[name]) / samples / steps / count * 1e9:.3g} ns a pair"
+        for name in arms
+    )
+    ratios = per_round(seconds["CPU"], seconds["GPU"])
+    return Row(f"{what}, {samples * steps:,} states: readout, GPU", ours, "the same by the CPU", theirs, ratios)
+
+
+def make(making: Any, out: Path) -> None:
+    """Fill a store."""
+    with making.open(out) as store:
+        making.run(store, bar=False)
 
 
 def measure(
