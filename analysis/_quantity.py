@@ -134,7 +134,8 @@ class Curve:
 class Quantity:
     """A quantity: call it as the function it was made from.
 
-    reads is the kind of store it takes, reads_with that which it takes instead when an option is given; needs are the
+    reads is the kind of store it takes, reads_also others that it takes when they are named, reads_with that which it
+    takes instead when an option is given; needs are the
     variables that tell the stores it takes from others of their kind, * for any letters. numerics is raised by hand
     when its numbers change, so that saved results are known to be old.
 
@@ -149,6 +150,7 @@ class Quantity:
         numerics: int,
         title: str,
         source: str,
+        reads_also: Sequence[KindName],
         reads_with: Mapping[str, KindName],
         needs: Sequence[str],
     ) -> None:
@@ -157,7 +159,7 @@ class Quantity:
             raise InputError(
                 f"quantity {function.__name__} has an option {taken[0]!r}; rename it: results have something else there"
             )
-        self.function, self.name, self.needs = function, function.__name__, needs
+        self.function, self.name, self.needs, self.reads_also = function, function.__name__, needs, reads_also
         self.reads, self.reads_with, self.numerics, self.title, self.source = reads, reads_with, numerics, title, source
         self.figures: list[Figure] = []
         self.curves: list[Curve] = []
@@ -274,6 +276,7 @@ def quantity(
     numerics: int,
     title: str,
     source: str = "",
+    reads_also: Sequence[KindName] = (),
     reads_with: Mapping[str, KindName] | None = None,
     needs: Sequence[str] = (),
 ) -> Callable[[Callable[..., xr.Dataset]], Quantity]:
@@ -286,6 +289,7 @@ def quantity(
             numerics=numerics,
             title=title,
             source=source,
+            reads_also=reads_also,
             reads_with=reads_with or {},
             needs=needs,
         )

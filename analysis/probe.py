@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -83,8 +82,8 @@ def probe(
     ------
     InputError
         A dataset without features; samples without labels; one class only; a class with fewer samples than folds, or
-        than directions; more directions than features; folds below 2; a ridge that is not above 0, a tolerance below 0;
-        when computed, features that are not a number.
+        than directions; as many directions as features, or more; folds below 2; a ridge that is not above 0, a
+        tolerance below 0; when computed, features that are not a number.
     """
     parts = stored.parts(ds)
     names, positions = stored.classes(ds)
@@ -243,17 +242,8 @@ def _peaks(result: xr.Dataset) -> list[Landmark]:
                 f"accuracy of {words} on features of {part} is highest",
             )
             monotone = int(result["shape"].sel(probe=probe, part=part)) == shape.MONOTONE
-            found.append(_between_the_ends(peak, series.log_snr, monotone))
+            found.append(shape.between_the_ends(peak, series.log_snr, monotone))
     return found
-
-
-def _between_the_ends(peak: Landmark, log_snr: Array, monotone: bool) -> Landmark:
-    first, last = float(log_snr[0]), float(log_snr[-1])
-    if monotone or peak.log_snr in (first, last):
-        return Landmark(peak.name, peak.meaning, np.nan, np.nan, of=peak.of)
-    return replace(
-        peak, low=-np.inf if peak.low == first else peak.low, high=np.inf if peak.high == last else peak.high
-    )
 
 
 @probe.gives_numbers

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from traj.analysis._quantity import Landmark
 from traj.analysis._statistics.landmarks import DRAWS
 from traj.analysis._statistics.verdicts import ERROR
 
@@ -85,6 +87,18 @@ def redrawn(values: Array, factor: float = 1.0) -> Array:
     normal = np.random.default_rng(0).standard_normal((DRAWS, values.shape[1]))
     drawn: Array = values.mean(axis=0) + factor * normal * np.sqrt(strength.clip(0)) @ axes.T
     return drawn
+
+
+def between_the_ends(peak: Landmark, log_snr: Array, monotone: bool = False) -> Landmark:
+    """Leave out a peak that is at an end of the noise levels, or of a curve that is monotone.
+
+    An end of its interval that is that of the noise levels becomes infinite: the peak may as well lie beyond.
+    """
+    first, last = float(log_snr[0]), float(log_snr[-1])
+    if monotone or peak.log_snr in (first, last):
+        return Landmark(peak.name, peak.meaning, np.nan, np.nan, of=peak.of)
+    low, high = -np.inf if peak.low == first else peak.low, np.inf if peak.high == last else peak.high
+    return replace(peak, low=low, high=high)
 
 
 def decreasing(curve: Array) -> Array:

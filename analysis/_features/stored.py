@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from traj.analysis._blocks import chunking
-from traj.stores import InputError
+from traj.stores import InputError, event_dims
 
 Array = NDArray[Any]
 
@@ -21,9 +21,14 @@ COMMAND = "make one with `traj readout features RUN OUT`"
 def parts(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     """Find the features of every part: variables (sample, timestep, feature) by the name of the part.
 
+    Those of trajectories are pred_x0 itself, every value a feature.
+
     Raises InputError where there are none.
     """
     found = {str(one.attrs["part"]): one for one in ds.data_vars.values() if "part" in one.attrs}
+    if ds.attrs.get("kind") == "trajectories" and "pred_x0" in ds:
+        pred_x0 = ds["pred_x0"].drop_vars(list(ds["pred_x0"].coords))
+        found = {"pred_x0": pred_x0.stack(value=event_dims(pred_x0.dims), create_index=False)}
     if not found:
         here = ", ".join(map(str, ds.data_vars)) or "nothing"
         raise InputError(
@@ -96,16 +101,17 @@ def error_factor(folds: int) -> float:
 
 
 def require_room(variables: Mapping[str, xr.DataArray], directions: int) -> None:
-    """Refuse more directions than a part has features, and fewer than one.
+    """Refuse as many directions as a part has features, beside which nothing is left, or more, and fewer than one.
 
     Raises InputError naming the part.
     """
     if directions < 1:
         raise InputError(f"{directions} directions were asked for; expected 1 or more")
     for part, features in variables.items():
-        if features.shape[-1] < directions:
+        if features.shape[-1] <= directions:
             raise InputError(
-                f"{part} has {features.shape[-1]} features, fewer than {directions} directions; take fewer directions"
+                f"{part} has {features.shape[-1]} features, and {directions} directions were asked for; expected fewer "
+                "directions than features"
             )
 
 

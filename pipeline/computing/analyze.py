@@ -105,10 +105,11 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
     InputError for one of another kind than the quantities read.
     """
     kind = kind_of(options)
+    taken = {kind}.union(set.intersection(*(set(analysis.load(name).reads_also) for name in options)))
     jobs = []
     for path in paths:
         here = attributes(path)["kind"]
-        if here != kind:
+        if here not in taken:
             raise InputError(
                 f"{path} is a store of kind {here}; {', '.join(options)} needs one of kind {kind}, which "
                 f"`{KINDS[kind].command}` makes"

@@ -1,0 +1,144 @@
+"""Signal to noise of features: the values of METHODS 5.3, intervals that hold, and what cannot be measured."""
+
+from __future__ import annotations
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from tests import features_data
+from traj import analysis
+from traj.analysis._molrg.model import Molrg, hidden, sample
+from traj.analysis._molrg.snr import snr as theory
+from traj.stores import InputError
+
+internals = importlib.import_module("traj.analysis.snr")
+
+SIGMA = np.array([1.978, 0.969, 0.480, 0.282, 0.098, 0.030])
+GOLDEN = [0.793, 3.223, 20.56, 29.61, 15.32, 12.78]
+"""METHODS 5.3, three classes: optimal denoiser, noisy input."""
+
+
+def snr(ds, **options):
+    return analysis.load("snr")(ds, **options).compute()
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    molrg = Molrg()
+    rng = np.random.default_rng(0)
+    x_0, label = sample(molrg, rng.standard_normal((6000, 16)))
+    features = [hidden(molrg, x_0 + sigma * rng.standard_normal(x_0.shape), 1.0, sigma) for sigma in SIGMA]
+    ds = features_data.dataset({"hidden": np.stack(features, axis=1)}, label, SIGMA)
+    return ds.assign_attrs(config=json.dumps({"model": molrg.identity}))
+
+
+@pytest.fixture(scope="module")
+def measured(mixture):
+    return snr(mixture).isel(part=0)
+
+
+def test_features_of_many_samples_have_the_ratio_of_the_optimal_denoiser(measured):
+    np.testing.assert_allclose(measured["snr_theory"], GOLDEN, rtol=0.01)
+    for kind, rtol in (("exact", 0.05), ("principal", 0.07)):
+        np.testing.assert_allclose(measured["snr"].sel(subspaces=kind), GOLDEN, rtol=rtol)
+        np.testing.assert_allclose(measured["snr_pooled"].sel(subspaces=kind), GOLDEN, rtol=rtol)
+    exact = measured.sel(subspaces="exact")
+    assert ((exact["snr_low"] <= GOLDEN) & (GOLDEN <= exact["snr_high"])).sum() >= 5
+    assert (exact["energy_along"] + exact["energy_beside"]).dims == ("sample", "timestep")
+
+
+def test_the_ratio_is_highest_between_the_ends(mixture):
+    (peak,) = analysis.load("snr").landmarks(snr(mixture))
+    assert np.exp(-peak.log_snr / 2) == pytest.approx(0.282)
+    assert np.isfinite([peak.low, peak.high]).all()
+
+
+def test_pred_x0_of_trajectories_are_features_too(mixture):
+    molrg = Molrg()
+    pred_x0 = mixture["features_hidden"].to_numpy() @ molrg.U.T
+    ds = mixture.drop_vars("features_hidden").drop_vars("feature_hidden", errors="ignore")
+    ds = ds.assign(pred_x0=(("sample", "timestep", "feature"), pred_x0.astype(np.float32)))
+    ds = ds.assign_attrs(kind="trajectories").isel(sample=slice(1500))
+    expected = snr(mixture.isel(sample=slice(1500)))
+    found = snr(ds)
+    assert found["part"] == ["pred_x0"]
+    np.testing.assert_allclose(found["snr"].sel(subspaces="exact"), expected["snr"].sel(subspaces="exact"), rtol=1e-3)
+
+
+def test_clean_input_has_the_ratio_of_clean_input():
+    molrg, sigma = Molrg(), np.array([0.969, 0.189])
+    x_0, label = sample(molrg, np.random.default_rng(1).standard_normal((3000, 16)))
+    features = np.stack([hidden(molrg, x_0, 1.0, one) for one in sigma], axis=1)
+    ds = features_data.dataset({"hidden": features}, label, sigma).assign_attrs(
+        config=json.dumps({"model": molrg.identity})
+    )
+    ds["features_hidden"].attrs["input"] = "clean"
+    result = snr(ds).isel(part=0)
+    np.testing.assert_allclose(result["snr_theory"], [91.8, 41.4], rtol=0.01)
+    np.testing.assert_allclose(result["snr"].sel(subspaces="exact"), [91.8, 41.4], rtol=0.1)
+
+
+def test_intervals_hold_the_ratio_of_the_distribution():
+    # small samples, where errors show: 200 of two classes, unequally many
+    molrg = Molrg(dims=(3, 2), features=5, delta=0.3, weights=(0.7, 0.3))
+    truth, held = theory(molrg, [0.5]), np.zeros(2)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        x_0, label = sample(molrg, rng.standard_normal((200, 6)))
+        h = hidden(molrg, x_0 + 0.5 * rng.standard_normal(x_0.shape), 1.0, 0.5)
+        own = molrg.class_of == label[:, None]
+        along, beside = (h**2 * own).sum(axis=1), (h**2 * ~own).sum(axis=1)
+        columns = internals._of_samples(along, beside, label)
+        held += [
+            low <= true[0] <= high
+            for (_, _, low, high), true in zip(columns[:8].reshape(2, 4), (truth.mean, truth.pooled), strict=True)
+        ]
+    assert (held >= 0.88 * 200).all()
+    assert (held <= 0.995 * 200).all()
+
+
+def test_pseudo_values_are_those_of_leaving_each_sample_out():
+    rng = np.random.default_rng(0)
+    along, beside, label = rng.gamma(2, 1, 60), rng.gamma(3, 1, 60), np.arange(60) % 3
+    found = internals._pseudo_values(along, beside, label)
+    for k, (ratio, pseudo) in enumerate(found):
+        left_out = [
+            internals._pseudo_values(*(np.delete(one, i) for one in (along, beside, label)))[k][0] for i in range(60)
+        ]
+        np.testing.assert_allclose(pseudo.mean(), ratio)
+        np.testing.assert_allclose(pseudo, 60 * ratio - 59 * np.array(left_out), rtol=0.15, atol=0.15)
+
+
+def test_directions_found_in_the_samples_they_measure_read_high():
+    # nothing but noise: no direction holds more than its share, 3 of 20
+    rng = np.random.default_rng(0)
+    ds = features_data.dataset({"h": rng.standard_normal((80, 6, 20))}, np.arange(80) % 2, np.geomspace(1, 0.1, 6))
+    honest, published = snr(ds, directions=3), snr(ds, directions=3, held_out=False)
+    assert float(honest["snr"].mean()) == pytest.approx(3 / 17, rel=0.15)
+    assert (published["snr"] > 1.5 * 3 / 17).all()
+
+
+def test_what_all_classes_have_in_common_is_noise_of_raw_features_and_none_of_unit_ones():
+    rng = np.random.default_rng(0)
+    label = np.arange(200) % 2
+    means = np.zeros((2, 10))
+    means[0, :2], means[1, 2:4] = 1, 1
+    rows = means[label, None] + 0.2 * rng.standard_normal((200, 1, 10)) + 20 * np.eye(10)[9]
+    ds = features_data.dataset({"h": rows}, label, np.array([1.0]))
+    assert snr(ds, directions=1)["snr"] < 0.1
+    assert snr(ds, directions=1, measured="unit")["snr"] > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"directions": 7}, "up_blocks.1 has 7 features, and 7 directions were asked for"),
+        ({"folds": 21}, "class 0 has 20 samples, fewer than 21 folds"),
+    ],
+)
+def test_too_few_features_and_samples_are_refused(options, says):
+    with pytest.raises(InputError, match=says):
+        snr(features_data.readout(40, 3), **options)
