@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import dask.array as da
@@ -125,7 +126,7 @@ def snr(
         **_ratios(along, beside, positions),
     }
     if molrg is not None and EXACT in kinds:
-        variables |= _theory(molrg, ds, parts)
+        variables |= _theory(molrg, ds, parts, bases)
     coords = {str(name): coord for name, coord in ds.coords.items() if set(coord.dims) <= {"sample", "timestep"}}
     coords["subspaces"] = xr.DataArray(kinds, dims="subspaces", attrs={"long_name": "where directions are from"})
     coords["part"] = xr.DataArray(list(parts), dims="part", attrs={"long_name": "part of the network"})
@@ -251,19 +252,27 @@ def _members(classes: Array) -> list[Array]:
     return [np.flatnonzero(classes == k) for k in range(int(classes.max()) + 1)]
 
 
-def _theory(molrg: Molrg, ds: xr.Dataset, parts: dict[str, xr.DataArray]) -> dict[str, xr.DataArray]:
-    """Name the ratios of a mixture's exact denoiser, of noisy or clean states, as parts are of."""
+def _theory(
+    molrg: Molrg, ds: xr.Dataset, parts: Mapping[str, xr.DataArray], bases: Mapping[str, Basis | None]
+) -> dict[str, xr.DataArray]:
+    """Name the ratios of a mixture's exact denoiser, of noisy or clean states, as parts are of; NaN of other parts."""
     from traj.analysis._molrg.snr import snr as of_denoiser
 
     sigma = ds["noise_scale"].to_numpy() / ds["signal"].to_numpy()
 
-    def both(clean: bool) -> Array:
+    def both(clean: bool, known: bool) -> Array:
+        if not known:
+            return np.full((2, len(sigma)), np.nan)
         found = of_denoiser(molrg, sigma, clean)
         return np.stack([found.mean, found.pooled])
 
     of_parts = [
-        da.from_delayed(delayed(both, pure=False)(part.attrs.get("input") == "clean"), (2, len(sigma)), np.float64)
-        for part in parts.values()
+        da.from_delayed(
+            delayed(both, pure=False)(features.attrs.get("input") == "clean", bases[part] is not None),
+            (2, len(sigma)),
+            np.float64,
+        )
+        for part, features in parts.items()
     ]
     found = xr.DataArray(da.stack(of_parts, axis=1), dims=("ratio", "part", "timestep"))
     return {
@@ -306,12 +315,12 @@ def _peaks(result: xr.Dataset) -> list[Landmark]:
     classes = np.searchsorted(result["class"].to_numpy(), result["label"].to_numpy())
     for part, series in zip(result["part"].to_numpy().tolist(), _series(result, "snr", PRINCIPAL), strict=True):
         one = result.sel(part=part, subspaces=PRINCIPAL)
-        energies = (one[name].transpose("timestep", "sample").to_numpy() for name in ("energy_along", "energy_beside"))
-        (_, pseudo), _ = _pseudo_values(*energies, classes)
+        along, beside = (one[name].to_numpy().T for name in ("energy_along", "energy_beside"))
+        (_, pseudo), _ = _pseudo_values(along, beside, classes)
         drawn = shape.redrawn(pseudo.T)
         meaning = f"signal to noise of features of {part} is highest"
         peak = landmarks.highest_of(series, drawn, "snr_peak", meaning)
-        found.append(shape.between_the_ends(peak, series.log_snr))
+        found.append(shape.between_the_ends(peak, series.log_snr).called("peak of features' SNR"))
     return found
 
 

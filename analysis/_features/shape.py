@@ -96,7 +96,7 @@ def between_the_ends(peak: Landmark, log_snr: Array, monotone: bool = False) -> 
     """
     first, last = float(log_snr[0]), float(log_snr[-1])
     if monotone or peak.log_snr in (first, last):
-        return Landmark(peak.name, peak.meaning, np.nan, np.nan, of=peak.of)
+        return replace(peak, timestep=np.nan, log_snr=np.nan, low=np.nan, high=np.nan)
     low, high = -np.inf if peak.low == first else peak.low, np.inf if peak.high == last else peak.high
     return replace(peak, low=low, high=high)
 
