@@ -1,5 +1,8 @@
 """The features readout: numbers against activations caught by hand, names of parts in any network, what is refused."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests import runs
 from tests.networks import built, conditional, digits, random_unet, unconditional
+from tests.test_readout import forks
 from traj import stores
 from traj.pipeline import models
 from traj.pipeline.cli import main
@@ -20,6 +24,7 @@ from traj.pipeline.making import readout
 from traj.pipeline.models import parts, surgery
 from traj.pipeline.models.own import wrap
 from traj.pipeline.process import tables
+from traj.pipeline.process.schedule import Schedule
 
 SHAPE = (1, 8, 8)
 TIMESTEPS = np.array([900, 500, 100])
@@ -123,6 +128,23 @@ def folder(tmp_path_factory):
     return place
 
 
+@pytest.fixture(scope="module")
+def mean(folder):
+    """Features of a network of one's own, averaged."""
+    return _features(folder, "mean")
+
+
+@pytest.fixture(scope="module")
+def flat(folder):
+    """The same, every value."""
+    return _features(folder, "flat")
+
+
+def _features(folder, pool):
+    names = ("first", "relu", "pair")
+    return made(names, folder / f"{pool}.zarr", model=f"{folder}/mine.py:net", store=folder / "a.zarr", pool=pool)
+
+
 @pytest.fixture(autouse=True)
 def here(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -130,10 +152,11 @@ def here(folder, tmp_path, monkeypatch):
         Path(name).symlink_to(folder / name)
 
 
-def states(path, samples=6, schedule=None, timesteps=TIMESTEPS):
+def states(path, samples=6, schedule=None, timesteps=TIMESTEPS, **options):
     schedule = schedule or tables.named("linear")
     levels = {"signal": schedule.signal[timesteps], "noise_scale": schedule.noise_scale[timesteps]}
-    return runs.make(path, samples, timesteps=timesteps, levels=levels, label=(LABEL * 4)[:samples])
+    options = {"label": (LABEL * 12)[:samples], **options}
+    return runs.make(path, samples, timesteps=timesteps, levels=levels, **options)
 
 
 def prepare(names, model="mine.py:net", store="a.zarr", **options):
@@ -185,13 +208,12 @@ def test_features_of_a_unet_equal_those_caught_by_hand():
             np.testing.assert_array_equal(values, whole.mean((2, 3))[: len(values)])
 
 
-def test_coordinates_of_the_states_come_along():
-    ds, found = stores.open("a.zarr"), made(("first",))
+def test_coordinates_of_the_states_come_along(folder, mean):
+    ds = stores.open("a.zarr")
     for name in ("sample", "label", "timestep", "signal", "noise_scale", "log_snr", "sigma"):
-        np.testing.assert_array_equal(found[name], ds[name])
-    assert found.attrs["kind"] == "readout"
-    assert found.features_first.attrs["shape"] == "4, 8, 8"
-    assert stores.verify("r.zarr", deep=True) == []
+        np.testing.assert_array_equal(mean[name], ds[name])
+    assert mean.attrs["kind"] == "readout"
+    assert stores.verify(folder / "mean.zarr", deep=True) == []
 
 
 def test_a_clean_input_is_the_signal_of_x_0_at_each_timestep():
@@ -205,22 +227,45 @@ def test_a_clean_input_is_the_signal_of_x_0_at_each_timestep():
     assert found.features_first.attrs["input"] == "clean"
 
 
-def test_flat_features_keep_every_value_in_the_order_of_the_output():
-    flat, mean = made(("first",), pool="flat").features_first, made(("first",), "m.zarr").features_first
-    channel = flat.values.reshape(*flat.shape[:2], 4, 8, 8)
-    np.testing.assert_allclose(channel.mean((-1, -2)), mean, atol=1e-6)
-    assert flat.attrs["shape"] == "4, 8, 8"
+def test_flat_features_keep_every_value_in_the_order_of_the_output(flat, mean):
+    every = flat.features_first
+    assert every.attrs["shape"] == mean.features_first.attrs["shape"] == "4, 8, 8"
+    channels = every.values.reshape(*every.shape[:2], 4, 8, 8)
+    np.testing.assert_allclose(channels.mean((-1, -2)), mean.features_first, atol=1e-6)
 
 
-def test_an_output_is_kept_before_the_network_changes_it_in_place():
-    found = made(("first", "relu"), pool="flat")
-    assert (found.features_first < 0).any()
-    np.testing.assert_array_equal(found.features_relu, np.maximum(found.features_first, 0))
+def test_an_output_is_kept_before_the_network_changes_it_in_place(flat):
+    assert (flat.features_first < 0).any()
+    np.testing.assert_array_equal(flat.features_relu, np.maximum(flat.features_first, 0))
 
 
-def test_of_several_tensors_the_first_is_read():
-    found = made(("relu", "pair"))
-    np.testing.assert_allclose(found.features_pair, 2 * found.features_relu, rtol=1e-6)
+def test_of_several_tensors_the_first_is_read(mean):
+    np.testing.assert_allclose(mean.features_pair, 2 * mean.features_relu, rtol=1e-6)
+
+
+def test_hidden_features_of_a_mixture_of_low_rank_gaussians_make_its_prediction():
+    name, schedule = "molrg:classes=2,dim=2,features=6", tables.named("ve")
+    states("m.zarr", 4, schedule=schedule, timesteps=np.array([200, 10]), shape=(6,))
+    ds = stores.open("m.zarr")
+    denoiser, found = models.load(name), made(("hidden",), model=name, store="m.zarr").features_hidden
+    for block, step, timestep, x, _ in batches(ds, ds.x_t.values):
+        expected = denoiser(x.double(), timestep, torch.full((4,), -1)).pred_x0
+        np.testing.assert_allclose(found.values[block, step] @ denoiser.network.hidden.U.T.numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["noisy", "clean"])
+def test_forks_have_features_of_each_variant_and_replica(kind, monkeypatch):
+    forks("f.zarr", samples=4, states=True)
+    ds = stores.open("f.zarr")
+    levels = runs.preserving(0.99 - 0.0196 * np.arange(51)).values()  # those of the forks, at every timestep
+    network = models.load("mine.py:net").network
+    own = wrap(network, Schedule({}, *levels, np.arange(51)), shape=SHAPE, predicts="epsilon")
+    monkeypatch.setattr(models, "load", lambda *_, **__: own)
+    found = made(("first",), store="f.zarr", input=kind).features_first
+    assert found.dims == ("variant", "replica", "sample", "timestep", "feature_first")
+    x = {"noisy": ds.x_t, "clean": (ds.signal * ds.x_0).astype("f4").transpose(*ds.x_t.dims)}[kind].values
+    expected = by_hand(network.first, network.first, torch.from_numpy(x).flatten(0, 3)).mean((2, 3))
+    np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-6)  # NaN where no fork went
 
 
 def test_one_forward_pass_serves_all_parts(monkeypatch):
@@ -265,8 +310,9 @@ def test_an_edm_network_of_ones_own_is_read_at_its_noise_levels():
 
 
 def test_features_of_tokens_are_averaged_over_the_tokens():
-    flat = made(("transformer_blocks.0",), model="mine.py:dit", pool="flat").features_transformer_blocks_0
-    mean = made(("transformer_blocks.0",), "m.zarr", model="mine.py:dit").features_transformer_blocks_0
+    options = {"model": "mine.py:dit", "timesteps": [500]}
+    flat = made(("transformer_blocks.0",), pool="flat", **options).features_transformer_blocks_0
+    mean = made(("transformer_blocks.0",), "m.zarr", **options).features_transformer_blocks_0
     assert mean.shape[-1] == 8
     np.testing.assert_allclose(flat.values.reshape(*flat.shape[:2], 16, 8).mean(2), mean, atol=1e-6)
 
@@ -312,11 +358,9 @@ def test_a_network_that_wraps_another_shows_the_parts_of_that_one():
 # ---- what a network is told
 
 
-def test_the_label_is_not_told_unless_asked_for():
-    untold = made(("up_blocks.1",), model="./digits").features_up_blocks_1
-    told = made(("up_blocks.1",), "t.zarr", model="./digits", labels="stored").features_up_blocks_1
-    assert not np.allclose(told, untold)
-    ds, network = stores.open("a.zarr"), digits().requires_grad_(False)
+def test_the_label_is_told_where_it_is_asked_for():
+    told = made(("up_blocks.1",), model="./digits", labels="stored", timesteps=[500]).features_up_blocks_1
+    ds, network = stores.open("a.zarr").sel(timestep=[500]), digits().requires_grad_(False)
     for block, step, timestep, x, rows in batches(ds, ds.x_t.values):
         whole = by_hand(network.up_blocks[1], network, x, torch.tensor(timestep), torch.tensor(LABEL)[rows])
         values = told.values[block, step]
@@ -324,8 +368,9 @@ def test_the_label_is_not_told_unless_asked_for():
 
 
 def test_a_text_is_not_told_unless_asked_for():
-    untold = made(("mid_block",), model="mine.py:text").features_mid_block
-    told = made(("mid_block",), "t.zarr", model="mine.py:text", labels="stored").features_mid_block
+    options = {"model": "mine.py:text", "timesteps": [500]}
+    untold = made(("mid_block",), **options).features_mid_block
+    told = made(("mid_block",), "t.zarr", labels="stored", **options).features_mid_block
     assert not np.allclose(told, untold)
 
 
@@ -349,9 +394,9 @@ def test_interrupted_and_extended_features_equal_those_of_one_pass():
     assert runs.digest("r.zarr") == runs.digest("straight.zarr")
 
 
-@pytest.mark.parametrize("options", [{"pool": "flat"}, {"input": "clean"}, {"labels": "stored"}, {"timesteps": [500]}])
-def test_what_changes_the_features_changes_the_fingerprint(options):
-    assert prepare(("first",), **options).config != prepare(("first",)).config
+def test_what_changes_the_features_changes_the_fingerprint():
+    changes = ({}, {"pool": "flat"}, {"input": "clean"}, {"labels": "stored"}, {"timesteps": [500]}, {"batch": 3})
+    assert len({str(prepare(("first",), **options).config) for options in changes}) == len(changes)
 
 
 def test_the_size_that_is_said_first_is_that_of_the_features():
@@ -360,10 +405,10 @@ def test_the_size_that_is_said_first_is_that_of_the_features():
     assert cost.evaluations == 2 * 3
 
 
-def test_timesteps_are_those_asked_for():
-    ds, found = made(("first",)), made(("first",), "t.zarr", timesteps=[100, 900])
+def test_timesteps_are_those_asked_for(mean):
+    found = made(("first",), timesteps=[100, 900])
     assert found.timestep.values.tolist() == [900, 100]
-    np.testing.assert_array_equal(found.features_first, ds.features_first.sel(timestep=[900, 100]))
+    np.testing.assert_array_equal(found.features_first, mean.features_first.sel(timestep=[900, 100]))
 
 
 # ---- what is refused
@@ -449,3 +494,52 @@ def test_no_hook_stays_after_an_error():
     with pytest.raises(ValueError, match="words gives a str"):
         parts.outputs(denoiser, chosen, torch.clone, torch.zeros(2, *SHAPE), 5, torch.full((2,), -1))
     assert not any(module._forward_hooks for module in chosen.values())
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from traj.pipeline.making import readout
+
+reading = readout.prepare(
+    "features", store=Path("big.zarr"), model="wide.py:wide", parts=("layer",), pool="flat", device="cpu",
+    input=sys.argv[1],
+)
+said = reading.cost(Path("r.zarr"))
+with reading.open(Path("r.zarr")) as store:
+    reading.run(store, bar=False)
+print(said.memory, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, said.disk)
+"""
+
+WIDE = """
+from torch import nn
+from traj.pipeline.models.own import wrap
+from traj.pipeline.process import tables
+
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.back = nn.Conv2d(1, 64, 1), nn.Conv2d(64, 1, 1)
+
+    def forward(self, x, t):
+        return self.back(self.layer(x))
+
+def wide():
+    return wrap(Wide(), tables.named("linear"), shape=(1, 16, 16), predicts="epsilon")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is counted in KiB on Linux alone")
+@pytest.mark.parametrize("kind", ["noisy", "clean"])
+def test_memory_stays_within_what_was_said(kind):
+    """Blocks of 32 samples have 168 MB of features."""
+    Path("wide.py").write_text(WIDE)
+    states("big.zarr", 64, timesteps=np.arange(80)[::-1] * 10, shape=(1, 16, 16), block=32)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, kind], check=True, capture_output=True, text=True, env=os.environ
+    )
+    said, peak, disk = map(int, done.stdout.split())
+    assert disk == 64 * 80 * 64 * 256 * 4
+    assert peak <= said
+    assert said < 3 * peak
