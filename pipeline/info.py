@@ -42,15 +42,17 @@ def _counts(not_finite: dict[str, int]) -> str:
     return ", ".join(f"{count} value(s) of {name}" for name, count in not_finite.items())
 
 
-def describe_model(name: str) -> str:
-    """Summarise a model in a few lines, and list the numbered blocks and skips of a U-Net.
+def describe_model(name: str, steps: int | None = None) -> str:
+    """Summarise a model in a few lines, list the numbered blocks and skips of a U-Net, and the parts of a network.
+
+    ``steps`` is the number of timesteps of a grid.
 
     Raises InputError or MissingFile for a name that means nothing.
     """
     from traj.pipeline import models
     from traj.pipeline.process.denoiser import dims_of
 
-    denoiser = models.load(name)
+    denoiser = models.load(name, steps=steps)
     shape, dims = checked_event(denoiser.shape, dims_of(denoiser))
     lines = [
         f"{name}: {_event(shape, dims)}, {getattr(denoiser, 'num_classes', 0) or 'no'} classes",

@@ -81,7 +81,7 @@ def shown():
     return wrap(lambda x, t: inner(x, t), LINEAR, shape=(1, 8, 8), predicts="epsilon", modules=inner)
 
 
-def edm(steps=3):
+def edm(steps):
     inner = Net()
     D = preconditioned(lambda x, c: inner(x, c))
     return wrap(D, tables.edm(steps), shape=(1, 8, 8), predicts="sample", modules=inner)
@@ -298,7 +298,7 @@ def test_parts_of_any_network_are_read(model, names, shapes):
 
 
 def test_an_edm_network_of_ones_own_is_read_at_its_noise_levels():
-    states("edm.zarr", schedule=tables.edm(3), timesteps=np.array([2, 1, 0]))
+    states("edm.zarr", schedule=tables.edm(3), timesteps=np.array([2, 1, 0]), config={"schedule": {"T": 3}})
     ds = stores.open("edm.zarr")
     found = made(("first",), model="mine.py:edm", store="edm.zarr", pool="flat")
     network = models.load("mine.py:edm", steps=3).modules
@@ -346,6 +346,7 @@ def test_names_that_info_lists_can_be_typed(folder):
     assert set(parts.find(models.load("./digits"), names)) == set(names)
     assert "up_blocks.0.resnets.1 + up_blocks.0.upsamplers.0" in said
     assert "transformer_blocks.1, " in describe_model("mine.py:dit")
+    assert "first, relu" in describe_model("mine.py:edm", steps=3)
     assert "Parts" not in describe_model("gaussian:0,1")
 
 
@@ -439,8 +440,8 @@ def test_features_larger_than_the_disk_are_refused_before_there_is_a_store(monke
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (["--parts", "frist"], "has no part 'frist'; the nearest are first"),
-        (["--parts", "xyz"], "has no part 'xyz'; traj info mine.py:net lists its parts"),
+        (["--parts", "frist"], "has no part 'frist'; expected one like first"),
+        (["--parts", "xyz"], "has no part 'xyz'; expected one out of first, relu, twice, pair, last, idle"),
         (["--parts", ""], "has no part ''"),
         (["--parts", "first,first"], "part first was given twice"),
         (["--parts", "idle"], "part idle, a Linear, is run 0 times in a forward pass; expected once"),

@@ -57,11 +57,11 @@ def find(denoiser: Denoiser, names: Sequence[str]) -> dict[str, nn.Module]:
     del there[""]
     for name in names:
         if name not in there:
-            near = get_close_matches(name, there, cutoff=0.3)
+            near = ", ".join(get_close_matches(name, there, cutoff=0.3))
             raise InputError(
-                f"model {denoiser.name} has no part {name!r}; "
-                + (f"the nearest are {', '.join(near)}: " if near else "")
-                + f"traj info {denoiser.name} lists its parts"
+                f"model {denoiser.name} has no part {name!r}; expected "
+                + (f"one like {near}" if near else f"one out of {', '.join(listed(network))}")
+                + "; traj info MODEL lists them"
             )
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"part {twice[0]} was given twice; expected each once")

@@ -105,10 +105,9 @@ def features(
         assert events.timestep is not None
         return tuple(outputs(x, int(events.timestep[0]), events.condition["sample"].tolist(), pooled).values())
 
-    first = ds["sample"].values[:2].tolist()
-    trial = torch.zeros(len(first), *denoiser.shape, device=source.device)
+    trial = torch.zeros(2, *denoiser.shape, device=source.device)
     with inference():
-        whole = outputs(trial, int(ds.timestep[0]), first, torch.clone)
+        whole = outputs(trial, int(ds.timestep[0]), 2 * [int(ds["sample"][0])], torch.clone)
     lengths = {part: pooled(output).shape[1] for part, output in whole.items()}
     shapes = {part: tuple(output.shape[1:]) for part, output in whole.items()}
 
@@ -148,7 +147,7 @@ def features(
         numerics=NUMERICS,
         environment={"model": denoiser.name},
         cautions=tuple(f"{part}: {lengths[part]:,} features of {' x '.join(map(str, shapes[part]))}" for part in parts),
-        smaller="--pool mean, --every or fewer --parts",
+        smaller="--pool mean, --timesteps or fewer --parts",
         derived={"clean_x_t": clean},
         fills_disk=True,
         following="traj analyze probe",
