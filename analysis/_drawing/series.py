@@ -64,7 +64,8 @@ def of_forks(result: xr.Dataset, names: Mapping[str, str]) -> list[Series]:
 
 def of_forks_by_sample(result: xr.Dataset, name: str) -> list[xr.DataArray]:
     """Give what the curves of `of_forks` are means of, one array (sample, variant) for each kind of forks."""
-    kinds = forks.kinds(result).values() if name in result else ()
+    there = name in result and "at_log_snr" in result.coords
+    kinds = forks.kinds(result).values() if there else ()
     return [result[name].isel(variant=variants).sortby("at", ascending=False) for variants in kinds]
 
 
