@@ -12,6 +12,7 @@ from tests.analysis_data import dataset, forks, state_readout, trajectories
 from tests.report_data import fail, text
 from tests.test_information import noised, of_normal
 from traj.analysis._drawing import axis as _axis
+from traj.analysis._drawing import timeline
 from traj.analysis._quantity import Landmark, Look
 from traj.analysis.consistency import consistency
 from traj.analysis.entropy import entropy
@@ -19,7 +20,7 @@ from traj.analysis.information import information
 from traj.analysis.label_variance import label_variance
 from traj.analysis.psnr import psnr
 from traj.pipeline.cli import main
-from traj.pipeline.report import picture, report
+from traj.pipeline.report import report
 from traj.stores import InputError, save
 
 STEPS = 9
@@ -183,14 +184,14 @@ def test_landmarks_of_all_runs_lie_over_the_axis(run, measured):
     for axis in (_axis.TIMESTEP, _axis.of_information(measured)):
         places = over(axis, run)
         look = Look({"a": "#0072b2"}, {"a": ""}, axis)
-        rows = [picture.Row("How", "it happens", {"a": one}) for one in (mark, never)]
-        axes = picture.picture(rows, look, run, {"a": places}).axes
+        rows = [timeline.Row("it", "it happens", {"a": one}) for one in (mark, never)]
+        axes = timeline.picture(rows, {"a": "a"}, look, {"a": places}, timeline.Strip("a", run)).axes
         point, bar = (next(line for line in axes[0].lines if key(line)) for key in (_is_point, _is_bar))
         assert point.get_xdata()[0] == pytest.approx(float(places(mark.log_snr)))
         assert bar.get_xdata() == pytest.approx([float(places(run["log_snr"][0])), float(places(1.0))])
-        assert axes[0].get_xlabel() == axis.label()
+        assert axis.label().startswith(axes[0].get_xlabel())
         along = places(run["log_snr"])
-        for image in axes[1].images[: len(axes[1].images) // 2]:
+        for image in axes[1].images[len(axes[1].images) // 2 :]:
             left, right, *_ = image.get_extent()
             nearest = np.abs(along - (left + right) / 2).argmin()
             expected = run["pred_x0"][0, nearest, 0].to_numpy()
@@ -202,7 +203,7 @@ def _is_point(line):
 
 
 def _is_bar(line):
-    return line.get_linewidth() == 3
+    return line.get_linewidth() == 5
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +223,7 @@ def test_a_report_says_what_its_figures_lie_over(project, tmp_path):
         pages[axis] = text(page), text(page.parent / "runs/plain.html")
     said = "Drawn over the bits of information that x_t holds on x_0, as measured in noised"
     assert [[said in html for html in both] for both in pages.values()] == [[False] * 2, [True] * 2]
-    assert "Landmarks of all runs over information" in pages["information"][0]
+    assert "Landmarks of all processes over information" in pages["information"][0]
 
 
 def test_an_axis_of_a_report_that_there_is_not_is_refused(project, tmp_path, monkeypatch):

@@ -33,10 +33,10 @@ from tests.report_data import (
     write_times,
 )
 from traj import stores
-from traj.analysis._drawing import panels
+from traj.analysis._drawing import montages, panels
 from traj.analysis._drawing import style as drawing
-from traj.analysis._quantity import Landmark, Look
-from traj.pipeline.report import entries, markup, metrics, montages, picture, words
+from traj.analysis._quantity import Landmark
+from traj.pipeline.report import entries, markup, metrics
 from traj.pipeline.report import runs as table_of_runs
 
 BYTES = 2_000_000
@@ -135,69 +135,6 @@ def test_many_runs_still_have_colours_of_their_own():
     assert drawing.colours(names[:3]) == {name: drawing.colours(names[:5])[name] for name in names[:3]}
 
 
-def _row(**marks):
-    return picture.Row("How", "it happens", marks)
-
-
-def _mark(log_snr, low=np.nan, high=np.nan, meaning="it happens", of=""):
-    return Landmark("it", meaning, 10.0, log_snr, low, high, of)
-
-
-LOOK = Look({"a": "#0072b2", "b": "#d55e00"}, {"a": "", "b": "s"})
-PLACES = dict.fromkeys("ab", np.asarray)
-
-
-def test_a_landmark_is_a_marker_with_its_interval_and_hollow_without():
-    figure = picture.picture([_row(a=_mark(1.0, 0.5, 2.0), b=_mark(3.0)), _row(a=_mark(np.nan))], LOOK, None, PLACES)
-    (axis,) = figure.axes
-    bars = [line for line in axis.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 3]
-    assert [line.get_xdata().tolist() for line in bars] == [[0.5, 2.0]]
-    first, second = [line for line in axis.lines if line.get_marker() in ("o", "s")]
-    assert [float(first.get_xdata()[0]), first.get_markerfacecolor()] == [1.0, "#0072b2"]
-    assert [float(second.get_xdata()[0]), second.get_markerfacecolor(), second.get_marker()] == [3.0, "white", "s"]
-    assert " not reached" in [shown.get_text() for shown in axis.texts]
-
-
-def test_a_landmark_that_ends_with_the_process_stays_in_the_picture():
-    (axis,) = picture.picture([_row(a=_mark(1.0, -np.inf, np.inf)), _row(a=_mark(np.inf))], LOOK, None, PLACES).axes
-    assert all(np.isfinite(line.get_xdata()).all() for line in axis.lines)
-
-
-def test_the_strip_shows_the_prediction_at_the_log_snr_it_stands_at(place):
-    run = stores.open(place / "data/trajectories/ddim50.zarr")
-    _, strip = picture.picture([_row(a=_mark(0.0))], LOOK, run, PLACES).axes
-    assert strip.images
-    for image in strip.images[: len(strip.images) // 2]:  # those of the first sample
-        left, right, *_ = image.get_extent()
-        nearest = np.abs(run["log_snr"].to_numpy() - (left + right) / 2).argmin()
-        assert left < run["log_snr"][nearest] < right
-        expected = run["pred_x0"][0, nearest, 0].to_numpy()
-        np.testing.assert_allclose(image.get_array()[..., 0], (expected.clip(-1, 1) + 1) / 2, atol=1e-6)
-
-
-def test_the_order_is_told_only_where_intervals_are_apart():
-    marks = [_mark(2.0, 1.9, 2.1, "C"), _mark(0.0, -0.1, 0.1, "A"), _mark(1.0, 0.05, 1.5, "B"), _mark(3.0, meaning="D")]
-    told = re.findall(r"<li>(\w): .*?(cannot tell)?\)?(?:</span>)?</li>", words.in_order("a", marks, LOOK.colours))
-    assert told == [("A", ""), ("B", "cannot tell"), ("C", ""), ("D", "cannot tell")]
-    assert "<b>−0.5</b> (the start to 0.1)" in words.place(_mark(-0.5, -np.inf, 0.1))
-    assert words.in_order("a", [_mark(np.nan)], LOOK.colours) == ""
-
-
-def test_runs_differ_only_where_intervals_are_apart():
-    said = words.between_runs([_row(a=_mark(2.0, 1.9, 2.1), b=_mark(0.0, -0.1, 0.1))], LOOK.colours)
-    assert re.sub("<.*?>", "", said) == "Between runs, by log SNR:it happens: earlier in b than in a"
-    said = words.between_runs([_row(a=_mark(2.0, 0.0, 2.1), b=_mark(0.0, -0.1, 0.1))], LOOK.colours)
-    assert "cannot be told" in said
-    assert words.between_runs([_row(a=_mark(2.0, 0.0, 2.1), b=_mark(0.0))], LOOK.colours) == ""
-
-
-def test_what_cannot_be_said_is_said():
-    said = words.unsaid([_row(a=_mark(np.nan), b=_mark(1.0)), _row(a=_mark(1.0), b=_mark(2.0))])
-    assert "Not reached, or not seen: it happens, in a." in said
-    assert "not known: it happens, in b; it happens, in all runs." in said
-    assert words.unsaid([_row(a=_mark(1.0, 0.0, 2.0))]) == ""
-
-
 def test_metrics_are_the_numbers_and_landmarks(place, written):
     ours = json.loads((written / "metrics.json").read_text())
     assert ours["training"] == {"digits": {"final_loss": 0.1235}}
@@ -217,7 +154,8 @@ def test_metrics_are_the_numbers_and_landmarks(place, written):
 
 
 def test_landmarks_of_one_name_are_told_apart_by_what_they_are_of():
-    two = metrics.Summary(landmarks={"q": [_mark(1.0, of="jump n = 2"), _mark(2.0, of="jump n = 3")]})
+    marks = [Landmark("it", "it happens", 10.0, n, of=f"jump n = {n + 1}") for n in (1, 2)]
+    two = metrics.Summary(landmarks={"q": marks})
     assert {key: value for key, value in two.metrics.items() if "snr" in key} == {
         "it_jump_n_2_log_snr": 1,
         "it_jump_n_3_log_snr": 2,
@@ -292,7 +230,7 @@ def test_montage_of_colour_and_of_large_images():
 
 def test_forks_are_shown_between_their_state_and_the_end_of_their_run(place):
     few = collected(place)["few"].stored["fork"]
-    _, figure, _ = montages.montage(few)
+    _, figure, _ = montages.montage(few.ds, "fork", few.of.ds)
     axis = figure.axes[0]
     titles = [label.get_text() for label in axis.get_xticklabels()]
     assert titles == ["start $x_t$", "replica 1", "replica 2", "replica 3", "replica 4", "the run’s $x_0$"]
@@ -300,12 +238,12 @@ def test_forks_are_shown_between_their_state_and_the_end_of_their_run(place):
     start = few.of.ds["x_t"].sel(timestep=30)[0, 0].to_numpy()
     np.testing.assert_allclose(canvas[2:66, 2:66][::8, ::8, 0], (start.clip(-1, 1) + 1) / 2, atol=1e-6)
     np.testing.assert_allclose(canvas[2:66, -66:-2][::8, ::8, 0], (IMAGES[0, 0] + 1) / 2, atol=1e-6)
-    alone = entries.Stored("few", "fork", few.path, few.described, few.ds, None)
-    assert len(montages.montage(alone)[1].axes[0].get_xticklabels()) == 4
+    assert len(montages.montage(few.ds, "fork", None)[1].axes[0].get_xticklabels()) == 4
 
 
 def test_edits_are_shown_by_family_beside_the_unedited_image(place):
-    _, figure, _ = montages.montage(next(iter(collected(place)["edits"].stored.values())))
+    edits = collected(place)["edits"].stored["sweep"]
+    _, figure, _ = montages.montage(edits.ds, "sweep", edits.of.ds)
     drawn = [axis for axis in figure.axes if axis.images]
     assert [axis.get_title(loc="left") for axis in drawn] == [
         "jump, n = 5",
@@ -333,7 +271,7 @@ def test_no_results_is_a_clear_error(tmp_path):
 def test_results_without_their_store_are_drawn(copy):
     shutil.rmtree(copy / "data")
     index = write(copy, copy / "out")
-    assert len(images(text(index))) == 2  # landmarks without a strip, losses
+    assert len(images(text(index))) == 3  # landmarks without a strip, on wide screens and narrow ones, and losses
     assert len(images(text(copy / "out/runs/ddim50.html"))) == 1
     assert list(collected(copy)) == ["ddim50", "ddim100", "few"]
 

@@ -85,7 +85,7 @@ def test_a_config_may_say_anything_of_a_plan(plan):
     ("asked", "said"), [({"labels": "cycle"}, "labels cycle"), ([1], "–"), ("none", "–"), (None, "–")]
 )
 def test_a_config_may_say_anything_of_a_condition(asked, said):
-    assert table_of_runs._condition({"condition": asked}) == said
+    assert table_of_runs.condition({"condition": asked}) == said
 
 
 def test_stores_of_ones_own_may_have_any_config_and_any_name(copy):

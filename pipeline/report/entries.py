@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from traj import analysis, stores
 from traj.analysis import Quantity
 from traj.pipeline.computing.analyze import kind_of
+from traj.pipeline.computing.measured import with_times
 from traj.pipeline.report.failures import Failed, attempt, printable, sentence, warn
-from traj.stores import EDIT, KINDS, RESULTS, MissingFile
+from traj.stores import KINDS, RESULTS, MissingFile
 
 FOLDERS = {name: kind.folder for name, kind in KINDS.items() if name not in ("dataset", "result")}
 """By kind: what may be a parent comes before what is made of it. Nothing is computed of a dataset alone."""
@@ -86,6 +85,22 @@ def collect(root: Path, beside: Path | None = None, failed: Failed = warn) -> li
     return sorted([*entries, *(entry for entry in others if entry.name not in taken)], key=_place)
 
 
+def of_studies(root: Path, entries: Sequence[Entry], failed: Failed = warn) -> list[Entry]:
+    """Open what the studies of a project have under data/ and results/, as STUDY/NAME; entries are its own."""
+    found = {
+        stored.described["fingerprint"]: stored
+        for entry in entries
+        for stored in entry.stored.values()
+        if "fingerprint" in stored.described
+    }
+    gathered = []
+    for results in sorted((root / "studies").glob(f"*/{RESULTS}")):
+        study = results.parent
+        names = set().union(*(_names(study, kind) for kind in FOLDERS), {f.parent.name for f in _results(study)})
+        gathered += _entries(study, names, found, failed, prefix=f"{study.name}/")
+    return gathered
+
+
 def _names(root: Path, kind: str) -> set[str]:
     paths = (root / FOLDERS[kind]).glob("*.zarr")
     return {path.name.removesuffix(".zarr") for path in paths if ".stale-" not in path.name}
@@ -95,9 +110,9 @@ def _results(root: Path) -> list[Path]:
     return sorted((root / RESULTS).glob("*/*.zarr"))
 
 
-def _entries(root: Path, names: set[str], found: dict[str, Stored], failed: Failed) -> list[Entry]:
+def _entries(root: Path, names: set[str], found: dict[str, Stored], failed: Failed, prefix: str = "") -> list[Entry]:
     """Open everything of these names in one project; found, by fingerprint, has what may be a parent, and grows."""
-    entries = {name: Entry(printable(name)) for name in sorted(names, key=_natural)}
+    entries = {name: Entry(printable(f"{prefix}{name}")) for name in sorted(names, key=_natural)}
     quantities = analysis.usable()
     for kind, folder in FOLDERS.items():
         for name, entry in entries.items():
@@ -112,7 +127,7 @@ def _entries(root: Path, names: set[str], found: dict[str, Stored], failed: Fail
             entry = entries[file.parent.name]
             result = attempt(partial(_result, file), str(file), failed, entry.remarks)
             if result is not None:
-                entry.results[file.stem] = _with_times(result, file.parent / "times.csv", entry.remarks)
+                entry.results[file.stem] = with_times(result, file.parent / "times.csv", entry.remarks)
                 entry.remarks.extend(_out_of_step(file, result, root, quantities))
     for entry in entries.values():
         if entry.results or not any(stored.ds is None for stored in entry.stored.values()):
@@ -164,41 +179,6 @@ def _result(file: Path) -> xr.Dataset:
         if "sample" not in variable.dims:
             variable.load()
     return result
-
-
-def _with_times(result: xr.Dataset, times: Path, remarks: list[str]) -> xr.Dataset:
-    """Add what was measured beside a result, as coordinates, where that was done.
-
-    Of a sweep it is the share of network time that each variant does not take, of a run the seconds that a sample
-    takes.
-    """
-    if not times.exists():
-        return result
-    of_sweep = set(EDIT) <= set(result.coords)
-    try:
-        with times.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        measured = _time_removed(result, rows) if of_sweep else _seconds(rows)
-    except (OSError, KeyError, TypeError, ValueError, csv.Error):
-        verb = "fork ... --sweep ..." if of_sweep else "generate ..."
-        remark = f"{times} does not fit the results beside it; measure with `traj {verb} --times {times}`"
-        remarks += [remark] if remark not in remarks else []
-        return result
-    return result.assign_coords(measured)
-
-
-def _time_removed(result: xr.Dataset, rows: list[dict[str, str]]) -> dict[str, Any]:
-    edits = list(zip(*(map(str, result[name].to_numpy().tolist()) for name in EDIT), strict=True))
-    if [tuple(row[name] for name in EDIT) for row in rows] != edits:
-        raise ValueError
-    removed = np.array([float(row["time_removed"]) for row in rows])
-    words = {"long_name": "share of the run's network time that is not taken", "units": "1"}
-    return {"time_removed": ("variant", removed, words)}
-
-
-def _seconds(rows: list[dict[str, str]]) -> dict[str, Any]:
-    (row,) = rows
-    return {"seconds": ((), float(row["seconds"]), {"long_name": "time that a sample takes, measured", "units": "s"})}
 
 
 def _out_of_step(file: Path, result: xr.Dataset, root: Path, quantities: Mapping[str, Quantity]) -> list[str]:

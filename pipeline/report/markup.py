@@ -19,6 +19,12 @@ from traj.analysis._drawing.style import STYLE
 SVG_BYTES, DPI = 100_000, 150
 """A larger drawing is shown as pixels, so many an inch, as is one of images."""
 
+NARROW = 700
+"""Pixels of a screen on which the narrow one of two figures is shown."""
+
+SVG = {"Date": None, "Creator": None}
+"""Nothing in a drawing that differs from day to day."""
+
 CSS = """
 body { font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; color: #222; background:
   #fff; max-width: 1080px; margin: 0 auto; padding: 1.5rem 1.5rem 4rem; }
@@ -69,16 +75,38 @@ def figure(drawn: Figure, caption: str, alt: str) -> str:
     return f'<figure><img width="{width}" alt="{escape(alt)}" src="{_data_uri(drawn)}">{said}</figure>\n'
 
 
+def two_figures(wide: Figure, narrow: Figure, caption: str, alt: str, name: str) -> tuple[dict[str, bytes], str]:
+    """Show one figure, and another in its place on narrow screens; the former is also given as files called name."""
+    files = {f"{name}.svg": _saved(wide, format="svg", metadata=SVG), f"{name}.png": _png(wide, 2 * DPI)}
+    sources = (_embedded("png", png) for png in (files[f"{name}.png"], _png(narrow, 2 * DPI)))
+    width, small = (round(100 * one.get_figwidth()) for one in (wide, narrow))
+    large, other = sources
+    links = " ".join(f'<a href="{file}">{file}</a>' for file in files)
+    return files, (
+        f'<figure><picture><source media="(max-width: {NARROW}px)" srcset="{other}" width="{small}">'
+        f'<img width="{width}" alt="{escape(alt)}" src="{large}"></picture>'
+        f"<figcaption>{escape(caption)} For talks: {links}</figcaption></figure>\n"
+    )
+
+
 def _data_uri(drawn: Figure) -> str:
     """Turn a figure into an image within the page, the same bytes each time: pixels where a drawing is large."""
     kind, content = "svg+xml", b""
     pictures = any(axis.images for axis in drawn.axes)
     if not pictures:
-        content = _saved(drawn, format="svg", metadata={"Date": None, "Creator": None})
+        content = _saved(drawn, format="svg", metadata=SVG)
     if not 0 < len(content) <= SVG_BYTES:
-        kind, content = "png", _saved(drawn, format="png", dpi=DPI, metadata={"Software": None})
+        kind, content = "png", _png(drawn, DPI)
         content = content if pictures else _of_few_colours(content)
+    return _embedded(kind, content)
+
+
+def _embedded(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(content).decode()
+
+
+def _png(drawn: Figure, dpi: int) -> bytes:
+    return _saved(drawn, format="png", dpi=dpi, metadata={"Software": None})
 
 
 def _saved(drawn: Figure, **options: Any) -> bytes:

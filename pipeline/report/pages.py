@@ -6,32 +6,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
+from typing import NamedTuple, TypeGuard
 from urllib.parse import quote
 
 import numpy as np
 import xarray as xr
 
 from traj.analysis._drawing import axis as _axis
+from traj.analysis._drawing.montages import montage
 from traj.analysis._drawing.style import of_images
-from traj.analysis._quantity import Figure, Landmark, Look, Number, Quantity, Table
+from traj.analysis._drawing.timeline import NARROW, WIDE, Strip, picture
+from traj.analysis._quantity import Figure, Look, Number, Quantity, Table
+from traj.pipeline.report import answer as of_answer
 from traj.pipeline.report import markup, runs, words
+from traj.pipeline.report.answer import Cell, Process
 from traj.pipeline.report.entries import Entry
 from traj.pipeline.report.failures import Failed, attempt, without_faulty
 from traj.pipeline.report.metrics import Summary, rounded
-from traj.pipeline.report.montages import montage
-from traj.pipeline.report.picture import Row, picture
 
 QUESTION = "When do features emerge in a diffusion model’s reverse process?"
 
-AXIS = (
-    "Each run starts from noise, at the left, and turns it into images, to the right; log SNR says how much of a state "
-    "is image and how much noise (0: as much of one as of the other). "
+CAPTION = (
+    "Each process starts from noise, at the left, and turns it into images, to the right; log SNR says how much of a "
+    "state is image and how much noise. {}Each line is one answer to “when”: a marker where it happens in a process, "
+    "in its colour, and a band that holds it with 95 % certainty, counting the samples as drawn by chance."
 )
-STRIP = "On top, what the network of {} predicts as the finished image from two of its states there. "
-LINES = (
-    "Each line is one answer to “when”: a marker where it happens in a run, and a bar that holds it with 95 % "
-    "certainty, counting the samples as drawn by chance. A hollow marker has no such interval: how sure it is, is not "
-    "known."
+STRIP = (
+    "On top, states of {} on their way, and beneath what the network predicts from each as the finished image: one "
+    "sample, each picture over its place on the axis. "
 )
 
 GLOSSARY = {
@@ -45,11 +47,31 @@ GLOSSARY = {
 }
 
 
+COMPARED = (
+    "Two landmarks of one run, or one landmark in two runs, are compared in each sample that both have. A landmark "
+    "lies between two stored states; where these are the same, neither comes first. An order is by the sign test, and "
+    "agreement by the interval of the median difference. {} comparisons were made and are paid for: all that is "
+    "claimed holds together with 95 % certainty. Landmarks of all samples together have no place in each sample, and "
+    "are compared with none."
+)
+
+
+class Answer(NamedTuple):
+    """The first page, and the files of its picture by name."""
+
+    page: str
+    files: Mapping[str, bytes]
+
+
 @dataclass(frozen=True)
 class Material:
-    """What pages are made of: entries, what sums up each, the quantities that have results, and how runs look."""
+    """What pages are made of: entries, what sums up each, the quantities that have results, and how runs look.
+
+    studied are entries of studies, which have their own pages and here a part in the answer only.
+    """
 
     entries: Sequence[Entry]
+    studied: Sequence[Entry]
     summaries: Mapping[str, Summary]
     quantities: Mapping[str, Quantity]
     look: Look
@@ -64,31 +86,20 @@ class Material:
     def places(self) -> dict[str, _axis.Places]:
         """Give the function from log SNR to places on the axis, of each name: by what its results lie over."""
         found = {}
-        for entry in self.entries:
+        for entry in (*self.entries, *self.studied):
             tables = [_axis.table(result) for result in entry.results.values()]
             most = max(tables, key=lambda table: len(table[0]), default=(np.empty(0), np.empty(0)))
             found[entry.name] = self.look.axis.places(*most)
         return found
 
-    @property
-    def rows(self) -> list[Row]:
-        """All landmarks, one row for each that may lie in several runs."""
-        found: dict[tuple[str, str, str], dict[str, Landmark]] = {}
-        for quantity in self.quantities:
-            for name, summary in self.summaries.items():
-                for mark in summary.landmarks.get(quantity, ()):
-                    found.setdefault((quantity, mark.name, mark.of), {})[name] = mark
-        return [
-            Row(self.quantities[quantity].title, words.meaning(next(iter(marks.values()))), marks)
-            for (quantity, _, _), marks in found.items()
-        ]
 
-
-def answer(material: Material, studies: Sequence[tuple[str, str]], training: str) -> str:
+def answer(
+    material: Material, processes: Sequence[Process], studies: Sequence[tuple[str, str]], training: str
+) -> Answer:
     """Write the first page; studies are names and addresses of other reports, training is HTML."""
     colours = material.look.colours
     said: list[str] = []
-    body = _landmarks(material, said)
+    drawn, body = _landmarks(material, processes, said)
     body += f'<h2 id="runs">What was run</h2>{runs.tables(material.entries, colours, "runs/")}'
     missing = [f"{entry.name}: {remark}" for entry in material.entries for remark in entry.remarks]
     body += markup.remarks([*missing, *material.remarks, *said], "Missing or out of step:")
@@ -96,60 +107,67 @@ def answer(material: Material, studies: Sequence[tuple[str, str]], training: str
     body += f'<h2 id="pages">More</h2>{_links(material, studies)}'
     body += f'<h2 id="training">How the networks were trained</h2>{training}' if training else ""
     glossary = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in GLOSSARY.items())
-    return markup.page(QUESTION, f'{body}<h2 id="words">Words</h2><dl>{glossary}</dl>')
+    return Answer(markup.page(QUESTION, f'{body}<h2 id="words">Words</h2><dl>{glossary}</dl>'), drawn)
 
 
-def _landmarks(material: Material, said: list[str]) -> str:
-    """Show the one picture, and say it in words."""
-    rows = material.rows
+def _landmarks(material: Material, processes: Sequence[Process], said: list[str]) -> tuple[Mapping[str, bytes], str]:
+    """Show the one picture, and say it in words; gives the picture's files, too."""
+    cells = of_answer.cells(processes, material.summaries, material.quantities)
+    rows = of_answer.rows(cells)
     if not rows:
-        return "<p>No quantity was computed that has a landmark: a point that answers “when”.</p>"
-    together = _together(material)
-    chosen = max(together, key=lambda name: len(together[name]))
-    of_runs = {e.name: e.stored["trajectories"].ds for e in material.entries if "trajectories" in e.stored}
-    name = next((name for name in (chosen, *of_runs) if _has_pictures(of_runs.get(name))), "")
+        return {}, "<p>No quantity was computed that has a landmark: a point that answers “when”.</p>"
+    labels = {process.name: process.label for process in processes}
+    shown = _shown(material, cells)
 
-    def draw(shown: xr.Dataset | None) -> str:
-        axis = material.look.axis
-        caption = f"{AXIS}{'' if shown is None else STRIP.format(name)}{LINES} {axis.note}".strip()
-        drawn = picture(rows, material.look, shown, material.places)
-        return markup.figure(drawn, caption, f"Landmarks of all runs over {axis.name}")
+    def draw(strip: Strip | None) -> tuple[dict[str, bytes], str]:
+        axis, places = material.look.axis, material.places
+        wide, narrow = (picture(rows, labels, material.look, places, strip, width) for width in (WIDE, NARROW))
+        caption = f"{CAPTION.format('' if strip is None else STRIP.format(strip.name))} {axis.note}".strip()
+        return markup.two_figures(wide, narrow, caption, f"Landmarks of all processes over {axis.name}", "answer")
 
-    drawn = attempt(lambda: draw(of_runs.get(name)), f"pictures of {name}", material.failed, said)
-    if drawn is None and name:
+    drawn = attempt(lambda: draw(shown), f"pictures of {shown.name if shown else 'landmarks'}", material.failed, said)
+    if drawn is None and shown:
         drawn = attempt(lambda: draw(None), "the picture of landmarks", material.failed, said)
-    text = words.in_order(chosen, together[chosen], material.look.colours)
-    text += words.between_runs(rows, material.look.colours) + words.unsaid(rows)
-    table = f"<details><summary>All landmarks in numbers</summary>{_table(rows, material)}</details>"
-    return f"{drawn or ''}<h2>In words</h2>{text}{table}"
+    files, html = drawn or ({}, "")
+    colours = material.look.colours
+    compared = of_answer.comparisons(cells, material.failed, said)
+    html += f"<h2>In words</h2>{words.sentences(compared, colours) if compared else ''}"
+    if compared:
+        table = words.compared(compared, colours)
+        html += (
+            f"<details><summary>How this was compared</summary><p>{COMPARED.format(len(compared))}</p>{table}</details>"
+        )
+    html += f"<details><summary>All landmarks in numbers</summary>{_table(material)}</details>{words.unsaid(rows)}"
+    return files, html
 
 
-def _has_pictures(run: xr.Dataset | None) -> bool:
+def _shown(material: Material, cells: Sequence[Cell]) -> Strip | None:
+    """Choose the run whose pictures are shown: of those that have some, the one with most landmarks."""
+    here = {e.name: e.stored["trajectories"].ds for e in material.entries if "trajectories" in e.stored}
+    pictured = [Strip(name, ds) for name, ds in here.items() if _has_pictures(ds)]
+    return max(pictured, key=lambda strip: sum(cell.process == strip.name for cell in cells), default=None)
+
+
+def _has_pictures(run: xr.Dataset | None) -> TypeGuard[xr.Dataset]:
     """Whether a run's events are images in which something can be seen: more than one pixel."""
     return of_images(run) and run.sizes["y"] * run.sizes["x"] > 1
 
 
-def _together(material: Material) -> dict[str, list[Landmark]]:
-    """Gather the landmarks of each run with those of its forks; a sweep has one of a kind for each family of edits."""
-    found: dict[str, list[Landmark]] = {}
-    for entry in material.entries:
-        if "sweep" not in entry.stored:
-            for marks in material.summaries[entry.name].landmarks.values():
-                found.setdefault(entry.origin, []).extend(marks)
-    return found or {"": []}
-
-
-def _table(rows: Sequence[Row], material: Material) -> str:
+def _table(material: Material) -> str:
+    everything = of_answer.every((*material.entries, *material.studied), material.summaries, material.quantities)
     cells = [
         [
-            escape(row.meaning),
-            markup.named(name, material.look.colours),
+            escape(words.meaning(mark)),
+            markup.named(entry.name, material.look.colours),
+            escape(of_answer.network(entry)),
             *(markup.number(rounded(x)) for x in (mark.timestep, mark.log_snr, mark.low, mark.high)),
         ]
-        for row in rows
-        for name, mark in row.marks.items()
+        for entry, _, mark in everything
     ]
-    return markup.table(("landmark", "run", "timestep", "log SNR", "low", "high"), cells, numbers=range(2, 6))
+    head = ("landmark", "run", "network", "timestep", "log SNR", "low", "high")
+    return (
+        f'<p>As a file: <a href="landmarks.csv">landmarks.csv</a></p>{markup.table(head, cells, numbers=range(3, 7))}'
+    )
 
 
 def _numbers(material: Material, only: str = "") -> str:
@@ -157,9 +175,9 @@ def _numbers(material: Material, only: str = "") -> str:
     shown = ""
     for key, quantity in material.quantities.items():
         of = {
-            name: {one.name: one for one in summary.numbers[key]}
-            for name, summary in material.summaries.items()
-            if summary.numbers.get(key) and only in ("", name)
+            entry.name: {one.name: one for one in numbers}
+            for entry in material.entries
+            if only in ("", entry.name) and (numbers := material.summaries[entry.name].numbers.get(key))
         }
         if of:
             meanings = {number.name: number.meaning for numbers in of.values() for number in numbers.values()}
@@ -202,7 +220,10 @@ def of_name(entry: Entry, material: Material) -> str:
     marks = [mark for group in material.summaries[entry.name].landmarks.values() for mark in group]
     body += words.in_order(entry.name, marks, colours)
     for stored in entry.stored.values():
-        made = attempt(partial(montage, stored), f"pictures of {stored.path}", material.failed, said)
+        run = None if stored.of is None else stored.of.ds
+        made = attempt(
+            partial(montage, stored.ds, stored.kind, run), f"pictures of {stored.path}", material.failed, said
+        )
         if made is not None:
             title, figure, caption = made
             body += f"<h2>{title}</h2>{markup.figure(figure, caption, f'{title}: {entry.name}')}"

@@ -38,7 +38,7 @@ def tables(entries: Sequence[Entry], colours: Mapping[str, str], folder: str) ->
     return shown
 
 
-def _condition(config: Mapping[str, Any]) -> str:
+def condition(config: Mapping[str, Any]) -> str:
     """Say what samples were made under; the config of a store of one's own may hold anything."""
     asked = config.get("condition")
     return ", ".join(f"{name} {value}" for name, value in asked.items()) if isinstance(asked, dict) else "–"
@@ -50,7 +50,7 @@ def _run(run: Stored) -> list[str]:
     return [
         escape(model_name(run)) if config else "–",
         escape(sampler_name(config)),
-        escape(_condition(config)),
+        escape(condition(config)),
         markup.count(steps),
         markup.count(samples),
         markup.count(steps and samples and (steps + second_evaluations(config)) * samples),

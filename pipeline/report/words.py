@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from traj.analysis._drawing.timeline import Row
 from traj.analysis._quantity import Landmark
+from traj.analysis._statistics.order import AFTER, AGREE, BEFORE, CANNOT_TELL, MARGIN, in_groups
 from traj.pipeline.report import markup
-from traj.pipeline.report.picture import Row
+
+if TYPE_CHECKING:
+    from traj.pipeline.report.answer import Comparison
+
+
+MANY = 3
+"""Pairs of one run that are named in a sentence; of more, it is said how many there are."""
 
 
 def meaning(mark: Landmark) -> str:
@@ -29,29 +38,73 @@ def in_order(name: str, marks: Sequence[Landmark], colours: Mapping[str, str]) -
     return f"{head}<ol>{items}</ol>" if items else ""
 
 
-def between_runs(rows: Sequence[Row], colours: Mapping[str, str]) -> str:
-    """Say where runs surely differ; nothing where no landmark is of several runs."""
-    several = [row for row in rows if sum(_sure(mark) for mark in row.marks.values()) > 1]
-    if not several:
-        return ""
-    items, alike = "", 0
-    for row in several:
-        marks = sorted(row.marks.items(), key=lambda named: named[1].log_snr)
-        later = {
-            first: [markup.named(second, colours) for second, other in marks if _earlier(mark, other)]
-            for first, mark in marks
-        }
-        differ = [
-            f"earlier in {markup.named(first, colours)} than in {', '.join(names)}"
-            for first, names in later.items()
-            if names
+def sentences(found: Sequence[Comparison], colours: Mapping[str, str]) -> str:
+    """Say in three sentences what comes in a fixed order over samples, what agrees, and what cannot be told apart.
+
+    What stands between two words “then” is in no order that is sure. Log SNR is in brackets.
+    """
+    said: dict[str, list[str]] = {BEFORE: [], AGREE: [], CANNOT_TELL: []}
+    groups: dict[tuple[str, ...], list[Comparison]] = {}
+    for one in found:
+        here, there = one.first.cell, one.second.cell
+        groups.setdefault((here.entry.origin,) if here.entry.origin == there.entry.origin else here.key, []).append(one)
+    for group, some in groups.items():
+        cells = {(cell.process, *cell.key): cell for one in some for cell, _ in one[:2]}
+        if len(group) == 1:  # landmarks of one run
+            head = f"in {markup.named(group[0], colours)}"
+            names = {key: escape(short(cell.mark)) for key, cell in cells.items()}
+        else:
+            head = escape(short(some[0].first.cell.mark))
+            names = {key: markup.named(cell.entry.origin, colours) for key, cell in cells.items()}
+        at = {key: f"{names[key]} ({_signed(cell.mark.log_snr)})" for key, cell in cells.items()}
+        pairs = {((a.process, *a.key), (b.process, *b.key)): order.verdict for (a, _), (b, _), order in some}
+        surely = {pair for pair, verdict in pairs.items() if verdict == BEFORE}
+        surely |= {(second, first) for (first, second), verdict in pairs.items() if verdict == AFTER}
+        likely = sorted(cells, key=lambda key: -sum(first == key for first, _ in surely))
+        parts = in_groups(likely, lambda *pair, surely=surely: pair in surely)
+        if len(parts) > 1:
+            said[BEFORE].append(f"{head}: {', then '.join(' or '.join(at[key] for key in part) for part in parts)}")
+        for verdict in (AGREE, CANNOT_TELL):
+            alike = [f"{names[a]} and {names[b]}" for (a, b), one in pairs.items() if one == verdict]
+            alike = [f"{len(alike)} of {len(pairs)} pairs"] if len(alike) > MANY else alike
+            said[verdict] += [f"{head}: {', '.join(alike)}"] if alike else []
+    heads = {
+        BEFORE: ("In a fixed order over samples come", "No two landmarks come in an order that is sure."),
+        AGREE: (
+            f"To within {MARGIN} of log SNR agree",
+            f"No two landmarks surely agree to within {MARGIN} of log SNR.",
+        ),
+        CANNOT_TELL: ("Which comes first cannot be told of", "Of all others it can be told which comes first."),
+    }
+    return "".join(
+        f"<p><b>{head}</b></p><ul>{''.join(f'<li>{one}</li>' for one in said[key])}</ul>"
+        if said[key]
+        else f"<p>{none}</p>"
+        for key, (head, none) in heads.items()
+    )
+
+
+def compared(found: Sequence[Comparison], colours: Mapping[str, str]) -> str:
+    """Set every comparison into a table."""
+    head = ("first", "second", "samples", "first before", "after", "median log SNR between", "verdict")
+    cells = [
+        [
+            *(
+                f"{escape(short(one.cell.mark))}, {markup.named(one.cell.entry.name, colours)}"
+                for one in (first, second)
+            ),
+            *(str(count) for count in order[:3]),
+            f"{_signed(order.low)} to {_signed(order.high)}",
+            {BEFORE: "first, then second", AFTER: "second, then first"}.get(order.verdict, order.verdict),
         ]
-        alike += not differ
-        items += f"<li>{escape(row.meaning)}: {'; '.join(differ)}</li>" if differ else ""
-    if not items:
-        return "<p>Which run is earlier, cannot be told of any landmark: the intervals overlap.</p>"
-    rest = f"<li>of {alike} other landmarks it cannot be told, the intervals overlap</li>" if alike else ""
-    return f"<p>Between runs, by log SNR:</p><ul>{items}{rest}</ul>"
+        for first, second, order in found
+    ]
+    return markup.table(head, cells, numbers=range(2, 6))
+
+
+def short(mark: Landmark) -> str:
+    """Name a landmark in two or three words."""
+    return mark.short or mark.name.replace("_", " ")
 
 
 def unsaid(rows: Sequence[Row]) -> str:
@@ -92,9 +145,4 @@ def _sure(mark: Landmark) -> bool:
 
 def _apart(one: Landmark, other: Landmark) -> bool:
     """Whether the intervals of two landmarks leave no doubt which is earlier."""
-    return _earlier(one, other) or _earlier(other, one)
-
-
-def _earlier(one: Landmark, other: Landmark) -> bool:
-    """Whether one landmark is surely earlier than another."""
-    return _sure(one) and _sure(other) and one.high < other.low
+    return _sure(one) and _sure(other) and (one.high < other.low or other.high < one.low)

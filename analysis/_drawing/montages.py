@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from traj.analysis._drawing.style import CELL, STYLE, WIDTH, beside, displayed, of_images, signed, tiled
-from traj.pipeline.report.entries import Stored
 
 COLUMNS, SAMPLES = 10, 4
 """Most of a run's timesteps, and of its samples."""
@@ -47,23 +46,21 @@ SWEEP = (
 )
 
 
-def montage(stored: Stored) -> tuple[str, Figure, str] | None:
-    """Draw what a store looks like: a title, the figure and its caption; None where it has no images."""
-    if not of_images(stored.ds):
-        return None
-    if stored.kind == "trajectories":
-        return "What it looks like on the way", of_run(stored.ds), RUN
-    if stored.kind == "sweep":
-        return "What edits make of the image", of_sweep(stored.ds, _run_of(stored)), SWEEP
-    return "One state, several endings", of_fork(stored.ds, _run_of(stored)), FORK
+def montage(ds: xr.Dataset | None, kind: str, run: xr.Dataset | None) -> tuple[str, Figure, str] | None:
+    """Draw what a store of a kind looks like: a title, the figure and its caption; None where it has no images.
 
-
-def _run_of(stored: Stored) -> xr.Dataset | None:
-    """Take the run that was forked, where it is at hand and has its samples."""
-    run = None if stored.of is None else stored.of.ds
-    if run is None or stored.ds is None or run["x_0"].shape[1:] != stored.ds["x_0"].shape[-3:]:
+    run is the one that was forked, where it is at hand.
+    """
+    if not of_images(ds):
         return None
-    return run if np.isin(stored.ds["sample"], run["sample"]).all() else None
+    if kind == "trajectories":
+        return "What it looks like on the way", of_run(ds), RUN
+    if run is not None:
+        same = run["x_0"].shape[1:] == ds["x_0"].shape[-3:] and np.isin(ds["sample"], run["sample"]).all()
+        run = run if same else None
+    if kind == "sweep":
+        return "What edits make of the image", of_sweep(ds, run), SWEEP
+    return "One state, several endings", of_fork(ds, run), FORK
 
 
 def of_run(ds: xr.Dataset) -> Figure:
@@ -158,10 +155,11 @@ def of_sweep(ds: xr.Dataset, run: xr.Dataset | None) -> Figure:
     return figure
 
 
-def strip(ds: xr.Dataset, positions: np.ndarray, samples: int) -> np.ndarray:
-    """Show pred_x0 of the first samples at some positions along timestep: colours (row, column, y, x, 3)."""
-    few = ds["pred_x0"].isel(sample=slice(samples), timestep=positions)
-    return displayed(few.transpose("sample", "timestep", ...).to_numpy(), *_limits(ds))
+def strip(ds: xr.Dataset, name: str, positions: np.ndarray) -> np.ndarray:
+    """Show x_t or pred_x0 of the first sample at some positions along timestep: colours (column, y, x, 3)."""
+    few = ds[name].isel(sample=slice(1), timestep=positions)
+    shown: np.ndarray = displayed(few.transpose("sample", "timestep", ...).to_numpy(), *_limits(ds))[0]
+    return shown
 
 
 def _words(key: tuple[object, ...]) -> str:

@@ -1,0 +1,213 @@
+"""The answer: when everything happens in every process, on one axis, in three sentences, and as a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from traj.analysis._drawing.timeline import Row
+from traj.analysis._quantity import Landmark, Quantity, Times
+from traj.analysis._statistics import order as _order
+from traj.pipeline.report import runs, words
+from traj.pipeline.report.entries import Entry, Stored
+from traj.pipeline.report.failures import Failed, attempt
+from traj.pipeline.report.metrics import Summary
+
+Summaries = Mapping[str, Summary]
+
+COLUMNS = ("run", "network", "quantity", "name", "of", "timestep", "log_snr", "low", "high", "meaning")
+
+
+class Kind(NamedTuple):
+    """What makes runs be of one process, however many steps they take."""
+
+    model: str
+    sampler: str
+    condition: str
+    noised: bool
+    shape: str
+
+
+@dataclass(frozen=True)
+class Process:
+    """One way from noise to images: a run, what was made of it, and runs of studies that go the same way.
+
+    name is that of the run, and label says what it is; kind is None where that is not known.
+    """
+
+    name: str
+    label: str
+    kind: Kind | None
+    entries: list[Entry]
+
+
+class Cell(NamedTuple):
+    """A landmark of a process, and the entry it was found in."""
+
+    process: str
+    quantity: str
+    entry: Entry
+    mark: Landmark
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Which landmark it is."""
+        return self.quantity, self.mark.name
+
+
+class Timed(NamedTuple):
+    """A landmark with its place in each sample."""
+
+    cell: Cell
+    times: Times
+
+
+class Comparison(NamedTuple):
+    """Two landmarks of one run, or one landmark of two runs, in the samples both have."""
+
+    first: Timed
+    second: Timed
+    order: _order.Order
+
+
+def processes(entries: Sequence[Entry], studied: Sequence[Entry]) -> list[Process]:
+    """Gather what tells of one process: each run of the project is one, with its forks, sweeps and readouts.
+
+    Of the studies, a run joins the process that it repeats. It is one of its own where its sampler has no run in the
+    project, or where it is the noised images of a network that has. What starts late, or is guided, or is read by
+    another network than made it, is part of no process; nor are other networks.
+    """
+    found: dict[str, Process] = {}
+    for entry in entries:
+        made = found.setdefault(entry.origin, Process(entry.origin, _label(entry), _kind(entry), []))
+        made.entries.append(entry)
+    own = [made.kind for made in found.values() if made.kind is not None]
+    for entry in studied:
+        kind = _kind(entry)
+        if kind is None or _is_read_by_another(entry):
+            continue
+        same = found.get(entry.origin) or next((made for made in found.values() if made.kind == kind), None)
+        new = kind.model in {one.model for one in own} if kind.noised else _family(kind) not in map(_family, own)
+        if same is None and new and kind.shape in {one.shape for one in own}:
+            same = found.setdefault(entry.origin, Process(entry.origin, _label(entry), kind, []))
+        if same is not None:
+            same.entries.append(entry)
+    return list(found.values())
+
+
+def _run(entry: Entry) -> Stored | None:
+    return next(iter(entry.stored.values())).origin if entry.stored else None
+
+
+def _kind(entry: Entry) -> Kind | None:
+    run = _run(entry)
+    if run is None or not runs.plan_steps(run.config) or {"start", "guidance"} & set(run.config):
+        return None
+    model, shape = (json.dumps(one, sort_keys=True) for one in (run.config.get("model"), _shape(run)))
+    return Kind(model, runs.sampler_name(run.config), runs.condition(run.config), "noised" in run.config, shape)
+
+
+def _shape(run: Stored) -> object:
+    store = run.config.get("store")
+    return store.get("shape") if isinstance(store, dict) else None
+
+
+def _family(kind: Kind) -> str:
+    return kind.sampler.split(",")[0]
+
+
+def _is_read_by_another(entry: Entry) -> bool:
+    run = _run(entry)
+    return run is not None and any(
+        one.config.get("model", run.config.get("model")) != run.config.get("model") for one in entry.stored.values()
+    )
+
+
+def _label(entry: Entry) -> str:
+    kind = _kind(entry)
+    if kind is None:
+        return entry.origin
+    asked = {"labels cycle": "label asked for", "labels none": "no label"}.get(kind.condition, kind.condition)
+    return f"{entry.origin}: {'noised images' if kind.noised else f'{_family(kind)}, {asked}'}"
+
+
+def cells(found: Sequence[Process], summaries: Summaries, quantities: Mapping[str, Quantity]) -> list[Cell]:
+    """Take the place of each landmark in each process: of its own run if that has one, else of the first that has.
+
+    Of families of edits, and of decisions between classes, it is the first that is reached.
+    """
+    taken: dict[tuple[str, str, str], Cell] = {}
+    for quantity in quantities:
+        for process in found:
+            for entry in process.entries:
+                for mark in summaries[entry.name].landmarks.get(quantity, ()):
+                    key = (quantity, mark.name, process.name)
+                    if key not in taken or (np.isnan(taken[key].mark.log_snr) and not np.isnan(mark.log_snr)):
+                        taken[key] = Cell(process.name, quantity, entry, mark)
+    return list(taken.values())
+
+
+def rows(of: Sequence[Cell]) -> list[Row]:
+    """Set the cells of one landmark into a row."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for cell in of:
+        found.setdefault(cell.key, []).append(cell)
+    return [
+        Row(
+            words.short(some[0].mark),
+            words.meaning(some[0].mark),
+            {cell.process: cell.mark for cell in some},
+            frozenset(cell.process for cell in some if cell.entry.origin != cell.process),
+        )
+        for some in found.values()
+    ]
+
+
+def comparisons(of: Sequence[Cell], failed: Failed, remarks: list[str]) -> list[Comparison]:
+    """Compare landmarks of one run, and one landmark of several runs, within samples; all of them are paid for."""
+    timed = []
+    for cell in of:
+        if cell.mark.times is not None:
+            times = attempt(cell.mark.times, f"{cell.entry.name}, times of {cell.mark.name}", failed, remarks)
+            timed += [] if times is None else [Timed(cell, times)]
+    timed.sort(key=lambda one: _order.typical(one.times))
+    pairs = [
+        (one, other)
+        for one, other in combinations(timed, 2)
+        if one.cell.entry.origin == other.cell.entry.origin or one.cell.key == other.cell.key
+    ]
+    return [Comparison(one, other, _order.compare(one.times, other.times, among=len(pairs))) for one, other in pairs]
+
+
+def every(
+    entries: Sequence[Entry], summaries: Summaries, quantities: Mapping[str, Quantity]
+) -> Iterator[tuple[Entry, str, Landmark]]:
+    """Go through all landmarks of all entries, with the quantity of each."""
+    for entry in entries:
+        for quantity in quantities:
+            for mark in summaries[entry.name].landmarks.get(quantity, ()):
+                yield entry, quantity, mark
+
+
+def network(entry: Entry) -> str:
+    """Name the network that made the run at the beginning of an entry."""
+    run = _run(entry)
+    return runs.model_name(run) if run is not None else ""
+
+
+def as_csv(entries: Sequence[Entry], summaries: Summaries, quantities: Mapping[str, Quantity]) -> bytes:
+    """Write all landmarks of all entries, a row each; an empty cell is not known, inf is x_0 and -inf the start."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for entry, quantity, mark in every(entries, summaries, quantities):
+        places = ("" if np.isnan(x) else f"{x:.6g}" for x in (mark.timestep, mark.log_snr, mark.low, mark.high))
+        writer.writerow([entry.name, network(entry), quantity, mark.name, mark.of, *places, mark.meaning])
+    return text.getvalue().encode(errors="replace")
