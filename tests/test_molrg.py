@@ -117,7 +117,7 @@ def test_timesteps_of_a_batch_are_those_of_its_events_alone():
     x_t, timestep = torch.randn(3, 50, dtype=torch.float64), torch.tensor([0, 250, 499])
     together = network(x_t, timestep)
     for row, one in enumerate(timestep.tolist()):
-        torch.testing.assert_close(together[row : row + 1], network(x_t[row : row + 1], one))
+        np.testing.assert_allclose(together[row], network(x_t[row : row + 1], one)[0], atol=1e-12)
 
 
 def test_its_schedule_is_that_of_the_source():
@@ -207,7 +207,7 @@ def test_the_approximation_rises_and_falls_once():
 
 @pytest.mark.parametrize("clean", [False, True])
 def test_snr_and_best_accuracy_of_unequal_classes_are_those_of_drawn_states(clean):
-    sigma, samples = 0.5, 400_000
+    sigma, samples = 0.5, 150_000
     x_0, label = drawn(UNEQUAL, samples)
     x_t = x_0 if clean else x_0 + sigma * np.random.default_rng(2).standard_normal(x_0.shape)
     own = UNEQUAL.class_of == label[:, None]
@@ -215,9 +215,9 @@ def test_snr_and_best_accuracy_of_unequal_classes_are_those_of_drawn_states(clea
     signal, rest = (h2 * own).sum(1), (h2 * ~own).sum(1)
     found = snr(UNEQUAL, sigma, clean=clean)
     ratio = [signal[label == k].mean() / rest[label == k].mean() for k in range(3)]
-    np.testing.assert_allclose(found.ratio[0], ratio, rtol=0.02)
-    np.testing.assert_allclose(found.mean[0], np.mean(ratio), rtol=0.02)
-    np.testing.assert_allclose(found.pooled[0], signal.sum() / rest.sum(), rtol=0.02)
+    np.testing.assert_allclose(found.ratio[0], ratio, rtol=0.03)
+    np.testing.assert_allclose(found.mean[0], np.mean(ratio), rtol=0.03)
+    np.testing.assert_allclose(found.pooled[0], signal.sum() / rest.sum(), rtol=0.03)
     if not clean:
         right = (class_posterior(UNEQUAL, x_t, 1, sigma).argmax(1) == label).mean()
         assert bayes_accuracy(UNEQUAL, sigma)[0] == pytest.approx(right, abs=4 * 0.5 / np.sqrt(samples))

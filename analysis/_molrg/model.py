@@ -91,8 +91,13 @@ class Molrg:
 
 def of_model(identity: Mapping[str, Any]) -> Molrg | None:
     """Build the mixture that a model is of, from its stored identity; None where it is of none."""
-    found = identity.get("molrg")
-    return found and Molrg(**{**found, "dims": tuple(found["dims"]), "weights": tuple(found["weights"])})
+    return mixture_of(identity) if "molrg" in identity else None
+
+
+def mixture_of(identity: Mapping[str, Any]) -> Molrg:
+    """Build the mixture that an identity is of; KeyError or TypeError where it is of none."""
+    found = identity["molrg"]
+    return Molrg(**{**found, "dims": tuple(found["dims"]), "weights": tuple(found["weights"])})
 
 
 def sample(molrg: Molrg, normal: Array) -> tuple[Array, Array]:

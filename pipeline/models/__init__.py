@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from traj.pipeline.models import analytic, own
+from traj.pipeline.models import analytic, molrg, own
 from traj.pipeline.process import tables
 from traj.pipeline.process.denoiser import Denoiser
 from traj.pipeline.process.device import within_memory
@@ -32,8 +32,9 @@ def load(
     """Load the denoiser of a name.
 
     A name is digits or digits-iddpm (folders under ``models``, or under the folder TRAJ_MODELS names), a diffusers
-    pipeline folder, a hub id, an exact denoiser: gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits,
-    dataset:PATH.zarr or molrg:KEY=VALUE,..., or a function that returns one: FILE.py:NAME, or registered by a package.
+    pipeline folder, that of a trained MoLRG, a hub id, an exact denoiser: gaussian:MEAN,VAR[,SHAPE], mixture:A,B,...,
+    dataset:digits, dataset:PATH.zarr or molrg:KEY=VALUE,..., or a function that returns one: FILE.py:NAME, or
+    registered by a package.
     ``autocast`` runs networks in bfloat16; exact denoisers have no use for it. ``schedule`` names that of an exact
     denoiser, and ``steps`` is the number of timesteps of a grid.
 
@@ -52,6 +53,8 @@ def load(
         raise InputError(f"schedule {schedule} was given, but model {name} has its own; leave it out")
     if own.is_own(name):
         return own.load(name, device, autocast, steps)
+    if molrg.is_trained(Path(name)):
+        return molrg.trained(Path(name), name, device)
     from traj.pipeline.models import pretrained  # brings in diffusers, which takes seconds
 
     if name in TRAINED:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from traj.analysis._molrg.model import Molrg, sample, weighing
-from traj.pipeline.models import surgery
+from traj.analysis._molrg.model import Molrg, mixture_of, sample, weighing
+from traj.pipeline.models import surgery, weights
+from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.labels import Labels, check_label
 from traj.pipeline.parsing import number, whole
 from traj.pipeline.process import tables
@@ -56,10 +60,10 @@ def parse(fields: str) -> Molrg:
 
 def name_of(molrg: Molrg) -> str:
     """Write the name of a mixture, with all keys."""
-    dims, weights = (":".join(map(repr, numbers)) for numbers in (molrg.dims, molrg.weights))
+    dims, shares = (":".join(map(repr, numbers)) for numbers in (molrg.dims, molrg.weights))
     return (
         f"{KIND}:classes={len(molrg.dims)},dim={dims},features={molrg.features},delta={molrg.delta!r},"
-        f"weights={weights},basis={molrg.basis}"
+        f"weights={shares},basis={molrg.basis}"
     )
 
 
@@ -74,6 +78,33 @@ def exact(fields: str, device: str = "cpu", schedule: Schedule | None = None) ->
         identity={"name": KIND, **molrg.identity},
         num_classes=len(molrg.dims),
     )
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether a folder is one that `traj train molrg` made."""
+    config = folder / "config.json"
+    return config.is_file() and json_object(config).get("model_type") == KIND
+
+
+def trained(folder: Path, name: str, device: str = "cpu") -> MolrgDenoiser:
+    """Load the denoiser of a folder that `traj train molrg` made. It knows of no classes: their order is not learnt.
+
+    Raises
+    ------
+    MissingFile
+        When there are no weights.
+    InputError
+        When the weights do not belong to config.json.
+    """
+    found, schedule = weights.find(folder, "model", "model"), tables.named("ve")
+    try:
+        mixture = mixture_of(json_object(folder / "config.json"))
+        network = MolrgNetwork(mixture, schedule).float()
+        network.load_state_dict(load_file(found.files[0]))
+    except (KeyError, TypeError, RuntimeError, SafetensorError):
+        raise InputError(f"{found.files[0]} does not belong to its config.json; train it again") from None
+    identity = {"weights": found.sha256, **mixture.identity}
+    return MolrgDenoiser(network.to(device), schedule, name=name, identity=identity)
 
 
 class MolrgNetwork(nn.Module):

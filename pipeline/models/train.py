@@ -98,16 +98,31 @@ def train(
         )
     settings = _settings(name, recipe, steps, batch, seed, images)
     where = choose_device(device)
+
+    def write(folder: Path) -> None:
+        network, curve = fit(
+            recipe, steps=steps, images=images, batch=batch, seed=seed, device=where, progress=progress
+        )
+        _save(folder, network, recipe, settings, curve)
+
+    return keep(out, settings, write)
+
+
+def keep(out: str | os.PathLike[str], settings: dict[str, Any], write: Callable[[Path], None]) -> bool:
+    """Let a function train a model and write its files, into a folder that appears once it is whole.
+
+    ``settings`` is everything that decides the weights, as JSON values, which the function writes with ``record``.
+    Returns False, and calls nothing, where the folder holds a model of these very settings.
+
+    Raises InputError where it holds something else.
+    """
     folder = place(out)
     if os.path.lexists(folder):
         _refuse_other_content(folder, settings)
         return False
     with making(folder, folder=True) as partial:
-        network, curve = fit(
-            recipe, steps=steps, images=images, batch=batch, seed=seed, device=where, progress=progress
-        )
         try:
-            _save(partial, network, recipe, settings, curve)
+            write(partial)
         except SafetensorError as error:  # a full disk, for example
             code = re.search(r"os error (\d+)", str(error))
             raise OSError(int(code[1]) if code else errno.EIO, str(error), str(folder)) from None
@@ -140,10 +155,26 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _network(recipe)
+    objective, stream = _lesson(recipe, images, batch, torch.Generator().manual_seed(seed), device)
+    return learn(
+        network, objective, stream, steps=steps, learning_rate=recipe.learning_rate, device=device, progress=progress
+    )
+
+
+def learn(
+    network: nn.Module,
+    objective: Callable[..., dict[str, Tensor]],
+    stream: Iterator[tuple[Tensor, ...]],
+    *,
+    steps: int,
+    learning_rate: float,
+    device: torch.device = CPU,
+    progress: bool = False,
+) -> tuple[nn.Module, dict[str, np.ndarray]]:
+    """Lower objective(network, *batch)["loss"] over the batches of a stream; returns what ``fit`` does."""
     network.to(device).train()
     average = [parameter.detach().clone() for parameter in network.parameters()]
-    objective, stream = _lesson(recipe, images, batch, torch.Generator().manual_seed(seed), device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
     curve: dict[str, list[float]] = {}
     with tqdm(total=steps, desc="train", unit="step", disable=None if progress else True) as bar:
@@ -202,7 +233,7 @@ def batches(
     with probability LABEL_DROPOUT, so that the network also learns to do without.
     """
     points, classes = map(torch.from_numpy, images() if count is None else training_images(count))
-    for chosen in _epochs(len(points), batch, generator):
+    for chosen in epochs(len(points), batch, generator):
         x_0 = points[chosen]
         timestep = torch.randint(T, (batch,), generator=generator)
         eps = torch.randn(x_0.shape, generator=generator)
@@ -218,7 +249,7 @@ def classifier_batches(
     Each image carries noise of its own sd, uniform up to CLASSIFIER_NOISE, and is clipped to [-1, 1].
     """
     points, classes = map(torch.from_numpy, training_images(count))
-    for chosen in _epochs(len(points), batch, generator):
+    for chosen in epochs(len(points), batch, generator):
         sd = CLASSIFIER_NOISE * torch.rand(batch, 1, 1, 1, generator=generator)
         noise = torch.randn(points[chosen].shape, generator=generator)
         yield (points[chosen] + sd * noise).clamp(-1, 1), classes[chosen]
@@ -229,11 +260,11 @@ def vae_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Draw training batches of a VAE without end: images it may learn from, and the noise of their latents."""
     points = torch.from_numpy(training_images(count)[0])
-    for chosen in _epochs(len(points), batch, generator):
+    for chosen in epochs(len(points), batch, generator):
         yield points[chosen], torch.randn(batch, latent, generator=generator)
 
 
-def _epochs(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+def epochs(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Draw batches of numbers below count without end: each number once before any comes again."""
     order = torch.empty(0, dtype=torch.int64)
     while True:
@@ -319,23 +350,35 @@ def _save(
 ) -> None:
     if not isinstance(recipe, Recipe):
         save_file(network.state_dict(), folder / "model.safetensors")
-        _write_json(folder / "config.json", {"model_type": settings["model"], **recipe.network})
+        write_json(folder / "config.json", {"model_type": settings["model"], **recipe.network})
         tested = held_out_metrics(network)
     else:
         from diffusers import DDPMPipeline, DDPMScheduler
 
         DDPMPipeline(network, DDPMScheduler(**recipe.scheduler)).save_pretrained(folder)
-        _write_json(folder / "traj.json", {"time_scale": recipe.time_scale, "null_label": NULL_LABEL})
+        write_json(folder / "traj.json", {"time_scale": recipe.time_scale, "null_label": NULL_LABEL})
         tested = {}
-    _write_json(folder / "training.json", settings)
+    record(folder, settings, network, curve, tested)
+
+
+def record(
+    folder: Path,
+    settings: dict[str, Any],
+    network: nn.Module,
+    curve: dict[str, np.ndarray],
+    tested: dict[str, float],
+) -> None:
+    """Write the files beside a trained network: training.json, metrics.json and loss.csv."""
+    write_json(folder / "training.json", settings)
     last = max(1, settings["steps"] // 10)
     metrics = {f"final_{term}": float(values[-last:].mean()) for term, values in curve.items()}
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    _write_json(folder / "metrics.json", {**tested, **metrics, "steps": settings["steps"], "parameters": parameters})
+    write_json(folder / "metrics.json", {**tested, **metrics, "steps": settings["steps"], "parameters": parameters})
     _write_curve(folder / "loss.csv", curve)
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object, for people to read too."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,12 +14,24 @@ from traj.pipeline.mishaps import INTERRUPTED
 from traj.pipeline.options import DEVICE, LocalPath
 from traj.pipeline.parsing import Whole
 
+MOLRG = "molrg"
 TRAINED = ("digits", "digits-iddpm", "digits-classifier", "digits-vae")
-"""The networks `traj train` knows, named here because to ask it takes seconds."""
+"""The networks of the digits that `traj train` knows, named here because to ask it takes seconds."""
+
+
+class Trained(click.Choice[str]):
+    """One of TRAINED, or molrg with or without its keys."""
+
+    def __init__(self) -> None:
+        super().__init__((*TRAINED, MOLRG))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read a name."""
+        return str(value) if str(value).startswith(f"{MOLRG}:") else super().convert(value, param, ctx)
 
 
 @click.command()
-@click.argument("name", type=click.Choice(TRAINED))
+@click.argument("name", type=Trained(), metavar=f"[{'|'.join((*TRAINED, MOLRG))}[:KEY=VALUE,...]]")
 @click.option("-o", "--out", type=LocalPath(), help="Folder to save it in.  [default: models/NAME]")
 @click.option("--steps", type=Whole(1, 10**9), help="Training steps.  [default: the network's own number]")
 @click.option(
@@ -27,10 +40,13 @@ TRAINED = ("digits", "digits-iddpm", "digits-classifier", "digits-vae")
     help="Learn from the first so many images of digits:train only, 10 to 1437; all of digits:test are then new to the "
     "network.  [default: 1437, and for digits and digits-iddpm those of digits:test, too]",
 )
+@click.option("--samples", type=Whole(), help="Of molrg, how many are drawn to learn from.  [default: 12000]")
 @click.option("--seed", type=Whole(0, 2**63 - 1), default=0, show_default=True, help="Of all that is random.")
 @DEVICE
-def train(name: str, out: Path | None, steps: int | None, images: int | None, seed: int, device: str) -> None:
-    """Train a built-in network on scikit-learn's digits.
+def train(
+    name: str, out: Path | None, steps: int | None, images: int | None, samples: int | None, seed: int, device: str
+) -> None:
+    """Train a built-in network on scikit-learn's digits, or on samples of a mixture of low-rank Gaussians.
 
     \b
     traj train digits                  for traj generate
@@ -38,12 +54,24 @@ def train(name: str, out: Path | None, steps: int | None, images: int | None, se
     traj train digits-classifier       for traj readout classifier
     traj train digits-vae              for traj generate --start vae:digits-vae
     traj train digits --images 32 -o models/digits-32
+    traj train molrg:classes=2 --samples 30000 -o models/molrg-2      keys as in traj generate --model
     """
-    from traj.pipeline.models.train import train as train_model
-
-    folder = out or Path(os.environ.get("TRAJ_MODELS", "models")) / name
+    kind = name.partition(":")[0]
+    if images is not None and kind == MOLRG:
+        raise click.UsageError(f"--images {images} are digits, which {MOLRG} does not learn; expected --samples")
+    if samples is not None and kind != MOLRG:
+        raise click.UsageError(f"--samples {samples} are drawn for {MOLRG} only; expected --images")
+    folder = out or Path(os.environ.get("TRAJ_MODELS", "models")) / kind
     try:
-        trained = train_model(name, folder, steps=steps, images=images, seed=seed, device=device)
+        if kind == MOLRG:
+            from traj.pipeline.models.molrg_train import SAMPLES, train_bases
+
+            samples = SAMPLES if samples is None else samples
+            trained = train_bases(name, folder, samples=samples, steps=steps, seed=seed, device=device)
+        else:
+            from traj.pipeline.models.train import train as train_model
+
+            trained = train_model(name, folder, steps=steps, images=images, seed=seed, device=device)
     except KeyboardInterrupt:
         say("stopped; nothing was saved, training starts from the beginning next time")
         raise click.exceptions.Exit(INTERRUPTED) from None
@@ -52,6 +80,15 @@ def train(name: str, out: Path | None, steps: int | None, images: int | None, se
         say(f"it has learned from: traj dataset digits:train data/datasets/digits-{images}.zarr --samples {images}")
     model = name if out is None else out
     metrics = json.loads((folder / "metrics.json").read_text())
+    if kind == MOLRG:
+        ratio = metrics["loss"] / metrics["exact_loss"]
+        say(f"on samples it has not seen, its loss is {ratio:.3f} times that of the exact denoiser")
+        say(
+            f"it has learned from: traj dataset {name} data/datasets/molrg.zarr --samples {samples} --seed {seed}; "
+            "another --seed gives other samples"
+        )
+        say(f"next: traj noise data/datasets/molrg.zarr data/trajectories/molrg.zarr --model {folder}")
+        return
     if name == "digits-vae":
         say(
             f"it redraws held-out images with a squared error of {metrics['reconstruction_error']:.3f} per pixel; KL "
