@@ -283,7 +283,7 @@ def test_a_state_comes_with_the_next_one_across_shards(short_shards, monkeypatch
     assert stores.verify("r.zarr", deep=True) == []
 
 
-def test_every_kth_timestep_and_the_last_are_read_and_lead_to_each_other(short_shards):
+def test_chosen_timesteps_are_read_and_lead_to_each_other(short_shards):
     timesteps = np.arange(10)[::-1] * 10
     ds = stores.open(runs.make("a.zarr", 6, shape=SHAPE, timesteps=timesteps))
     traj("step", "a.zarr", "r.zarr", "--every", 6)
@@ -293,6 +293,8 @@ def test_every_kth_timestep_and_the_last_are_read_and_lead_to_each_other(short_s
     assert found.leads_to[0].values.tolist() == [[90, 30], [30, 0], [0, -1]]
     x_t = ds.x_t.sel(timestep=chosen).astype("f8").values
     np.testing.assert_allclose(found.distance[:, :-1], ((x_t[:, 1:] - x_t[:, :-1]) ** 2).sum(-1), rtol=1e-14)
+    traj("step", "a.zarr", "t.zarr", "--timesteps", "0,90,30")
+    np.testing.assert_array_equal(stores.open("t.zarr").distance, found.distance)
     assert "every: 6 in the store, null asked for" in traj("step", "a.zarr", "r.zarr", code=1)
     assert "every 0 was given" in traj("step", "a.zarr", "s.zarr", "--every", 0, code=2)
     with stores.create_dataset("d.zarr", shape=SHAPE, samples=2, block=2, config={}) as dataset:

@@ -57,7 +57,8 @@ def features(
         Which condition the network is told. none is the null label, as what is to be found in features must not be
         given to them; stored is that of each sample.
     batch :
-        States in one network call. Other batches give other last bits, so it is part of OUT.
+        States in one network call, at most: those of one block and timestep, so that a STORE made with a larger
+        --block is read faster. Other batches give other last bits, so it is part of OUT.
 
     Raises
     ------
