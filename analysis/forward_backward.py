@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from traj.analysis._blocks import chunking
 from traj.analysis._drawing import captions
 from traj.analysis._drawing import series as _series
-from traj.analysis._kernels import images as kernels
 from traj.analysis._kernels import labels as _labels
 from traj.analysis._quantity import Landmark, Look, Number, Results, Series, quantity
 from traj.analysis._replicas import changes as _changes
 from traj.analysis._replicas import forks as _replicas
 from traj.analysis._replicas import returned
-from traj.analysis._similarity import compared
+from traj.analysis._similarity import endings as _endings
 from traj.analysis._similarity.windows import window_if_any
 from traj.analysis._statistics import landmarks, order
 from traj.analysis._statistics.spread import GROUPS, Named, with_spread
@@ -130,32 +129,21 @@ def forward_backward(
     _require_threshold(threshold, of_images)
     low, high = chunking.value_range(ds)
     to_unit: dict[str, Any] = {"low": low, "scale": 1 / (high - low)}
-    images = chunking.images(endings)
-    x_0 = chunking.images(run["x_0"]).rechunk({0: images.chunks[2]})
+    images, x_0 = _endings.beside_run(endings, run)
     columns = [*COLUMNS, *OF_IMAGES] if of_images else COLUMNS
-    values = chunking.per_image(
-        _columns,
-        images,
-        x_0,
-        lead="vrs",
-        dtype=np.float64,
-        width=len(columns),
-        preset=preset,
-        window=window,
-        of_images=of_images,
-        threshold=threshold,
-        **to_unit,
-    )
-    variables = with_spread(xr.DataArray(values, dims=("variant", "sample", "column")), columns)
+    options = {"preset": preset, "window": window, "of_images": of_images, "threshold": threshold, **to_unit}
+    variables = _endings.compare(_columns, images, x_0, columns, **options)
     coords = _replicas.coordinates(ds)
-    logits = None
+    of_first = None
     if readout is not None:
-        logits = _labelled(_replicas.logits(ds, readout), ds)
-        variables |= with_spread(_kept(logits), [KEPT])
+        logits = _replicas.logits(ds, readout)
+        places = _labels.positions(ds["label"].to_numpy(), logits["class"].to_numpy(), "its label is kept")
+        variables |= with_spread(_kept(logits, places), [KEPT])
+        of_first = _kept(logits.isel(replica=[0]), places).isel(column=0)
         variables |= _labels.interval_of_share(variables, KEPT.name, ds.sizes["sample"])
     if of_images:
         correlations, distance = _changes.correlations(images, x_0, **to_unit, threshold=threshold)
-        variables |= correlations | _shown(endings, run["x_0"], logits)
+        variables |= correlations | _shown(endings, run["x_0"], of_first)
         coords |= distance | {"shown": xr.DataArray(ds["sample"].to_numpy()[:SHOWN], dims="shown")}
     attrs = {
         "quantity": "forward_backward",
@@ -197,15 +185,11 @@ def _columns(
     threshold: float | None,
 ) -> Array:
     """Give one chunk (variant, replica, sample, *event), with x_0 (sample, *event), its columns."""
-    variants, replicas, samples = images.shape[:3]
-    states = np.ascontiguousarray(np.moveaxis(images, 2, 0)).reshape(samples, variants * replicas, *images.shape[3:])
-    flat = states.reshape(*states.shape[:2], -1), x_0.reshape(samples, -1)
-    of_endings = (
-        np.stack([((np.float64(of_one) - start) ** 2).mean(axis=-1) for of_one, start in zip(*flat, strict=True)]),
-        kernels.psnr_images(*flat, low, scale, CAP),
-        compared.structural(states, x_0, low, scale, preset, window),
-    )
-    values = [_over_replicas(of_ending, variants)[0] for of_ending in of_endings]
+    variants, states = len(images), _endings.by_sample(images)
+    flat = states.reshape(*states.shape[:2], -1), x_0.reshape(len(x_0), -1)
+    squared = [((np.float64(of_one) - start) ** 2).mean(axis=-1) for of_one, start in zip(*flat, strict=True)]
+    ssim, psnr = _endings.likeness(states, x_0, low, scale, preset, window)
+    values = [_over_replicas(of_ending, variants)[0] for of_ending in (np.stack(squared), psnr, ssim)]
     if of_images:
         changes = [
             _changes.fields(of_one, start, low, scale, threshold).reshape(len(of_one), -1).mean(axis=-1)
@@ -221,44 +205,26 @@ def _over_replicas(values: Array, variants: int) -> tuple[Array, Array]:
     return by_replica.mean(axis=-1).T, by_replica.var(axis=-1).T
 
 
-def _labelled(logits: xr.DataArray, ds: xr.Dataset) -> xr.DataArray:
-    """Put the places of the images' labels among the classes beside logits, as a coordinate.
-
-    Raises InputError where an image has no label, or one that is no class.
-    """
-    labels, classes = ds["label"].to_numpy(), logits["class"].to_numpy()
-    unknown = ~np.isin(labels, classes)
-    if unknown.any():
-        raise InputError(
-            f"{unknown.sum()} of {len(labels)} samples have a label that is none of the {len(classes)} classes of the "
-            f"readout, the first is {labels[unknown][0]}; expected a label of every image, to see whether it is kept"
-        )
-    places = (labels[:, None] == classes).argmax(axis=1)
-    return logits.assign_coords(place=("sample", places))
-
-
-def _kept(logits: xr.DataArray) -> xr.DataArray:
-    """Give the share of replicas whose label is the image's: (variant, sample, column)."""
-    places = logits["place"].drop_vars(list(logits["place"].coords))
-    return chunking.per_cell(_share, logits, places, within=[["replica", "class"], []], width=1)
+def _kept(logits: xr.DataArray, places: Array) -> xr.DataArray:
+    """Give the share of replicas whose label is the image's, at `places` (sample,): (variant, sample, column)."""
+    labels = xr.DataArray(places, dims="sample")
+    return chunking.per_cell(_share, logits, labels, within=[["replica", "class"], []], width=1)
 
 
 def _share(logits: Array, places: Array) -> Array:
     """Do `_kept` for a chunk (..., replica, class) and the places (...) of labels."""
-    kept = logits.argmax(axis=-1) == places[..., None]
-    share: Array = np.where(np.isnan(logits).any(axis=-1), np.nan, kept).mean(axis=-1, keepdims=True)
+    share: Array = _labels.is_at(logits, places[..., None]).mean(axis=-1, keepdims=True)
     return share
 
 
-def _shown(endings: xr.DataArray, x_0: xr.DataArray, logits: xr.DataArray | None) -> dict[str, xr.DataArray]:
-    """Keep a few images and their endings, those of the first replica."""
+def _shown(endings: xr.DataArray, x_0: xr.DataArray, of_first: xr.DataArray | None) -> dict[str, xr.DataArray]:
+    """Keep a few images and their endings, those of the first replica, and whether these have the image's label."""
     kept: dict[str, tuple[xr.DataArray, str]] = {
         "image": (x_0, "image"),
         "ending": (endings.isel(replica=0, drop=True), "where an image comes back to, replica 0"),
     }
-    if logits is not None:
-        of_label = _kept(logits.isel(replica=[0])).isel(column=0)
-        kept["ending_kept"] = of_label, "1 where the ending has the image's label, 0 elsewhere"
+    if of_first is not None:
+        kept["ending_kept"] = of_first, "1 where the ending has the image's label, 0 elsewhere"
     few = {
         name: (values.isel(sample=slice(SHOWN)).rename(sample="shown"), title) for name, (values, title) in kept.items()
     }

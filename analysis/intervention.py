@@ -12,12 +12,11 @@ from traj.analysis._blocks import chunking
 from traj.analysis._drawing import captions
 from traj.analysis._edits import families, findings
 from traj.analysis._edits import shortcut as _shortcut
-from traj.analysis._kernels import images as kernels
 from traj.analysis._quantity import Look, Number, Results, Series, Table, quantity
 from traj.analysis._replicas import forks
-from traj.analysis._similarity import compared
+from traj.analysis._similarity import endings as _endings
 from traj.analysis._similarity.windows import window_if_any
-from traj.analysis._statistics.spread import Named, with_spread
+from traj.analysis._statistics.spread import Named
 from traj.analysis._statistics.verdicts import SIMILAR
 from traj.analysis.psnr import CAP
 
@@ -60,21 +59,8 @@ def intervention(ds: xr.Dataset, *, baseline: xr.Dataset | None = None, preset: 
     preset, window = window_if_any(preset, ds["x_0"])
     run = forks.parent_of(ds, baseline)
     low, high = chunking.value_range(ds)
-    images = chunking.images(ds["x_0"])
-    x_0 = chunking.images(run["x_0"]).rechunk({0: images.chunks[2]})
-    values = chunking.per_image(
-        _similarities,
-        images,
-        x_0,
-        lead="vrs",
-        dtype=np.float64,
-        width=len(COLUMNS),
-        preset=preset,
-        window=window,
-        low=low,
-        scale=1 / (high - low),
-    )
-    variables = with_spread(xr.DataArray(values, dims=("variant", "sample", "column")), COLUMNS)
+    options: dict[str, Any] = {"preset": preset, "window": window, "low": low, "scale": 1 / (high - low)}
+    variables = _endings.compare(_similarities, *_endings.beside_run(ds["x_0"], run), COLUMNS, **options)
     attrs = {
         "quantity": "intervention",
         "preset": preset,
@@ -91,12 +77,9 @@ def _similarities(
     images: NDArray[Any], x_0: NDArray[Any], low: float, scale: float, preset: str, window: int
 ) -> NDArray[Any]:
     """Give one chunk (variant, 1, sample, *event) and x_0 (sample, *event) its COLUMNS."""
-    states = np.ascontiguousarray(images[:, 0].swapaxes(0, 1))
-    samples, variants = states.shape[:2]
-    ssim = compared.structural(states, x_0, low, scale, preset, window)
-    flat = states.reshape(samples, variants, -1), x_0.reshape(samples, -1)
-    psnr = kernels.psnr_images(*flat, low, scale, CAP)
-    mad = families.absolute_deviation(*flat, low, scale)
+    states = _endings.by_sample(images)
+    ssim, psnr = _endings.likeness(states, x_0, low, scale, preset, window)
+    mad = families.absolute_deviation(states.reshape(*states.shape[:2], -1), x_0.reshape(len(x_0), -1), low, scale)
     return np.stack([ssim.T, psnr.T, mad.T], axis=-1)
 
 

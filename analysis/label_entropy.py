@@ -29,7 +29,7 @@ Array = NDArray[Any]
 
 @quantity(
     reads="readout",
-    numerics=2,
+    numerics=3,
     title="When the class is decided: entropy of the label, given the state",
     source="003, 1-D experiment and CIFAR-10",
     needs=("squared_distance", "eps_product"),
@@ -69,8 +69,8 @@ def label_entropy(
     `peak_timestep` and `peak_log_snr` (decision) say where the rate, per tau or log SNR as `per` says, is highest, by
     curves smoothed over half a unit of log SNR; `peak_low_...` and `peak_high_...` are the ends of an interval of 95 %
     (bootstrap over samples), `window_...` those of where the rate is above half its peak. The same is given of classes,
-    `class_peak_...`, whose intervals hold all together, and of all pairs of classes, without intervals:
-    `pair_peak_timestep` and `pair_peak_log_snr` (class, other_class).
+    `class_peak_...`, and of all pairs of classes, `pair_peak_...` (class, other_class); the intervals of all classes
+    hold together, and so do those of all pairs.
 
     `decided_class` (sample) is the likeliest class of the last stored state, `decision_timestep` and
     `decision_log_snr` where its probability passes one half for good; timestep -1 and an infinite log SNR where that
@@ -296,10 +296,9 @@ WINDOW = (
 def _of_peaks(means: Mapping[str, xr.DataArray], timestep: Array, log_snr: Array) -> dict[str, xr.DataArray]:
     """Name peaks and windows, by timestep and by log SNR."""
     found = {}
-    for of, prefix in (("peak", ""), ("class_peak", "class_")):
+    for prefix, words in (("", ""), ("class_", ""), ("pair_", ", of the decision between two classes")):
         for k, (name, title) in enumerate(ENDS.items()):
-            found[f"{prefix}{name}"] = means[of].isel(end=k), title
-    found["pair_peak"] = means["pair_peak"], "where the rate of the decision between two classes is highest"
+            found[f"{prefix}{name}"] = means[f"{prefix}peak"].isel(end=k), f"{title}{words}"
     variables = {}
     for name, (places, title) in found.items():
         for along, values, units in (("timestep", timestep, "1"), ("log_snr", log_snr, "nat")):

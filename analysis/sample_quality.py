@@ -17,8 +17,8 @@ from traj.analysis._drawing import captions
 from traj.analysis._posterior import nearest as _nearest
 from traj.analysis._quantity import Look, Number, Results, Table, quantity
 from traj.analysis._similarity import compared as similarity
+from traj.analysis._statistics import asked, verdicts
 from traj.analysis._statistics import mmd as _mmd
-from traj.analysis._statistics import verdicts
 from traj.analysis._statistics.spread import Named, with_spread
 from traj.stores import InputError, event_dims
 
@@ -64,6 +64,7 @@ MEASURED = {
     "label_entropy": "label entropy (bit)",
     "nearest_ratio": "nearest image, over the usual",
     "copied": "copies",
+    "as_asked": "labelled as asked",
 }
 """Columns of the table: what is in them, and their heads."""
 
@@ -71,7 +72,7 @@ MEASURED = {
 @quantity(
     reads="trajectories",
     needs=("x_0",),
-    numerics=2,
+    numerics=3,
     title="How like data the samples are, and what they cost",
     source="001, VAE and diffusion; Gretton et al. 2012",
 )
@@ -102,6 +103,8 @@ def sample_quality(
 
     With a readout, `confidence` is the largest probability that the classifier gives to a sample, and `label_entropy`
     the entropy of its probabilities, in bits. What is per sample comes with mean, sd and standard error over samples.
+    `as_asked` (sample) is 1 where the classifier's label is the one that the sample was asked to have, NaN where none
+    was; its mean has Wilson's interval, and so has that of each label, `class_as_asked` (asked_class).
     The attribute `evaluations` counts evaluations of the network for a sample, a guided one, of two inputs, once, 0 for
     noised data, and `first_timestep` is where the process starts. A few samples and their nearest images are kept for
     the figure.
@@ -113,7 +116,7 @@ def sample_quality(
     baseline
         Another run of the same samples, the full one.
     readout
-        A classifier's readout of this run: adds confidence and label_entropy.
+        A classifier's readout of this run: adds confidence, label_entropy and, where samples have labels, as_asked.
     at_most
         Most samples and images that the discrepancy is of; time and memory go by its square.
     permutations
@@ -123,7 +126,8 @@ def sample_quality(
     ------
     InputError
         No dataset, or one of images of another shape; fewer than two samples or images; a baseline of other samples or
-        images; a readout without x_0_logits, or of another run; at_most below 2, permutations below 1.
+        images; a readout without x_0_logits, of another run, or of classes that a label is none of; at_most below 2,
+        permutations below 1.
     """
     chunking.require(ds, ("x_0",))
     images = datasets.opened(ds, dataset, "sample_quality")
@@ -143,7 +147,8 @@ def sample_quality(
         **_shown(ds["x_0"], index, images),
     }
     if readout is not None:
-        variables |= with_spread(_sure(_logits(ds, readout)), SURE)
+        logits = _logits(ds, readout)
+        variables |= with_spread(_sure(logits), SURE) | asked.as_asked(logits, ds["label"].to_numpy())
     coords = {str(name): coord for name, coord in ds.coords.items() if set(coord.dims) <= {"sample"}}
     coords["against"] = ["dataset", *others]
     attrs = {
@@ -297,6 +302,8 @@ def _numbers(result: xr.Dataset) -> list[Number]:
         "nearest_ratio": f"distance to the nearest image, {DIVIDED}",
         "copied": "share of samples that are copies of an image",
     }
+    if "as_asked" in result:
+        meanings["as_asked"] = asked.TITLE
     return [Number(name, meaning, *_interval(result, name)) for name, meaning in meanings.items()]
 
 
@@ -325,7 +332,8 @@ def _tables(results: Results) -> list[Table]:
     )
     head = ["run", "evaluations", "ms", "from t", *MEASURED.values()]
     head += ["MMD² with the dataset", "p", "MMD² with the baseline", "p"]
-    return [Table("Quality beside what a sample costs", head, rows, note, range(1, len(head)))]
+    of_runs = Table("Quality beside what a sample costs", head, rows, note, range(1, len(head)))
+    return [of_runs, *asked.tables({run: results[run] for run in in_order(results)})]
 
 
 def _milliseconds(result: xr.Dataset) -> str:

@@ -275,7 +275,25 @@ def test_pairs_part_where_the_decision_between_them_does(labelled):
     pairs = labelled["pair_peak_timestep"]
     np.testing.assert_array_equal(pairs, pairs.T)
     assert np.isnan(np.diag(pairs)).all()
-    assert pairs.sel({"class": 0, "other_class": 1}) == labelled["peak_timestep"].sel(decision="0|1")
+    alone = labelled.sel(decision="0|1")
+    of_pair = labelled.sel({"class": 0, "other_class": 1})
+    assert of_pair["pair_peak_timestep"] == alone["peak_timestep"]
+    # six intervals that hold together are wider than one that holds alone
+    assert of_pair["pair_peak_low_log_snr"] <= alone["peak_low_log_snr"] <= alone["peak_log_snr"]
+    assert of_pair["pair_peak_high_log_snr"] >= alone["peak_high_log_snr"] >= alone["peak_log_snr"]
+    assert of_pair["pair_window_first_log_snr"] == alone["window_first_log_snr"]
+
+
+def test_decisions_are_drawn_over_the_axis_that_is_asked_for(labelled):
+    log_snr, timestep = labelled["log_snr"].to_numpy(), labelled["timestep"].to_numpy()
+    for axis, places in (("log_snr", log_snr), ("timestep", -timestep)):
+        figure = label_entropy.plot(labelled, "decisions", axis=axis)
+        rates, *posteriors = figure.axes
+        for one in (rates, *posteriors):
+            drawn = max((line.get_xdata() for line in one.lines), key=len)
+            assert set(np.asarray(drawn)) <= set(places)
+        assert rates.get_ylabel() == "bits decided per unit of τ"
+    assert rates.get_xlabel().startswith("timestep of")
 
 
 def test_a_process_without_a_table_is_compared_by_log_snr():

@@ -13,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from tests.analysis_data import images, trajectories
 from traj.analysis._statistics import mmd
 from traj.analysis.sample_quality import sample_quality
+from traj.stores import InputError
 
 REPETITIONS = 300
 
@@ -184,6 +185,51 @@ def test_a_classifier_says_how_sure_it_is():
     p = special.softmax(logits.astype(np.float64), axis=1)
     np.testing.assert_allclose(result["confidence"], p.max(axis=1), rtol=1e-12)
     np.testing.assert_allclose(result["label_entropy"], stats.entropy(p, axis=1, base=2), rtol=1e-10)
+
+
+def test_samples_are_counted_that_a_classifier_labels_as_asked():
+    labels = np.array([0, 0, 2, -1, 2, 2, 0])
+    seen = np.array([0, 1, 2, 2, 2, 2, 0])
+    ds = trajectories(7, 4, chunks=(3, 2)).assign_coords(label=("sample", labels))
+    readout = readout_of(ds, np.eye(3, dtype=np.float32)[seen])
+    result = sample_quality(ds, dataset=images(), readout=readout, permutations=9).compute()
+    np.testing.assert_array_equal(result["as_asked"], [1, 0, 1, np.nan, 1, 1, 1])
+    assert result["asked_class"].to_numpy().tolist() == [0, 2]
+    np.testing.assert_allclose(result["class_as_asked"], [2 / 3, 1])
+    for share, (low, high), hits, of in (
+        (result["as_asked_mean"], (result["as_asked_low"], result["as_asked_high"]), 5, 6),
+        (result["class_as_asked"][1], (result["class_as_asked_low"][1], result["class_as_asked_high"][1]), 3, 3),
+    ):
+        assert share == pytest.approx(hits / of)
+        wilson = stats.binomtest(hits, of).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx(tuple(wilson))
+    (number,) = (one for one in sample_quality.numbers(result) if one.name == "as_asked")
+    assert (number.value, number.low) == (result["as_asked_mean"], result["as_asked_low"])
+    of_runs, by_class = sample_quality.tables({"one": result})
+    assert of_runs.rows[0][of_runs.head.index("labelled as asked")] == "0.833 (0.436 to 0.97)"
+    assert by_class.head == ["run", "0", "2"]
+    assert by_class.rows == [["one", "0.67 (0.21 to 0.94)", "1.00 (0.44 to 1.00)"]]
+
+
+def test_without_labels_nothing_was_asked_and_labels_of_no_class_are_refused():
+    ds = trajectories(4, 3)
+    readout = readout_of(ds, np.zeros((4, 3), np.float32))
+    result = sample_quality(ds, dataset=images(), readout=readout, permutations=9).compute()
+    assert "as_asked" not in result
+    assert "as_asked" not in {number.name for number in sample_quality.numbers(result)}
+    asked = ds.assign_coords(label=("sample", [0, 7, 1, 9]))
+    with pytest.raises(InputError, match=r"2 of 4 samples have a label that is none of the 3 classes.*first is 7"):
+        sample_quality(asked, dataset=images(), readout=readout)
+
+
+def test_a_label_that_cannot_be_told_leaves_no_share():
+    ds = trajectories(4, 3).assign_coords(label=("sample", [0, 1, 0, 1]))
+    logits = np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
+    logits[1] = np.nan
+    result = sample_quality(ds, dataset=images(), readout=readout_of(ds, logits), permutations=9).compute()
+    np.testing.assert_array_equal(result["as_asked"], [1, np.nan, 1, 1])
+    assert np.isnan(result["as_asked_mean"])
+    np.testing.assert_array_equal(result["class_as_asked"], [1, np.nan])
 
 
 def test_evaluations_are_those_of_the_plan():

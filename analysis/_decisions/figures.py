@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from traj.analysis._decisions.words import BESIDE, WRITTEN, class_names, curves
 from traj.analysis._drawing import panels, style
 from traj.analysis._drawing.axis import Places, table
-from traj.analysis._quantity import Look, Results
+from traj.analysis._quantity import Look, Results, Series
 
 STYLES = ("-", "--", "-.", ":")
 """Lines of decisions, which have colours as well."""
@@ -28,20 +28,17 @@ def traces(results: Results, look: Look) -> Figure | None:
         parts = figure.subfigures(len(results), 1, squeeze=False, height_ratios=heights)[:, 0]
         for part, (run, result) in zip(parts, results.items(), strict=True):
             left, right = part.subfigures(1, 2, width_ratios=(1, 1.1))
-            _rates(left, run, result, look.colours[run])
-            _posteriors(right, result)
+            to = look.axis.places(*table(result))
+            panels.lie_over(_rates(left, run, result, look, to), {run: result}, look)
+            panels.lie_over(_posteriors(right, result, look, to), {run: result}, look)
     return figure
 
 
-def _along(result: xr.Dataset) -> tuple[str, np.ndarray, str]:
-    """Give the rate of decisions by what it is per, the values of that, and its words for an axis."""
+def _rate(result: xr.Dataset) -> tuple[str, str]:
+    """Name the rate of decisions whose peaks were sought, and say what it is."""
     if result.attrs["per"] == "tau":
-        return "entropy_rate", result["tau"].to_numpy(), "τ, share of noise additions   (denoising →)"
-    return "entropy_rate_log_snr", result["log_snr"].to_numpy(), style.LOG_SNR_LABEL
-
-
-def _per(result: xr.Dataset) -> str:
-    return f"bits decided per unit of {'τ' if result.attrs['per'] == 'tau' else 'log SNR'}"
+        return "entropy_rate", "bits decided per unit of τ"
+    return "entropy_rate_log_snr", "bits decided per unit of log SNR"
 
 
 def _class_colours(count: int) -> list[str]:
@@ -53,36 +50,29 @@ def _class_colours(count: int) -> list[str]:
     return [mpl.colors.to_hex(colour) for colour in palette]
 
 
-def _rates(part: SubFigure, run: str, result: xr.Dataset, run_colour: str) -> None:
+def _rates(part: SubFigure, run: str, result: xr.Dataset, look: Look, to: Places) -> Axes:
     axis = part.subplots()
-    name, x, words = _along(result)
+    name, words = _rate(result)
     found = curves(result, name)
     palette = style.colours([one.on for one in found])
     for k, one in enumerate(found):
         colour = palette[one.on]
-        line = panels.Line(one.on, colour, x, one.value, one.low, one.high, STYLES[k % len(STYLES)])
+        line = panels.Line(one.on, colour, to(one.log_snr), one.value, one.low, one.high, STYLES[k % len(STYLES)])
         panels.draw(axis, line)
         axis.plot([], [], line.style, color=colour, label=one.on)
-        ends = [float(result.sel(decision=one.on)[f"peak{end}_timestep"]) for end in ("", "_low", "_high")]
-        if np.isfinite(ends[0]):
-            positions = [np.flatnonzero(one.timestep == end)[0] if np.isfinite(end) else 0 for end in ends]
-            y = one.value[positions[0]]
-            if np.isfinite(ends[1]):
-                axis.plot(x[positions[1:]], [y, y], color=colour, lw=3.5, alpha=0.55, solid_capstyle="butt")
-            axis.plot(x[positions[0]], y, "D", color=colour, markersize=6, markeredgecolor="white", zorder=5)
-    axis.set(xlabel=words, ylabel=_per(result))
-    axis.set_title(style.legible(run), loc="left", color=run_colour)
+        _mark_peak(axis, result.sel(decision=one.on), "", one, colour, to)
+    axis.set(xlabel=look.axis.label(), ylabel=words)
+    axis.set_title(style.legible(run), loc="left", color=look.colours[run])
     axis.set_ylim(bottom=0)
-    axis.legend(loc="upper right" if name == "entropy_rate" else "upper left", title="decision")
-    if name == "entropy_rate":
-        axis.set_xlim(1, 0)
+    axis.legend(loc="best", title="decision")
+    return axis
 
 
-def _posteriors(part: SubFigure, result: xr.Dataset) -> None:
+def _posteriors(part: SubFigure, result: xr.Dataset, look: Look, to: Places) -> Axes:
     names = class_names(result)
     rows = min(len(names), ROWS)
     columns = -(-len(names) // rows)
-    _, x, words = _along(result)
+    x = to(result["log_snr"].to_numpy())
     thinned = np.unique(np.linspace(0, len(x) - 1, panels.POINTS // 2).round().astype(int))
     axes = part.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     palette = _class_colours(len(names))
@@ -101,11 +91,11 @@ def _posteriors(part: SubFigure, result: xr.Dataset) -> None:
             axis.plot(x[thinned], posterior[0, :, k], color=colour, lw=1.8 if k == true else 1.1, zorder=3)
         axis.text(0.02, 0.84, f"true class {names[true]}", transform=axis.transAxes, fontsize=8)
     axes[0, 0].set(ylim=(-0.04, 1.04), yticks=(0, 1))
-    if result.attrs["per"] == "tau":
-        axes[0, 0].set_xlim(1, 0)
-    part.supxlabel(words, fontsize=8)
+    part.supxlabel(look.axis.label(), fontsize=8)
     handles = [mpl.lines.Line2D([], [], color=palette[k], label=style.legible(names[k])) for k in order]
     part.legend(handles=handles, loc="outside right center", title="P of class", title_fontsize=8)
+    first: Axes = axes[0, 0]
+    return first
 
 
 # --- classes ------------------------------------------------------------------------------------------------------
@@ -117,12 +107,13 @@ def classes(results: Results, look: Look) -> Figure | None:
     for row, result in zip(axes, results.values(), strict=True):
         names = class_names(result)
         palette, to = _class_colours(len(names)), look.axis.places(*table(result))
-        variables = ("class_entropy", "surprise (bit)"), (f"class_{_along(result)[0]}", _per(result))
+        rate, words = _rate(result)
+        variables = ("class_entropy", "surprise (bit)"), (f"class_{rate}", words)
         for axis, (name, label) in zip(row, variables, strict=True):
             for k, one in enumerate(curves(result, name, "class")):
                 axis.plot(to(one.log_snr), one.value, color=palette[k], label=style.legible(names[k]))
                 if name != "class_entropy":
-                    _mark_class(axis, result.isel({"class": k}), one.log_snr, one.value, palette[k], to)
+                    _mark_peak(axis, result.isel({"class": k}), "class_", one, palette[k], to)
             axis.set(ylabel=label)
             axis.set_ylim(bottom=0)
             panels.lie_over(axis, results, look)
@@ -132,14 +123,13 @@ def classes(results: Results, look: Look) -> Figure | None:
     return figure
 
 
-def _mark_class(
-    axis: Axes, result: xr.Dataset, log_snr: np.ndarray, value: np.ndarray, colour: str, to: Places
-) -> None:
-    place, low, high = (float(result[f"class_peak{end}_log_snr"]) for end in ("", "_low", "_high"))
+def _mark_peak(axis: Axes, result: xr.Dataset, of: str, series: Series, colour: str, to: Places) -> None:
+    """Mark where a rate, smoothed, is highest, with its interval."""
+    place, low, high = (float(result[f"{of}peak{end}_log_snr"]) for end in ("", "_low", "_high"))
     if np.isfinite(place):
-        y = value[log_snr == place][0]
-        axis.plot(to([low, high]), [y, y], color=colour, lw=3, alpha=0.45, solid_capstyle="butt")
-        axis.plot(to(place), y, "D", color=colour, markersize=5, markeredgecolor="white", zorder=5)
+        y = series.value[series.log_snr == place][0]
+        axis.plot(to([low, high]), [y, y], color=colour, lw=3.5, alpha=0.5, solid_capstyle="butt")
+        axis.plot(to(place), y, "D", color=colour, markersize=5.5, markeredgecolor="white", zorder=5)
 
 
 # --- pairs --------------------------------------------------------------------------------------------------------
@@ -176,8 +166,12 @@ def pairs(results: Results, look: Look) -> Figure | None:
 
 
 def _write(axis: Axes, result: xr.Dataset, low: float, high: float) -> None:
+    """Write timesteps of peaks above the diagonal, and the ends of their intervals beneath it."""
     places = result["pair_peak_log_snr"].to_numpy()
-    for (k, j), timestep in np.ndenumerate(result["pair_peak_timestep"].to_numpy()):
-        if np.isfinite(timestep):
+    peak, first, last = (result[f"pair_peak{end}_timestep"].to_numpy() for end in ("", "_low", "_high"))
+    for (k, j), timestep in np.ndenumerate(peak):
+        told = f"{timestep:g}" if k < j else f"{first[k, j]:g} to\n{last[k, j]:g}"
+        if np.isfinite(timestep if k < j else first[k, j]):
             colour = "black" if places[k, j] > low + 0.6 * (high - low) else "white"
-            axis.text(j + 0.5, k + 0.5, f"{timestep:g}", ha="center", va="center", fontsize=7, color=colour)
+            size = 7 if k < j else 5.5
+            axis.text(j + 0.5, k + 0.5, told, ha="center", va="center", fontsize=size, color=colour)

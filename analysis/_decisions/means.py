@@ -28,7 +28,7 @@ MEANS = {
     "calibration_gap": ("part",),
     "decision_samples": ("decision",),
     "class_samples": ("class",),
-    "pair_peak": ("class", "other_class"),
+    "pair_peak": ("class", "other_class", "end"),
 }
 """What `over_samples` gives, and the dims of each: parts are PARTS, ends are PEAK."""
 
@@ -73,12 +73,13 @@ def over_samples(
     labelled = surprise(log_p, labels, sides[0]) - entropy[..., 0]
     gap = weighted(labelled.mean(axis=1, keepdims=True), weights(log_p, labels, prior, sides[0] >= 0)[:, :1])
     means["calibration_gap"] = [part[0] for part in gap]
-    pair_peak = np.full((classes, classes), np.nan)
-    for k, side in enumerate(sides[decisions:]):
+    pairs = sides[decisions:]
+    pair_peak = np.full((classes, classes, len(PEAK)), np.nan)
+    for k, side in enumerate(pairs):
         weight = weights(log_p, labels, prior, side >= 0)
         one, other = np.flatnonzero(side >= 0)
-        found = peak(pair_rate[..., k] * pace, weight, log_snr, draws=0)
-        pair_peak[one, other] = pair_peak[other, one] = found[0]
+        pair_peak[one, other] = peak(pair_rate[..., k] * pace, weight, log_snr, among=len(pairs))
+        pair_peak[other, one] = pair_peak[one, other]
     return (*(np.array(means[name]) for name in MEANS if name != "pair_peak"), pair_peak)
 
 
@@ -158,7 +159,7 @@ def peak(values: Array, weight: Array, log_snr: Array, *, among: int = 1, draws:
     last = beyond[beyond > highest].min(initial=len(curve)) - 1
     found[[0, 3, 4]] = positions[[highest, first, last]]
     samples = len(values)
-    if draws and samples >= GROUPS:
+    if samples >= GROUPS:
         often = np.random.default_rng(0).multinomial(samples, np.full(samples, 1 / samples), draws).astype(float)
         with np.errstate(invalid="ignore"):
             places = np.nan_to_num(often @ above / (often @ below), nan=-1).argmax(axis=1)

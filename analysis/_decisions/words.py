@@ -85,7 +85,8 @@ def entropy(results: Results) -> str:
 def traces(results: Results) -> str:
     """Explain `traces`."""
     return (
-        "At the left, how many bits of a decision are made, per unit of the axis, while the image is denoised: all, "
+        "At the left, how many bits of a decision are made while the image is denoised, per unit of τ (the share of "
+        "noise additions) or of log SNR, as the label says: all, "
         "between all classes; A|B, whether a sample of one of these classes is of A or of B (+ joins classes, rest is "
         "all others). Rates go by the mean squared difference between the noise predicted under each side and under "
         "all sides together (E3). Bands are 95 % intervals of the mean over samples; a diamond marks where the rate, "
@@ -111,6 +112,7 @@ def pairs(results: Results) -> str:
     return (
         "When any two classes part: where the decision between them is made fastest, given that the sample is of one "
         "of the two. Colour is the log SNR of that place, brighter for later in denoising, when finer differences "
-        f"count; numbers are timesteps, where there are at most {WRITTEN} classes. No intervals are given here: ask "
-        f"for the decision between two classes to have one. {caveats(results)}"
+        f"count. Where there are at most {WRITTEN} classes, its timestep stands above the diagonal, and its interval "
+        "beneath it; the intervals of all pairs hold together in 95 % of cases. With few samples of a class they are "
+        f"wide, or not there. {caveats(results)}"
     )

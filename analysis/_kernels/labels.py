@@ -13,6 +13,7 @@ from scipy import special
 from traj.analysis._blocks import chunking
 from traj.analysis._kernels.compiling import compiled
 from traj.analysis._statistics import verdicts
+from traj.stores import InputError
 
 Array = NDArray[Any]
 
@@ -164,6 +165,28 @@ def _of_cells(logits: Array, hard: bool, g: Array) -> Array:
         values[i, 6] = agreement
         values[i, 7] = _grassberger(labels, classes, g) if hard else _jackknife(p, mean)
     return values
+
+
+def positions(labels: Array, classes: Array, asked: str) -> Array:
+    """Find the places of labels (sample,) among classes (class,); asked says what they are needed for.
+
+    Raises InputError where a sample has no label, or one that is no class.
+    """
+    unknown = ~np.isin(labels, classes)
+    if unknown.any():
+        raise InputError(
+            f"{unknown.sum()} of {len(labels)} samples have a label that is none of the {len(classes)} classes of the "
+            f"readout, the first is {labels[unknown][0]}; expected a label of every sample among these, to see "
+            f"whether {asked}"
+        )
+    places: Array = (labels[:, None] == classes).argmax(axis=1)
+    return places
+
+
+def is_at(logits: Array, places: Array) -> Array:
+    """Say whether the largest of logits (..., class) is at places (...): 1 or 0, NaN where one is not a number."""
+    hit: Array = np.where(np.isnan(logits).any(axis=-1), np.nan, logits.argmax(axis=-1) == places)
+    return hit
 
 
 def interval_of_share(variables: Mapping[str, xr.DataArray], name: str, samples: int) -> dict[str, xr.DataArray]:

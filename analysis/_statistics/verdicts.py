@@ -110,7 +110,7 @@ def wilson(share: Any, samples: Any) -> tuple[Any, Any]:
     return middle - half, middle + half
 
 
-def interval(name: str, title: str, samples: int, *share: xr.DataArray) -> dict[str, xr.DataArray]:
+def interval(name: str, title: str, samples: int | Array, *share: xr.DataArray) -> dict[str, xr.DataArray]:
     """Give the ends of the interval of a share of samples or, with its standard error, of a mean of shares."""
     both = xr.apply_ufunc(
         _ends,
@@ -127,7 +127,7 @@ def interval(name: str, title: str, samples: int, *share: xr.DataArray) -> dict[
     }
 
 
-def _ends(share: Array, error: Array | None = None, *, samples: int) -> Array:
+def _ends(share: Array, error: Array | None = None, *, samples: int | Array) -> Array:
     """Give Wilson's interval (..., 2) of shares.
 
     With errors of means of shares it is that of as many independent cases as would give the error (Korn and Graubard
