@@ -295,17 +295,17 @@ WINDOW = (
 
 def _of_peaks(means: Mapping[str, xr.DataArray], timestep: Array, log_snr: Array) -> dict[str, xr.DataArray]:
     """Name peaks and windows, by timestep and by log SNR."""
-    found = {}
-    for prefix, words in (("", ""), ("class_", ""), ("pair_", ", of the decision between two classes")):
-        for k, (name, title) in enumerate(ENDS.items()):
-            found[f"{prefix}{name}"] = means[f"{prefix}peak"].isel(end=k), f"{title}{words}"
     variables = {}
-    for name, (places, title) in found.items():
+    of_pairs = {name: f"{title}, of the decision between two classes" for name, title in list(ENDS.items())[:3]}
+    for prefix, ends in (("", ENDS), ("class_", ENDS), ("pair_", of_pairs)):
         for along, values, units in (("timestep", timestep, "1"), ("log_snr", log_snr, "nat")):
+            places = means[f"{prefix}peak"]
             there = xr.apply_ufunc(
                 _at, places, kwargs={"values": values}, dask="parallelized", output_dtypes=[np.float64]
             )
-            variables[f"{name}_{along}"] = there.assign_attrs(long_name=title, units=units)
+            for k, (name, title) in enumerate(ends.items()):
+                named = there.isel(end=k).assign_attrs(long_name=title, units=units)
+                variables[f"{prefix}{name}_{along}"] = named
     return variables
 
 
