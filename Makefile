@@ -12,8 +12,9 @@ TESTS := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 repro: install  ## train, generate, analyse, draw: report/index.html
 	dvc repro
 
-studies: install  ## one source each, opt-in: studies/NAME/report/index.html
+studies: install  ## one source each, opt-in: studies/NAME/report/index.html, and their landmarks in report/index.html
 	dvc repro $(wildcard studies/*/dvc.yaml)
+	dvc repro --single-item --force report
 
 studies-full: install  ## the long parts of studies, opt-in: their reports lie in these folders
 	dvc repro studies/unet_dynamics/full/dvc.yaml studies/representation/memorization/dvc.yaml

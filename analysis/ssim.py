@@ -92,7 +92,7 @@ def _alike(result: xr.Dataset) -> list[Landmark]:
     curves = [series for series in compared.series(result) if series.on == "pred_x0"]
     return [
         landmarks.kept_above(series, SIMILAR, "ssim_08", meaning).called(
-            f"SSIM {SIMILAR} with x_0", partial(order.kept_above, result["ssim"].sel(on=series.on), SIMILAR)
+            f"SSIM {SIMILAR} with x₀", partial(order.kept_above, result["ssim"].sel(on=series.on), SIMILAR)
         )
         for series in curves
     ]

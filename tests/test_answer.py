@@ -3,12 +3,15 @@
 import csv
 import io
 import re
+import shutil
 from itertools import combinations
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
+from tests import warm
 from tests.report_data import CONFIG, analyse, images, make_forks, make_run, text, toys, write
 from traj import stores
 from traj.analysis._drawing import timeline
@@ -142,6 +145,16 @@ def test_runs_of_studies_join_the_process_they_repeat_and_what_is_of_none_stays_
     assert colour["again/other"] == colour["mine"] == colour["forked"]
     assert colour["again/late"] == colour["new/foreign"] == "#999999"
     assert colour["new/iddpm"] not in (colour["mine"], "#999999")
+
+
+def test_a_study_that_is_damaged_is_said_and_costs_nothing_else(place, tmp_path, monkeypatch):
+    root = shutil.copytree(place, tmp_path / "copy", ignore=shutil.ignore_patterns("report", "new"))
+    for chunk in (root / "studies/again/results/other/brightness.zarr/brightness").glob("c.*"):
+        chunk.write_bytes(b"x" * 40)
+    monkeypatch.setattr(Figure, "savefig", warm.blank)
+    index = text(write(root, root / "report"))
+    assert "again/results/other" in index
+    assert "half of the steps are done" in index
 
 
 def test_pages_and_numbers_are_of_the_project_alone(written):

@@ -14,7 +14,7 @@ from traj.analysis._drawing.style import MARKERS, colours
 from traj.analysis._quantity import Look
 from traj.pipeline.report import answer, metrics, pages, training
 from traj.pipeline.report.entries import Entry, collect, of_studies
-from traj.pipeline.report.failures import Failed, attempt, warn
+from traj.pipeline.report.failures import Failed, attempt, sentence, warn
 from traj.stores import InputError, place, require_writable, write_file
 
 __all__ = ["report"]
@@ -42,10 +42,14 @@ def report(
     require_writable(place(out, folder=True) / "index.html")
     entries = collect(root, beside, failed)
     over = _axis_named(axis, entries)
-    studied = of_studies(root, entries, failed) if over is _axis.LOG_SNR else []
+    remarks: list[str] = []
+
+    def told(where: str, error: Exception) -> None:  # what is wrong with a study costs no more than its part here
+        remarks.append(f"{where}: {sentence(error)}")
+
+    studied = of_studies(root, entries, told) if over is _axis.LOG_SNR else []
     processes = answer.processes(entries, studied)
     look = _look(entries, studied, processes, over)
-    remarks: list[str] = []
     names = {name for entry in (*entries, *studied) for name in entry.results}
     found = {
         name: attempt(partial(analysis.load, name), name, failed, remarks)
@@ -53,7 +57,8 @@ def report(
         if name in names
     }
     quantities = {name: one for name, one in found.items() if one is not None}
-    summaries = {entry.name: metrics.summary(entry, quantities, failed) for entry in (*entries, *studied)}
+    summaries = {entry.name: metrics.summary(entry, quantities, failed) for entry in entries}
+    summaries |= {entry.name: metrics.summary(entry, quantities, told) for entry in studied}
     losses = training.losses(root / "models", failed, remarks)
     final = training.final_losses(root / "models", failed, remarks)
     metrics.write_curves(out / "plots", entries, quantities, failed)
