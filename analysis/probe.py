@@ -242,7 +242,7 @@ def _peaks(result: xr.Dataset) -> list[Landmark]:
                 f"accuracy of {words} on features of {part} is highest",
             )
             monotone = int(result["shape"].sel(probe=probe, part=part)) == shape.MONOTONE
-            found.append(shape.between_the_ends(peak, series.log_snr, monotone).called("probe peak"))
+            found.append(shape.between_the_ends(peak, series.log_snr, monotone).called(f"{probe} probe peak"))
     return found
 
 

@@ -8,7 +8,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import analyzing, branches, generation, kernels, machine, memory, posterior, shortcut, small, writing
+from benchmarks import (
+    analyzing,
+    branches,
+    generation,
+    kernels,
+    machine,
+    memory,
+    posterior,
+    probe,
+    shortcut,
+    small,
+    writing,
+)
 from benchmarks.timing import table
 from traj.stores.partials import write_file
 
@@ -19,6 +31,7 @@ TOPICS = {
     "branches": branches,
     "kernels": kernels,
     "posterior": posterior,
+    "probe": probe,
     "memory": memory,
     "small": small,
     "shortcut": shortcut,

@@ -15,7 +15,7 @@ from scipy import linalg
 
 Array = NDArray[Any]
 
-TOLERANCE = 5e-4
+TOLERANCE = 1e-3
 """Distance from the optimum, by its second derivatives, at which to stop: it bounds that of sqrt(ridge) weights."""
 
 NEWTON_STEPS, PRODUCTS = 100, 300
@@ -23,10 +23,11 @@ NEWTON_STEPS, PRODUCTS = 100, 300
 
 
 class Classifier(NamedTuple):
-    """Scores of classes are features @ weights.T + offsets."""
+    """Scores of classes are features @ weights.T + offsets; axes (feature, axis) are those it was found along."""
 
     weights: Array
     offsets: Array
+    axes: Array
 
     def scores(self, features: Array) -> Array:
         """Give the scores (row, class) of features (row, feature)."""
@@ -39,39 +40,42 @@ def fit(features: Array, classes: Array, count: int, ridge: float, start: Classi
 
     features (row, feature) are divided by their standard deviations first, and a constant one is left out; classes
     (row,) are numbers below `count`. The same as scikit-learn's StandardScaler and LogisticRegression(C=1 / ridge). A
-    start near the optimum, as that of nearly the same rows, saves steps and changes nothing else.
+    start near the optimum, as that of nearly the same rows, saves steps, and its axes the finding of new ones.
     """
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     # what is constant but for rounding
     scale = np.where(deviation > 1e-7 * np.abs(mean), deviation, np.inf)
     standard = (features - mean) / scale
-    turn, squares = _principal(standard)
-    rows = np.vstack([(standard @ turn).T, np.ones(len(features))])
-    squares = np.append(squares, len(features))
+    # any full set of axes will do; more features than rows span a part of them, which other rows do not
+    kept = start is not None and start.axes.shape[0] == start.axes.shape[1]
+    axes = start.axes if start is not None and kept else _principal(standard)
+    rows = np.vstack([(standard @ axes).T, np.ones(len(features))])
+    squares = (rows**2).sum(axis=1)
     ridges = np.append(np.full(len(squares) - 1, ridge), 0)
     weights = np.zeros((count, len(squares)))
     if start is not None:
         finite = np.where(np.isfinite(scale), scale, 0)
-        weights = np.column_stack([(start.weights * finite) @ turn, start.scores(mean)])
+        weights = np.column_stack([(start.weights * finite) @ axes, start.scores(mean)])
     weights = _minimised(rows, classes, weights, ridges, squares)
-    own = weights[:, :-1] @ turn.T / scale
-    return Classifier(own, weights[:, -1] - own @ mean)
+    own = weights[:, :-1] @ axes.T / scale
+    return Classifier(own, weights[:, -1] - own @ mean, axes)
 
 
-def _principal(standard: Array) -> tuple[Array, Array]:
-    """Find the principal directions (feature, direction) of rows, and the sum of squares along each."""
+def _principal(standard: Array) -> Array:
+    """Find principal axes (feature, axis) of rows: all of them, or those that the rows span, where these are few."""
     count, features = standard.shape
     if features <= count:
-        squares, turn = linalg.eigh(standard.T @ standard)
-        kept = squares > squares[-1] * 1e-12
-        return turn[:, kept], squares[kept]
+        found: Array = linalg.eigh(standard.T @ standard)[1]
+        return found
     squares, left = linalg.eigh(standard @ standard.T)
     kept = squares > squares[-1] * 1e-12
-    return standard.T @ (left[:, kept] / np.sqrt(squares[kept])), squares[kept]
+    return standard.T @ (left[:, kept] / np.sqrt(squares[kept]))
 
 
 def _minimised(rows: Array, classes: Array, weights: Array, ridges: Array, squares: Array) -> Array:
-    """Take Newton's steps from weights (class, direction); rows are (direction, row)."""
+    """Take Newton's steps from weights (class, axis); rows are (axis, row)."""
+    # second derivatives need no more: they say which way to step, and gradients where to stop
+    single = rows.astype(np.float32)
     truth = np.arange(len(weights))[:, None] == classes
     loss, p = _loss(weights, rows, truth, ridges)
     first = None
@@ -82,7 +86,7 @@ def _minimised(rows: Array, classes: Array, weights: Array, ridges: Array, squar
         first = max(far, np.finfo(float).tiny) if first is None else first
         if far < (TOLERANCE / 4) ** 2:
             break
-        step = _solved(rows, p, ridges, gradient, near, min(0.25, (far / first) ** 0.25))
+        step = _solved(single, p.astype(np.float32), ridges, gradient, near, min(0.25, (far / first) ** 0.25))
         slope, length = float(np.vdot(gradient, step)), 1.0
         new, p_new = _loss(weights + step, rows, truth, ridges)
         while new > loss + 1e-4 * length * slope and length > 1e-6:
@@ -112,7 +116,7 @@ def _solved(rows: Array, p: Array, ridges: Array, gradient: Array, near: Any, ac
     direction, size = scaled, float(np.vdot(residual, scaled))
     enough = accuracy**2 * size
     for _ in range(PRODUCTS):
-        changes = direction @ rows
+        changes = direction.astype(np.float32) @ rows
         changes *= p
         changes -= p * changes.sum(axis=0)
         product = changes @ rows.T + ridges * direction
@@ -136,5 +140,6 @@ def _near_inverse(p: Array, ridges: Array, squares: Array) -> Any:
     """
     curvature = np.diag(p.mean(axis=1)) - p @ p.T / p.shape[1]
     strength, axes = linalg.eigh(curvature)
-    divisor = np.maximum(strength, 1e-12)[:, None] * squares + ridges
+    # scores that are larger by the same for all classes change nothing: rounding must not grow along that axis
+    divisor = np.maximum(strength, 1e-3 * strength[-1])[:, None] * squares + ridges
     return lambda gradient: axes @ (axes.T @ gradient / divisor)

@@ -49,8 +49,9 @@ def principal(features: Array, classes: Array, count: int, directions: int) -> D
 def _first(rows: Array, directions: int) -> Array:
     """Give the first right singular vectors (direction, feature) of rows, of which there are as many or more."""
     count, width = rows.shape
-    if width > count:
-        found: Array = linalg.svd(rows, full_matrices=False)[2][:directions]
+    last = [min(count, width) - directions, min(count, width) - 1]
+    if width <= count:
+        found: Array = linalg.eigh(rows.T @ rows, subset_by_index=last)[1].T[::-1]
         return found
-    found = linalg.eigh(rows.T @ rows, subset_by_index=[width - directions, width - 1])[1].T[::-1]
-    return found
+    squares, left = linalg.eigh(rows @ rows.T, subset_by_index=last)
+    return (left.T @ rows / np.sqrt(squares)[:, None])[::-1]
