@@ -69,7 +69,8 @@ def _principal(standard: Array) -> Array:
         return found
     squares, left = linalg.eigh(standard @ standard.T)
     kept = squares > squares[-1] * 1e-12
-    return standard.T @ (left[:, kept] / np.sqrt(squares[kept]))
+    found = standard.T @ (left[:, kept] / np.sqrt(squares[kept]))
+    return found
 
 
 def _minimised(rows: Array, classes: Array, weights: Array, ridges: Array, squares: Array) -> Array:

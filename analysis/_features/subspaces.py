@@ -54,4 +54,5 @@ def _first(rows: Array, directions: int) -> Array:
         found: Array = linalg.eigh(rows.T @ rows, subset_by_index=last)[1].T[::-1]
         return found
     squares, left = linalg.eigh(rows @ rows.T, subset_by_index=last)
-    return (left.T @ rows / np.sqrt(squares)[:, None])[::-1]
+    found = (left.T @ rows / np.sqrt(squares)[:, None])[::-1]
+    return found
