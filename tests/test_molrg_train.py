@@ -13,7 +13,7 @@ from traj.analysis._molrg.model import Molrg, of_model
 from traj.pipeline import models
 from traj.pipeline.cli import main
 from traj.pipeline.models.molrg import MolrgNetwork, draw
-from traj.pipeline.models.molrg_train import Objective, batches, fit, held_out_metrics, train_bases
+from traj.pipeline.models.molrg_train import Objective, batches, fit, held_out_metrics, in_order, train_bases
 from traj.pipeline.process import tables
 
 VE = tables.named("ve")
@@ -77,6 +77,16 @@ def test_batches_show_every_sample_once_and_all_noise_levels():
     assert torch.cat([eps for *_, eps in drawn]).std() == pytest.approx(1, abs=0.1)
 
 
+def test_bases_are_put_where_the_classes_are_that_they_are_nearest_to():
+    mixed = Molrg(dims=(2, 3, 2, 2), features=9, weights=(0.2, 0.4, 0.2, 0.2))
+    U = torch.from_numpy(mixed.U).float()
+    swapped = U[:, [7, 8, 2, 3, 4, 0, 1, 5, 6]]
+    torch.testing.assert_close(in_order(swapped, mixed), U)
+    weighed = Molrg(dims=(2, 2), features=6, weights=(0.7, 0.3))  # whose places are not alike
+    swapped = torch.from_numpy(weighed.U).float()[:, [2, 3, 0, 1]]
+    torch.testing.assert_close(in_order(swapped, weighed), swapped)
+
+
 def test_training_does_not_begin_at_the_answer_and_its_seed_counts():
     options = {"samples": 8, "steps": 1, "batch": 4}
     start, _ = fit(SMALL, VE, seed=0, **options)
@@ -128,6 +138,7 @@ def test_snr_learnt_for_two_classes_is_the_published_one(tmp_path):
     metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert 1 < metrics["loss"] / metrics["exact_loss"] < 1.005
     two, U = Molrg(dims=(5, 5)), load_file(tmp_path / "model" / "model.safetensors")["hidden.U"]
+    np.testing.assert_allclose((two.U[:, :5].T @ U.double().numpy()[:, 5:]), 0, atol=0.1)
     published = {0.008: 24.88, 0.023: 25.15, 0.060: 26.95, 0.140: 35.84, 0.296: 58.27, 0.585: 20.84, 1.088: 4.05}
     sigma = np.array([*published, 1.923])
     network = MolrgNetwork(two, tables.table(np.ones(8), sigma, sigma)).float()

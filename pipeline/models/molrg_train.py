@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from traj.analysis._molrg.model import Molrg
@@ -94,12 +95,12 @@ def fit(
     device: torch.device = train.CPU,
     progress: bool = False,
 ) -> tuple[nn.Module, dict[str, np.ndarray]]:
-    """Train a network on drawn samples; returns it and the curve of its loss, as ``train.fit`` does."""
+    """Train a network on drawn samples; returns it, ``in_order``, and the curve of its loss, as ``train.fit`` does."""
     network = molrg.MolrgNetwork(mixture, schedule).float()
     generator = torch.Generator().manual_seed(seed)
     nn.init.orthogonal_(network.hidden.U, generator=generator)
     x_0 = torch.from_numpy(molrg.draw(mixture, seed, range(samples))[0])
-    return train.learn(
+    _, curve = train.learn(
         network,
         Objective(mixture, schedule, device),
         batches(x_0, batch, schedule.T, generator),
@@ -108,6 +109,24 @@ def fit(
         device=device,
         progress=progress,
     )
+    network.hidden.U.data = in_order(network.hidden.U.data, mixture)
+    return network, curve
+
+
+def in_order(U: Tensor, mixture: Molrg) -> Tensor:
+    """Put learnt bases where the classes are that they are nearest to, among classes of equal dims and weights.
+
+    The denoiser stays the same: which of such bases is which class is nothing that can be learnt from x_0.
+    """
+    of = [np.flatnonzero(mixture.class_of == k) for k in range(len(mixture.dims))]
+    overlap = (mixture.U.T @ U.double().numpy()) ** 2
+    alike = list(zip(mixture.dims, mixture.weights, strict=True))
+    near = [
+        [overlap[np.ix_(of[k], of[j])].sum() if one == other else -len(overlap) for j, other in enumerate(alike)]
+        for k, one in enumerate(alike)
+    ]
+    _, places = linear_sum_assignment(near, maximize=True)
+    return U[:, np.concatenate([of[j] for j in places])]
 
 
 class Objective:
