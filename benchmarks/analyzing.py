@@ -52,11 +52,12 @@ def measure(*, blocks: int, block: int, timesteps: int, rounds: int, workers: in
     """
     with tempfile.TemporaryDirectory(prefix="traj-bench-") as folder, ExitStack() as running:
         path = make_store(Path(folder) / "run.zarr", block=block, blocks=blocks, shape=(3, 32, 32), timesteps=timesteps)
+        clusters = {processes: running.enter_context(cluster.local(processes)) for processes in {1, workers}}
         ways = {
             "threads": engines.threads(workers),
             "one thread": engines.threads(1),
-            "processes": running.enter_context(cluster.local(workers)),
-            "one process": running.enter_context(cluster.local(1)),
+            "processes": clusters[workers],
+            "one process": clusters[1],
         }
         for engine in ways.values():
             _warm_up(path, engine)
@@ -177,8 +178,8 @@ def count_tasks(path: Path) -> tuple[int, int]:
 
 def decode_scaling(path: Path, workers: int, decoded: int) -> float:
     """Measure how much more some plain processes decode side by side than one alone."""
-    alone, together = (max(_decode_side_by_side(path, processes, decoded)) for processes in (1, workers))
-    return workers * alone / together
+    slowest = {processes: max(_decode_side_by_side(path, processes, decoded)) for processes in {1, workers}}
+    return workers * slowest[1] / slowest[workers]
 
 
 def _decode_side_by_side(path: Path, processes: int, decoded: int) -> list[float]:

@@ -35,6 +35,12 @@ def server():
 
 
 @pytest.fixture
+def without_figures(monkeypatch):
+    """Pages whose figures are built but not rendered, for tests of what else is on them: a fifth of the time."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", warm.blank)
+
+
+@pytest.fixture
 def hub(monkeypatch):
     """The package `datasets`, which is not needed to test what is made of it."""
     monkeypatch.setitem(sys.modules, "datasets", types.ModuleType("datasets"))

@@ -216,7 +216,7 @@ def project(tmp_path_factory, measured, values):
     return root
 
 
-def test_a_report_says_what_its_figures_lie_over(project, tmp_path):
+def test_a_report_says_what_its_figures_lie_over(project, tmp_path, without_figures):
     pages = {}
     for axis in ("log_snr", "information"):
         page = report(tmp_path / axis, root=project, axis=axis, failed=fail)

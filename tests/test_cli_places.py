@@ -121,7 +121,7 @@ def test_a_full_disk_is_said_with_the_place_and_the_way_out(monkeypatch):
     assert not list(Path().glob("*.partial"))
 
 
-def test_a_report_that_fails_leaves_the_page_before(monkeypatch):
+def test_a_report_that_fails_leaves_the_page_before(monkeypatch, without_figures):
     runs.make("data/trajectories/a.zarr", 4)
     traj("analyze", "psnr")
     traj("report")

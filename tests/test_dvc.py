@@ -134,14 +134,6 @@ def test_metrics_and_plots_are_worth_reading(project):
     assert "stepwise_entropy" in (project / "plots" / "index.html").read_text()
 
 
-def test_changing_one_run_reruns_only_it_and_what_depends_on_it(project):
-    untouched = digest(project / "data" / "trajectories" / "ddim.zarr")
-    edit(project, "params.yaml", "sampler: ddpm\n    steps: 5", "sampler: ddpm\n    steps: 4")
-    assert sorted(repro(project)) == ["analyze@ddpm", "generate@ddpm", "report"]
-    assert digest(project / "data" / "trajectories" / "ddim.zarr") == untouched
-    assert len(list((project / "data" / "trajectories").glob("ddpm.stale-*.zarr"))) == 1
-
-
 @pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC's own
 def test_what_is_made_of_a_run_depends_on_it(project, monkeypatch):
     monkeypatch.chdir(project)
@@ -164,12 +156,18 @@ def test_what_is_made_of_a_run_depends_on_it(project, monkeypatch):
     }
 
 
-def test_a_comment_in_the_code_regenerates_nothing(project):
-    forks = project / "data" / "forks" / "ddim_forks.zarr"
-    before, touched = digest(forks), [file.stat().st_mtime_ns for file in sorted(forks.rglob("*"))]
+def test_one_run_changed_and_a_comment_in_the_code_remake_that_run_and_what_depends_on_it(project):
+    untouched = [project / "data" / "trajectories" / "ddim.zarr", project / "data" / "forks" / "ddim_forks.zarr"]
+    before = [states(store) for store in untouched]
+    edit(project, "params.yaml", "sampler: ddpm\n    steps: 5", "sampler: ddpm\n    steps: 4")
     with (project / "pipeline" / "making" / "fork.py").open("a") as file:
         file.write("# a comment\n")
-    ran = set(repro(project))
-    assert {"fork@ddim_forks"} <= ran <= {"fork@ddim_forks", "report"}
-    assert digest(forks) == before
-    assert [file.stat().st_mtime_ns for file in sorted(forks.rglob("*"))] == touched
+    # that of the forks runs, and finds them as they should be
+    assert sorted(repro(project)) == ["analyze@ddpm", "fork@ddim_forks", "generate@ddpm", "report"]
+    assert [states(store) for store in untouched] == before
+    assert len(list((project / "data" / "trajectories").glob("ddpm.stale-*.zarr"))) == 1
+
+
+def states(store):
+    """The bytes of a store's files, and when they were written."""
+    return digest(store), [file.stat().st_mtime_ns for file in sorted(store.rglob("*"))]

@@ -268,7 +268,7 @@ def test_what_needs_images_refuses_other_events_by_name(tmp_path, shape):
 
 
 @pytest.mark.slow
-def test_a_report_shows_no_images_of_events_that_are_none(tmp_path, monkeypatch):
+def test_a_report_shows_no_images_of_events_that_are_none(tmp_path, monkeypatch, without_figures):
     monkeypatch.chdir(tmp_path)
     run, forks = forks_of(tmp_path, (6,))
     for store, folder in ((run, "trajectories"), (forks, "forks")):

@@ -48,7 +48,7 @@ def test_timesteps_and_guidance_are_options():
 
 
 @pytest.mark.slow
-def test_a_start_without_signal_survives_every_analysis_and_the_report():
+def test_a_start_without_signal_survives_every_analysis_and_the_report(without_figures):
     run, forks, sweep = "data/trajectories/flow.zarr", "data/forks/flow_forks.zarr", "data/sweeps/jumps.zarr"
     few = ("--samples", 32, "--block", 16, "--device", "cpu")
     flow = ("--model", "dataset:digits", "--labels", "cycle", "--schedule", "flow", "--steps", 12, *few)

@@ -304,7 +304,8 @@ def test_every_figure_is_drawn_of_every_result_or_has_nothing_for_it(name, make,
     result = result_of(name, make, option)
     figures = analysis.load(name).figures
     assert len({figure.name for figure in figures}) == len(figures)
-    for results, axis in (({"one": result}, LOG_SNR), ({"$a & b_": result, "_<other>": result}, axis_of_bits())):
+    odd = {"$a & b_": result, "_<other>": result}
+    for results, axis in (({"one": result}, axis_of_bits()), (odd, LOG_SNR)):
         look = look_of(results)._replace(axis=axis)
         drawn = {figure: figure.draw(results, look) for figure in figures}
         assert any(drawing is not None for drawing in drawn.values()) or option
@@ -312,7 +313,8 @@ def test_every_figure_is_drawn_of_every_result_or_has_nothing_for_it(name, make,
             assert plain(figure.title)
             if drawing is not None:
                 assert isinstance(drawing, Figure)
-                drawing.savefig(io.BytesIO(), format="svg")
+                if results is odd:  # to render a figure takes five times as long as to build it
+                    drawing.savefig(io.BytesIO(), format="svg")
                 assert any(axis.get_xlabel() or axis.get_title() for axis in drawing.axes)
                 caption = figure.caption(results)
                 assert plain(caption.replace("$a & b_", "").replace("_<other>", ""))

@@ -10,9 +10,8 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.figure import Figure
 
-from tests import runs, warm
+from tests import runs
 from tests.report_data import (
     CONFIG,
     IMAGES,
@@ -300,11 +299,6 @@ def test_a_run_and_its_forks_may_have_one_name(copy):
     assert list(found.stored) == ["trajectories", "fork"]
     assert set(found.results) == {"brightness", "likeness"}
     assert found.origin == "ddim50"
-
-
-@pytest.fixture
-def without_figures(monkeypatch):
-    monkeypatch.setattr(Figure, "savefig", warm.blank)
 
 
 def test_a_result_nothing_here_knows_is_said(copy, without_figures):

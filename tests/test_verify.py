@@ -17,7 +17,7 @@ def test_a_flipped_byte_in_any_file_is_found_and_named(tmp_path):
     assert len(files) > 30
     for file in files:
         content = file.read_bytes()
-        for place in {0, len(content) - 1, *rng.integers(0, len(content), 6).tolist()}:
+        for place in {0, len(content) - 1, *rng.integers(0, len(content), 3).tolist()}:
             flipped = bytearray(content)
             flipped[place] ^= 1 << int(rng.integers(8))
             file.write_bytes(flipped)
