@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ import torch
 from tqdm import tqdm
 
 from traj import stores
-from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
+from traj.pipeline.estimate import Cost
 from traj.pipeline.making import sweep
 from traj.pipeline.making.generate import NUMERICS
-from traj.pipeline.making.hostcopy import SLOTS, HostCopy
-from traj.pipeline.making.loop import make_blocks, of_events
+from traj.pipeline.making.hostcopy import HostCopy
+from traj.pipeline.making.loop import cost_of, make_blocks, of_events
 from traj.pipeline.making.parent import Parent, conditions_of, load_model
 from traj.pipeline.parsing import check_count, is_whole, number
 from traj.pipeline.process import sampler
@@ -28,7 +29,7 @@ from traj.pipeline.process.device import call_seconds, choose_device, draw_secon
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource
 from traj.pipeline.process.plan import Plan, Step
 from traj.pipeline.process.variance import overfull, refuse_overfull
-from traj.stores import InputError, Layout, writer_bytes
+from traj.stores import InputError, Layout
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,13 @@ class Fork:
             shape=self.denoiser.shape,
             dtype="float32",
             lead=(len(self.variants), self.replicas),
-            states=2 if self.states else 0,
+            states=self._variables,
         )
+
+    @property
+    def _variables(self) -> int:
+        """Number of variables along timestep."""
+        return 2 if self.states else 0
 
     @property
     def tf32(self) -> bool:
@@ -145,17 +151,16 @@ class Fork:
 
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
         """Estimate what a number of blocks will take (all of them by default), after a few trials."""
-        blocks = self.layout.blocks if blocks is None else blocks
         drawing = draw_seconds(NoiseSource(self.parent.config["seed"], self.denoiser.shape), range(self.block))
-        evaluations = blocks * sampler.evaluations(self.plans, self.together)
-        images = int(np.prod(self.layout.images)) * np.dtype("float32").itemsize
-        at_once = 4 + (2 * 2 * SLOTS if self.states else 0)  # each branch's state, x_0 twice, the states to start from
-        return Cost(
+        evaluations = sampler.evaluations(self.plans, self.together)
+        return cost_of(
+            self.layout,
+            out,
+            self.layout.blocks if blocks is None else blocks,
+            states=self._variables,
             evaluations=evaluations,
-            seconds=evaluations * self.call_seconds + blocks * sum(1 for _ in self._addresses()) * drawing,
-            disk=blocks * images * (1 + (2 * self.layout.timesteps if self.states else 0)),
-            disk_free=disk_free(out),
-            memory=peak_memory() + writer_bytes(self.layout, 2 if self.states else 0) + at_once * images + MARGIN_BYTES,
+            seconds=evaluations * self.call_seconds + sum(1 for _ in self._addresses()) * drawing,
+            held=4 * math.prod(self.layout.images),  # each branch's state, x_0 twice, the states to start from
         )
 
     def cautions(self) -> list[str]:

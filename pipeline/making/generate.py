@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from traj import stores
 from traj.pipeline import models
-from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
-from traj.pipeline.making.hostcopy import SLOTS, HostCopy
-from traj.pipeline.making.loop import make_blocks, of_events
+from traj.pipeline.estimate import Cost
+from traj.pipeline.making.hostcopy import HostCopy
+from traj.pipeline.making.loop import cost_of, make_blocks, of_events
 from traj.pipeline.making.shortcut import shortcut
 from traj.pipeline.models import starts
 from traj.pipeline.models.labels import NONE, SOURCE
@@ -32,7 +32,7 @@ from traj.pipeline.process.device import call_seconds, choose_device, draw_secon
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
 from traj.pipeline.process.plan import Plan, Step
-from traj.stores import InputError, Layout, checked_event, writer_bytes
+from traj.stores import InputError, Layout, checked_event
 
 # Raised by hand when the numbers of a run change for equal inputs; a test against goldens says when.
 NUMERICS = 1
@@ -102,8 +102,13 @@ class Generation:
             timesteps=len(self.kept),
             shape=self.denoiser.shape,
             dtype=self.dtype,
-            states=3 if self.learned else 2,
+            states=self.states,
         )
+
+    @property
+    def states(self) -> int:
+        """Number of variables along timestep: x_t, pred_x0 and, where it is learned, the variance."""
+        return 3 if self.learned else 2
 
     @property
     def learned(self) -> bool:
@@ -190,19 +195,15 @@ class Generation:
 
     def cost(self, out: Path, blocks: int | None = None) -> Cost:
         """Estimate what a number of blocks will take (all of the run by default), after a few trials."""
-        blocks = self.layout.blocks if blocks is None else blocks
-        seconds = self.call_seconds
         drawing = draw_seconds(NoiseSource(self.seed, self.denoiser.shape), range(self.block))
-        variables = 3 if self.learned else 2
-        images = blocks * self.block * (variables * len(self.kept) * np.dtype(self.dtype).itemsize + 4)
-        waiting = 2 * self.block * len(self.kept) * 4 * math.prod(self.denoiser.shape) if self.inversion else 0
-        in_flight = 2 * SLOTS * variables * self.block * 4 * int(np.prod(self.denoiser.shape))
-        return Cost(
-            evaluations=blocks * self.evaluations,
-            seconds=blocks * (self.evaluations * seconds + (1 + len(self.addresses)) * drawing + self.start_seconds),
-            disk=images * int(np.prod(self.denoiser.shape)),
-            disk_free=disk_free(out),
-            memory=peak_memory() + writer_bytes(self.layout, variables) + waiting + in_flight + MARGIN_BYTES,
+        return cost_of(
+            self.layout,
+            out,
+            self.layout.blocks if blocks is None else blocks,
+            states=self.states,
+            evaluations=self.evaluations,
+            seconds=self.evaluations * self.call_seconds + (1 + len(self.addresses)) * drawing + self.start_seconds,
+            held=2 * len(self.kept) * math.prod(self.layout.images) if self.inversion else 0,
         )
 
     def run(self, store: stores.TrajectoryWriter, *, bar: bool = True) -> None:

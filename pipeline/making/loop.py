@@ -1,21 +1,24 @@
-"""What generating and forking share: what they say of their events, and the loop over a store's blocks."""
+"""What generating and forking share: what they say of their events, what they cost, the loop over a store's blocks."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from traj.pipeline.making.hostcopy import HostCopy
+from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
+from traj.pipeline.making.hostcopy import SLOTS, HostCopy
 from traj.pipeline.process.denoiser import Denoiser, dims_of
 from traj.pipeline.process.device import environment, inference
 from traj.pipeline.process.plan import Plan
-from traj.stores import NotFinite, TrajectoryWriter
+from traj.stores import Layout, NotFinite, TrajectoryWriter, writer_bytes
 
 Make = Callable[[int, HostCopy, ThreadPoolExecutor, tqdm], torch.Tensor]
 
@@ -36,6 +39,25 @@ def of_events(
         "valid_range": plan.valid_range(denoiser.valid_range),
         "environment": {"model": denoiser.name, **environment(device)},
     }
+
+
+def cost_of(
+    layout: Layout, out: Path, blocks: int, *, states: int, evaluations: int, seconds: float, held: int = 0
+) -> Cost:
+    """Estimate what a number of blocks will take, of which each has so many evaluations and takes so many seconds.
+
+    ``states`` counts the variables along timestep, ``held`` the values (float32) that a block holds in memory beside
+    those on their way to the store.
+    """
+    values = math.prod(layout.images)
+    on_their_way = 2 * SLOTS * states * values
+    return Cost(
+        evaluations=blocks * evaluations,
+        seconds=blocks * seconds,
+        disk=blocks * values * (states * layout.timesteps * np.dtype(layout.dtype).itemsize + 4),
+        disk_free=disk_free(out),
+        memory=peak_memory() + writer_bytes(layout, states) + 4 * (on_their_way + held) + MARGIN_BYTES,
+    )
 
 
 def make_blocks(
