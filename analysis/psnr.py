@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 from numpy.typing import NDArray
 
+from traj.analysis._drawing import schedule
 from traj.analysis._kernels import images
 from traj.analysis._quantity import Look, Number, Results, quantity
 from traj.analysis._similarity import compared
@@ -98,3 +99,6 @@ def _draw(results: Results, look: Look) -> Figure | None:
 @psnr.figure("psnr_of_runs", title="Peak signal-to-noise ratio of two runs", caption=compared.caption_of_runs)
 def _draw_of_runs(results: Results, look: Look) -> Figure | None:
     return compared.draw_of_runs(results, look, "PSNR (dB)")
+
+
+psnr.figure("schedule", title="The noise schedule of the steps", caption=schedule.caption)(schedule.draw)
