@@ -139,6 +139,16 @@ def test_the_strip_shows_states_and_predictions_at_the_log_snr_they_stand_at(pla
             np.testing.assert_allclose(image.get_array()[..., 0], (expected.clip(-1, 1) + 1) / 2, atol=1e-6)
 
 
+def test_the_axis_is_as_long_as_the_run_that_is_shown_and_arrows_point_beyond(place):
+    run = stores.open(place / "data/trajectories/mine.zarr")
+    rows = [row(a=mark(0.0), b=mark(-40.0, -50.0, -30.0)), row(a=mark(np.inf))]
+    axis, _ = draw(rows, timeline.Strip("mine", run)).axes
+    low, high = axis.get_xlim()
+    assert -20 < low < 0 < high < 20
+    pointing = {line.get_marker(): float(line.get_xdata()[0]) for line in axis.lines if line.get_marker() in "<>"}
+    assert pointing == {"<": low, ">": high}
+
+
 def test_runs_of_studies_join_the_process_they_repeat_and_what_is_of_none_stays_out(written):
     index = text(written / "index.html")
     colour = {name: shown for shown, name in re.findall(r'background:(#\w+)"></span>([\w/]+)<', index)}

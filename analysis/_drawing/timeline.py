@@ -61,7 +61,8 @@ def picture(
 ) -> Figure:
     """Draw rows of landmarks, from the earliest to the latest, each with its name beside its markers.
 
-    A marker has its interval of 95 % as a band, and is hollow where that is not known. labels say what each process is,
+    A marker has its interval of 95 % as a band, is hollow where that is not known, and points to what lies beyond the
+    axis, which is as long as the run that is shown. labels say what each process is,
     places lay its log SNR on the axis. Rows of which nothing is reached are left out.
     """
     placed = [{name: places[name]([m.log_snr, m.low, m.high]) for name, m in row.marks.items()} for row in rows]
@@ -133,10 +134,13 @@ def _handles(names: Sequence[str], labels: Mapping[str, str], look: Look, rows: 
 
 
 def _range(placed: Sequence[Mapping[str, np.ndarray]], along: np.ndarray) -> tuple[float, float]:
-    """Find the part of the axis that holds all landmarks and most of the run that is shown."""
-    ends = [x for of_row in placed for at in of_row.values() for x in at]
+    """Find the part of the axis that holds most of the run that is shown, or all landmarks where none is.
+
+    A schedule that begins in far more noise would leave no room for what happens in the others.
+    """
     known = along[np.isfinite(along)]
-    ends += [*np.quantile(known, [0.01, 1])] if known.size else []
+    ends = [x for of_row in placed for at in of_row.values() for x in at]
+    ends = [*np.quantile(known, [0.01, 1])] if known.size else ends
     finite = [x for x in ends if np.isfinite(x)] or [-1, 1]
     margin = 0.03 * (max(finite) - min(finite)) or 1
     return min(finite) - margin, max(finite) + margin
@@ -190,6 +194,7 @@ def _mark(axis: Axes, y: float, placed: np.ndarray, colour: str, marker: str) ->
     if known:
         axis.plot(ends, [y, y], color=colour, lw=5, alpha=0.35, solid_capstyle="butt", zorder=2)
     face = colour if known else "white"
+    marker = "<" if placed[0] < low else ">" if placed[0] > high else marker
     axis.plot(place, y, marker, color=colour, markersize=6, mfc=face, mew=1.4, clip_on=False, zorder=3)
 
 

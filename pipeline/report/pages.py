@@ -29,7 +29,8 @@ QUESTION = "When do features emerge in a diffusion model’s reverse process?"
 CAPTION = (
     "Each process starts from noise, at the left, and turns it into images, to the right; log SNR says how much of a "
     "state is image and how much noise. {}Each line is one answer to “when”: a marker where it happens in a process, "
-    "in its colour, and a band that holds it with 95 % certainty, counting the samples as drawn by chance."
+    "in its colour, and a band that holds it with 95 % certainty, counting the samples as drawn by chance. An arrow "
+    "at an end of the axis points to what lies beyond."
 )
 STRIP = (
     "On top, states of {} on their way, and beneath what the network predicts from each as the finished image: one "
