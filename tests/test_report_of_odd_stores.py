@@ -213,3 +213,10 @@ def test_a_failing_figure_fails_a_test_and_costs_a_person_that_figure_only(copy,
     html = pages(copy / "report")["runs/good.html"]
     assert "good is not in “Faulty”: RuntimeError: a fault of ours" in html
     assert len(images(html)) == 2
+
+
+def test_losses_of_many_models_stand_in_several_lines():
+    curve = (["step", "loss"], np.array([[1.0, 1.0], [2.0, 0.5]]))
+    axes = training.training_losses(dict.fromkeys("abcdef", curve)).axes
+    assert [axis.get_title(loc="left") for axis in axes if axis.get_visible()] == list("abcdef")
+    assert {axis.get_subplotspec().rowspan.start for axis in axes} == {0, 1}
