@@ -22,7 +22,7 @@ MEASURES, REGIMES = 7, 3
 HELD = 1 << 22
 """Most values of the states that go through the dataset together: of each a task holds about BYTES."""
 
-BYTES = 32
+BYTES = 40
 
 
 class Bounds(NamedTuple):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traj.analysis._blocks.datasets import TOGETHER, VALUES, Images
-from traj.analysis._kernels.compiling import compiled
+from traj.analysis._kernels.powers import keep_largest, weigh
 
 Array = NDArray[Any]
 
@@ -25,9 +25,6 @@ TILE = 256
 
 SMALLEST = 1e-30
 """Stands for a noise scale of zero: the nearest image then has all weight."""
-
-LEAST = -700.0
-"""Exponents are cut here: beside the largest, 0, their powers count for nothing; of smaller ones they take long."""
 
 
 class Posterior(NamedTuple):
@@ -61,36 +58,28 @@ def of_states(states: Array, signal: Array, noise_scale: Array, images: Images, 
     nearest = np.zeros((rows, values), np.float32)
     dataset_sum = np.zeros(values)
 
-    left, right = np.zeros((height, values + 1)), np.zeros((images.rows, values + 1))
+    left, right = np.zeros((height * len(tiles), values + 1)), np.zeros((images.rows, values + 1))
+    np.multiply(states, (signal / scale)[:, None], out=left[:rows, :values])
+    left[:rows, values] = -(signal**2) / (2 * scale)
     summed = np.zeros((images.rows, -(-width // TOGETHER) * TOGETHER))
-    exponents, powers = np.empty((height, images.rows)), np.zeros((height, images.rows))
+    exponents = np.empty((height, images.rows))
     for first, block in images.blocks():
         count = len(block)
         dataset_sum += block.sum(axis=0)
         right[:count, :values], right[:count, values] = block, np.einsum("ij,ij->i", block, block)
+        right[count:] = 0  # so are their exponents, which are never made powers
         summed[:count, :values] = block
         if images.labels is not None:
             summed[:, values:width] = 0
             summed[np.arange(count), values + images.labels[first : first + count]] = 1
-        powers[:, count:] = 0
         for tile in tiles:
-            c, d2 = signal[tile, None], scale[tile, None]
-            here = len(c)
-            left[:here, :values], left[:here, values:] = states[tile] * (c / d2), -(c**2) / (2 * d2)
-            np.matmul(left, right.T, out=exponents)
-            among = exponents[:here, :count]
-            largest = log_p[tile, 0].copy()
-            keep_largest(among, first, log_p[tile], index[tile])
-            moved = np.where(total[tile] > 0, largest - log_p[tile, 0], 0)
-            among -= log_p[tile, :1]
-            np.maximum(among, LEAST, out=among)
-            np.exp(among, out=powers[:here, :count])
-            kept = np.exp(moved)
-            weighted[tile] = kept * (weighted[tile] + moved * total[tile])
-            weighted[tile] += np.einsum("ij,ij->i", powers[:here, :count], among)
-            total[tile] = kept * total[tile] + powers[:here, :count].sum(axis=1)
+            here = len(total[tile])
+            np.matmul(left[tile], right.T, out=exponents)
+            before = log_p[tile, 0].copy()
+            keep_largest(exponents, here, count, first, log_p[tile], index[tile])
+            kept = weigh(exponents, count, before, log_p[tile, 0], total[tile], weighted[tile])
             sums[tile] *= kept[:, None]
-            sums[tile] += (powers @ summed)[:here, :width]
+            sums[tile] += (exponents @ summed)[:here, :width]
         new = np.flatnonzero(index[:, 0] >= first)
         nearest[new] = block[index[new, 0] - first]
 
@@ -104,22 +93,3 @@ def of_states(states: Array, signal: Array, noise_scale: Array, images: Images, 
         nearest,
         dataset_sum / images.count,
     )
-
-
-@compiled
-def keep_largest(exponents: Array, first: int, largest: Array, index: Array) -> None:
-    """Merge exponents (row, image) of the images from `first` on into the largest so far (row, rank), falling.
-
-    Of equal ones the image that comes first stays before the other.
-    """
-    rows, images = exponents.shape
-    last = largest.shape[1] - 1
-    for row in range(rows):
-        for image in range(images):
-            value = exponents[row, image]
-            if value > largest[row, last]:
-                rank = last
-                while rank > 0 and value > largest[row, rank - 1]:
-                    largest[row, rank], index[row, rank] = largest[row, rank - 1], index[row, rank - 1]
-                    rank -= 1
-                largest[row, rank], index[row, rank] = value, first + image
