@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -314,4 +315,30 @@ def _figure(results: Results, look: Look) -> Figure:
         for run, level in levels.items():
             axis.axhline(level, color=look.colours[run], lw=0.9, ls=":")
         axis.set_ylim(0, 1.02)
+    return figure
+
+
+def _shape_caption(results: Results) -> str:
+    return (
+        "Does accuracy have a peak between the noise levels, or does it fall with noise from the least on? Dots are "
+        "the accuracy of logistic regression with its 95 % interval; solid, the nearest curve that rises and falls; "
+        "dashed, the nearest that only falls with noise. Where the two lie on each other, there is no peak. The table "
+        "says what can be told of each."
+    )
+
+
+@probe.figure("probe_shape", title="Unimodal or monotone", caption=_shape_caption)
+def _shape_figure(results: Results, look: Look) -> Figure:
+    def fitted(name: str) -> Callable[[xr.Dataset], list[Series]]:
+        return lambda result: [
+            series._replace(value=fit, low=fit, high=fit)
+            for series, fit in zip(_series(result, "linear"), result[name].sel(probe="linear").to_numpy(), strict=True)
+        ]
+
+    figure, axes = by_part.over_levels(results, look, [fitted("fit_unimodal"), fitted("fit_decreasing")], "accuracy")
+    for run, result in results.items():
+        for part, series in zip(result["part"].to_numpy().tolist(), _series(result, "linear"), strict=True):
+            x = look.axis.places(series.timestep, series.log_snr)(series.log_snr)
+            ends = [series.value - series.low, series.high - series.value]
+            axes[part].errorbar(x, series.value, ends, fmt="o", ms=4, lw=1, color=look.colours[run], alpha=0.6)
     return figure

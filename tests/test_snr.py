@@ -8,10 +8,11 @@ import json
 import numpy as np
 import pytest
 
-from tests import features_data
+from tests import features_data, runs
 from traj import analysis
 from traj.analysis._molrg.model import Molrg, hidden, sample
 from traj.analysis._molrg.snr import snr as theory
+from traj.pipeline.computing import analyze
 from traj.stores import InputError
 
 internals = importlib.import_module("traj.analysis.snr")
@@ -142,3 +143,13 @@ def test_what_all_classes_have_in_common_is_noise_of_raw_features_and_none_of_un
 def test_too_few_features_and_samples_are_refused(options, says):
     with pytest.raises(InputError, match=says):
         snr(features_data.readout(40, 3), **options)
+
+
+def test_trajectories_are_measured_and_not_probed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = runs.make("a.zarr")
+    (job,) = analyze.plan_jobs([path], {"snr": {}}, None)
+    assert job.quantity == "snr"
+    for options in ({"probe": {}}, {"snr": {}, "probe": {}}):
+        with pytest.raises(InputError, match=r"is a store of kind trajectories; .*probe needs one of kind readout"):
+            analyze.plan_jobs([path], options, None)
