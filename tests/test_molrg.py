@@ -152,6 +152,7 @@ def test_a_name_of_all_keys_is_the_model_that_was_named():
         ("classes=2,weights=.8:.3", r"weights 0.8, 0.3, whose sum is 1.1; expected numbers above 0 that sum to 1"),
         ("classes=2,weights=1.2:-.2", "expected numbers above 0"),
         ("classes=2,weights=.2:.3:.5", "3 weights for 2 classes"),
+        ("classes=99999999999999999999", "99999999999999999999 classes in 50 features"),
         ("features=9999999", "values at most"),
     ],
 )

@@ -246,7 +246,7 @@ def test_schedules_that_cannot_be_are_refused_by_name(name, steps, named):
         generate.prepare(model="gaussian:0,1", schedule=name, steps=steps, device="cpu")
 
 
-@pytest.mark.parametrize("name", ["linear", "cosine", "edm:0.01,50.0,5.0", "flow:1.0", "flow:2.5"])
+@pytest.mark.parametrize("name", ["linear", "cosine", "ve", "edm:0.01,50.0,5.0", "flow:1.0", "flow:2.5"])
 def test_a_schedule_is_named_again_by_its_fingerprint(name):
     schedule = tables.named(name, 12)
     assert tables.name_of(json.loads(json.dumps(schedule.identity))) == name

@@ -47,11 +47,13 @@ def parse(fields: str) -> Molrg:
             problem = "repeats a key" if key in given else "has no known key"
             raise InputError(f"{field!r} {problem}; expected each of {', '.join(KEYS)} once at most")
         given[key] = value
-    classes = whole(given.get("classes", "3"))
+    classes, features = whole(given.get("classes", "3")), whole(given.get("features", "50"))
+    if classes > features:
+        raise InputError(f"{classes} classes in {features} features; expected a subspace of its own for each")
     dims = [whole(text) for text in given.get("dim", "5").split(":")]
     return Molrg(
         dims=tuple(dims * classes if len(dims) == 1 else _one_each("dim", dims, classes)),
-        features=whole(given.get("features", "50")),
+        features=features,
         delta=number(given.get("delta", ".2")),
         weights=tuple(number(text) for text in given["weights"].split(":")) if "weights" in given else (),
         basis=whole(given.get("basis", "0")),
