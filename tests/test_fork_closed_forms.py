@@ -70,7 +70,7 @@ def test_replicas_of_gaussian_data_correlate_as_the_closed_form_says(gaussian_ru
 
 @pytest.mark.slow
 def test_replicas_of_the_mixture_agree_in_their_label_as_the_closed_form_says(tmp_path):
-    points, samples, replicas = [-8, -4, 6, 8], 400, 4
+    points, samples, replicas = [-8, -4, 6, 8], 250, 4
     x_0 = np.random.default_rng(2).choice(points, (samples, 1, 1, 1)).astype(float)
     store = exact_run(tmp_path / "p.zarr", "mixture:-8,-4,6,8", x_0, seed=3)
     at = {600: 0.4117, 400: 0.6798}

@@ -225,8 +225,8 @@ def test_variants_of_a_block_go_through_the_network_together(run, model, tmp_pat
 @pytest.mark.slow
 def test_a_sweep_does_not_depend_on_how_it_is_batched(run, model, tmp_path):
     families = [
-        {"edit": "jump", "n": [2, 5], "t_start": {"every": 5}},
-        {"edit": "blocks", "nb": [6, 12], "n": 3, "t_start": {"every": 4}},
+        {"edit": "jump", "n": [2, 5], "t_start": {"every": 9}},
+        {"edit": "blocks", "nb": [6, 12], "n": 3, "t_start": {"every": 8}},
     ]
     together = swept(run, tmp_path, *families, model=model)
     apart = swept(run, tmp_path, *families, model=model, batch=4)
@@ -237,7 +237,7 @@ def test_a_sweep_does_not_depend_on_how_it_is_batched(run, model, tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_grown_has_the_same_bytes(run, model, tmp_path):
-    path = table(tmp_path, {"edit": "skips", "ns": 1, "n": 2, "t_start": {"every": 5}})
+    path = table(tmp_path, {"edit": "skips", "ns": 1, "n": 2, "t_start": {"every": 9}})
     options = {"table": path, "replicas": None, "model": model, "states": True}
     forked(run, tmp_path / "a.zarr", **options)
     forked(run, tmp_path / "b.zarr", **options, blocks=[2])
