@@ -56,7 +56,8 @@ def memorization(
     a copy, 1 halfway between two images; 0 where both are at no distance. `memorized` is 1 where it is below the
     threshold (Yoon et al. 2023), and its mean over samples has Wilson's interval. `generalization` is GL, 1 - that mean
     (METHODS 5.6). The source takes a similarity of features of a large network instead, SSCD above 0.6: the two cannot
-    be compared as numbers. `nearest_distance` is |x_0 - x_1|, and `nearest_index` the position of x_1.
+    be compared as numbers. GL is no quality: noise has GL 1, too, see sample_quality. `nearest_distance` is
+    |x_0 - x_1|, and `nearest_index` the position of x_1.
 
     Held-out images, of the same kind but not learned from, calibrate this. `held_out_ratio` (image) is their own ratio
     among the training images, and `false_positives` the share of them below the threshold: what samples that are new
@@ -282,11 +283,11 @@ def _tables(results: Results) -> list[Table]:
     ]
     note = (
         "A sample is memorized where its nearest training image is less than a third (or the threshold asked for) as "
-        "far as the second; GL is the share that is not. Held-out images tell how many new images would count as "
-        "memorized. The last columns compare distances to training and to held-out images: by chance, the nearest of "
-        "all is a training image as often as such images are among all; leaning to the training images is seen where "
-        "the interval lies above. In brackets, intervals of 95 %. The source's GL is of another similarity (SSCD), "
-        "and its numbers are not these."
+        "far as the second; GL is the share that is not. GL is no quality: bad samples are no copies either. Held-out "
+        "images tell how many new images would count as memorized. The last columns compare distances to training and "
+        "to held-out images: by chance, the nearest of all is a training image as often as such images are among all; "
+        "leaning to the training images is seen where the interval lies above. In brackets, intervals of 95 %. The "
+        "source's GL is of another similarity (SSCD), and its numbers are not these."
     )
     return [Table("Memorization", head, rows, note, range(1, len(head) - 1))] if rows else []
 
