@@ -155,7 +155,8 @@ def _beside(
     """
     ends = np.array([x for at in placed.values() for x in at])
     ends = np.clip(ends[~np.isnan(ends)], low, high)
-    width = TextPath((0, 0), legible(name), prop=FontProperties(size=SIZE)).get_extents().width / 72 * inch
+    points = TextPath((0, 0), legible(name), prop=FontProperties(size=SIZE)).get_extents().width
+    width = points / 70 * inch  # not 72: letters that are set in whole pixels take a little more
     first, last = ends.min() - GAP * inch, ends.max() + GAP * inch
     if last + width <= high:
         return float(last), "left", 0
