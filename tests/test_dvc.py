@@ -150,6 +150,7 @@ def test_what_is_made_of_a_run_depends_on_it(project, monkeypatch):
         "studies/feature_emergence/dvc.yaml:analyze_fork@ddim_forks",
         "studies/feature_emergence/dvc.yaml:fork@ddim_forks",
         "studies/feature_emergence/dvc.yaml:report",
+        "studies/representation/dvc.yaml:report",
         "studies/three_faces/dvc.yaml:report",
         "studies/unet_dynamics/dvc.yaml:intervene@ddim_edits",
         "studies/unet_dynamics/dvc.yaml:report",
