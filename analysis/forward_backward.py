@@ -88,15 +88,14 @@ def forward_backward(
     [0, 1] and clipped; with `threshold`, 1 where it is above that and 0 elsewhere. `change` (variant, sample) is its
     mean over pixels and replicas, `change_within` the variance over replicas of its mean over pixels (divisor R), and
     `change_map` (variant, y, x) its mean over samples and replicas. With C_ij the covariance of the changes of pixels i
-    and j over samples and replicas, estimated without bias:
+    and j over samples and replicas, estimated without bias,
+    `change_variance` is the mean over pixels of C_ii, and `change_correlation` (variant, distance) the mean of C_ij
+    over pairs at a distance, rounded to whole pixels, over `change_variance`; `distance` is their mean distance.
 
-    - `change_variance` is the mean over pixels of C_ii;
-    - `change_correlation` (variant, distance) the mean of C_ij over pairs at a distance, rounded to whole pixels, over
-      `change_variance`; `distance` is their mean distance;
-    - `susceptibility` is sum_ij C_ij / D of D pixels, D times the variance of the mean change, and `correlated_pixels`
-      is sum_ij C_ij / sum_i C_ii: 1 where pixels change independently, D where all change alike;
-    - `correlation_length` is the distance, in pixels, at which `change_correlation` first falls to 1/e, taken as
-      exponential between two distances: 0 where neighbours are independent, infinite where it does not fall so far.
+    `susceptibility` is sum_ij C_ij / D of D pixels, D times the variance of the mean change, and `correlated_pixels`
+    is sum_ij C_ij / sum_i C_ii: 1 where pixels change independently, D where all change alike. `correlation_length` is
+    the distance, in pixels, at which `change_correlation` first falls to 1/e, taken as exponential between two
+    distances: 0 where neighbours are independent, infinite where it does not fall so far.
 
     Their standard errors are the jackknife's over eight groups that samples are dealt out to (NaN below eight samples);
     an interval of 95 % is 2.36 of it to either side (Student, 7 degrees of freedom). All but `change_variance` and

@@ -53,13 +53,13 @@ def geometry(ds: xr.Dataset, *, on: tuple[str, ...] = ("x_t", "pred_x0"), over_s
     """Measure how straight the way of each sample is, where it turns, and how many dimensions it needs.
 
     The path of x_t goes through its stored states and ends in x_0; that of pred_x0 goes through the stored predictions.
-    For events of any dims, (on, sample, timestep):
+    Events may have any dims.
 
-    - `distance` is that of a state to the straight line from the first to the last point of its path, over the
-      distance of these two: 0 on the line;
-    - `turning` is the angle in degrees between the change to a state and the change on from it: 0 for straight on, 90
-      on average for steps that are independent noise in many dims, 180 for straight back. NaN at the ends of a path,
-      and beside a change of nothing.
+    `distance` (on, sample, timestep) is that of a state to the straight line from the first to the last point of its
+    path, over the distance of these two: 0 on the line. `turning` (on, sample, timestep) is the angle in degrees
+    between the change to a state and the change on from it: 0 for straight on, 90 on average for steps that are
+    independent noise in many dims, 180 for straight back. It is NaN at the ends of a path, and beside a change of
+    nothing.
 
     And of each path, (on, sample): `detour`, its length over the distance of its ends, 1 for straight; and
     `explained_1`, `explained_2` and `explained_3`, the share of the variance of its points, all counted alike, that its

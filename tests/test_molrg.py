@@ -128,10 +128,13 @@ def test_its_schedule_is_that_of_the_source():
     np.testing.assert_array_equal(schedule.noise_scale[np.array(PAPER) - 1], SIGMA)
 
 
-def test_a_name_of_all_keys_is_the_model_that_was_named():
+def test_the_name_of_a_mixture_says_what_is_not_default_and_is_the_model_that_was_named():
     named = models.load("molrg:classes=2,dim=10:2,weights=.8:.2,features=30,delta=.25,basis=3")
     assert models.load(named.name).identity == named.identity
     assert of_model(named.identity) == Molrg((10, 2), 30, 0.25, (0.8, 0.2), 3)
+    assert models.load("molrg:weights=.2:.3:.5").name.endswith("weights=0.2:0.3:0.5")
+    assert models.load("molrg:").name == "molrg:classes=3,dim=5,features=50,delta=0.2"
+    assert models.load(models.load("molrg:").name).identity == models.load("molrg:").identity
     assert models.load("molrg:").identity == models.load("molrg:classes=3,dim=5,features=50,delta=.2").identity
 
 

@@ -129,6 +129,8 @@ def test_options_are_keyword_only_typed_documented_and_have_defaults(name):
         assert origins or parts[0] in plain
         assert f"\n{option.name}\n    " in inspect.getdoc(quantity)
     assert analysis.summary(name) == inspect.getdoc(quantity).split("\n")[0]
+    bulleted = re.findall(r"(?m)^ *(?:[-*]|\d+\.) .*", inspect.getdoc(quantity))
+    assert not bulleted, "the help of a command runs the lines of a list together: write paragraphs"
     assert analysis.summary(name).endswith(".")
 
 

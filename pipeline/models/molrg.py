@@ -61,12 +61,13 @@ def parse(fields: str) -> Molrg:
 
 
 def name_of(molrg: Molrg) -> str:
-    """Write the name of a mixture, with all keys."""
-    dims, shares = (":".join(map(repr, numbers)) for numbers in (molrg.dims, molrg.weights))
-    return (
-        f"{KIND}:classes={len(molrg.dims)},dim={dims},features={molrg.features},delta={molrg.delta!r},"
-        f"weights={shares},basis={molrg.basis}"
-    )
+    """Write the name of a mixture; without weights that are equal and bases of seed 0, as of one that names none."""
+    classes = len(molrg.dims)
+    dims = ":".join(map(str, molrg.dims if len({*molrg.dims}) > 1 else molrg.dims[:1]))
+    name = f"{KIND}:classes={classes},dim={dims},features={molrg.features},delta={molrg.delta!r}"
+    if molrg.weights != Molrg(molrg.dims, molrg.features).weights:
+        name += f",weights={':'.join(map(repr, molrg.weights))}"
+    return name + (f",basis={molrg.basis}" if molrg.basis else "")
 
 
 def exact(fields: str, device: str = "cpu", schedule: Schedule | None = None) -> MolrgDenoiser:
