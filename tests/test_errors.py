@@ -27,7 +27,7 @@ PYTHONS_OWN = {
     "analysis/_blocks/chunking.py": {"ImportError"},
     "analysis/__init__.py": {"AttributeError"},  # what Python expects of a module without that name
     "analysis/_offered.py": {"ImportError"},  # caught there, and said as an InputError
-    "pipeline/report/entries.py": {"ValueError"},  # caught there: a file of times that does not fit is left out
+    "pipeline/computing/measured.py": {"ValueError"},  # caught there: a file of times that does not fit is left out
 }
 """Files that raise errors of Python's own, and which."""
 
