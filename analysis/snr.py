@@ -60,7 +60,9 @@ def snr(
     Directions, the coordinate `subspaces`, are `principal`: features are divided by their lengths, their mean over all
     samples is taken off, and the first right singular vectors of each class are its directions (METHODS 5.4). They are
     `exact` where the model is a mixture of low-rank Gaussians, MoLRG, for its features h and its pred_x0, whose
-    subspaces are known; `snr_theory` and `snr_pooled_theory` (part, timestep) are then those of its exact denoiser.
+    subspaces are known; `snr_theory` and `snr_pooled_theory` (part, timestep) are then those of its exact denoiser,
+    unless it was told the classes. A network that was told them, as in a run that was generated with labels, gives them
+    away in its features, whatever the noise.
 
     Directions fit the samples that they are found in, and would make the ratio too large where these are few: samples
     are dealt out to folds, and those of each fold are measured by directions found in all others.
@@ -93,7 +95,8 @@ def snr(
     names, positions = stored.classes(ds)
     stored.require_room(parts, directions)
     dealt = stored.deal(names, positions, folds, directions)
-    molrg = of_model(json.loads(ds.attrs.get("config", "{}")).get("model") or {})
+    config = json.loads(ds.attrs.get("config", "{}"))
+    molrg = of_model(config.get("model") or {})
     bases = {part: _basis(molrg, part, features.shape[-1]) for part, features in parts.items()}
     kinds = [PRINCIPAL, EXACT] if any(bases.values()) else [PRINCIPAL]
     energies = xr.DataArray(
@@ -125,7 +128,7 @@ def snr(
         "energy_beside": beside.assign_attrs(long_name="energy of the feature beside its class", units="1"),
         **_ratios(along, beside, positions),
     }
-    if molrg is not None and EXACT in kinds:
+    if molrg is not None and EXACT in kinds and not _told(config):
         variables |= _theory(molrg, ds, parts, bases)
     coords = {str(name): coord for name, coord in ds.coords.items() if set(coord.dims) <= {"sample", "timestep"}}
     coords["subspaces"] = xr.DataArray(kinds, dims="subspaces", attrs={"long_name": "where directions are from"})
@@ -146,6 +149,11 @@ def snr(
 def _held(ds: xr.Dataset, **_: Any) -> int:
     """Bound the features of all samples, among which the directions of each noise level are found."""
     return sum(features.nbytes for features in stored.parts(ds).values())
+
+
+def _told(config: Mapping[str, Any]) -> bool:
+    """Say whether the network of a readout, or of a run, was told classes."""
+    return any(one.get("labels", "none") != "none" for one in (config, config.get("condition", {})))
 
 
 def _basis(molrg: Molrg | None, part: str, width: int) -> Basis | None:

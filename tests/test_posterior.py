@@ -281,6 +281,7 @@ def test_images_too_large_to_be_kept_are_left_out(monkeypatch):
     ("change", "said"),
     [
         ({"dataset": None}, "needs a dataset"),
+        ({"dataset": xr.Dataset(attrs={"kind": "readout"})}, "a store of kind readout was given as the dataset"),
         (
             {"dataset": analysis_data.images(side=7)},
             "channel 1 x y 7 x x 7, events of this store channel 1 x y 8 x x 8",

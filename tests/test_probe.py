@@ -95,6 +95,14 @@ def test_directions_are_those_of_the_singular_vectors():
         np.testing.assert_allclose(found.vectors[k].T @ found.vectors[k], expected.T @ expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("distinct", [1, 3])
+def test_a_class_whose_features_are_few_has_as_many_directions_as_any(distinct):
+    rows = np.random.default_rng(0).standard_normal((distinct, 60))[np.arange(40) // 2 % distinct]
+    found = subspaces.principal(rows, np.arange(40) % 2, 2, 5)
+    for vectors in found.vectors:
+        np.testing.assert_allclose(vectors @ vectors.T, np.eye(5), atol=1e-12)
+
+
 def test_errors_know_of_other_training():
     # as many training samples as tell four classes apart badly: accuracies differ more than those of given classifiers
     found = []

@@ -51,6 +51,15 @@ def test_features_of_many_samples_have_the_ratio_of_the_optimal_denoiser(measure
     assert (exact["energy_along"] + exact["energy_beside"]).dims == ("sample", "timestep")
 
 
+@pytest.mark.parametrize("told", [{"labels": "stored"}, {"condition": {"labels": "cycle"}}])
+def test_a_network_that_was_told_classes_is_not_held_against_the_theory_of_one_that_was_not(mixture, told):
+    few = mixture.isel(sample=slice(60))
+    config = json.loads(few.attrs["config"])
+    for say, there in ((told, False), ({"labels": "none"}, True), ({"condition": {"labels": "none"}}, True)):
+        result = snr(few.assign_attrs(config=json.dumps(config | say)))
+        assert ("snr_theory" in result, "exact" in result["subspaces"]) == (there, True)
+
+
 def test_the_ratio_is_highest_between_the_ends(mixture):
     (peak,) = analysis.load("snr").landmarks(snr(mixture))
     assert np.exp(-peak.log_snr / 2) == pytest.approx(0.282)

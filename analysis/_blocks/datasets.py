@@ -76,8 +76,11 @@ def opened(ds: xr.Dataset, dataset: xr.Dataset | None, quantity: str) -> Images:
 
     Raises InputError for none, an empty one, and images of another shape than the run's.
     """
-    if dataset is None or "x_0" not in dataset:
+    if dataset is None:
         raise InputError(f"{quantity} needs a dataset, one that `traj dataset` makes; none was given")
+    if "x_0" not in dataset:
+        kind = dataset.attrs.get("kind", "?")
+        raise InputError(f"a store of kind {kind} was given as the dataset; {quantity} needs one of `traj dataset`")
     if dataset["x_0"].dims[:1] != ("sample",) or dataset["x_0"].dims[1:] != event_dims(dataset["x_0"].dims):
         raise InputError(
             f"x_0 of the dataset has dims {', '.join(map(str, dataset['x_0'].dims))}; expected sample, then an event's"

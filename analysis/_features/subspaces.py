@@ -53,6 +53,7 @@ def _first(rows: Array, directions: int) -> Array:
     if width <= count:
         found: Array = linalg.eigh(rows.T @ rows, subset_by_index=last)[1].T[::-1]
         return found
-    squares, left = linalg.eigh(rows @ rows.T, subset_by_index=last)
-    found = (left.T @ rows / np.sqrt(squares)[:, None])[::-1]
+    left = linalg.eigh(rows @ rows.T, subset_by_index=last)[1][:, ::-1]
+    # they are orthogonal, but for those of rows that span fewer directions: these are filled up
+    found = linalg.qr(rows.T @ left, mode="economic")[0].T
     return found
