@@ -251,6 +251,10 @@ def test_every_verb_shows_an_example_and_says_what_its_options_are():
         assert all(option.help for option in main.commands[verb].params if isinstance(option, click.Option))
 
 
+def test_what_a_verb_does_is_said_whole_in_the_list_of_verbs():
+    assert "..." not in traj("--help").partition("Commands:")[2]
+
+
 def test_help_of_a_quantity_is_its_docstring_with_its_options():
     text = traj("analyze", "entropy", "--help")
     assert "000 eq" in text

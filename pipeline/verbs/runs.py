@@ -58,9 +58,9 @@ def generate(
 def noise(
     dataset: str, out: Path, sampler: str, blocks: range | None, stale: Any, dry_run: bool, **options: Any
 ) -> None:
-    """Noise the x_0 of DATASET, and store the states with what a model makes of them in OUT.
+    """Noise the x_0 of DATASET, and store the states in OUT.
 
-    DATASET is a dataset, or any store with x_0. OUT is a run like those of generate, but its states are x_0 noised to
+    DATASET is a dataset, or any store with x_0. OUT holds what a model predicts of each state, too: it is a run like those of generate, but its states are x_0 noised to
     the timesteps of the plan that the sampling options choose, one Markov chain for each sample. Its x_0 and labels are
     those of DATASET; --labels is what the model is told. To go forward and backward, fork OUT: forks go on by that
     plan.

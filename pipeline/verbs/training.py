@@ -46,7 +46,9 @@ class Trained(click.Choice[str]):
 def train(
     name: str, out: Path | None, steps: int | None, images: int | None, samples: int | None, seed: int, device: str
 ) -> None:
-    """Train a built-in network on scikit-learn's digits, or on samples of a mixture of low-rank Gaussians.
+    """Train a built-in network, on digits or samples of a mixture.
+
+    The digits are scikit-learn's; the mixture is one of low-rank Gaussians.
 
     \b
     traj train digits                  for traj generate
