@@ -106,6 +106,8 @@ def test_the_command_line_trains_and_says_how_good_it_is_and_what_it_saw(tmp_pat
     assert "times that of the exact denoiser" in said
     assert f"it has learned from: traj dataset {NAME} data/datasets/molrg.zarr --samples 20 --seed 0" in said
     assert f"--model {tmp_path / 'model'}" in said
+    bare = CliRunner().invoke(main, ["train", "molrg", "--steps", "1", "--samples", "9", "-o", str(tmp_path / "bare")])
+    assert "traj dataset molrg: data" in bare.output  # without its colon it would be a file's name
     assert "nothing to do" in run(NAME, "--steps", "2", "--samples", "20").output
     assert "samples 20 (asked for 21)" in run(NAME, "--steps", "2", "--samples", "21").output
     assert "expected --samples" in run("molrg", "--images", "20").output

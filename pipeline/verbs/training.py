@@ -84,9 +84,10 @@ def train(
     metrics = json.loads((folder / "metrics.json").read_text())
     if kind == MOLRG:
         ratio = metrics["loss"] / metrics["exact_loss"]
+        source = name if ":" in name else f"{name}:"
         say(f"on samples it has not seen, its loss is {ratio:.3f} times that of the exact denoiser")
         say(
-            f"it has learned from: traj dataset {name} data/datasets/molrg.zarr --samples {samples} --seed {seed}; "
+            f"it has learned from: traj dataset {source} data/datasets/molrg.zarr --samples {samples} --seed {seed}; "
             "another --seed gives other samples"
         )
         say(f"next: traj noise data/datasets/molrg.zarr data/trajectories/molrg.zarr --model {folder}")
