@@ -60,10 +60,10 @@ def noise(
 ) -> None:
     """Noise the x_0 of DATASET, and store the states in OUT.
 
-    DATASET is a dataset, or any store with x_0. OUT holds what a model predicts of each state, too: it is a run like those of generate, but its states are x_0 noised to
-    the timesteps of the plan that the sampling options choose, one Markov chain for each sample. Its x_0 and labels are
-    those of DATASET; --labels is what the model is told. To go forward and backward, fork OUT: forks go on by that
-    plan.
+    DATASET is a dataset, or any store with x_0. OUT holds what a model predicts of each state, too: it is a run like
+    those of generate, but its states are x_0 noised to the timesteps of the plan that the sampling options choose, one
+    Markov chain for each sample. Its x_0 and labels are those of DATASET; --labels is what the model is told. To go
+    forward and backward, fork OUT: forks go on by that plan.
 
     \b
     traj noise data/datasets/digits.zarr data/trajectories/noised.zarr --model digits --every 50
