@@ -237,7 +237,7 @@ def _peaks(result: xr.Dataset) -> list[Landmark]:
             values = result["correct"].sel(probe=probe, part=part).to_numpy().astype(np.float64)
             tilt = 1e-9 * np.arange(values.shape[1])  # of levels that are equal, the one of least noise
             peak = landmarks.highest_of(
-                series._replace(value=series.value + tilt),
+                series._replace(on=part, value=series.value + tilt),
                 shape.redrawn(values, float(result.attrs["error_factor"])) + tilt,
                 f"probe_peak{'' if probe == 'linear' else f'_{probe}'}",
                 f"accuracy of {words} on features of {part} is highest",
@@ -245,6 +245,10 @@ def _peaks(result: xr.Dataset) -> list[Landmark]:
             monotone = int(result["shape"].sel(probe=probe, part=part)) == shape.MONOTONE
             found.append(shape.between_the_ends(peak, series.log_snr, monotone).called(f"{probe} probe peak"))
     return found
+
+
+def _linear_peaks(result: xr.Dataset) -> list[Landmark]:
+    return [mark for mark in _peaks(result) if mark.name == "probe_peak"]
 
 
 @probe.gives_numbers
@@ -303,17 +307,17 @@ def _caption(results: Results) -> str:
 
 @probe.figure("probe_accuracy", title="Accuracy over noise levels, by part of the network", caption=_caption)
 def _figure(results: Results, look: Look) -> Figure:
-    levels = {run: float(result.attrs["majority"]) for run, result in results.items()}
     figure, axes = by_part.over_levels(
         results,
         look,
         (lambda result: _series(result, "linear"), lambda result: _series(result, "projection")),
         "accuracy",
     )
-    by_part.mark(axes, results, look, lambda result: _series(result, "linear"), probe.landmarks)
+    by_part.mark(axes, results, look, lambda result: _series(result, "linear"), _linear_peaks)
+    for run, result in results.items():
+        for part in result["part"].to_numpy().tolist():
+            axes[part].axhline(float(result.attrs["majority"]), color=look.colours[run], lw=0.9, ls=":")
     for axis in axes.values():
-        for run, level in levels.items():
-            axis.axhline(level, color=look.colours[run], lw=0.9, ls=":")
         axis.set_ylim(0, 1.02)
     return figure
 

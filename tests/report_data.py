@@ -272,7 +272,7 @@ class Balance(HTMLParser):
         self.open = []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in ("meta", "img", "source"):
+        if tag not in ("meta", "img", "source", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):

@@ -65,6 +65,24 @@ def test_landmarks_come_from_the_earliest_to_the_latest_and_what_is_not_reached_
     assert axis.get_ylim()[0] > axis.get_ylim()[1]  # from above
 
 
+def test_what_is_not_reached_takes_no_room_and_no_place_in_the_legend():
+    both, alone = (draw([row(a=mark(1.0, 0.0, 2.0), **more)]) for more in ({"b": mark(np.nan)}, {}))
+    assert both.get_figheight() == alone.get_figheight()
+    assert [shown.get_text() for shown in both.legends[0].get_texts()] == [LABELS["a"]]
+
+
+def test_a_landmark_of_one_part_is_not_set_beside_that_of_another():
+    def of(part, at):
+        return mark(at, of=part, short="peak")
+
+    found = [answer.Process(name, name, None, [Entry(name)]) for name in "abc"]
+    marks = {"a": [of("up", np.nan), of("mid", 2.0)], "b": [of("hidden", np.nan)], "c": [of("hidden", 1.0)]}
+    summaries = {name: answer.Summary(landmarks={"q": some}) for name, some in marks.items()}
+    shown = answer.rows(answer.cells(found, summaries, {"q": None}))
+    assert [(one.short, list(one.marks)) for one in shown] == [("peak (mid)", ["a"]), ("peak (hidden)", ["b", "c"])]
+    assert "it happens (hidden), in b." in words.unsaid(shown)
+
+
 def test_a_landmark_that_ends_with_the_process_stays_in_the_picture():
     (axis,) = draw([row(a=mark(1.0, -np.inf, np.inf)), row(a=mark(np.inf))]).axes
     assert all(np.isfinite(line.get_xdata()).all() for line in markers(axis) + bands(axis))
@@ -268,5 +286,5 @@ def test_the_order_is_told_only_where_intervals_are_apart():
 def test_what_cannot_be_said_is_said():
     said = words.unsaid([row(a=mark(np.nan), b=mark(1.0)), row(a=mark(1.0), b=mark(2.0))])
     assert "Not reached, or not seen: it happens, in a." in said
-    assert "not known: it happens, in b; it happens, in all runs." in said
+    assert "not known: it happens, in b; it happens, wherever it was looked for." in said
     assert words.unsaid([row(a=mark(1.0, 0.0, 2.0))]) == ""

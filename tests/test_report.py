@@ -259,6 +259,26 @@ def test_missing_results_are_said_with_what_computes_them(place):
     assert remark == f"no brightness: run `traj analyze brightness {place / 'data/trajectories/raw.zarr'}`"
 
 
+def test_nothing_is_missing_of_a_name_with_a_result_nor_of_what_is_shown_beside(copy, tmp_path):
+    shutil.copytree(copy / "results/ddim50", tmp_path / "results/ddim50")
+    other = tmp_path / "studies/other"
+    shutil.copytree(copy / "results/few", other / "results/ddim50")
+    make_run(other / "data/trajectories/ddim50.zarr", seed=9)
+    assert all(not entry.remarks for entry in entries.collect(tmp_path, copy))
+    assert not collected(other)["ddim50"].remarks
+
+
+def test_results_of_a_run_beside_have_its_store_and_its_results(copy, tmp_path):
+    shutil.copytree(copy / "results/ddim50/brightness.zarr", tmp_path / "results/ddim50/more.zarr")
+    found = {entry.name: entry for entry in entries.collect(tmp_path, copy)}["ddim50"]
+    assert found.stored["trajectories"].path == copy / "data/trajectories/ddim50.zarr"
+    assert set(found.results) == {"more", "brightness"}
+    shutil.rmtree(copy / "data/trajectories/ddim50.zarr")
+    make_run(copy / "data/trajectories/ddim50.zarr", seed=7)  # another run of that name
+    found = {entry.name: entry for entry in entries.collect(tmp_path, copy)}["ddim50"]
+    assert (found.stored, set(found.results)) == ({}, {"more"})
+
+
 def test_no_results_is_a_clear_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="run `traj analyze entropy,ssim,psnr` first"):
         write(tmp_path, tmp_path / "out")

@@ -63,11 +63,15 @@ def picture(
 
     A marker has its interval of 95 % as a band, is hollow where that is not known, and points to what lies beyond the
     axis, which is as long as the run that is shown. labels say what each process is,
-    places lay its log SNR on the axis. Rows of which nothing is reached are left out.
+    places lay its log SNR on the axis. What is not reached takes no room.
     """
-    placed = [{name: places[name]([m.log_snr, m.low, m.high]) for name, m in row.marks.items()} for row in rows]
-    there = [k for k, of_row in enumerate(placed) if not np.isnan([x for x, *_ in of_row.values()]).all()]
-    there.sort(key=lambda k: float(np.nanmean([x for x, *_ in placed[k].values()])))
+    placed = [
+        {name: at for name, m in row.marks.items() if not np.isnan((at := places[name]([m.log_snr, m.low, m.high]))[0])}
+        for row in rows
+    ]
+    rows = [row._replace(marks={name: row.marks[name] for name in at}) for row, at in zip(rows, placed, strict=True)]
+    there = [k for k, of_row in enumerate(placed) if of_row]
+    there.sort(key=lambda k: float(np.mean([x for x, *_ in placed[k].values()])))
     along = np.empty(0) if shown is None else look.axis.places(*table(shown.run))(shown.run["log_snr"])
     low, high = _range([placed[k] for k in there], along)
     inner = width - LEFT - RIGHT
@@ -126,7 +130,7 @@ def _handles(names: Sequence[str], labels: Mapping[str, str], look: Look, rows: 
         for name in names
     ]
     style: dict[str, Any] = {"color": "#666666", "lw": 0, "markersize": 6}
-    if any(row.others for row in rows):
+    if any(row.others & row.marks.keys() for row in rows):
         found.append(Line2D([], [], marker=OTHER, label="from another run, of a study", **style))
     if any(np.isnan([mark.low, mark.high]).any() for row in rows for mark in row.marks.values()):
         found.append(Line2D([], [], marker=OWN, mfc="white", label="interval not known", **style))
@@ -188,8 +192,6 @@ def _ends(axis: Axes, look: Look) -> None:
 
 def _mark(axis: Axes, y: float, placed: np.ndarray, colour: str, marker: str) -> None:
     low, high = axis.get_xlim()
-    if np.isnan(placed[0]):
-        return
     place, *ends = np.clip(placed, low, high)
     known = not np.isnan(ends).any()
     if known:

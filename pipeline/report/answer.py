@@ -57,9 +57,9 @@ class Cell(NamedTuple):
     mark: Landmark
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Which landmark it is."""
-        return self.quantity, self.mark.name
+    def key(self) -> tuple[str, str, str]:
+        """Which landmark it is, and of which curve, part or family of edits."""
+        return self.quantity, self.mark.name, self.mark.of
 
 
 class Timed(NamedTuple):
@@ -81,7 +81,7 @@ def processes(entries: Sequence[Entry], studied: Sequence[Entry]) -> list[Proces
     """Gather what tells of one process: each run of the project is one, with its forks, sweeps and readouts.
 
     Of the studies, a run joins the process that it repeats. It is one of its own where its sampler has no run in the
-    project, or where it is the noised images of a network that has. What starts late, or is guided, or is read by
+    project, or where it is the noised data of a network that has. What starts late, or is guided, or is read by
     another network than made it, is part of no process; nor are other networks.
     """
     found: dict[str, Process] = {}
@@ -135,28 +135,36 @@ def _label(entry: Entry) -> str:
     if kind is None:
         return entry.origin
     asked = {"labels cycle": "label asked for", "labels none": "no label"}.get(kind.condition, kind.condition)
-    return f"{entry.origin}: {'noised images' if kind.noised else f'{_family(kind)}, {asked}'}"
+    return f"{entry.origin}: {'noised data' if kind.noised else f'{_family(kind)}, {asked}'}"
 
 
 def cells(found: Sequence[Process], summaries: Summaries, quantities: Mapping[str, Quantity]) -> list[Cell]:
     """Take the place of each landmark in each process: of its own run if that has one, else of the first that has.
 
-    Of families of edits, and of decisions between classes, it is the first that is reached.
+    Of curves, parts of a network, families of edits and decisions between classes it is the first that is reached;
+    where there are several, its short name says which.
     """
     taken: dict[tuple[str, str, str], Cell] = {}
+    several: dict[tuple[str, str], set[str]] = {}
     for quantity in quantities:
         for process in found:
             for entry in process.entries:
                 for mark in summaries[entry.name].landmarks.get(quantity, ()):
+                    several.setdefault((quantity, mark.name), set()).add(mark.of)
                     key = (quantity, mark.name, process.name)
                     if key not in taken or (np.isnan(taken[key].mark.log_snr) and not np.isnan(mark.log_snr)):
                         taken[key] = Cell(process.name, quantity, entry, mark)
-    return list(taken.values())
+    return [
+        cell._replace(mark=cell.mark.called(f"{words.short(cell.mark)} ({cell.mark.of})", cell.mark.times))
+        if len(several[quantity, name]) > 1
+        else cell
+        for (quantity, name, _), cell in taken.items()
+    ]
 
 
 def rows(of: Sequence[Cell]) -> list[Row]:
     """Set the cells of one landmark into a row."""
-    found: dict[tuple[str, str], list[Cell]] = {}
+    found: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in of:
         found.setdefault(cell.key, []).append(cell)
     return [

@@ -68,7 +68,8 @@ def collect(root: Path, beside: Path | None = None, failed: Failed = warn) -> li
     """Open what a project has under data/ and results/: runs before what was made of them, then by their names.
 
     Numbers in names are read as numbers. Runs of the project in the folder beside follow those here, if their names are
-    not taken. What is damaged is left out, said in the entry's remarks, and told to `failed`.
+    not taken; where results here are of such a run, those there are added to them. What is damaged is left out,
+    said in the entry's remarks, and told to `failed`.
 
     Raises MissingFile where there is no result.
     """
@@ -81,8 +82,14 @@ def collect(root: Path, beside: Path | None = None, failed: Failed = warn) -> li
     others = [] if beside is None else _entries(beside, runs, found, failed)
     own = set().union(*(_names(root, kind) for kind in FOLDERS), {f.parent.name for f in _results(root)})
     entries = _entries(root, own, found, failed)
-    taken = {entry.name for entry in entries}
-    return sorted([*entries, *(entry for entry in others if entry.name not in taken)], key=_place)
+    for entry in entries:
+        entry.remarks.extend(_missing(entry))
+    taken = {entry.name: entry for entry in entries}
+    for other in others:
+        entry = taken.setdefault(other.name, other)
+        if any(stored is other.stored["trajectories"] for stored in entry.stored.values()):
+            entry.results.update({name: one for name, one in other.results.items() if name not in entry.results})
+    return sorted(taken.values(), key=_place)
 
 
 def of_studies(root: Path, entries: Sequence[Entry], failed: Failed = warn) -> list[Entry]:
@@ -129,10 +136,17 @@ def _entries(root: Path, names: set[str], found: dict[str, Stored], failed: Fail
             if result is not None:
                 entry.results[file.stem] = with_times(result, file.parent / "times.csv", entry.remarks)
                 entry.remarks.extend(_out_of_step(file, result, root, quantities))
-    for entry in entries.values():
-        if entry.results or not any(stored.ds is None for stored in entry.stored.values()):
-            entry.remarks.extend(_missing(entry, quantities))
+                _adopt(entry, file, result, found)
     return sorted(entries.values(), key=_place)
+
+
+def _adopt(entry: Entry, file: Path, result: xr.Dataset, found: Mapping[str, Stored]) -> None:
+    """Give results that lie in a study alone the store of another project that they were computed of."""
+    made_of = json.loads(result.attrs["config"]).get("store")
+    fingerprint = made_of.get("fingerprint") if isinstance(made_of, dict) else None
+    stored = found.get(fingerprint) if isinstance(fingerprint, str) else None
+    if not entry.stored and stored is not None and stored.path.name == f"{file.parent.name}.zarr":
+        entry.stored[stored.kind] = stored
 
 
 def _place(entry: Entry) -> int:
@@ -198,18 +212,14 @@ def _out_of_step(file: Path, result: xr.Dataset, root: Path, quantities: Mapping
     return [f"{file} was computed from other {KINDS[kind].contents} than {path} holds now; analyse it again"]
 
 
-def _missing(entry: Entry, quantities: Mapping[str, Quantity]) -> list[str]:
-    """Say of stores of which nothing was computed what could be, and how; what needs data beside them is left out."""
+def _missing(entry: Entry) -> list[str]:
+    """Say of a name of which nothing was computed what could be, and how; what needs data beside it is left out."""
+    if entry.results or any(stored.ds is None for stored in entry.stored.values()):
+        return []
     commands: dict[str, list[str]] = {}
     for kind, stored in entry.stored.items():
-        if stored.ds is None:
-            continue
-        there = list(map(str, stored.ds))
-        readable = {name: one for name, one in quantities.items() if one.reads == kind and one.fits(there)}
-        if any(name in entry.results for name in readable):
-            continue
-        for name, quantity in readable.items():
-            if "dataset" not in quantity.stores:
+        for name, quantity in analysis.usable().items():
+            if quantity.reads == kind and quantity.fits(map(str, stored.ds or ())) and "dataset" not in quantity.stores:
                 run = "RUN" if stored.of is None else stored.of.path
                 given = f" --baseline {run}" if "baseline" in quantity.stores else ""
                 commands.setdefault(f"{stored.path}{given}", []).append(name)

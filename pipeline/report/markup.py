@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import warnings
 from collections.abc import Container, Mapping, Sequence
 from html import escape
@@ -38,7 +39,7 @@ summary { cursor: pointer; color: #0b5394; } .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; margin: 0.5rem 0 1rem; }
 th, td { padding: 0.3rem 0.8rem 0.3rem 0; border-bottom: 1px solid #e4e4e4; text-align: left; }
 td { vertical-align: top; } th { font-weight: 600; }
-.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; white-space: nowrap; } .words { min-width: min(16rem, 45vw); }
 figure { margin: 0.8rem 0 1.5rem; } figure img { max-width: 100%; height: auto; display: block; }
 figcaption { font-size: 0.9rem; color: #444; max-width: 56rem; margin-top: 0.4rem; }
 .swatch { display: inline-block; width: 0.8em; height: 0.8em; border-radius: 2px; margin-right: 0.5em; }
@@ -146,6 +147,16 @@ def link(name: str, folder: str, colours: Mapping[str, Any]) -> str:
 def named(name: str, colours: Mapping[str, Any]) -> str:
     """Name a run beside its colour."""
     return f'<span class="run"><span class="swatch" style="background:{colours[name]}"></span>{escape(name)}</span>'
+
+
+def breakable(text: str) -> str:
+    """Write a long name, such as a model's with its options, that may go on in the next line after a comma or colon."""
+    return re.sub("([,:/])", r"\1<wbr>", escape(text))
+
+
+def words(text: str) -> str:
+    """Head a column of sentences: it keeps its width, however many columns stand beside it."""
+    return f'<div class="words">{escape(text)}</div>'
 
 
 def remarks(said: Sequence[str], title: str = "") -> str:

@@ -160,12 +160,12 @@ def _table(material: Material) -> str:
         [
             escape(words.meaning(mark)),
             markup.named(entry.name, material.look.colours),
-            escape(of_answer.network(entry)),
+            markup.breakable(of_answer.network(entry)),
             *(markup.number(rounded(x)) for x in (mark.timestep, mark.log_snr, mark.low, mark.high)),
         ]
         for entry, _, mark in everything
     ]
-    head = ("landmark", "run", "network", "timestep", "log SNR", "low", "high")
+    head = (markup.words("landmark"), "run", "network", "timestep", "log SNR", "low", "high")
     return (
         f'<p>As a file: <a href="landmarks.csv">landmarks.csv</a></p>{markup.table(head, cells, numbers=range(3, 7))}'
     )
@@ -186,7 +186,7 @@ def _numbers(material: Material, only: str = "") -> str:
                 [escape(meaning), *(_value(numbers.get(number)) for numbers in of.values())]
                 for number, meaning in meanings.items()
             ]
-            head = [escape(quantity.title), *(markup.named(name, material.look.colours) for name in of)]
+            head = [markup.words(quantity.title), *(markup.named(name, material.look.colours) for name in of)]
             shown += markup.table(head, rows, numbers=range(1, len(head)))
     return shown
 

@@ -48,7 +48,7 @@ def _run(run: Stored) -> list[str]:
     config, shape = run.config, run.described.get("arrays", {}).get("x_t", {}).get("dims", {})
     steps, samples = plan_steps(config) or shape.get("timestep"), shape.get("sample")
     return [
-        escape(model_name(run)) if config else "–",
+        markup.breakable(model_name(run)) if config else "–",
         escape(sampler_name(config)),
         escape(condition(config)),
         markup.count(steps),

@@ -117,7 +117,7 @@ def unsaid(rows: Sequence[Row]) -> str:
             (unsure, [name for name, mark in row.marks.items() if not np.isnan(mark.log_snr) and not _sure(mark)]),
         ):
             if names:
-                whose = "in all runs" if len(names) == len(row.marks) > 1 else f"in {', '.join(names)}"
+                whose = "wherever it was looked for" if len(names) == len(row.marks) > 1 else f"in {', '.join(names)}"
                 what.append(f"{row.meaning}, {whose}")
     said = [
         f"<li>{what}: {escape('; '.join(those))}.</li>"
