@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import types
 import typing
@@ -192,8 +193,13 @@ def read_value(hint: Any, text: str) -> Any:
         return text
     if hint is bool:
         return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _refuse(text)
-    readers: dict[Any, Callable[[str], Any]] = {int: whole, float: number, str: str}
+    readers: dict[Any, Callable[[str], Any]] = {int: whole, float: _finite, str: str}
     return readers[hint](text)
+
+
+def _finite(text: str) -> float:
+    """Read a number that JSON can hold, as the identity of a result must."""
+    return found if math.isfinite(found := number(text)) else _refuse(text)
 
 
 def _refuse(text: str) -> Any:

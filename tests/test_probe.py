@@ -14,6 +14,7 @@ from traj import analysis
 from traj.analysis._features import logistic, shape, stored, subspaces
 from traj.analysis._quantity import Series
 from traj.analysis._statistics.landmarks import highest_of
+from traj.pipeline.quantity_options import read_value
 from traj.stores import InputError
 
 SIGMA = np.array([1.0, 0.6, 0.3, 0.14, 0.05])
@@ -203,3 +204,10 @@ def unlabelled(ds):
 def test_what_cannot_be_probed_is_refused(change, options, says):
     with pytest.raises(InputError, match=says):
         probe(change(features_data.readout(40, 3)), **options)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1e999"])
+def test_a_number_that_no_identity_can_hold_is_refused_where_it_is_typed(value):
+    with pytest.raises(InputError):
+        read_value(float, value)
+    assert read_value(tuple[float, ...], "1,2e-3") == (1, 0.002)
