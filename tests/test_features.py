@@ -266,6 +266,7 @@ def test_forks_have_features_of_each_variant_and_replica(kind, monkeypatch):
     x = {"noisy": ds.x_t, "clean": (ds.signal * ds.x_0).astype("f4").transpose(*ds.x_t.dims)}[kind].values
     expected = by_hand(network.first, network.first, torch.from_numpy(x).flatten(0, 3)).mean((2, 3))
     np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-6)  # NaN where no fork went
+    assert prepare(("first",), store="f.zarr").readout.following == "traj info"  # probe and snr read no forks
 
 
 def test_one_forward_pass_serves_all_parts(monkeypatch):

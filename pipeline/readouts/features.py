@@ -151,7 +151,7 @@ def features(
         smaller="--pool mean, --timesteps or fewer --parts",
         derived={"clean_x_t": clean},
         fills_disk=True,
-        following="traj analyze probe",
+        following="traj analyze probe" if ds.attrs["kind"] == "trajectories" else "traj info",
     )
 
 
