@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,13 @@ def test_coordinates_of_the_states_come_along(folder, mean):
         np.testing.assert_array_equal(mean[name], ds[name])
     assert mean.attrs["kind"] == "readout"
     assert stores.verify(folder / "mean.zarr", deep=True) == []
+
+
+def test_many_noise_levels_are_laid_out_without_a_warning():
+    states("levels.zarr", samples=44, timesteps=list(range(110, -1, -10)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(("first",), store="levels.zarr")
 
 
 def test_a_clean_input_is_the_signal_of_x_0_at_each_timestep():

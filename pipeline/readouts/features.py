@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 from traj.pipeline.readouts import Events, Output, Pass, Readout, Source
@@ -74,6 +75,7 @@ def features(
     """
     import numpy as np
     import torch
+    from dask.array import PerformanceWarning
 
     from traj.pipeline.models import parts as network_parts
     from traj.pipeline.models import stored
@@ -114,7 +116,9 @@ def features(
 
     reads = {"noisy": "x_t", "clean": "clean_x_t"}[input]
     lead = ds.x_t.dims[: ds.x_t.ndim - len(denoiser.shape)]
-    clean = (ds.signal.chunk(timestep=1) * ds.x_0).transpose(*lead, *event_dims(ds.x_0.dims))
+    with warnings.catch_warnings():  # of many chunks: as many are meant, one for each state
+        warnings.simplefilter("ignore", PerformanceWarning)
+        clean = (ds.signal.chunk(timestep=1) * ds.x_0).transpose(*lead, *event_dims(ds.x_0.dims))
     said = {"pool": pool, "input": input}
     return Readout(
         passes=(
