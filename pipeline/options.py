@@ -105,6 +105,16 @@ def bounds(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     return low, high
 
 
+def sides(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Read HEIGHTxWIDTH."""
+    if value is None:
+        return None
+    height, x, width = value.partition("x")
+    if not (x and is_whole(height) and is_whole(width) and int(height) and int(width)):
+        raise click.BadParameter(f"{value!r} was given, expected HEIGHTxWIDTH, for example 64x96")
+    return int(height), int(width)
+
+
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """Read NAME,NAME,..."""
     return None if value is None else tuple(name.strip() for name in value.split(","))
@@ -193,6 +203,12 @@ RUN = (
         "--schedule",
         help="Schedule of an exact model: linear, cosine, ve, edm[:MIN,MAX,RHO] or flow[:SHIFT]. ve is x_0 + sigma eps "
         "in 500 timesteps, sigma from 0.01 to 12.  [default: linear; ve for molrg]",
+    ),
+    click.option(
+        "--size",
+        callback=sides,
+        metavar="HEIGHTxWIDTH",
+        help="Height and width of the images, where a network of diffusers is to make others than its config says.",
     ),
     *SAMPLING,
     click.option(

@@ -7,7 +7,7 @@ import torch
 
 from tests.networks import random_unet
 from traj.pipeline.models import analytic
-from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.models.pixels import UNetDenoiser
 from traj.pipeline.process.plans import ddim, ddpm, iddpm
 from traj.pipeline.process.sampler import reverse
 from traj.pipeline.process.schedule import Schedule
@@ -20,7 +20,7 @@ PLANS = [ddpm(LINEAR, 12), ddim(LINEAR, 12), ddim(LINEAR, 12, eta=1.0, clip=1.0)
 
 def network(schedule):
     unet = random_unet(out_channels=2 if schedule.learned_range else 1)
-    return NetworkDenoiser(unet, schedule, identity={"name": "random"})
+    return UNetDenoiser(unet, schedule, identity={"name": "random"})
 
 
 def betas(schedule):

@@ -11,7 +11,7 @@ from tests.networks import random_unet
 from traj import stores
 from traj.pipeline import models
 from traj.pipeline.making import fork, generate
-from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.models.pixels import UNetDenoiser
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.schedule import Schedule
 
@@ -62,7 +62,7 @@ def test_a_guided_condition_is_followed_by_as_many_null_ones(network):
 def test_a_learned_variance_is_the_one_with_the_label():
     schedule = Schedule.from_config({"variance_type": "learned_range"})
     unet = random_unet(num_class_embeds=11, out_channels=2)
-    denoiser = NetworkDenoiser(unet, schedule, identity={}, null_label=10)
+    denoiser = UNetDenoiser(unet, schedule, identity={}, null_label=10)
     expected = denoiser(states(), 500, LABELS).variance_fraction
     torch.testing.assert_close(guided(denoiser, 2.0)(states(), 500, WITH_NULL).variance_fraction, expected)
 
@@ -111,7 +111,7 @@ def test_guidance_that_cannot_be_is_refused(network, options, named):
 
 
 def test_a_model_without_a_null_label_is_refused():
-    denoiser = NetworkDenoiser(random_unet(num_class_embeds=10), Schedule.from_config({}), identity={})
+    denoiser = UNetDenoiser(random_unet(num_class_embeds=10), Schedule.from_config({}), identity={})
     with pytest.raises(ValueError, match="trained with labels only"):
         guided(denoiser, 2.0).conditions({"labels": "cycle"})
 

@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 
 from tests.networks import random_unet
 from traj.pipeline.models import load
-from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.models.pixels import UNetDenoiser
 from traj.pipeline.process.schedule import Schedule
 
 NONE = torch.full((3,), -1)
@@ -108,7 +108,7 @@ def test_the_network_is_fed_the_scaled_time(tmp_path):
 
 def test_learned_range_splits_the_channels():
     schedule = Schedule.from_config({"variance_type": "learned_range"})
-    denoiser = NetworkDenoiser(random_unet(out_channels=2), schedule, identity={"name": "x"})
+    denoiser = UNetDenoiser(random_unet(out_channels=2), schedule, identity={"name": "x"})
     output = denoiser.network(states(), 10).sample
     prediction = denoiser(states(), 10, NONE)
     assert torch.equal(prediction.eps, output[:, :1])
@@ -119,7 +119,7 @@ def test_learned_range_splits_the_channels():
 @pytest.mark.parametrize("timestep", [0, 400, 999])
 def test_prediction_types_are_consistent(kind, timestep):
     schedule = Schedule.from_config({"prediction_type": kind})
-    denoiser = NetworkDenoiser(random_unet().double(), schedule, identity={"name": "x"})
+    denoiser = UNetDenoiser(random_unet().double(), schedule, identity={"name": "x"})
     x_t = states().double()
     abar = schedule.alpha_bar[timestep]
     signal, noise = math.sqrt(abar), math.sqrt(1 - abar)

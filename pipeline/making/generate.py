@@ -68,6 +68,7 @@ class Generation:
     noised: bool = False
     inversion: bool = False
     skipped: tuple[Step, ...] = ()
+    size: tuple[int, int] | None = None
 
     @property
     def kept(self) -> list[int]:
@@ -91,6 +92,7 @@ class Generation:
             **({"tf32": True} if self.tf32 else {}),
             **({} if self.source is None else {"noised" if self.noised else "start": _origin(self.source)}),
             **({"inversion": True} if self.inversion else {}),
+            **({} if self.size is None else {"size": list(self.size)}),
         }
 
     @property
@@ -271,6 +273,7 @@ def prepare(
     *,
     model: str,
     schedule: str | None = None,
+    size: tuple[int, int] | None = None,
     guidance: float = 1.0,
     sampler_name: str = "ddpm",
     plan_name: Literal["baseline", "shortcut"] = "baseline",
@@ -298,10 +301,10 @@ def prepare(
 ) -> Generation:
     """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
 
-    ``schedule`` is that of an exact denoiser, by name. Where the schedule is a grid, ``steps`` is its size, and
-    ``timesteps`` choose some of it. ``start`` names a source of x_0, from which the plan is run from timestep
-    ``start_step`` on, which it must visit (METHODS 2.4); with ``noised`` its x_0 are noised to all timesteps instead,
-    or led there by ``inversion``.
+    ``schedule`` is that of an exact denoiser, by name, and ``size`` the height and width of images. Where the
+    schedule is a grid, ``steps`` is its size, and ``timesteps`` choose some of it. ``start`` names a source of x_0,
+    from which the plan is run from timestep ``start_step`` on, which it must visit (METHODS 2.4); with ``noised``
+    its x_0 are noised to all timesteps instead, or led there by ``inversion``.
 
     Raises InputError or MissingFile for what cannot be.
     """
@@ -313,7 +316,7 @@ def prepare(
         raise InputError("expected both --start and --start-step, or neither: x_0 is noised to that timestep")
     where = choose_device(device)
     source = None if start is None else starts.load(start, seed)
-    denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps)
+    denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps, size=size)
     denoiser = guided(denoiser, guidance)
     if source is not None:
         starts.require_fit(source, denoiser)
@@ -355,6 +358,7 @@ def prepare(
         noised=noised,
         inversion=inversion,
         skipped=whole.steps[: len(whole.steps) - len(chosen.steps)],
+        size=size,
     )
 
 

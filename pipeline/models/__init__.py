@@ -28,6 +28,7 @@ def load(
     *,
     schedule: str | None = None,
     steps: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Denoiser:
     """Load the denoiser of a name.
 
@@ -36,7 +37,8 @@ def load(
     dataset:digits, dataset:PATH.zarr or molrg:KEY=VALUE,..., or a function that returns one: FILE.py:NAME, or
     registered by a package.
     ``autocast`` runs networks in bfloat16; exact denoisers have no use for it. ``schedule`` names that of an exact
-    denoiser, and ``steps`` is the number of timesteps of a grid.
+    denoiser, and ``steps`` is the number of timesteps of a grid. ``size`` is the height and width of the images that
+    come out in the end, where they are not what the config of a network says.
 
     Raises
     ------
@@ -47,6 +49,8 @@ def load(
     """
     if not name.strip():
         raise InputError(f"an empty model name was given; {_KNOWN}")
+    if size is not None and (is_exact(name) or own.is_own(name) or molrg.is_trained(Path(name))):
+        raise InputError(f"size {size[0]}x{size[1]} was given, but model {name} has a shape of its own; leave it out")
     if is_exact(name):
         return analytic.load(name, device, None if schedule is None else tables.named(schedule, steps))
     if schedule is not None:
@@ -55,17 +59,18 @@ def load(
         return own.load(name, device, autocast, steps)
     if molrg.is_trained(Path(name)):
         return molrg.trained(Path(name), name, device)
-    from traj.pipeline.models import pretrained  # brings in diffusers, which takes seconds
+    from traj.pipeline.models import pretrained, repository  # bring in diffusers, which takes seconds
 
     if name in TRAINED:
         folder = Path(os.environ.get("TRAJ_MODELS", "models")) / name
         if not folder.is_dir():
             raise MissingFile(f"model {name} is not trained yet (no folder {folder}): run traj train {name}")
-        return pretrained.load_folder(folder, name, device, autocast)
+        return pretrained.load(repository.local(folder, name), device, autocast, size)
     if Path(name).is_dir():
-        return pretrained.load_folder(Path(name), Path(name).resolve().name or name, device, autocast)
+        called = Path(name).resolve().name or name
+        return pretrained.load(repository.local(Path(name), called), device, autocast, size)
     if _HUB_ID.fullmatch(name):
-        return pretrained.load_folder(pretrained.fetch(name), name, device, autocast)
+        return pretrained.load(repository.hub(name), device, autocast, size)
     if "/" in name or os.sep in name:
         raise MissingFile(f"model {name!r}: no such folder; {_KNOWN}")
     raise InputError(f"model {name!r} is unknown; {_KNOWN}")

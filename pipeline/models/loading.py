@@ -1,0 +1,83 @@
+"""One network of diffusers from its config and exactly the weights that are hashed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import ModelMixin
+from diffusers.utils import logging as diffusers_logging
+
+from traj.pipeline.models import weights
+from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.models.repository import Repository
+from traj.stores import InputError
+
+Network = TypeVar("Network", bound=ModelMixin)
+
+
+def load(kind: type[Network], config: Mapping[str, Any], repository: Repository, part: str) -> tuple[Network, str]:
+    """Build a network from a whole config, with the weights of a part of a pipeline and no others, and hash those.
+
+    Raises
+    ------
+    MissingFile
+        Where there are no weights.
+    InputError
+        Where they cannot be loaded, or are those of another network.
+    """
+    folder, found = repository.weights(part)
+    with weights.staged(found.named) as place, quiet():
+        (place / "config.json").write_text(json.dumps({**config, "_class_name": kind.__name__}), encoding="utf-8")
+        try:
+            network, told = kind.from_pretrained(
+                place,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                use_safetensors=found.safe,
+                output_loading_info=True,
+            )
+        except Exception as error:  # whatever a broken file may lead to
+            raise InputError(f"{folder} cannot be loaded: {weights.reason(error, place, folder)}") from None
+    for key, problem in (("missing_keys", "lack"), ("unexpected_keys", "also hold")):
+        if names := sorted(told[key]):
+            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise InputError(f"the weights in {folder} {problem} {listed}; they do not belong to its config.json")
+    return network, found.sha256
+
+
+def attempt(denoiser: NetworkDenoiser, condition: Any, device: str, given: str, advice: str) -> None:
+    """Run a network once, on zeros at the noisiest timestep, under the condition of one sample.
+
+    ``given`` says what it is run on, and ``advice`` what else might fit.
+
+    Raises
+    ------
+    InputError
+        Where it fails, or gives anything but finite numbers in the shape of the state.
+    """
+    x_t = torch.zeros(1, *denoiser.shape, device=device)
+    try:
+        with torch.inference_mode():
+            eps = denoiser(x_t, denoiser.schedule.T - 1, condition).eps
+    except Exception as error:  # layers that do not fit may raise anything
+        raise InputError(f"the network fails on {given}: {weights.reason(error, Path(), Path())}{advice}") from None
+    if eps.shape != x_t.shape:
+        raise InputError(f"the network gives {tuple(eps.shape[1:])} for {given}{advice}")
+    if not eps.isfinite().all():
+        raise InputError(f"the network gives values that are not finite for {given}; its weights are damaged")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence diffusers while it loads."""
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(verbosity)

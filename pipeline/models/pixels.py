@@ -1,0 +1,154 @@
+"""Pipelines of a UNet2DModel and a scheduler, on images themselves: DDPM, DDIM and kin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import UNet2DModel
+
+from traj.pipeline.configs import Key, Keys, number, optional, whole
+from traj.pipeline.models import loading, surgery, unet
+from traj.pipeline.models.folder import json_object
+from traj.pipeline.models.labels import Labels, check_label
+from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.models.repository import Repository
+from traj.pipeline.process.cut import Cut
+from traj.pipeline.process.schedule import Schedule
+from traj.stores import InputError
+
+PARTS = {"unet": ("UNet2DModel",)}
+"""What a pipeline of this family has beside its scheduler."""
+OWN = Keys({"time_scale": Key(1.0, number(above=0)), "null_label": Key(None, optional(whole(0, 10_000_000)))})
+"""The keys of traj.json."""
+
+
+def load(repository: Repository, *, device: str, autocast: bool, size: tuple[int, int] | None) -> UNetDenoiser:
+    """Load a UNet2DModel with its scheduler. An optional traj.json holds ``time_scale`` and ``null_label``.
+
+    The network is tried on one image of ``size``, height and width, by default its config's sample_size.
+
+    Raises
+    ------
+    MissingFile
+        When a file that belongs to such a pipeline is missing.
+    InputError
+        When a part is not supported, or the network cannot be loaded or run.
+    """
+    own = repository.file("traj.json")
+    options = OWN.read(json_object(own) if own else {}, str(own))
+    config = unet.KEYS.read(repository.config(repository.network), "the network's config.json")
+    scheduler = json_object(repository.require("scheduler", "scheduler_config.json"))
+    schedule = Schedule.from_config(scheduler, options["time_scale"])
+    network, sha256 = loading.load(UNet2DModel, config, repository, repository.network)
+    denoiser = UNetDenoiser(
+        network.to(device),
+        schedule,
+        size=size,
+        name=repository.name,
+        identity={"weights": sha256, "network": unet.fingerprint(config), **options},
+        null_label=options["null_label"],
+        autocast=autocast,
+    )
+    _try(denoiser, device)
+    return denoiser
+
+
+class UNetDenoiser(NetworkDenoiser):
+    """A UNet2DModel, with or without labels.
+
+    ``null_label`` is the class embedding that stands for no label, the last one of the network. ``size`` is the height
+    and width of images, by default what the network's config says.
+
+    Raises
+    ------
+    InputError
+        When the network's channels, labels or size don't fit; the message names what.
+    """
+
+    network: UNet2DModel
+
+    def __init__(
+        self,
+        network: UNet2DModel,
+        schedule: Schedule,
+        *,
+        identity: Mapping[str, Any],
+        name: str = "network",
+        null_label: int | None = None,
+        autocast: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        reach = 1.0 if schedule.clip_sample is None else schedule.clip_sample
+        super().__init__(
+            network,
+            schedule,
+            shape=(network.config.in_channels, *(size or _size(network))),
+            channels_out=network.config.out_channels,
+            valid_range=(-reach, reach),
+            identity=identity,
+            name=name,
+            autocast=autocast,
+        )
+        self.null_label = null_label
+        self._checked: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        if network.config.class_embed_type is not None:
+            raise InputError(
+                f"class_embed_type {network.config.class_embed_type!r} is not supported; expected labels "
+                "through num_class_embeds"
+            )
+        embeddings = network.config.num_class_embeds or 0
+        if null_label is not None and null_label != embeddings - 1:
+            raise InputError(f"null_label is {null_label}; expected the last of {embeddings} class embeddings")
+        self.num_classes = embeddings if null_label is None else embeddings - 1
+        self.unconditional = self.num_classes == 0 or null_label is not None
+
+    def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Labels:
+        """Read which labels samples are to have."""
+        return Labels(self, asked, null)
+
+    def answer(self, x_t: torch.Tensor, time: torch.Tensor, condition: torch.Tensor, cut: Cut) -> torch.Tensor:
+        """Run the network; condition is a label (sample,), -1 for none."""
+        return surgery.forward(self.network, cut, x_t, time, self._class_labels(condition))
+
+    def _class_labels(self, label: torch.Tensor) -> torch.Tensor | None:
+        """Return the class embeddings to look up, checked once per label tensor (a check waits for the device)."""
+        if self._checked is None or self._checked[0] is not label:
+            check_label(label, self.num_classes, self.unconditional)
+            has_embeddings = self.network.config.num_class_embeds
+            self._checked = label, label.where(label >= 0, self.null_label or 0) if has_embeddings else None
+        return self._checked[1]
+
+
+def _size(network: UNet2DModel) -> tuple[int, int]:
+    size = network.config.sample_size
+    if size is None:
+        raise InputError("the network's config has no sample_size; expected the images' height and width: give --size")
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
+
+
+def _try(denoiser: UNetDenoiser, device: str) -> None:
+    """Run a network on one image.
+
+    Raises InputError where it fails, or gives anything but finite numbers in the shape of the image.
+    """
+    channels, height, width = denoiser.shape
+    label = torch.full((1,), -1 if denoiser.unconditional else 0, device=device)
+    given = f"an image of {channels} x {height} x {width}, the size that its config.json says or that was given"
+    loading.attempt(denoiser, label, device, given, _sizes_that_fit(denoiser))
+
+
+def _sizes_that_fit(denoiser: UNetDenoiser) -> str:
+    """Say which sizes a network takes that halves its images, if it does not take this one."""
+    halvings = sum(bool(level.downsamplers) for level in denoiser.network.down_blocks)
+    factor = 2**halvings
+    sides = denoiser.shape[1:]
+    if all(side % factor == 0 for side in sides):
+        return ""
+    fitting = ["x".join(str(max(1, side // factor + more) * factor) for side in sides) for more in (0, 1)]
+    return (
+        f". It halves images {halvings} times: both sides must be multiples of {factor}, {' or '.join(fitting)} for "
+        "example, as sample_size in config.json or by --size"
+    )
