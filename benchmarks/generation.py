@@ -13,7 +13,7 @@ from diffusers import UNet2DModel
 from benchmarks.timing import Row, Target, interleave, per_round, seconds_text
 from traj.pipeline.making.generate import Generation
 from traj.pipeline.models.digits import RECIPES
-from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.models.pixels import UNetDenoiser
 from traj.pipeline.process import plans, sampler
 from traj.pipeline.process.device import inference
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
@@ -120,7 +120,7 @@ def _generation(
     torch.manual_seed(0)
     schedule = Schedule.from_config(SCHEDULER)
     model = UNet2DModel(**network).to(device)
-    denoiser = NetworkDenoiser(model, schedule, identity={"name": "random weights"}, autocast=autocast)
+    denoiser = UNetDenoiser(model, schedule, identity={"name": "random weights"}, autocast=autocast)
     return Generation(
         denoiser=denoiser,
         conditions=denoiser.conditions({"labels": "none"}),

@@ -18,7 +18,7 @@ from traj.analysis.ssim import ssim
 from traj.pipeline.making import generate
 from traj.pipeline.making.shortcut import shortcut
 from traj.pipeline.models import surgery
-from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.models.pixels import UNetDenoiser
 from traj.pipeline.process import plans, sampler
 from traj.pipeline.process.device import inference
 from traj.pipeline.process.plan import Plan
@@ -44,7 +44,7 @@ def rows(tiny: bool) -> list[Row]:
     """Measure a network of GLIDE's proportions, and the trained digits network where there is one."""
     torch.manual_seed(0)
     schedule = Schedule.from_config(SCHEDULER)
-    network = NetworkDenoiser(
+    network = UNetDenoiser(
         UNet2DModel(**GLIDE_SMALL | (TINY if tiny else {})), schedule, identity={"name": "random weights"}
     )
     measured = _costs(
