@@ -46,8 +46,7 @@ def open(path: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
         if read_root(target) == root:  # not extended since it was checked
             break
     require_coordinates(target, root, ds)
-    shards = _shards(root, ds)
-    lazy = {name: array.chunk({dim: shards[str(dim)] for dim in array.dims}) for name, array in ds.items()}
+    lazy = ds.reset_coords(drop=True).chunk(_shards(root, ds)).data_vars
     attrs = {name: value for name, value in ds.attrs.items() if name not in ("digests", "files")}
     return with_timestep_index(xr.Dataset(lazy, ds.coords, attrs))
 

@@ -189,10 +189,8 @@ def _result(file: Path) -> xr.Dataset:
     result = stores.open(file)
     if result.attrs["kind"] != "result":
         raise stores.NotAStore(f"{file} is a store of kind {result.attrs['kind']}; expected a result of `traj analyze`")
-    for variable in result.values():
-        if "sample" not in variable.dims:
-            variable.load()
-    return result
+    small = [name for name, variable in result.items() if "sample" not in variable.dims]
+    return result.assign(result[small].compute())
 
 
 def _out_of_step(file: Path, result: xr.Dataset, root: Path, quantities: Mapping[str, Quantity]) -> list[str]:

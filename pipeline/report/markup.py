@@ -17,8 +17,8 @@ from PIL import Image
 
 from traj.analysis._drawing.style import STYLE
 
-SVG_BYTES, DPI = 100_000, 150
-"""A larger drawing is shown as pixels, so many an inch, as is one of images."""
+POINTS, DPI = 500, 150
+"""A drawing of more points is shown as pixels, so many an inch, as is one of images: as lines it takes over 100 kB."""
 
 NARROW = 700
 """Pixels of a screen on which the narrow one of two figures is shown."""
@@ -92,14 +92,18 @@ def two_figures(wide: Figure, narrow: Figure, caption: str, alt: str, name: str)
 
 def _data_uri(drawn: Figure) -> str:
     """Turn a figure into an image within the page, the same bytes each time: pixels where a drawing is large."""
-    kind, content = "svg+xml", b""
-    pictures = any(axis.images for axis in drawn.axes)
-    if not pictures:
-        content = _saved(drawn, format="svg", metadata=SVG)
-    if not 0 < len(content) <= SVG_BYTES:
-        kind, content = "png", _png(drawn, DPI)
-        content = content if pictures else _of_few_colours(content)
-    return _embedded(kind, content)
+    if any(axis.images for axis in drawn.axes):
+        return _embedded("png", _png(drawn, DPI))
+    if _points(drawn) > POINTS:
+        return _embedded("png", _of_few_colours(_png(drawn, DPI)))
+    return _embedded("svg+xml", _saved(drawn, format="svg", metadata=SVG))
+
+
+def _points(drawn: Figure) -> int:
+    """Count the points of a figure's lines and areas."""
+    lines = sum(len(line.get_xdata(orig=False)) for axis in drawn.axes for line in axis.lines)
+    areas = (path for axis in drawn.axes for area in axis.collections for path in area.get_paths())
+    return lines + sum(len(path.vertices) for path in areas)
 
 
 def _embedded(kind: str, content: bytes) -> str:
