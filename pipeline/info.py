@@ -42,17 +42,20 @@ def _counts(not_finite: dict[str, int]) -> str:
     return ", ".join(f"{count} value(s) of {name}" for name, count in not_finite.items())
 
 
-def describe_model(name: str, steps: int | None = None) -> str:
+def describe_model(
+    name: str, steps: int | None = None, size: tuple[int, int] | None = None, variant: str | None = None
+) -> str:
     """Summarise a model in a few lines, list the numbered blocks and skips of a U-Net, and the parts of a network.
 
-    ``steps`` is the number of timesteps of a grid.
+    ``steps`` is the number of timesteps of a grid, ``size`` the height and width of images, and ``variant`` that of the
+    weights.
 
     Raises InputError or MissingFile for a name that means nothing.
     """
     from traj.pipeline import models
     from traj.pipeline.process.denoiser import dims_of
 
-    denoiser = models.load(name, steps=steps)
+    denoiser = models.load(name, steps=steps, size=size, variant=variant)
     shape, dims = checked_event(denoiser.shape, dims_of(denoiser))
     lines = [
         f"{name}: {_event(shape, dims)}, {getattr(denoiser, 'num_classes', 0) or 'no'} classes",
@@ -60,8 +63,9 @@ def describe_model(name: str, steps: int | None = None) -> str:
             "", {"model": denoiser.identity, "schedule": {**denoiser.schedule.identity, **denoiser.schedule.habits}}
         ),
     ]
+    lines += getattr(denoiser, "cautions", ())
     if hasattr(denoiser, "network"):
-        lines += ["", *_describe_unet_blocks(denoiser.network)]
+        lines += ["", *_describe_unet_blocks(denoiser.network, denoiser.shape[1:])]
     return "\n".join([*lines, *_describe_parts(denoiser)])
 
 
@@ -84,11 +88,12 @@ def _describe_parts(denoiser: Denoiser) -> list[str]:
     ]
 
 
-def _describe_unet_blocks(network: Any) -> list[str]:
+def _describe_unet_blocks(network: Any, sides: tuple[int, ...]) -> list[str]:
     from traj.pipeline.models import surgery
 
     try:
-        unet_blocks, total = surgery.unet_blocks(network), surgery.multiply_adds(network)
+        unet_blocks = surgery.unet_blocks(network, sides)
+        total = surgery.multiply_adds(network, sides=sides)
     except InputError as error:
         return [f"no cuts: {error}"]
     count = unet_blocks[-1].number

@@ -115,6 +115,18 @@ def sides(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
     return int(height), int(width)
 
 
+SIZE = click.option(
+    "--size",
+    callback=sides,
+    metavar="HEIGHTxWIDTH",
+    help="Height and width of the images, where a network of diffusers is to make others than its config says.",
+)
+VARIANT = click.option(
+    "--variant",
+    help="Variant of the weights of a diffusers pipeline, such as fp16.  [default: the plain ones, or the only ones]",
+)
+
+
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """Read NAME,NAME,..."""
     return None if value is None else tuple(name.strip() for name in value.split(","))
@@ -194,7 +206,8 @@ RUN = (
         "--model",
         type=LocalName(),
         required=True,
-        help="digits or digits-iddpm, once trained; a folder or hub id of diffusers; an exact model: "
+        help="digits or digits-iddpm, once trained; a folder of diffusers, or its ID, ID@REVISION or ID/FOLDER on the "
+        "hub; an exact model: "
         "gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits, dataset:PATH.zarr or "
         "molrg:classes=3,dim=5,features=50,delta=.2 (all optional; also weights=.2:.3:.5, dim=10:5:2, basis=SEED); or "
         "your own FILE.py:NAME.",
@@ -204,12 +217,8 @@ RUN = (
         help="Schedule of an exact model: linear, cosine, ve, edm[:MIN,MAX,RHO] or flow[:SHIFT]. ve is x_0 + sigma eps "
         "in 500 timesteps, sigma from 0.01 to 12.  [default: linear; ve for molrg]",
     ),
-    click.option(
-        "--size",
-        callback=sides,
-        metavar="HEIGHTxWIDTH",
-        help="Height and width of the images, where a network of diffusers is to make others than its config says.",
-    ),
+    SIZE,
+    VARIANT,
     *SAMPLING,
     click.option(
         "--samples",

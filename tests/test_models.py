@@ -257,6 +257,42 @@ def test_a_config_that_is_no_json_object_is_named(tmp_path, file, content, says)
         load(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {
+                "transformer": ["diffusers", "FluxTransformer2DModel"],
+                "text_encoder_2": ["transformers", "T5EncoderModel"],
+            },
+            r"has transformer \(FluxTransformer2DModel\), text_encoder_2 \(T5EncoderModel\); expected unet",
+        ),
+        (
+            {"prior": ["diffusers", "PriorTransformer"]},
+            r"has prior \(PriorTransformer\), scheduler \(DDPMScheduler\); expected one of unet,",
+        ),
+    ],
+)
+def test_a_pipeline_of_no_family_names_its_parts_and_the_recorder(tmp_path, parts, message):
+    folder = save(tmp_path / "odd")
+    shutil.rmtree(folder / "unet")
+    index = {**parts, "scheduler": ["diffusers", "DDPMScheduler"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    for part, (_, kind) in parts.items():
+        (folder / part).mkdir()
+        (folder / part / "config.json").write_text(json.dumps({"_class_name": kind}))
+    with pytest.raises(ValueError, match=rf"model odd: the pipeline {message}.*`traj record` keeps the runs"):
+        load(str(folder))
+
+
+def test_a_network_of_an_old_class_or_of_another_model_is_refused_by_name(tmp_path):
+    folder = save(tmp_path / "odd")
+    for kind in ("UNetModel", "ControlNetModel"):
+        edit(folder / "unet" / "config.json", _class_name=kind)
+        with pytest.raises(ValueError, match=rf"unet \(UNet2DModel\), whose config.json is of a {kind}; expected"):
+            load(str(folder))
+
+
 def test_missing_weights_are_named(tmp_path):
     folder = save(tmp_path)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
@@ -274,11 +310,11 @@ def cache(tmp_path, monkeypatch):
     return tmp_path
 
 
-def put_in_cache(cache, hub_id, fill):
+def put_in_cache(cache, hub_id, fill, revision="main"):
     folder = cache / f"models--{hub_id.replace('/', '--')}"
     commit = "0" * 40
     (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text(commit)
+    (folder / "refs" / revision).write_text(commit)
     return fill(folder / "snapshots" / commit)
 
 
@@ -288,6 +324,27 @@ def test_a_cached_hub_model_loads_offline(cache, layout):
     denoiser = load("someone/ddpm-tiny")
     assert denoiser.name == "someone/ddpm-tiny"
     assert torch.equal(denoiser(states(), 3, NONE).eps, random_unet().eval()(states(), 3).sample)
+
+
+def test_a_revision_a_folder_and_a_variant_of_a_hub_model_are_found_by_name(cache):
+    folder = put_in_cache(cache, "someone/many", lambda folder: save(folder / "small" / "first"), revision="v1.0")
+    random_unet().half().save_pretrained(folder / "unet", variant="fp16")
+    name = "someone/many/small/first@v1.0"
+    denoiser = load(name)
+    assert denoiser.name == name
+    assert torch.equal(denoiser(states(), 3, NONE).eps, random_unet().eval()(states(), 3).sample)
+    half = load(name, variant="fp16")
+    assert torch.equal(half(states(), 3, NONE).eps, random_unet().half().float().eval()(states(), 3).sample)
+    random_unet(center_input_sample=True).save_pretrained(folder / "unet_ema")
+    edit(folder / "model_index.json", unet_ema=["diffusers", "UNet2DModel"])
+    averaged = "someone/many/small/first/unet_ema@v1.0"
+    assert load(name).cautions == (
+        f"{name} holds unet and unet_ema; unet is used, as diffusers does. For the other, name {averaged}",
+    )
+    assert load(averaged).network.config.center_input_sample
+    for absent in ("someone/many/small/first", "someone/many/small/first@v2", "someone/many@v1.0"):
+        with pytest.raises(FileNotFoundError, match=f"model '{absent}' is neither"):
+            load(absent)
 
 
 def test_a_cached_hub_model_of_another_kind_is_refused_by_name(cache):

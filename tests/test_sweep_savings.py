@@ -81,7 +81,12 @@ def test_the_multiply_adds_removed_are_those_the_networks_calls_lack(family, edi
 
 def test_each_cut_is_counted_once_and_a_model_without_a_network_never(run, model, tmp_path, monkeypatch):
     counted, original = [], surgery.multiply_adds
-    monkeypatch.setattr(surgery, "multiply_adds", lambda network, cut: counted.append(cut) or original(network, cut))
+
+    def counting(network, cut, sides):
+        counted.append(cut)
+        return original(network, cut, sides)
+
+    monkeypatch.setattr(surgery, "multiply_adds", counting)
     families = [
         {"edit": "blocks", "nb": [6, 12], "n": [2, 5], "t_start": {"every": 5}},
         {"edit": "blocks", "nb": 6, "n": 2, "r": [1, 2], "t_start": 700},

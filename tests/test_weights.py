@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 import pickle
-import shutil
 
 import pytest
 import torch
@@ -32,17 +31,17 @@ def other_unet():
     return network
 
 
-def save_shards(network, folder, variant=None):
-    network.save_pretrained(folder, max_shard_size="2KB", variant=variant)
+def save_shards(network, folder, variant=None, safe=True):
+    network.save_pretrained(folder, max_shard_size="2KB", variant=variant, safe_serialization=safe)
     shards = sorted(folder.glob(f"{STEM}*-of-*"))
     assert len(shards) > 1
     return shards
 
 
-def is_loaded(folder, network, files):
+def is_loaded(folder, network, files, **options):
     """Whether a folder's model is this network, and vouched for by the hash of these files."""
     x_t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    denoiser = load(str(folder))
+    denoiser = load(str(folder), **options)
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     same = torch.equal(denoiser(x_t, 700, NONE).eps, network.eval()(x_t, 700).sample)
     return same and denoiser.identity["weights"] == f"sha256:{digest}"
@@ -73,31 +72,50 @@ def test_safetensors_go_before_pickles_and_plain_files_before_variants(tmp_path)
     assert is_loaded(folder, random_unet(), [folder / "unet" / f"{STEM}.safetensors"])
 
 
-def test_a_variant_alone_is_loaded_and_hashed(tmp_path):
+def test_a_variant_is_loaded_and_hashed_where_it_is_alone_or_named(tmp_path):
     folder = save(tmp_path)
     (folder / "unet" / f"{STEM}.safetensors").unlink()
     random_unet().half().save_pretrained(folder / "unet", variant="fp16")
     file = folder / "unet" / f"{STEM}.fp16.safetensors"
     assert is_loaded(folder, random_unet().half().float(), [file])
-    shutil.copy(file, folder / "unet" / f"{STEM}.non_ema.safetensors")
-    with pytest.raises(ValueError, match=rf"variants: {STEM}\.fp16\.safetensors, {STEM}\.non_ema\.safetensors; copy"):
+    other_unet().save_pretrained(folder / "unet", variant="non_ema")
+    with pytest.raises(ValueError, match=r"variants: fp16, non_ema; name one of them, as in --variant fp16"):
         load(str(folder))
+    assert is_loaded(folder, random_unet().half().float(), [file], variant="fp16")
+    assert is_loaded(folder, other_unet(), [folder / "unet" / f"{STEM}.non_ema.safetensors"], variant="non_ema")
 
 
-def test_a_variant_in_shards_is_named(tmp_path):
+def test_a_variant_that_is_named_goes_before_plain_weights_and_must_be_there(tmp_path):
     folder = save(tmp_path)
+    with pytest.raises(ValueError, match="holds no variant fp16 of its weights, none"):
+        load(str(folder), variant="fp16")
+    other_unet().save_pretrained(folder / "unet", variant="fp16")
+    assert is_loaded(folder, other_unet(), [folder / "unet" / f"{STEM}.fp16.safetensors"], variant="fp16")
+    with pytest.raises(ValueError, match="holds no variant bf16 of its weights, only fp16"):
+        load(str(folder), variant="bf16")
+    with pytest.raises(ValueError, match="expected a name such as fp16"):
+        load(str(folder), variant="../fp16")
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_variant_in_shards_is_what_is_loaded_and_hashed(tmp_path, safe, capfd):
+    folder = save(tmp_path)
+    shards = save_shards(other_unet(), folder / "unet", variant="fp16", safe=safe)
+    assert is_loaded(folder, other_unet(), shards, variant="fp16")
     (folder / "unet" / f"{STEM}.safetensors").unlink()
-    save_shards(random_unet(), folder / "unet", variant="fp16")
-    with pytest.raises((ValueError, FileNotFoundError), match="fp16"):
-        load(str(folder))
+    assert is_loaded(folder, other_unet(), shards)
+    assert capfd.readouterr().err == ""
 
 
 def test_of_a_network_and_its_average_the_one_that_is_given_is_loaded(tmp_path):
     folder = save(tmp_path)
+    assert load(str(folder)).cautions == ()
     other_unet().save_pretrained(folder / "unet_ema")
     edit(folder / "model_index.json", unet_ema=["diffusers", "UNet2DModel"])
-    with pytest.raises(ValueError, match=r"holds unet and unet_ema, .* give the one you mean: .*/unet or .*/unet_e"):
-        load(str(folder))
+    assert load(str(folder)).cautions == (
+        f"{folder} holds unet and unet_ema; unet is used, as diffusers does. For the other, name {folder}/unet_ema",
+    )
+    assert is_loaded(folder, random_unet(), [folder / "unet" / f"{STEM}.safetensors"])
     for part, network in (("unet", random_unet()), ("unet_ema", other_unet())):
         assert is_loaded(folder / part, network, [folder / part / f"{STEM}.safetensors"])
     (folder / "traj.json").write_text('{"time_scale": 0.5}')
@@ -185,9 +203,15 @@ def test_an_empty_part_of_an_index_is_no_part(tmp_path):
     folder = save(tmp_path)
     edit(folder / "model_index.json", vqvae=[], text_encoder=[None, None])
     load(str(folder))
-    edit(folder / "model_index.json", noise_scheduler=["diffusers", "DDPMScheduler"])
-    with pytest.raises(ValueError, match="noise_scheduler, as old versions did; call it scheduler"):
-        load(str(folder))
+
+
+def test_a_scheduler_by_its_old_name_is_read(tmp_path):
+    folder = save(tmp_path, clip_sample_range=3.0)
+    (folder / "scheduler").rename(folder / "noise_scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "noise_scheduler": index.pop("scheduler")}))
+    assert load(str(folder)).valid_range == (-3.0, 3.0)
+    assert load(str(folder / "unet")).valid_range == (-3.0, 3.0)
 
 
 class Code:

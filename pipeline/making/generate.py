@@ -48,7 +48,8 @@ class Generation:
 
     It starts from noise, or from the x_0 of a ``source``, noised to the plan's first timestep. ``noised`` says that no
     plan is run: each x_0 is noised to all timesteps of the plan, and stays the end; with ``inversion`` it is led there
-    by the model instead, backwards through the plan. ``skipped`` are the steps that a late start leaves out.
+    by the model instead, backwards through the plan. ``skipped`` are the steps that a late start leaves out. A person
+    is told of ``cautions`` before it begins.
     """
 
     denoiser: Denoiser
@@ -69,6 +70,8 @@ class Generation:
     inversion: bool = False
     skipped: tuple[Step, ...] = ()
     size: tuple[int, int] | None = None
+    variant: str | None = None
+    cautions: tuple[str, ...] = ()
 
     @property
     def kept(self) -> list[int]:
@@ -93,6 +96,7 @@ class Generation:
             **({} if self.source is None else {"noised" if self.noised else "start": _origin(self.source)}),
             **({"inversion": True} if self.inversion else {}),
             **({} if self.size is None else {"size": list(self.size)}),
+            **({} if self.variant is None else {"variant": self.variant}),
         }
 
     @property
@@ -274,6 +278,7 @@ def prepare(
     model: str,
     schedule: str | None = None,
     size: tuple[int, int] | None = None,
+    variant: str | None = None,
     guidance: float = 1.0,
     sampler_name: str = "ddpm",
     plan_name: Literal["baseline", "shortcut"] = "baseline",
@@ -301,10 +306,10 @@ def prepare(
 ) -> Generation:
     """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
 
-    ``schedule`` is that of an exact denoiser, by name, and ``size`` the height and width of images. Where the
-    schedule is a grid, ``steps`` is its size, and ``timesteps`` choose some of it. ``start`` names a source of x_0,
-    from which the plan is run from timestep ``start_step`` on, which it must visit (METHODS 2.4); with ``noised``
-    its x_0 are noised to all timesteps instead, or led there by ``inversion``.
+    ``schedule`` is that of an exact denoiser, by name, ``size`` the height and width of images, and ``variant`` that of
+    the weights of a pipeline. Where the schedule is a grid, ``steps`` is its size, and ``timesteps`` choose some of it.
+    ``start`` names a source of x_0, from which the plan is run from timestep ``start_step`` on, which it must visit
+    (METHODS 2.4); with ``noised`` its x_0 are noised to all timesteps instead, or led there by ``inversion``.
 
     Raises InputError or MissingFile for what cannot be.
     """
@@ -316,7 +321,8 @@ def prepare(
         raise InputError("expected both --start and --start-step, or neither: x_0 is noised to that timestep")
     where = choose_device(device)
     source = None if start is None else starts.load(start, seed)
-    denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps, size=size)
+    denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps, size=size, variant=variant)
+    cautions = getattr(denoiser, "cautions", ())
     denoiser = guided(denoiser, guidance)
     if source is not None:
         starts.require_fit(source, denoiser)
@@ -359,6 +365,8 @@ def prepare(
         inversion=inversion,
         skipped=whole.steps[: len(whole.steps) - len(chosen.steps)],
         size=size,
+        variant=variant,
+        cautions=cautions,
     )
 
 

@@ -97,7 +97,7 @@ def variants(families: Sequence[Family], plan: Plan, denoiser: Denoiser) -> tupl
                     plans.append(left.cut_relax_cut(cut, t_start, n, r))
             rows.append({"edit": family.edit, "n": n, "ns": ns, "nb": nb, "unet_blocks": unet_blocks, "r": r})
     edits = {name: [row[name] for row in rows] for name in rows[0]}
-    return plans, edits | _saved(plan, plans, network)
+    return plans, edits | _saved(plan, plans, denoiser)
 
 
 def removed(plan: Plan, edited: Plan, cost: Mapping[Cut, float]) -> float:
@@ -113,9 +113,9 @@ def cuts_of(plans: Iterable[Plan]) -> list[Cut]:
     return list(dict.fromkeys(step.cut for plan in plans for step in plan.steps))
 
 
-def _saved(plan: Plan, plans: Sequence[Plan], network: Any) -> dict[str, list[Any]]:
+def _saved(plan: Plan, plans: Sequence[Plan], denoiser: Denoiser) -> dict[str, list[Any]]:
     """Count what each edited plan saves of the whole one."""
-    multiply_adds = _multiply_adds([plan, *plans], network)
+    multiply_adds = _multiply_adds([plan, *plans], denoiser)
     processes = [_from_noise(plan, edited) for edited in plans]
     saved = [plan.evaluations - sum(step.evaluations for step in steps) for steps in processes]
     cut = [sum(step.evaluations for step in steps if step.cut != WHOLE) for steps in processes]
@@ -128,10 +128,13 @@ def _from_noise(plan: Plan, edited: Plan) -> tuple[Step, ...]:
     return *plan.steps[: plan.timesteps.index(edited.timesteps[0])], *edited.steps
 
 
-def _multiply_adds(plans: Sequence[Plan], network: Any) -> dict[Cut, int]:
+def _multiply_adds(plans: Sequence[Plan], denoiser: Denoiser) -> dict[Cut, int]:
     """Count an evaluation's multiply-adds by cut; without cuts all count alike, and a model need not be a U-Net."""
     found = cuts_of(plans)
-    return {WHOLE: 1} if found == [WHOLE] else {cut: surgery.multiply_adds(network, cut) for cut in found}
+    if found == [WHOLE]:
+        return {WHOLE: 1}
+    network, sides = network_of(denoiser), denoiser.shape[1:]
+    return {cut: surgery.multiply_adds(network, cut, sides) for cut in found}
 
 
 def _find(table: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from traj.pipeline.models import analytic, molrg, own
@@ -13,10 +12,9 @@ from traj.pipeline.process.device import within_memory
 from traj.stores import InputError, MissingFile
 
 TRAINED = ("digits", "digits-iddpm")
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _KNOWN = (
     f"expected one of {', '.join((*TRAINED, *analytic.FORMS))}, a diffusers pipeline folder, "
-    "a hub id like google/ddpm-cifar10-32, or your own FILE.py:NAME"
+    "a hub id like google/ddpm-cifar10-32 or ID@REVISION, or your own FILE.py:NAME"
 )
 
 
@@ -29,16 +27,18 @@ def load(
     schedule: str | None = None,
     steps: int | None = None,
     size: tuple[int, int] | None = None,
+    variant: str | None = None,
 ) -> Denoiser:
     """Load the denoiser of a name.
 
     A name is digits or digits-iddpm (folders under ``models``, or under the folder TRAJ_MODELS names), a diffusers
-    pipeline folder, that of a trained MoLRG, a hub id, an exact denoiser: gaussian:MEAN,VAR[,SHAPE], mixture:A,B,...,
-    dataset:digits, dataset:PATH.zarr or molrg:KEY=VALUE,..., or a function that returns one: FILE.py:NAME, or
-    registered by a package.
+    pipeline folder, that of a trained MoLRG, a hub id, ID@REVISION or ID/FOLDER, an exact denoiser:
+    gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits, dataset:PATH.zarr or molrg:KEY=VALUE,..., or a function
+    that returns one: FILE.py:NAME, or registered by a package.
     ``autocast`` runs networks in bfloat16; exact denoisers have no use for it. ``schedule`` names that of an exact
     denoiser, and ``steps`` is the number of timesteps of a grid. ``size`` is the height and width of the images that
-    come out in the end, where they are not what the config of a network says.
+    come out in the end, where they are not what the config of a network says, and ``variant`` that of the weights of a
+    pipeline, such as fp16.
 
     Raises
     ------
@@ -49,8 +49,13 @@ def load(
     """
     if not name.strip():
         raise InputError(f"an empty model name was given; {_KNOWN}")
-    if size is not None and (is_exact(name) or own.is_own(name) or molrg.is_trained(Path(name))):
-        raise InputError(f"size {size[0]}x{size[1]} was given, but model {name} has a shape of its own; leave it out")
+    if is_exact(name) or own.is_own(name) or molrg.is_trained(Path(name)):
+        if size is not None:
+            raise InputError(
+                f"size {size[0]}x{size[1]} was given, but model {name} has a shape of its own; leave it out"
+            )
+        if variant is not None:
+            raise InputError(f"variant {variant} was given, but model {name} has none; leave it out")
     if is_exact(name):
         return analytic.load(name, device, None if schedule is None else tables.named(schedule, steps))
     if schedule is not None:
@@ -65,15 +70,16 @@ def load(
         folder = Path(os.environ.get("TRAJ_MODELS", "models")) / name
         if not folder.is_dir():
             raise MissingFile(f"model {name} is not trained yet (no folder {folder}): run traj train {name}")
-        return pretrained.load(repository.local(folder, name), device, autocast, size)
-    if Path(name).is_dir():
-        called = Path(name).resolve().name or name
-        return pretrained.load(repository.local(Path(name), called), device, autocast, size)
-    if _HUB_ID.fullmatch(name):
-        return pretrained.load(repository.hub(name), device, autocast, size)
-    if "/" in name or os.sep in name:
+        found = repository.local(folder, name, variant)
+    elif Path(name).is_dir():
+        found = repository.local(Path(name), Path(name).resolve().name or name, variant)
+    elif place := repository.hub_of(name):
+        found = repository.on_hub(place, variant)
+    elif "/" in name or os.sep in name:
         raise MissingFile(f"model {name!r}: no such folder; {_KNOWN}")
-    raise InputError(f"model {name!r} is unknown; {_KNOWN}")
+    else:
+        raise InputError(f"model {name!r} is unknown; {_KNOWN}")
+    return pretrained.load(found, device, autocast, steps=steps, size=size)
 
 
 def is_exact(name: str) -> bool:

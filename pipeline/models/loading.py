@@ -13,8 +13,10 @@ from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 
 from traj.pipeline.models import weights
+from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.network import NetworkDenoiser
 from traj.pipeline.models.repository import Repository
+from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
 
 Network = TypeVar("Network", bound=ModelMixin)
@@ -50,6 +52,16 @@ def load(kind: type[Network], config: Mapping[str, Any], repository: Repository,
     return network, found.sha256
 
 
+def schedule(repository: Repository, steps: int | None, time_scale: float = 1.0) -> Schedule:
+    """Read the scheduler config of a pipeline; the network is fed its time * time_scale.
+
+    ``steps`` is the number of timesteps where the schedule is a grid.
+
+    Raises MissingFile where there is none, and InputError where it asks for what is not supported.
+    """
+    return Schedule.from_config(json_object(repository.require("scheduler", "scheduler_config.json")), time_scale)
+
+
 def attempt(denoiser: NetworkDenoiser, condition: Any, device: str, given: str, advice: str) -> None:
     """Run a network once, on zeros at the noisiest timestep, under the condition of one sample.
 
@@ -75,9 +87,12 @@ def attempt(denoiser: NetworkDenoiser, condition: Any, device: str, given: str, 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence diffusers while it loads."""
-    verbosity = diffusers_logging.get_verbosity()
+    verbosity, bars = diffusers_logging.get_verbosity(), diffusers_logging.is_progress_bar_enabled()
     diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
+    diffusers_logging.disable_progress_bar()
     try:
         yield
     finally:
         diffusers_logging.set_verbosity(verbosity)
+        if bars:
+            diffusers_logging.enable_progress_bar()

@@ -31,6 +31,8 @@ class NetworkDenoiser(ABC):
     """
 
     drops_variance = False
+    cautions: tuple[str, ...] = ()
+    """What a person should know of where it was loaded from."""
 
     def __init__(
         self,

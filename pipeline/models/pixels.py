@@ -24,7 +24,9 @@ OWN = Keys({"time_scale": Key(1.0, number(above=0)), "null_label": Key(None, opt
 """The keys of traj.json."""
 
 
-def load(repository: Repository, *, device: str, autocast: bool, size: tuple[int, int] | None) -> UNetDenoiser:
+def load(
+    repository: Repository, *, device: str, autocast: bool, steps: int | None, size: tuple[int, int] | None
+) -> UNetDenoiser:
     """Load a UNet2DModel with its scheduler. An optional traj.json holds ``time_scale`` and ``null_label``.
 
     The network is tried on one image of ``size``, height and width, by default its config's sample_size.
@@ -39,8 +41,7 @@ def load(repository: Repository, *, device: str, autocast: bool, size: tuple[int
     own = repository.file("traj.json")
     options = OWN.read(json_object(own) if own else {}, str(own))
     config = unet.KEYS.read(repository.config(repository.network), "the network's config.json")
-    scheduler = json_object(repository.require("scheduler", "scheduler_config.json"))
-    schedule = Schedule.from_config(scheduler, options["time_scale"])
+    schedule = loading.schedule(repository, steps, options["time_scale"])
     network, sha256 = loading.load(UNet2DModel, config, repository, repository.network)
     denoiser = UNetDenoiser(
         network.to(device),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from traj.pipeline.models import pixels
-from traj.pipeline.models.repository import NETWORKS, Repository
+from traj.pipeline.models.repository import NETWORKS, RECORD, Repository, listed
 from traj.pipeline.process.denoiser import Denoiser
 from traj.stores import InputError
 
@@ -14,9 +14,14 @@ FAMILIES: tuple[ModuleType, ...] = (pixels,)
 
 
 def load(
-    repository: Repository, device: str = "cpu", autocast: bool = False, size: tuple[int, int] | None = None
+    repository: Repository,
+    device: str = "cpu",
+    autocast: bool = False,
+    *,
+    steps: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Denoiser:
-    """Load the denoiser of a pipeline, without touching its network.
+    """Load the denoiser of a pipeline, without touching its network; ``steps`` is the size of a scheduler's grid.
 
     Raises
     ------
@@ -27,9 +32,11 @@ def load(
     """
     family = family_of(repository)
     try:
-        denoiser: Denoiser = family.load(repository, device=device, autocast=autocast, size=size)
+        found = family.load(repository, device=device, autocast=autocast, steps=steps, size=size)
     except InputError as error:
         raise type(error)(f"model {repository.name}: {error}") from None
+    found.cautions = repository.cautions
+    denoiser: Denoiser = found
     return denoiser
 
 
@@ -39,19 +46,17 @@ def family_of(repository: Repository) -> ModuleType:
     Raises InputError where there is none.
     """
     network = str(repository.config(repository.network).get("_class_name"))
-    listed = repository.parts.get(repository.network, network)
+    indexed = repository.parts.get(repository.network, network)
     told = {part: kind for part, kind in repository.parts.items() if part not in ("scheduler", *NETWORKS)}
     for family in FAMILIES:
         (_, networks), *others = family.PARTS.items()
         fits = all(told.get(part) in kinds for part, kinds in others)
-        if {network, listed} <= set(networks) and fits and not told.keys() - family.PARTS.keys():
+        if {network, indexed} <= set(networks) and fits and not told.keys() - family.PARTS.keys():
             return family
+    named = repository.network or "network"
+    says = "" if network == indexed else f", whose config.json is of a {network}"
+    expected = "; or ".join(listed({part: "|".join(kinds) for part, kinds in one.PARTS.items()}) for one in FAMILIES)
     raise InputError(
-        f"model {repository.name}: the pipeline has {_listed({'network': listed, 'config': network, **told})}; "
-        "expected "
-        + "; or ".join(_listed({part: "|".join(kinds) for part, kinds in family.PARTS.items()}) for family in FAMILIES)
+        f"model {repository.name}: the pipeline has {listed({named: indexed, **told})}{says}; expected {expected}. "
+        f"{RECORD}"
     )
-
-
-def _listed(parts: dict[str, str]) -> str:
-    return ", ".join(f"{part} ({kind})" for part, kind in parts.items())

@@ -30,6 +30,7 @@ def load(name: str, config: Mapping[str, Any], device: str) -> Denoiser:
         schedule=tables.name_of(schedule) if models.is_exact(name) else None,
         steps=schedule.get("T"),
         size=tuple(config["size"]) if "size" in config else None,
+        variant=config.get("variant"),
     )
 
 

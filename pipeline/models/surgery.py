@@ -9,7 +9,7 @@ counted from the bottom: output block n of B takes skip B + 1 - n.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -99,19 +99,20 @@ def scaled_unet_blocks(nb: int, network: nn.Module) -> int:
     return (2 * nb * len(_stages(network).outputs) + SOURCE_BLOCKS) // (2 * SOURCE_BLOCKS)
 
 
-def unet_blocks(network: nn.Module) -> list[UnetBlock]:
+def unet_blocks(network: nn.Module, sides: Sequence[int] | None = None) -> list[UnetBlock]:
     """List a U-Net's blocks in the order they run, with their multiply-adds for one image.
 
-    Convolutions, linear layers and attention are counted; nothing is computed.
+    Convolutions, linear layers and attention are counted; nothing is computed. ``sides`` are the height and width of
+    what the network is given, by default its config's sample_size.
 
     Raises
     ------
     InputError
-        When the network cannot be cut, or its config has no sample_size.
+        When the network cannot be cut, or neither its config nor ``sides`` say what it is given.
     """
     _stages(network)  # refuses before anything is built
     counter, found = _counter(), []
-    sketch, states, text = _sketch(network)
+    sketch, states, text = _sketch(network, sides)
     stages = _stages(sketch)
     count = len(stages.outputs)
 
@@ -137,8 +138,10 @@ def unet_blocks(network: nn.Module) -> list[UnetBlock]:
     return found
 
 
-def multiply_adds(network: nn.Module, cut: Cut = WHOLE) -> int:
+def multiply_adds(network: nn.Module, cut: Cut = WHOLE, sides: Sequence[int] | None = None) -> int:
     """Count the multiply-adds of one evaluation of one image under a cut; nothing is computed.
+
+    ``sides`` are the height and width of what the network is given, by default its config's sample_size.
 
     Raises
     ------
@@ -146,7 +149,7 @@ def multiply_adds(network: nn.Module, cut: Cut = WHOLE) -> int:
         As ``check`` and ``unet_blocks`` do.
     """
     check(network, cut)
-    sketch, states, text = _sketch(network)
+    sketch, states, text = _sketch(network, sides)
     with _counter() as counter:
         forward(sketch, cut, *states, **text)
     return counter.get_total_flops() // 2
@@ -325,14 +328,15 @@ def _stage(name: str, module: Any, reads_text: bool = False) -> _Stage:
     return _Stage(name, getattr(module, "in_channels", 0), run)
 
 
-def _sketch(network: Any) -> tuple[Any, tuple[Tensor, Tensor], dict[str, Tensor]]:
+def _sketch(network: Any, sides: Sequence[int] | None) -> tuple[Any, tuple[Tensor, Tensor], dict[str, Tensor]]:
     """Build the network again without memory, with the state, time and text of one evaluation of one image."""
     import torch
 
     config = network.config
-    if config.sample_size is None:
+    size = config.sample_size if sides is None else sides
+    if size is None:
         raise InputError("the network's config has no sample_size; expected the images' height and width")
-    size = (config.sample_size,) * 2 if isinstance(config.sample_size, int) else config.sample_size
+    size = (size,) * 2 if isinstance(size, int) else size
     with torch.device("meta"):
         # looking a class up multiplies nothing, and without classes there is no label to give
         lookup = {"num_class_embeds": None} if config.class_embed_type is None else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,42 +46,62 @@ class Weights:
         return f"sha256:{digest.hexdigest()}"
 
 
-def candidates(safe: str, pickled: str) -> list[str]:
-    """Name the files that may hold weights or list them; the first that exists is used."""
-    return [
-        f"{stem}{suffix}{index}" for stem, suffix in ((safe, SAFE), (pickled, PICKLED)) for index in (".index.json", "")
-    ]
+def candidates(safe: str, pickled: str, variant: str | None = None) -> dict[str, str]:
+    """Name the files that may hold weights or list them, and how each is named where it is no variant.
+
+    The first that exists is used.
+    """
+    dotted = "" if variant is None else f".{variant}"
+    found = {}
+    for stem, suffix in ((safe, SAFE), (pickled, PICKLED)):
+        found[f"{stem}{suffix}.index{dotted}.json"] = f"{stem}{suffix}.index.json"
+        found[f"{stem}{dotted}{suffix}"] = f"{stem}{suffix}"
+    return found
 
 
-def find(folder: Path, safe: str, pickled: str) -> Weights:
+def find(folder: Path, safe: str, pickled: str, variant: str | None = None) -> Weights:
     """Find the weights in a folder by the stems of their names: safetensors first, shards before a single file.
 
-    If there is only a variant (STEM.fp16.safetensors), and only one, it is taken.
+    ``variant`` is one such as fp16, of STEM.fp16.safetensors. If there are only variants, and only one, it is taken.
 
     Raises
     ------
     MissingFile
         Where there are no weights, or a shard is missing.
     InputError
-        Where an index is no index, or there are several variants, or one in shards.
+        Where an index is no index, or there is no such variant, or several, and none was named.
     """
-    for name in candidates(safe, pickled):
+    for name, plain in candidates(safe, pickled, variant).items():
         path = folder / name
         if path.is_file():
-            return _sharded(path) if name.endswith(".json") else Weights((path,), {name: path})
-    for stem, suffix in ((safe, SAFE), (pickled, PICKLED)):
-        variants = sorted(folder.glob(f"{stem}.*{suffix}"))
-        if len(variants) > 1 or any("-of-" in path.name for path in variants):
-            raise InputError(
-                f"{folder} holds no {stem}{suffix}, but variants: {', '.join(path.name for path in variants)}; copy "
-                f"the one you mean to {stem}{suffix}"
-            )
-        if variants:
-            return Weights((variants[0],), {f"{stem}{suffix}": variants[0]})
+            return _sharded(path, plain) if name.endswith(".json") else Weights((path,), {plain: path})
+    variants = variants_in(folder, safe, pickled)
+    if variant is not None:
+        known = f"only {', '.join(variants)}" if variants else "none"
+        raise InputError(f"{folder} holds no variant {variant} of its weights, {known}")
+    if len(variants) == 1:
+        return find(folder, safe, pickled, variants[0])
+    if variants:
+        raise InputError(
+            f"{folder} holds no {safe}{SAFE}, but variants: {', '.join(variants)}; name one of them, as in --variant "
+            f"{variants[0]}"
+        )
     there = sorted({path.name for pattern in _FOREIGN for path in folder.glob(pattern)})
     raise MissingFile(
         f"no weights in {folder}; expected {safe}{SAFE}" + (f", found only {', '.join(there)}" if there else "")
     )
+
+
+def variants_in(folder: Path, safe: str, pickled: str) -> list[str]:
+    """Name the variants of the weights in a folder: those of safetensors, or where there are none, of pickles."""
+    for stem, suffix in ((safe, SAFE), (pickled, PICKLED)):
+        single = re.compile(rf"{re.escape(stem)}\.(.+){re.escape(suffix)}")
+        listed = re.compile(rf"{re.escape(stem + suffix)}\.index\.(.+)\.json")
+        there = [path.name for path in folder.glob(f"{stem}.*") if "-of-" not in path.name]
+        matches = [form.fullmatch(name) for name in there for form in (single, listed)]
+        if variants := sorted({match[1] for match in matches if match}):
+            return variants
+    return []
 
 
 @contextmanager
@@ -103,15 +124,15 @@ def reason(error: Exception, place: Path, folder: Path) -> str:
     return written if len(written) <= MOST_REASON else f"{written[:MOST_REASON]}..."
 
 
-def _sharded(index: Path) -> Weights:
+def _sharded(index: Path, plain: str) -> Weights:
     listed = json_object(index).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise InputError(f"{index} has weight_map {shown(listed)}; expected the file of every tensor by its name")
-    suffix = index.name.removesuffix(".index.json").rpartition(".")[2]
+    suffix = plain.removesuffix(".index.json").rpartition(".")[2]
     for name in listed.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(f".{suffix}"):
             raise InputError(f"{index} names the file {shown(name)}; expected .{suffix} files beside it")
     files = tuple(index.with_name(name) for name in sorted(set(listed.values())))
     if missing := [path.name for path in files if not path.is_file()]:
         raise MissingFile(f"{index} lists {', '.join(missing)}, which is not beside it; fetch the folder again")
-    return Weights(files, {index.name: index, **{path.name: path for path in files}})
+    return Weights(files, {plain: index, **{path.name: path for path in files}})

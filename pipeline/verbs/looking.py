@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from traj.pipeline.options import LocalName, LocalPath
+from traj.pipeline.options import SIZE, VARIANT, LocalName, LocalPath
 from traj.pipeline.parsing import Whole
 
 
 @click.command()
 @click.argument("what", type=LocalName(), metavar="STORE|MODEL")
 @click.option("--steps", type=Whole(1), help="Steps of a model that is sampled on a grid of as many timesteps.")
-def info(what: str, steps: int | None) -> None:
+@SIZE
+@VARIANT
+def info(what: str, **options: Any) -> None:
     """Describe a store or a model.
 
     \b
     traj info data/trajectories/ddpm.zarr
     traj info google/ddpm-cifar10-32
     traj info mine.py:edm --steps 18
+    traj info google/ddpm-cifar10-32@main --size 64x64
     """
     from traj.pipeline.info import describe_model, describe_store
 
     is_store = (what.endswith(".zarr") and not what.startswith("dataset:")) or (Path(what) / "zarr.json").exists()
-    click.echo(describe_store(Path(what)) if is_store else describe_model(what, steps))
+    click.echo(describe_store(Path(what)) if is_store else describe_model(what, **options))
 
 
 @click.command()

@@ -77,6 +77,8 @@ def noise(
 
 
 def _make_run(generation: Any, out: Path, **options: Any) -> None:
+    for caution in generation.cautions:
+        say(caution)
     carry_out(
         generation,
         out,
