@@ -58,7 +58,7 @@ def describe_model(
     denoiser = models.load(name, steps=steps, size=size, variant=variant)
     shape, dims = checked_event(denoiser.shape, dims_of(denoiser))
     lines = [
-        f"{name}: {_event(shape, dims)}, {getattr(denoiser, 'num_classes', 0) or 'no'} classes",
+        f"{name}: {_event(shape, dims)}, {_classes(getattr(denoiser, 'num_classes', 0))}",
         *_flat(
             "", {"model": denoiser.identity, "schedule": {**denoiser.schedule.identity, **denoiser.schedule.habits}}
         ),
@@ -67,6 +67,12 @@ def describe_model(
     if hasattr(denoiser, "network"):
         lines += ["", *_describe_unet_blocks(denoiser.network, denoiser.shape[1:])]
     return "\n".join([*lines, *_describe_parts(denoiser)])
+
+
+def _classes(count: int) -> str:
+    from traj.pipeline.models.labels import NUMBERS
+
+    return "any whole number as label" if count == NUMBERS else f"{count or 'no'} classes"
 
 
 def _event(shape: tuple[int, ...], dims: tuple[str, ...]) -> str:

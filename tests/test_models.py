@@ -12,7 +12,9 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
 
 from tests.networks import random_unet
 from traj.pipeline.models import load
+from traj.pipeline.models.labels import NUMBERS
 from traj.pipeline.models.pixels import UNetDenoiser
+from traj.pipeline.models.surgery import multiply_adds
 from traj.pipeline.process.schedule import Schedule
 
 NONE = torch.full((3,), -1)
@@ -162,6 +164,32 @@ def test_a_conditional_network_without_null_label_refuses_none(tmp_path):
         denoiser(states(), 50, torch.tensor([0, -1, 9]))
 
 
+@pytest.mark.parametrize("time", ["positional", "fourier", "learned"])
+@pytest.mark.parametrize("kind", ["timestep", "identity"])
+def test_labels_that_are_numbers_are_embedded_as_the_network_does_it(tmp_path, kind, time):
+    unet = random_unet(class_embed_type=kind, time_embedding_type=time, num_train_timesteps=1000)
+    denoiser = load(str(save(tmp_path, unet)))
+    table = kind == "timestep" and time == "learned"
+    assert denoiser.num_classes == (1000 if table else NUMBERS)
+    label = torch.tensor([7, 1, 300])
+    told = {"timestep": label if table else label.float(), "identity": label.float()[:, None]}[kind]
+    expected = unet.eval()(states(), 50, told).sample
+    assert torch.equal(denoiser(states(), 50, label).eps, expected)
+    assert not torch.equal(denoiser(states(), 50, label + 1).eps, expected)
+    with pytest.raises(ValueError, match=f"label {denoiser.num_classes}: expected 0 to {denoiser.num_classes - 1}"):
+        denoiser(states(), 50, label + denoiser.num_classes - 300)
+    with pytest.raises(ValueError, match="trained with labels only"):
+        denoiser.conditions({"labels": "none"})
+    assert denoiser.conditions({"labels": "cycle"}).of([0, 5], "cpu").tolist() == [0, 5]
+    assert multiply_adds(denoiser.network) > 0
+
+
+def test_a_label_without_a_logarithm_is_refused_where_one_is_taken(tmp_path):
+    denoiser = load(str(save(tmp_path, random_unet(class_embed_type="timestep", time_embedding_type="fourier"))))
+    with pytest.raises(ValueError, match="label 0, but the network is told the logarithm"):
+        denoiser(states(), 50, torch.tensor([0, 1, 2]))
+
+
 # --- what is refused ------------------------------------------------------------------------------------------
 
 
@@ -224,6 +252,7 @@ def test_pipelines_with_other_parts_are_refused_by_name(tmp_path, parts, message
     [
         ("unet/config.json", {"_class_name": "VQModel"}, "VQModel"),
         ("unet/config.json", {"sample_size": None}, "sample_size"),
+        ("unet/config.json", {"class_embed_type": "projection"}, "class_embed_type: 'projection'; expected null"),
         ("scheduler/scheduler_config.json", {"thresholding": True}, "thresholding"),
         ("scheduler/scheduler_config.json", {"variance_type": "learned_range"}, "expected 2 out"),
     ],
@@ -238,7 +267,7 @@ def test_parts_that_are_not_supported_are_refused_by_name(tmp_path, file, change
     ("network", "traj", "message"),
     [
         ({"out_channels": 2}, {}, "2 out; expected 1 out"),
-        ({"class_embed_type": "timestep"}, {}, "class_embed_type"),
+        ({"class_embed_type": "timestep"}, {"null_label": 3}, "null_label is 3; expected the last of 0"),
         ({"num_class_embeds": 11}, {"null_label": 3}, "null_label is 3"),
         ({}, {"null_label": 10}, "null_label is 10"),
         ({}, {"guidance": 2}, "has guidance, which is not known"),

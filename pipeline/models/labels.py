@@ -12,6 +12,8 @@ from traj.pipeline.parsing import is_whole
 from traj.stores import InputError
 
 NONE = -1
+NUMBERS = 1 << 24
+"""How many classes a model has whose labels are any whole numbers: as many as float32 tells apart."""
 SOURCE = "source"
 """Each sample has the label of what it starts from."""
 

@@ -62,10 +62,10 @@ def schedule(repository: Repository, steps: int | None, time_scale: float = 1.0)
     return Schedule.from_config(json_object(repository.require("scheduler", "scheduler_config.json")), time_scale)
 
 
-def attempt(denoiser: NetworkDenoiser, condition: Any, device: str, given: str, advice: str) -> None:
+def attempt(denoiser: NetworkDenoiser, condition: Any, device: str, given: str, factor: int = 1) -> None:
     """Run a network once, on zeros at the noisiest timestep, under the condition of one sample.
 
-    ``given`` says what it is run on, and ``advice`` what else might fit.
+    ``given`` says what it is run on. An image has ``factor`` times the sides of that, as where it is a latent.
 
     Raises
     ------
@@ -73,6 +73,7 @@ def attempt(denoiser: NetworkDenoiser, condition: Any, device: str, given: str, 
         Where it fails, or gives anything but finite numbers in the shape of the state.
     """
     x_t = torch.zeros(1, *denoiser.shape, device=device)
+    advice = _sizes_that_fit(denoiser, factor)
     try:
         with torch.inference_mode():
             eps = denoiser(x_t, denoiser.schedule.T - 1, condition).eps
@@ -82,6 +83,22 @@ def attempt(denoiser: NetworkDenoiser, condition: Any, device: str, given: str, 
         raise InputError(f"the network gives {tuple(eps.shape[1:])} for {given}{advice}")
     if not eps.isfinite().all():
         raise InputError(f"the network gives values that are not finite for {given}; its weights are damaged")
+
+
+def _sizes_that_fit(denoiser: NetworkDenoiser, factor: int) -> str:
+    """Say which sizes a network takes that halves its images or parts them into patches, if it does not take this."""
+    network: Any = denoiser.network
+    halvings = sum(bool(level.downsamplers) for level in getattr(network, "down_blocks", ()))
+    patch = int(network.config.get("patch_size") or 1)
+    sides, multiple = denoiser.shape[1:], patch * 2**halvings
+    if all(side % multiple == 0 for side in sides):
+        return ""
+    fitting = ["x".join(str(max(1, side // multiple + more) * multiple * factor) for side in sides) for more in (0, 1)]
+    why = f"parts images into patches of {patch} x {patch}" if patch > 1 else f"halves images {halvings} times"
+    return (
+        f". It {why}: both sides must be multiples of {multiple * factor}, {' or '.join(fitting)} for example, as "
+        "sample_size in config.json or by --size"
+    )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from diffusers import UNet2DModel
 from traj.pipeline.configs import Key, Keys, number, optional, whole
 from traj.pipeline.models import loading, surgery, unet
 from traj.pipeline.models.folder import json_object
-from traj.pipeline.models.labels import Labels, check_label
+from traj.pipeline.models.labels import NUMBERS, Labels, check_label
 from traj.pipeline.models.network import NetworkDenoiser
 from traj.pipeline.models.repository import Repository
 from traj.pipeline.process.cut import Cut
@@ -59,8 +59,10 @@ def load(
 class UNetDenoiser(NetworkDenoiser):
     """A UNet2DModel, with or without labels.
 
-    ``null_label`` is the class embedding that stands for no label, the last one of the network. ``size`` is the height
-    and width of images, by default what the network's config says.
+    Labels are rows of a table of embeddings, or with a class_embed_type any whole numbers: "timestep" embeds them as it
+    embeds time, "identity" adds them to the embedding of time. ``null_label`` is the class embedding that stands for no
+    label, the last one of the network. ``size`` is the height and width of images, by default what the network's config
+    says.
 
     Raises
     ------
@@ -94,15 +96,16 @@ class UNetDenoiser(NetworkDenoiser):
         )
         self.null_label = null_label
         self._checked: tuple[torch.Tensor, torch.Tensor | None] | None = None
-        if network.config.class_embed_type is not None:
-            raise InputError(
-                f"class_embed_type {network.config.class_embed_type!r} is not supported; expected labels "
-                "through num_class_embeds"
-            )
-        embeddings = network.config.num_class_embeds or 0
+        self._kind = network.config.class_embed_type or ("table" if network.config.num_class_embeds else None)
+        embeddings = network.config.num_class_embeds if self._kind == "table" else 0
         if null_label is not None and null_label != embeddings - 1:
             raise InputError(f"null_label is {null_label}; expected the last of {embeddings} class embeddings")
-        self.num_classes = embeddings if null_label is None else embeddings - 1
+        if self._kind in (None, "table"):
+            self.num_classes = embeddings if null_label is None else embeddings - 1
+        elif self._kind == "timestep" and network.config.time_embedding_type == "learned":
+            self.num_classes = network.config.num_train_timesteps
+        else:
+            self.num_classes = NUMBERS
         self.unconditional = self.num_classes == 0 or null_label is not None
 
     def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Labels:
@@ -114,12 +117,23 @@ class UNetDenoiser(NetworkDenoiser):
         return surgery.forward(self.network, cut, x_t, time, self._class_labels(condition))
 
     def _class_labels(self, label: torch.Tensor) -> torch.Tensor | None:
-        """Return the class embeddings to look up, checked once per label tensor (a check waits for the device)."""
+        """Return what the network is told as labels, checked once per label tensor (a check waits for the device)."""
         if self._checked is None or self._checked[0] is not label:
             check_label(label, self.num_classes, self.unconditional)
-            has_embeddings = self.network.config.num_class_embeds
-            self._checked = label, label.where(label >= 0, self.null_label or 0) if has_embeddings else None
+            self._checked = label, self._told(label)
         return self._checked[1]
+
+    def _told(self, label: torch.Tensor) -> torch.Tensor | None:
+        match self._kind:
+            case "table":
+                return label.where(label >= 0, self.null_label or 0)
+            case "identity":
+                return label[:, None].float()
+            case "timestep" if self.network.config.time_embedding_type == "fourier" and not label.all():
+                raise InputError("label 0, but the network is told the logarithm of a label; expected 1 or more")
+            case "timestep":
+                return label
+        return None
 
 
 def _size(network: UNet2DModel) -> tuple[int, int]:
@@ -136,20 +150,6 @@ def _try(denoiser: UNetDenoiser, device: str) -> None:
     Raises InputError where it fails, or gives anything but finite numbers in the shape of the image.
     """
     channels, height, width = denoiser.shape
-    label = torch.full((1,), -1 if denoiser.unconditional else 0, device=device)
+    label = torch.full((1,), -1 if denoiser.unconditional else denoiser.num_classes - 1, device=device)
     given = f"an image of {channels} x {height} x {width}, the size that its config.json says or that was given"
-    loading.attempt(denoiser, label, device, given, _sizes_that_fit(denoiser))
-
-
-def _sizes_that_fit(denoiser: UNetDenoiser) -> str:
-    """Say which sizes a network takes that halves its images, if it does not take this one."""
-    halvings = sum(bool(level.downsamplers) for level in denoiser.network.down_blocks)
-    factor = 2**halvings
-    sides = denoiser.shape[1:]
-    if all(side % factor == 0 for side in sides):
-        return ""
-    fitting = ["x".join(str(max(1, side // factor + more) * factor) for side in sides) for more in (0, 1)]
-    return (
-        f". It halves images {halvings} times: both sides must be multiples of {factor}, {' or '.join(fitting)} for "
-        "example, as sample_size in config.json or by --size"
-    )
+    loading.attempt(denoiser, label, device, given)

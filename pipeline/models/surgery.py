@@ -112,7 +112,7 @@ def unet_blocks(network: nn.Module, sides: Sequence[int] | None = None) -> list[
     """
     _stages(network)  # refuses before anything is built
     counter, found = _counter(), []
-    sketch, states, text = _sketch(network, sides)
+    sketch, states, told = _sketch(network, sides)
     stages = _stages(sketch)
     count = len(stages.outputs)
 
@@ -134,7 +134,7 @@ def unet_blocks(network: nn.Module, sides: Sequence[int] | None = None) -> list[
         outputs=[counted(unet_block, "output", n, count + 1 - n) for n, unet_block in enumerate(stages.outputs, 1)],
     )
     with counter:
-        type(sketch).forward(_StandIn(sketch, _Trunk(watched, WHOLE)), *states, **text)
+        type(sketch).forward(_StandIn(sketch, _Trunk(watched, WHOLE)), *states, **told)
     return found
 
 
@@ -149,9 +149,9 @@ def multiply_adds(network: nn.Module, cut: Cut = WHOLE, sides: Sequence[int] | N
         As ``check`` and ``unet_blocks`` do.
     """
     check(network, cut)
-    sketch, states, text = _sketch(network, sides)
+    sketch, states, told = _sketch(network, sides)
     with _counter() as counter:
-        forward(sketch, cut, *states, **text)
+        forward(sketch, cut, *states, **told)
     return counter.get_total_flops() // 2
 
 
@@ -329,7 +329,7 @@ def _stage(name: str, module: Any, reads_text: bool = False) -> _Stage:
 
 
 def _sketch(network: Any, sides: Sequence[int] | None) -> tuple[Any, tuple[Tensor, Tensor], dict[str, Tensor]]:
-    """Build the network again without memory, with the state, time and text of one evaluation of one image."""
+    """Build the network again without memory, with the state, time, label and text of one evaluation."""
     import torch
 
     config = network.config
@@ -342,11 +342,16 @@ def _sketch(network: Any, sides: Sequence[int] | None) -> tuple[Any, tuple[Tenso
         lookup = {"num_class_embeds": None} if config.class_embed_type is None else {}
         sketch = type(network).from_config({**config, **lookup}).eval().requires_grad_(False)
         states = torch.zeros(1, config.in_channels, *size), torch.zeros((), dtype=torch.int64)
+        told = {}
+        if config.class_embed_type == "timestep":
+            told["class_labels"] = torch.zeros(1, dtype=torch.int64)
+        elif config.class_embed_type == "identity":
+            told["class_labels"] = torch.zeros(1, 1)
         if "cross_attention_dim" not in config:
-            return sketch, states, {}
+            return sketch, states, told
         width = config.encoder_hid_dim or config.cross_attention_dim
         width = width if isinstance(width, int) else width[0]
-        return sketch, states, {"encoder_hidden_states": torch.zeros(1, TEXT_TOKENS, width)}
+        return sketch, states, {**told, "encoder_hidden_states": torch.zeros(1, TEXT_TOKENS, width)}
 
 
 def _counter() -> FlopCounterMode:

@@ -47,7 +47,7 @@ KEYS = Keys(
         "norm_eps": Key(1e-5, number(above=0)),
         "resnet_time_scale_shift": Key("default", text),
         "add_attention": Key(True, flag),
-        "class_embed_type": Key(None, optional(text)),
+        "class_embed_type": Key(None, optional(one_of("timestep", "identity"))),
         "num_class_embeds": Key(None, optional(whole(1, 10_000_000))),
         "num_train_timesteps": Key(None, optional(whole(1, 1_000_000))),
     },

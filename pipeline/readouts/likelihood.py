@@ -151,11 +151,16 @@ def _classes(denoiser: Denoiser, asked: tuple[int, ...] | None) -> list[int]:
 
     Raises InputError for a model without classes, and for classes it doesn't have or that are named twice.
     """
+    from traj.pipeline.models.labels import NUMBERS
     from traj.stores import InputError
 
     count = int(getattr(denoiser, "num_classes", 0))
     if not count:
         raise InputError(f"model {denoiser.name} has no classes; expected a class-conditional model")
+    if asked is None and count == NUMBERS:
+        raise InputError(
+            f"labels of model {denoiser.name} are any whole numbers; expected those to read: --classes 0,1"
+        )
     chosen = list(range(count)) if asked is None else list(asked)
     if len(set(chosen)) < len(chosen) or not all(0 <= label < count for label in chosen):
         raise InputError(
