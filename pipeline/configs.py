@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import reprlib
 from collections.abc import Callable, Mapping
@@ -59,6 +61,11 @@ class Keys:
                     f"leave out {old}"
                 )
         return {key: given.get(key, known.default) for key, known in self.used.items()}
+
+    def fingerprint(self, config: Mapping[str, Any]) -> str:
+        """Hash what ``read`` gave without the keys that have their default values: writing one out changes no number."""
+        unusual = {key: value for key, value in config.items() if value != self.used[key].default}
+        return f"sha256:{hashlib.sha256(json.dumps(unusual, sort_keys=True).encode()).hexdigest()}"
 
     def _knows(self, key: str) -> bool:
         return key in self.used or key in self.unused or key in self.renamed

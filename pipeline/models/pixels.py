@@ -48,7 +48,7 @@ def load(
         schedule,
         size=size,
         name=repository.name,
-        identity={"weights": sha256, "network": unet.fingerprint(config), **options},
+        identity={"weights": sha256, "network": unet.KEYS.fingerprint(config), **options},
         null_label=options["null_label"],
         autocast=autocast,
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from typing import Any
 
 from traj.pipeline.configs import Key, Keys, Unfit, flag, number, one_of, optional, several, text, whole
@@ -53,9 +50,3 @@ KEYS = Keys(
     },
     unused={"dropout": "of training; nothing is dropped when a network predicts"},
 )
-
-
-def fingerprint(config: Mapping[str, Any]) -> str:
-    """Hash a config without the keys that have their default values: writing a default out changes no number."""
-    unusual = {key: value for key, value in config.items() if value != KEYS.used[key].default}
-    return f"sha256:{hashlib.sha256(json.dumps(unusual, sort_keys=True).encode()).hexdigest()}"
