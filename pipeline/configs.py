@@ -63,7 +63,7 @@ class Keys:
         return {key: given.get(key, known.default) for key, known in self.used.items()}
 
     def fingerprint(self, config: Mapping[str, Any]) -> str:
-        """Hash what ``read`` gave without the keys that have their default values: writing one out changes no number."""
+        """Hash what ``read`` gave, less the keys with their default values: writing one out changes no number."""
         unusual = {key: value for key, value in config.items() if value != self.used[key].default}
         return f"sha256:{hashlib.sha256(json.dumps(unusual, sort_keys=True).encode()).hexdigest()}"
 

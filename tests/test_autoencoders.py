@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests import families
+from tests.networks import random_unet
 from traj.pipeline.models import autoencoders, repository
 from traj.stores import InputError, MissingFile
 
@@ -75,10 +76,16 @@ def test_a_tiny_autoencoder_has_no_scale(tmp_path):
     assert ours.decode(latents()).shape[1:] == ours.image_shape((4, 8, 8))
 
 
-def test_the_part_of_a_pipeline_is_loaded_by_its_own_folder_too():
-    whole, part = (autoencoders.load(str(families.folder("dit") / place)) for place in ("", "vae"))
+@pytest.mark.parametrize("place", ["vae", "transformer"])
+def test_the_folder_of_a_part_stands_for_its_pipeline(place):
+    whole, part = (autoencoders.load(str(families.folder("dit") / inside)) for inside in ("", place))
     assert whole.identity == part.identity
-    assert torch.equal(whole.decode(latents()), part.decode(latents()))
+
+
+def test_another_autoencoder_in_the_folder_of_a_pipeline_is_loaded_when_named(tmp_path):
+    shutil.copytree(families.folder("dit"), tmp_path / "dit")
+    _, ours = alone(families.tiny(), tmp_path / "dit" / "vae_tiny")
+    assert (ours.scaling_factor, autoencoders.load(str(tmp_path / "dit")).scaling_factor) == (1.0, 0.18215)
 
 
 def test_identity_tells_weights_and_scale_apart_and_nothing_else(tmp_path):
@@ -102,11 +109,12 @@ def test_sides_of_latents_are_those_of_images_divided():
 
 
 def test_what_is_no_autoencoder_is_refused_by_name(tmp_path):
+    random_unet().save_pretrained(tmp_path / "unet")
     with pytest.raises(InputError, match="'UNet2DModel'; expected an autoencoder, AutoencoderKL"):
-        autoencoders.load(str(families.folder("ldm-vq") / "unet"))
+        autoencoders.load(str(tmp_path / "unet"))
     with pytest.raises(MissingFile, match="no such folder"):
         autoencoders.load("nowhere")
-    _, ours = alone(families.vq(), tmp_path)
+    _, ours = alone(families.vq(), tmp_path / "vq")
     for shape in ((3, 8, 8), (4,), (4, 2, 8, 8)):
         with pytest.raises(InputError, match="expected latents"):
             ours.image_shape(shape)

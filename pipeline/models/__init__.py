@@ -71,10 +71,8 @@ def load(
         if not folder.is_dir():
             raise MissingFile(f"model {name} is not trained yet (no folder {folder}): run traj train {name}")
         found = repository.local(folder, name, variant)
-    elif Path(name).is_dir():
-        found = repository.local(Path(name), Path(name).resolve().name or name, variant)
-    elif place := repository.hub_of(name):
-        found = repository.on_hub(place, variant)
+    elif there := repository.named(name, variant):
+        found = there
     elif "/" in name or os.sep in name:
         raise MissingFile(f"model {name!r}: no such folder; {_KNOWN}")
     else:

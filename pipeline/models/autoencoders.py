@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,7 +89,7 @@ KINDS: dict[str, type[ModelMixin]] = {kind.__name__: kind for kind in _KEYS}
 class Described:
     """What the config of an autoencoder says, its weights untouched.
 
-    ``part`` is where it lies in ``repository``. An image has ``factor`` times the sides of its latent.
+    ``part`` is where it lies in ``repository``.
     """
 
     repository: Repository
@@ -100,13 +99,13 @@ class Described:
 
     @property
     def factor(self) -> int:
-        levels: tuple[int, ...] = self.config[
-            "num_decoder_blocks" if self.kind is AutoencoderTiny else "block_out_channels"
-        ]
-        return 2 ** (len(levels) - 1)
+        """The sides of an image over those of its latent: each level but one doubles them."""
+        levels = self.config["num_decoder_blocks" if self.kind is AutoencoderTiny else "block_out_channels"]
+        return int(2 ** (len(levels) - 1))
 
     @property
     def latent_channels(self) -> int:
+        """How many channels a process makes; those of a VQModel may be fewer than its network's."""
         return int(self.config.get("vq_embed_dim") or self.config["latent_channels"])
 
     def latent_sides(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -175,7 +174,9 @@ def load(model: str | Repository, device: str = "cpu") -> Autoencoder:
     InputError
         When the pipeline has none, or it is of a kind that is not supported, or cannot be loaded.
     """
-    found = model if isinstance(model, Repository) else _named(model)
+    found = model if isinstance(model, Repository) else repository.named(model)
+    if found is None:
+        raise MissingFile(f"autoencoder {model!r}: there is no such folder; expected one, or a hub id")
     try:
         return Autoencoder(describe(found), device)
     except InputError as error:
@@ -184,7 +185,9 @@ def load(model: str | Repository, device: str = "cpu") -> Autoencoder:
 
 def describe(found: Repository) -> Described:
     """Read the config of the autoencoder of a pipeline. Raises MissingFile, InputError as ``load`` does."""
-    part = next((part for part in PARTS if part in found.parts), found.network)
+    listed = next((part for part in PARTS if part in found.parts), found.network)
+    itself = found.config(found.network).get("_class_name") in KINDS
+    part = found.network if itself else listed
     config = found.config(part)
     kind = KINDS.get(str(config.get("_class_name")))
     if kind is None:
@@ -193,12 +196,3 @@ def describe(found: Repository) -> Described:
             f"as the part {' or '.join(PARTS)} of a pipeline, or alone"
         )
     return Described(found, part, kind, _KEYS[kind].read(config, f"the config.json of {part or 'the autoencoder'}"))
-
-
-def _named(name: str) -> Repository:
-    if Path(name).is_dir():
-        return repository.local(Path(name), Path(name).resolve().name or name)
-    if "/" not in name:
-        raise MissingFile(f"autoencoder {name!r}: there is no such folder; expected one, or a hub id")
-    return repository.hub(name)
-

@@ -100,6 +100,16 @@ class Repository:
         return False
 
 
+def named(name: str, variant: str | None = None) -> Repository | None:
+    """Open the folder of a name, or what it is the hub id of; None for what is neither.
+
+    Raises MissingFile, InputError as ``local`` and ``on_hub`` do.
+    """
+    if Path(name).is_dir():
+        return local(Path(name), Path(name).resolve().name or name, variant)
+    return on_hub(place, variant) if (place := hub_of(name)) else None
+
+
 def local(folder: Path, name: str, variant: str | None = None) -> Repository:
     """Open a pipeline's folder, or that of its network, such as unet_ema, where it has several.
 
