@@ -207,8 +207,8 @@ RUN = (
         type=LocalName(),
         required=True,
         help="digits or digits-iddpm, once trained; a folder of diffusers, or its ID, ID@REVISION or ID/FOLDER on the "
-        "hub; an exact model: "
-        "gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits, dataset:PATH.zarr or "
+        "hub; an exact model: gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:DATA, which are digits or whatever "
+        "traj dataset reads, or "
         "molrg:classes=3,dim=5,features=50,delta=.2 (all optional; also weights=.2:.3:.5, dim=10:5:2, basis=SEED); or "
         "your own FILE.py:NAME.",
     ),
@@ -281,8 +281,9 @@ START = (
         "--start",
         type=LocalName(),
         metavar="SOURCE",
-        help="Start from samples instead of noise: a store with x_0, such as a dataset or a run; vae:NAME, a VAE that "
-        "traj train made; or gaussian:STORE, normal ones with the mean and covariance of a store's x_0.",
+        help="Start from samples instead of noise: a store with x_0, such as a dataset or a run; whatever traj dataset "
+        "reads without options, such as a folder of images; vae:NAME, a VAE that traj train made; or gaussian:DATA, "
+        "normal ones with the mean and covariance of data.",
     ),
     click.option(
         "--start-step",

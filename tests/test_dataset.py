@@ -188,6 +188,6 @@ def test_options_that_mean_nothing_are_refused(tmp_path, arguments, message):
 
 def test_a_path_after_the_form_of_a_model_is_no_url(tmp_path):
     refused = traj("generate", tmp_path / "a.zarr", "--model", f"dataset:{tmp_path}/b.zarr")
-    assert "b.zarr does not exist" in " ".join(refused.output.split())
+    assert "b.zarr': no such file or folder" in " ".join(refused.output.split())
     for name in ("dataset://host/a.zarr", "s3:/bucket/a.zarr"):
         assert "is a URL" in traj("generate", tmp_path / "a.zarr", "--model", name).output

@@ -180,7 +180,7 @@ def test_with_a_file_of_labels_none_are_looked_for_in_the_source(tmp_path, hub, 
         source = as_idx(tmp_path, GREY)["source"]
         (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"")
     made = prepare(source, labels=f"{tmp_path}/labels.txt")
-    np.testing.assert_array_equal(made.label, LABEL[::-1])
+    np.testing.assert_array_equal(made.found.label, LABEL[::-1])
 
 
 @pytest.mark.parametrize("form", ["npz", "zarr"])

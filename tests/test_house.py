@@ -24,9 +24,9 @@ BASE = {"configs", "parsing", "threads", "estimate"}
 
 WINGS = {
     "process": (),
-    "models": ("process",),
+    "sources": (),
+    "models": ("process", "sources"),
     "readouts": ("process", "models"),
-    "sources": ("models",),
     "making": ("process", "models", "readouts", "sources"),
     "computing": (),
     "report": ("computing", "models"),

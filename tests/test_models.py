@@ -204,7 +204,8 @@ def test_a_label_without_a_logarithm_is_refused_where_one_is_taken(tmp_path):
         ("mixture:1", "two different"),
         ("mixture:1,nan", "two different"),
         ("mixture:a,b", "mixture:A,B"),
-        ("dataset:cats", "dataset:digits"),
+        ("dataset:cats", "source 'cats': no such file or folder; expected digits"),
+        ("dataset:", "dataset:DATA"),
         ("laplace:0,1", "gaussian:MEAN,VAR"),
     ],
 )

@@ -201,13 +201,30 @@ def test_a_class_of_a_large_number_takes_no_longer(labels, message, monkeypatch)
 
 
 def test_a_dataset_that_memory_cannot_hold_is_refused_by_its_size(datasets, monkeypatch):
-    monkeypatch.setattr(stores, "memory_free", lambda: 119)
-    with pytest.raises(stores.InputError, match=r"6 values, which take 48 B in float64, and 120 B .* has 119 B free"):
+    monkeypatch.setattr(stores, "memory_free", lambda: 71)
+    with pytest.raises(stores.InputError, match=r"6 values, which take 48 B in float64, and 72 B .* has 71 B free"):
         load(f"dataset:{datasets}/points.zarr")
 
 
-def test_only_a_dataset_is_a_model(tmp_path):
-    with pytest.raises(stores.InputError, match="holds trajectories, expected what `traj dataset` makes"):
-        load(f"dataset:{runs.make(tmp_path / 'a.zarr', 4)}")
-    with pytest.raises(stores.InputError, match="does not exist"):
+@pytest.mark.parametrize("place", ["digits.npz", "digits", "run"])
+def test_whatever_a_dataset_can_be_made_of_is_a_model(datasets, tmp_path, place):
+    points, classes = images()
+    if place == "run":
+        name = str(runs.make(tmp_path / "a.zarr", 4))
+        expected = stores.open(name).x_0.values, np.full(4, -1)
+    else:
+        np.savez(tmp_path / "digits.npz", x=points, y=classes)
+        name, expected = str(tmp_path / place) if place == "digits.npz" else place, (points, classes)
+    denoiser = load(f"dataset:{name}")
+    np.testing.assert_array_equal(denoiser.points.reshape(-1, 1, 8, 8), expected[0])
+    np.testing.assert_array_equal(denoiser.classes, expected[1])
+    if place != "run":
+        assert denoiser.identity == load(f"dataset:{datasets}/digits.zarr").identity
+
+
+def test_data_that_need_an_option_are_no_model_before_they_are_a_dataset(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((4, 3, 5), 7.0))
+    with pytest.raises(stores.InputError, match=r"--range LOW,HIGH.*make a dataset of .*a.npy with it first"):
+        load(f"dataset:{tmp_path}/a.npy")
+    with pytest.raises(stores.MissingFile, match="no such file or folder"):
         load(f"dataset:{tmp_path}/b.zarr")

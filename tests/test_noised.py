@@ -171,6 +171,15 @@ def test_inversion_and_the_way_back_are_the_products_of_gains(dataset, tmp_path)
     assert error[1] < error[0]
 
 
+def test_a_file_is_noised_and_inverted_as_the_dataset_of_it(dataset, tmp_path):
+    np.savez(tmp_path / "a.npz", x=stores.open(dataset).x_0.values / 4, y=stores.open(dataset).label.values)
+    asked = {"model": "gaussian:0,0.0625,1x8x8", "sampler_name": "ddim", "steps": 5, "samples": 4}
+    for inversion in (False, True):
+        ds = noise(f"{tmp_path}/a.npz", tmp_path / f"{inversion}.zarr", inversion=inversion, **asked)
+        np.testing.assert_array_equal(ds.x_0, stores.open(dataset).x_0.values[:4] / 4)
+        np.testing.assert_array_equal(ds.label, [0, 1, 2, 0])
+
+
 @pytest.mark.parametrize("options", [{}, {"sampler_name": "ddim", "eta": 0.5}, {"sampler_name": "ddim", "clip": True}])
 def test_only_ddim_without_noise_is_inverted(dataset, options):
     with pytest.raises(stores.InputError, match="inversion goes backwards through ddim without noise"):

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests import runs
+from tests.data_formats import FORMATS, GREY, LABEL
 from tests.sampling import LINEAR, gain
 from tests.test_fork import forked
 from tests.test_generate import make
@@ -118,6 +119,37 @@ def test_no_later_run_takes_a_seed_that_led_to_what_it_starts_from(tmp_path):
         assert generate.prepare(start=str(source), start_step=50, seed=2, steps=20, **asked).source.seeds == {0, 1}
 
 
+@pytest.mark.parametrize("write", FORMATS)
+def test_data_in_any_format_start_the_same_run(tmp_path, hub, write):
+    source = write(tmp_path, GREY)["source"]
+    asked = {"model": "gaussian:0,0.0625,1x5x4", "samples": 4, "block": 4}
+    found = late(tmp_path / "found.zarr", source, **asked)
+    known = runs.dataset(tmp_path / "d.zarr", GREY[:, None] / np.float32(127.5) - np.float32(1), label=LABEL)
+    expected = late(tmp_path / "expected.zarr", known, **asked)
+    np.testing.assert_array_equal(found.x_t, expected.x_t)
+    np.testing.assert_array_equal(found.x_0, expected.x_0)
+
+
+def test_data_are_known_by_what_they_hold_and_their_labels_told(tmp_path):
+    pixels = GREY / np.float32(127.5) - np.float32(1)
+    np.savez(tmp_path / "a.npz", x=pixels, y=LABEL)
+    np.save(tmp_path / "same.npy", pixels)
+    np.save(tmp_path / "other.npy", pixels[::-1])
+    origins = [starts.load(f"{tmp_path}/{name}", 0) for name in ("a.npz", "same.npy", "other.npy")]
+    assert [origin.labels for origin in origins] == [LABEL.tolist(), None, None]
+    assert len({str(origin.identity) for origin in origins}) == 3  # labels are hashed too
+    assert origins[0].identity == {"data": dataset.prepare(f"{tmp_path}/a.npz").config["data"]}
+
+
+def test_data_that_change_while_they_are_read_are_found(tmp_path):
+    np.save(tmp_path / "a.npy", GREY)
+    source = starts.load(f"{tmp_path}/a.npy", 0)
+    assert source.x_0(range(4, 8)).shape == (4, 1, 5, 4)  # beyond the last, that one again
+    np.save(tmp_path / "a.npy", GREY[::-1])
+    with pytest.raises(stores.StaleStore, match=r"a.npy was changed while it was read"):
+        source.x_0(range(2))
+
+
 def test_data_that_no_run_made_name_no_seeds(wide):
     assert "seeds" not in dataset.prepare(str(wide)).config
     assert "seeds" not in generate.prepare(model=NARROW, start=str(wide), start_step=500, steps=20).config["start"]
@@ -178,6 +210,13 @@ def test_times_are_evaluations_and_seconds_of_a_sample(wide, tmp_path, monkeypat
 
 BAD = {
     "no such VAE": (["--start", "vae:nothing", "--start-step", 500], "VAE 'nothing': there is no folder"),
+    "neither file nor name": (
+        ["--start", "cats", "--start-step", 500],
+        "'cats': no such file or folder; expected digits",
+    ),
+    "range": (["--start", "wide.npy", "--start-step", 500], "--range LOW,HIGH, .* make a dataset of wide.npy with it"),
+    "axes": (["--start", "odd.npy", "--start-step", 500], "--axes .* make a dataset of odd.npy with it first"),
+    "how many": (["--start", "molrg:classes=2", "--start-step", 500], "has as many samples as are drawn"),
     "no data for a Gaussian": (["--start", "gaussian:nothing.zarr", "--start-step", 500], "nothing.zarr"),
     "times at a URL": (["--times", "s3://b/t.csv"], "is a URL"),
     "no step": (["--start", "wide.zarr"], "both --start and --start-step"),
@@ -185,7 +224,10 @@ BAD = {
     "not visited": (["--start", "wide.zarr", "--start-step", 480], "the nearest are 500 and 450"),
     "beyond": (["--start", "wide.zarr", "--start-step", 1000], "the nearest are 950 and 900"),
     "too many": (["--start", "wide.zarr", "--start-step", 500, "--samples", 13], "wide.zarr has 12"),
-    "other shape": (["--start", "small.zarr", "--start-step", 500], "shape 1x8x8, but .* takes 1x32x32"),
+    "other shape": (
+        ["--start", "small.zarr", "--start-step", 500],
+        "shape 1x8x8, but .* takes 1x32x32; .* --size HEIGHTxWIDTH",
+    ),
     "other range": (["--start", "unit.zarr", "--start-step", 500], "lie in 0 to 1, but .* in -2 to 2"),
     "no x_0": (["--start", "readout.zarr", "--start-step", 500], "readout with no x_0"),
     "forks": (["--start", "forks.zarr", "--start-step", 500], r"fork with x_0 \(variant, replica, sample"),
@@ -210,6 +252,8 @@ def folder(wide, tmp_path_factory):
     """Stores that cannot be started from, and `wide`."""
     folder = tmp_path_factory.mktemp("bad")
     (folder / "wide.zarr").symlink_to(wide)
+    np.save(folder / "wide.npy", stores.open(wide).x_0.values * 5)
+    np.save(folder / "odd.npy", np.zeros((12, 5, 5, 2)))
     ones = np.ones((12, 1, 32, 32))
     runs.dataset(folder / "unlabelled.zarr", ones, valid_range=SPAN)
     runs.dataset(folder / "unit.zarr", ones, valid_range=(0, 1))

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import time
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
-
 from traj import stores
-from traj.pipeline import sources
 from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, duration, peak_memory, size
+from traj.pipeline.models.samples import load
 from traj.pipeline.parsing import check_count
-from traj.pipeline.sources.events import Events, classes_of, events_of
+from traj.pipeline.sources.events import Events, events_of
+from traj.pipeline.sources.surveyed import Surveyed, progress, survey
 from traj.stores import InputError, Layout
 
 # Raised by hand when the numbers of a dataset change for equal data.
@@ -45,31 +39,21 @@ class DatasetCost(Cost):
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a first pass over the data found: the hash of their values, their bounds, a checksum of each block."""
-
-    digest: str
-    low: float
-    high: float
-    checksums: tuple[int, ...]
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Collection:
     """A dataset to be made of the first events of a source. Building it touches no file of the dataset."""
 
-    events: Events
+    found: Surveyed
     layout: Layout
-    label: NDArray[np.int64]
-    valid_range: tuple[float, float]
-    seen: Seen
+
+    @property
+    def events(self) -> Events:
+        """What is stored."""
+        return self.found.events
 
     @property
     def config(self) -> dict[str, Any]:
         """Every input the numbers depend on."""
-        seeds = sorted(self.events.source.seeds)
-        return {"numerics": NUMERICS, "data": self.seen.digest, **({"seeds": seeds} if seeds else {})}
+        return {"numerics": NUMERICS, **self.found.identity}
 
     def open(
         self,
@@ -85,8 +69,8 @@ class Collection:
             dims=self.events.dims,
             samples=self.layout.samples,
             block=self.layout.block,
-            label=self.label,
-            valid_range=self.valid_range,
+            label=self.found.label,
+            valid_range=self.found.valid_range,
             config=self.config,
             environment={"source": self.events.name},
             stale=stale,
@@ -100,7 +84,7 @@ class Collection:
         event = 4 * math.prod(self.events.shape)
         return DatasetCost(
             evaluations=0,
-            seconds=self.seen.seconds * samples / self.layout.samples + samples * event / WRITTEN_PER_SECOND,
+            seconds=self.found.seconds * samples / self.layout.samples + samples * event / WRITTEN_PER_SECOND,
             disk=samples * event,
             disk_free=disk_free(out),
             memory=peak_memory() + 3 * self.layout.block * event + MARGIN_BYTES,
@@ -112,13 +96,12 @@ class Collection:
 
         Raises StaleStore where the data are not those seen before. Finished blocks stay whatever happens.
         """
-        with _progress(sum(map(self.layout.samples_in, store.pending)), bar) as progress:
+        with progress(sum(map(self.layout.samples_in, store.pending)), bar) as done:
             for block in list(store.pending):
-                x_0 = _block(self.events, self.layout, block)
-                if zlib.crc32(x_0.data) != self.seen.checksums[block]:
-                    raise stores.StaleStore(f"{self.events.name} was changed while it was read; run the same again")
+                first = block * self.layout.block
+                x_0 = self.found.read(first, first + self.layout.samples_in(block))
                 store.write(block, {"x_0": x_0})
-                progress.update(len(x_0))
+                done.update(len(x_0))
 
 
 def prepare(
@@ -139,58 +122,17 @@ def prepare(
 
     Raises InputError or MissingFile for what cannot be.
     """
-    events = events_of(source, sources.load(source, labels, samples=samples, seed=seed), axes)
+    events = events_of(source, load(source, labels, samples=samples, seed=seed), axes)
     if samples is not None and not 1 <= samples <= events.samples:
         raise InputError(f"samples {samples} was given; {source} has {events.samples:,}, expected 1 to that many")
-    label = classes_of(source, events.source.label, events.samples)
     samples = events.samples if samples is None else samples
     block = usual_block(samples, events.shape) if block is None else block
     check_count("block", block)
     layout = Layout.of(samples=samples, block=block, timesteps=1, shape=events.shape, dtype="float32")
-    label = label[:samples]
-    seen = look(events, layout, label)
-    return Collection(events, layout, label, _bounds(events, seen, valid_range), seen)
+    return Collection(survey(events, samples, valid_range), layout)
 
 
 def usual_block(samples: int, shape: Sequence[int]) -> int:
     """Choose how many events make a block, and a chunk: a power of two of about 4 MiB, or all where they are fewer."""
     fitting = max(1, BLOCK_BYTES // (4 * math.prod(shape)))
     return min(samples, 1 << (fitting.bit_length() - 1))
-
-
-def look(events: Events, layout: Layout, label: NDArray[np.int64]) -> Seen:
-    """Go through the data once: their hash is that of x_0, then the labels, in little-endian bytes."""
-    begun, digest = time.perf_counter(), hashlib.sha256()
-    low, high, checksums = math.inf, -math.inf, []
-    with _progress(layout.samples, bar=True) as progress:
-        for block in range(layout.blocks):
-            x_0 = _block(events, layout, block)
-            digest.update(x_0.data)
-            checksums.append(zlib.crc32(x_0.data))
-            low, high = min(low, float(x_0.min())), max(high, float(x_0.max()))
-            progress.update(len(x_0))
-    digest.update(label.data)
-    return Seen(f"sha256:{digest.hexdigest()}", low, high, tuple(checksums), time.perf_counter() - begun)
-
-
-def _block(events: Events, layout: Layout, block: int) -> NDArray[np.float32]:
-    return events.read(block * layout.block, block * layout.block + layout.samples_in(block))
-
-
-def _bounds(events: Events, seen: Seen, asked: tuple[float, float] | None) -> tuple[float, float]:
-    """Choose the valid range; samples of a model may leave the one it was made with, other data may not."""
-    if asked is None and events.source.valid_range is not None:
-        return events.source.valid_range
-    low, high = asked or (-1.0, 1.0)
-    if low <= seen.low and seen.high <= high:
-        return low, high
-    given = f"--range {low:g},{high:g} was given" if asked else "expected -1 to 1"
-    raise InputError(
-        f"{events.name} has values from {seen.low:g} to {seen.high:g}; {given}: say which range all values lie in "
-        "with --range LOW,HIGH, or scale the data"
-    )
-
-
-def _progress(samples: int, bar: bool) -> tqdm:
-    # disable=None: no bar where stderr is no terminal
-    return tqdm(total=samples, unit="sample", unit_scale=True, disable=None if bar else True)

@@ -33,7 +33,7 @@ def load(
 
     A name is digits or digits-iddpm (folders under ``models``, or under the folder TRAJ_MODELS names), a diffusers
     pipeline folder, that of a trained MoLRG, a hub id, ID@REVISION or ID/FOLDER, an exact denoiser:
-    gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:digits, dataset:PATH.zarr or molrg:KEY=VALUE,..., or a function
+    gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:DATA or molrg:KEY=VALUE,..., or a function
     that returns one: FILE.py:NAME, or registered by a package.
     ``autocast`` runs networks in bfloat16; exact denoisers have no use for it. ``schedule`` names that of an exact
     denoiser, and ``steps`` is the number of timesteps of a grid. ``size`` is the height and width of the images that

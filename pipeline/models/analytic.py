@@ -12,7 +12,7 @@ import torch
 
 from traj import stores
 from traj.pipeline.estimate import size
-from traj.pipeline.models import molrg, surgery
+from traj.pipeline.models import molrg, samples, surgery
 from traj.pipeline.models.labels import Labels, check_label
 from traj.pipeline.parsing import number, whole
 from traj.pipeline.process import tables
@@ -22,7 +22,7 @@ from traj.pipeline.process.schedule import Schedule
 from traj.stores import USUAL_DIMS, InputError
 
 MOST_VALUES = 1 << 26
-FORMS = ("gaussian:MEAN,VAR[,SHAPE]", "mixture:A,B,...", "dataset:digits", "dataset:PATH.zarr", molrg.FORM)
+FORMS = ("gaussian:MEAN,VAR[,SHAPE]", "mixture:A,B,...", "dataset:DATA", molrg.FORM)
 
 
 def load(
@@ -31,14 +31,16 @@ def load(
     """Build the exact denoiser a name like ``gaussian:0,0.25`` describes, for any schedule.
 
     Unless given, it is linear, and that of 004 for molrg. A SHAPE is 1 to 4 numbers with x between them: FEATURES,
-    CHANNELSxPOSITIONS, CxHxW or CHANNELSxFRAMESxHxW. A PATH is that of a dataset that `traj dataset` made.
+    CHANNELSxPOSITIONS, CxHxW or CHANNELSxFRAMESxHxW. DATA are digits, or whatever `traj dataset` reads.
 
     Raises
     ------
     InputError
-        When the name is none of the known forms.
+        When the name is none of the known forms, or as ``dataset`` does.
     """
     kind, _, numbers = name.partition(":")
+    if kind == "dataset" and numbers:
+        return digits_dataset(device, schedule) if numbers == "digits" else dataset(numbers, device, schedule)
     fields = numbers.split(",")
     try:
         match kind:
@@ -47,10 +49,6 @@ def load(
                 return GaussianDenoiser(number(fields[0]), number(fields[1]), shape, schedule)
             case "mixture":
                 return mixture([number(field) for field in fields], device, schedule)
-            case "dataset" if numbers == "digits":
-                return digits_dataset(device, schedule)
-            case "dataset" if numbers:
-                return stored_dataset(numbers, device, schedule)
             case molrg.KIND:
                 return molrg.exact(numbers, device, schedule)
     except InputError as error:
@@ -118,6 +116,7 @@ class PointsDenoiser:
     ) -> None:
         self.shape, self.dims = tuple(points.shape[1:]), dims
         self.points = torch.as_tensor(points, dtype=torch.float64, device=device).flatten(1)
+        self.squares = self.points.square().sum(1)
         self.classes = torch.as_tensor(classes, dtype=torch.int64, device=device)
         self.num_classes = int(self.classes.max()) + 1
         self.schedule = schedule or tables.named("linear")
@@ -147,18 +146,15 @@ class PointsDenoiser:
         c, d = self.schedule.at(timestep)
         states = x_t.to(self.points).flatten(1)
         # |x_t|^2 is the same for every point and left out of |x_t - c x_i|^2
-        squared_distance = c**2 * self.points.square().sum(1) - 2 * c * states @ self.points.T
+        squared_distance = c**2 * self.squares - 2 * c * states @ self.points.T
         excluded = (label[:, None] >= 0) & (label[:, None] != self.classes)
         return (-squared_distance / (2 * d**2)).masked_fill(excluded, -math.inf).log_softmax(dim=1)
 
 
 def mixture(points: list[float], device: str = "cpu", schedule: Schedule | None = None) -> PointsDenoiser:
     """Point classes of equal weight in one pixel (003, the 1-D experiment): class k is the k-th number."""
-    if len(set(points)) < 2 or not all(map(math.isfinite, points)):
-        raise InputError(f"points {points}; expected at least two different numbers")
     return PointsDenoiser(
-        np.reshape(points, (-1, 1, 1, 1)),
-        np.arange(len(points)),
+        *samples.points(points),
         name="mixture:" + ",".join(map(repr, points)),
         identity={"name": "mixture", "points": points},
         valid_range=(min(points), max(points)),
@@ -183,36 +179,32 @@ def digits_dataset(device: str = "cpu", schedule: Schedule | None = None) -> Poi
     )
 
 
-def stored_dataset(path: str, device: str = "cpu", schedule: Schedule | None = None) -> PointsDenoiser:
-    """Take a dataset as the whole data distribution. That of the digits is the same model as `dataset:digits`.
+def dataset(name: str, device: str = "cpu", schedule: Schedule | None = None) -> PointsDenoiser:
+    """Take data as the whole distribution. A dataset of the digits is the same model as `dataset:digits`.
 
-    Raises InputError for another store, and where the points, held in float64, are more than there is memory for;
-    DamagedStore.
+    Raises InputError for data that are not to be had, or clear only with options, and where the points, held in
+    float64, are more than there is memory for; DamagedStore.
     """
-    ds = stores.open(path)
-    if ds.attrs["kind"] != "dataset":
-        raise InputError(f"{path} holds {stores.KINDS[ds.attrs['kind']].contents}, expected what `traj dataset` makes")
-    # the points as stored and in float64, and the squares that every call takes
-    needed, there = (4 + 8 + 8) * ds.x_0.size, stores.memory_free()
+    found = samples.surveyed(name)
+    shape = (found.samples, *found.events.shape)
+    values, there = math.prod(shape), stores.memory_free()
+    needed = (4 + 8) * values  # the points as they are read and in float64
     if needed > there:
         raise InputError(
-            f"{path} has {ds.x_0.size:,} values, which take {size(8 * ds.x_0.size)} in float64, and {size(needed)} to "
-            f"compute with; this machine has {size(there)} free: make a dataset of fewer --samples"
+            f"{name} has {values:,} values, which take {size(8 * values)} in float64, and {size(needed)} to compute "
+            f"with; this machine has {size(there)} free: make a dataset of fewer --samples"
         )
-    with stores.reading(path):
-        points, classes = np.asarray(ds.x_0), ds.label.values
-    identity = {"name": "dataset", "shape": list(points.shape[1:]), "data": digest(points, classes)}
-    if points.shape == (1797, 1, 8, 8):
+    identity = {"name": "dataset", "shape": list(shape[1:]), "data": found.digest}
+    if shape == (1797, 1, 8, 8):
         digits = digits_dataset().identity
-        identity = digits if digits["data"] == identity["data"] else identity
-    low, high = ds.x_0.attrs["valid_range"]
+        identity = digits if digits["data"] == found.digest else identity
     return PointsDenoiser(
-        points,
-        classes,
-        name=f"dataset:{path}",
+        found.read(0, found.samples).astype(np.float64),
+        found.label,
+        name=f"dataset:{name}",
         identity=identity,
-        valid_range=(low, high),
-        dims=stores.event_dims(ds.x_0.dims),
+        valid_range=found.valid_range,
+        dims=found.events.dims,
         device=device,
         schedule=schedule,
     )

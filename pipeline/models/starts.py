@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,12 +13,14 @@ import numpy as np
 import xarray as xr
 
 from traj import stores
+from traj.pipeline.models import samples
 from traj.pipeline.models.vae import VaeSource
 from traj.pipeline.process.denoiser import Denoiser
 from traj.pipeline.process.noise import NoiseSource, Purpose
+from traj.pipeline.sources.surveyed import Surveyed
+from traj.pipeline.sources.zarrs import is_ours, seeds_of
 from traj.stores import InputError
 
-KNOWN = "expected a store with x_0, such as a dataset or a run; vae:NAME; or gaussian:STORE"
 MOST_VALUES = 4096
 """Of an event whose covariance is taken: of so many, it has 128 MiB, a few times over while its root is found."""
 READ_BYTES = 32 << 20
@@ -52,35 +54,30 @@ class Source(Protocol):
 
 
 def load(name: str, seed: int) -> Source:
-    """Find the source of a name: a store with x_0 (sample, *event), vae:NAME, or gaussian:STORE.
+    """Find the source of a name: vae:NAME, gaussian:DATA, or DATA, which is all that `traj dataset` reads.
 
-    The last two draw noise with the ``seed``.
+    The first two draw noise with the ``seed``.
 
     Raises
     ------
     InputError
-        When the name means nothing, or the store's x_0 are no samples.
+        When the name means nothing, the store's x_0 are no samples, or the data are clear only with options.
     MissingFile
-        When there is no such VAE.
+        When there are no such data, or no such VAE.
     StoreError
-        When there is no complete store.
+        When the store is not complete.
     """
     kind, _, rest = name.partition(":")
     if kind == "vae" and not Path(name).exists():
         return VaeSource(rest, seed)
     if kind == "gaussian" and not Path(name).exists():
-        return GaussianSource(Path(rest), seed)
-    return StoredSource(Path(name))
+        return GaussianSource(_known(rest), seed)
+    return _known(name)
 
 
-def seeds_of(config: Mapping[str, Any]) -> frozenset[int]:
-    """Collect the seeds of the steps that led to a store's x_0, as its config tells: of a run, or a dataset of runs.
-
-    A noised x_0 is that of its source, which no step of the store led to.
-    """
-    own = {config["seed"]} if "seed" in config and "noised" not in config else set()
-    origin = config.get("noised") or config.get("start") or config
-    return frozenset(own | {*origin.get("seeds", ())})
+def _known(name: str) -> StoredSource | DataSource:
+    """Find data by name: a store of ours is known by its fingerprint, all others are gone through once."""
+    return StoredSource(Path(name)) if is_ours(Path(name)) else DataSource(samples.surveyed(name))
 
 
 def require_fit(source: Source, denoiser: Denoiser) -> None:
@@ -88,12 +85,14 @@ def require_fit(source: Source, denoiser: Denoiser) -> None:
     if source.shape != denoiser.shape:
         raise InputError(
             f"{source.name} has events of shape {_times(source.shape)}, but model {denoiser.name} takes "
-            f"{_times(denoiser.shape)}; expected the same"
+            f"{_times(denoiser.shape)}; expected the same: name data of that shape, or scale these; a network that "
+            "takes images of many sizes is told theirs with --size HEIGHTxWIDTH"
         )
     if source.valid_range and not np.allclose(source.valid_range, denoiser.valid_range):
         raise InputError(
             f"the x_0 of {source.name} lie in {_span(source.valid_range)}, but model {denoiser.name} makes some in "
-            f"{_span(denoiser.valid_range)}; expected the same: scale the data to the model's range"
+            f"{_span(denoiser.valid_range)}; expected the same: scale the data to the model's range, or where they lie "
+            "in it, say so with --range of traj dataset, and name what that made"
         )
 
 
@@ -107,7 +106,10 @@ class StoredSource:
         ds = stores.open(path)
         if "x_0" not in ds or ds.x_0.dims[0] != "sample":
             found = f"x_0 ({', '.join(map(str, ds.x_0.dims))})" if "x_0" in ds else "no x_0"
-            raise InputError(f"{path} holds {ds.attrs['kind']} with {found}; {KNOWN}, whose x_0 is (sample, *event)")
+            raise InputError(
+                f"{path} holds {ds.attrs['kind']} with {found}; expected a store such as a dataset or a run, whose x_0 "
+                "is (sample, *event)"
+            )
         self._path, self._fingerprint = path, ds.attrs["fingerprint"]
         config = json.loads(ds.attrs["config"])
         self.seeds = seeds_of(config)
@@ -133,30 +135,55 @@ class StoredSource:
             raise stores.StaleStore(f"{self._path} was changed while it was read; run the same again")
 
 
+class DataSource:
+    """Data as they lie in a file, or wherever a name of `traj dataset` finds them, sample k from the k-th.
+
+    They are known by the hash that a dataset of them has.
+    """
+
+    def __init__(self, found: Surveyed) -> None:
+        self._found = found
+        self.name, self.shape = found.events.name, found.events.shape
+        self.valid_range: tuple[float, float] | None = found.valid_range
+        self.identity: dict[str, Any] = {"data": found.digest}
+        self.samples: int | None = found.samples
+        self.labels: list[int] | None = found.label.tolist() if (found.label >= 0).any() else None
+        self.seeds = found.events.source.seeds
+
+    def x_0(self, samples: Sequence[int]) -> np.ndarray:
+        """Read the x_0 of samples: float32 (sample, *event). Raises StaleStore where the data were changed."""
+        rows = np.minimum(samples, self._found.samples - 1)
+        x_0: np.ndarray = self._found.read(rows.min(), rows.max() + 1)[rows - rows.min()]
+        return x_0
+
+    def require_unchanged(self) -> None:
+        """Do nothing: reading finds it out."""
+
+
 class GaussianSource:
-    """Normal x_0 with the mean and the covariance of a store's: the late start of Raya and Ambrogioni (2023).
+    """Normal x_0 with the mean and the covariance of data: the late start of Raya and Ambrogioni (2023).
 
     Sample k is mean + root z_k, z_k noise with the address of sample k, and root the symmetric square root of the
-    covariance over all samples. Both are float64, found in two passes over the store.
+    covariance over all samples. Both are float64, found in two passes over the data.
 
-    Raises as ``load`` does, and InputError for events of more than MOST_VALUES values.
+    Raises InputError for events of more than MOST_VALUES values.
     """
 
     samples: int | None = None
     labels: list[int] | None = None
     seeds: frozenset[int] = frozenset()
 
-    def __init__(self, path: Path, seed: int) -> None:
-        self._data = StoredSource(path)
-        self._count, self.shape = int(self._data.samples or 0), self._data.shape
+    def __init__(self, known: StoredSource | DataSource, seed: int) -> None:
+        self._data = known
+        self._count, self.shape = int(known.samples or 0), known.shape
         values = math.prod(self.shape)
         if values > MOST_VALUES:
             raise InputError(
-                f"{path} has events of {values:,} values, whose covariance would take {8 * values**2 / 2**30:,.1f} GiB "
-                f"a few times over; expected at most {MOST_VALUES:,}"
+                f"{known.name} has events of {values:,} values, whose covariance would take "
+                f"{8 * values**2 / 2**30:,.1f} GiB a few times over; expected at most {MOST_VALUES:,}"
             )
-        self.name, self.valid_range = f"gaussian:{path.name}", self._data.valid_range
-        self.identity: dict[str, Any] = {"gaussian": {**self._data.identity, "samples": self._count}}
+        self.name, self.valid_range = f"gaussian:{known.name}", known.valid_range
+        self.identity: dict[str, Any] = {"gaussian": {**known.identity, "samples": self._count}}
         self._noise = NoiseSource(seed, (values,))
 
     def x_0(self, samples: Sequence[int]) -> np.ndarray:

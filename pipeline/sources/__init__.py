@@ -12,33 +12,33 @@ FORMATS = (
     "a .npy or .npz file, an idx file (perhaps .gz), a Zarr array, group or store of traj, or a folder of pictures "
     "(.png, .jpg, ...)"
 )
-DIGITS = ("digits", "digits:train", "digits:test")
-KNOWN = f"expected {', '.join(DIGITS)}, mixture:A,B,..., molrg:KEY=VALUE,..., hf:NAME/SPLIT, or the path of {FORMATS}"
 
 
-def load(name: str, label: str | None = None, *, samples: int | None = None, seed: int | None = None) -> Source:
-    """Find the data of a name. ``label`` is a file with their classes, or names them within the data.
-
-    ``samples`` and ``seed``, 0 unless given, are for data that are drawn.
+def load(name: str, label: str | None = None) -> Source:
+    """Find the data of a path or a name hf:... ``label`` is a file with their classes, or names them within the data.
 
     Raises
     ------
     MissingFile
         When there is nothing there.
     InputError
-        When it is of no known format, not what its format says, or is given what is for other data.
+        When it is of no known format, or not what its format says.
     """
-    if name.startswith("molrg:") and not local(name).exists():
-        if label is not None:
-            raise InputError(f"labels {label} were given, but {name} brings its classes; leave them out")
-        from traj.pipeline.sources import drawn  # brings in torch, which takes seconds
-
-        return drawn.read(name, samples, seed or 0)
-    if seed is not None:
-        raise InputError(f"seed {seed} was given, but {name} is not drawn; expected a seed with molrg:... only")
     file = None if label is None or not Path(label).is_file() else Path(label)
     source = _load(name, False if file else label)
     return with_classes(name, source, labels.read(file)) if file else source
+
+
+def with_labels(name: str, source: Source, label: str) -> Source:
+    """Give data the classes of a file. Raises MissingFile where there is none, InputError where it holds no classes."""
+    if not Path(label).is_file():
+        raise MissingFile(f"labels {label}: no such file")
+    return with_classes(name, source, labels.read(Path(label)))
+
+
+def is_there(name: str) -> bool:
+    """Tell whether a name is the path of something, perhaps with that of an array in it: FILE:NAME."""
+    return _split(name)[0] is not None
 
 
 def _load(name: str, label: Wanted) -> Source:
@@ -46,13 +46,7 @@ def _load(name: str, label: Wanted) -> Source:
         return hub.read(name, label)
     path, key = _split(name)
     if path is None:
-        if name in DIGITS or name.startswith("mixture:"):
-            if label:
-                raise MissingFile(f"labels {label}: no such file")
-            from traj.pipeline.sources import builtin  # brings in torch, which takes seconds
-
-            return builtin.read(name)
-        raise MissingFile(f"source {name!r}: no such file or folder; {KNOWN}")
+        raise MissingFile(f"source {name!r}: no such file or folder")
     if zarrs.is_zarr(path):
         return zarrs.read(path, key, label)
     if arrays.is_npz(path):

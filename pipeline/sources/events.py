@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from traj.pipeline.sources.source import Array, Source, require_classes
+from traj.pipeline.sources.source import Array, Source, Undecided, require_classes
 from traj.stores import IMAGE_DIMS, USUAL_DIMS, InputError, checked_event
 
 CHANNELS = (1, 3, 4)
@@ -102,11 +102,11 @@ def _guessed(name: str, lengths: tuple[int, ...]) -> tuple[str, ...]:
             if last and not first:
                 return (*GREY, "channel")
             (a, b, c), either = lengths, "both" if first else "neither"
-            raise InputError(
+            raise Undecided(
                 f"a sample of {name} has shape {lengths}, which may be {a} channel(s) of {b} x {c} or {c} channel(s) "
                 f"of {a} x {b}: {either} of them likely; say which with --axes channel,y,x or --axes y,x,channel"
             )
-    raise InputError(
+    raise Undecided(
         f"a sample of {name} has shape {lengths}; expected 1 to 3 axes (a vector, a grey image, an image), or a name "
         "for each with --axes, such as --axes channel,frame,y,x for a film"
     )

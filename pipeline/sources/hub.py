@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from traj.pipeline.sources.pictures import alike, axes_of, pixels
-from traj.pipeline.sources.source import USUAL, USUAL_LABELS, Source, Wanted, with_classes
+from traj.pipeline.sources.source import USUAL, USUAL_LABELS, Source, Undecided, Wanted, with_classes
 from traj.stores import InputError, MissingFile
 
 FORM = "hf:NAME[@REVISION]/SPLIT[:COLUMN]"
@@ -53,8 +53,8 @@ def _of_type(features: Any, feature: str) -> list[str]:
 
 def _one(name: str, features: Any, found: list[str], what: str) -> str:
     if len(found) != 1 or found[0] not in features:
-        way = "with --labels COLUMN" if what == "labels" else f"after a colon: {FORM}"
-        raise InputError(f"{name} has the columns {', '.join(features)}; say which one holds the {what} {way}")
+        way, error = ("with --labels COLUMN", Undecided) if what == "labels" else (f"after a colon: {FORM}", InputError)
+        raise error(f"{name} has the columns {', '.join(features)}; say which one holds the {what} {way}")
     return found[0]
 
 

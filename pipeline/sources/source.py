@@ -22,6 +22,10 @@ Wanted = str | Literal[False] | None
 """Which classes are looked for in a source: those of a name, none, or those that go by a usual name."""
 
 
+class Undecided(InputError):
+    """Data that are clear only with an option, which the message names, such as what their axes are."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Data as they lie where they were found.
@@ -72,7 +76,7 @@ def choose_labels(what: str, names: Iterable[str], key: Wanted) -> str | None:
     known = list(names)
     found = [key] if key is not None else [name for name in USUAL_LABELS if name in known]
     if len(found) > 1 or (key is not None and key not in known):
-        raise InputError(
+        raise Undecided(
             f"{what} has the arrays {', '.join(known)}; expected --labels with the name of one of them, or a file"
         )
     return found[0] if found else None

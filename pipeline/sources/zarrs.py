@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,35 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in METADATA)
 
 
-def read(path: Path, key: str | None, label: Wanted) -> Source:
-    """Read an array lazily, and the classes beside it. Raises InputError where it is not clear which."""
+def is_ours(path: Path) -> bool:
+    """Tell whether a path is that of a store of traj. Raises DamagedStore where it cannot be read."""
     try:
         stores.attributes(path)
     except stores.NotAStore:
+        return False
+    return True
+
+
+def read(path: Path, key: str | None, label: Wanted) -> Source:
+    """Read an array lazily, and the classes beside it. Raises InputError where it is not clear which."""
+    if not is_ours(path):
         return _of_others(path, key, label)
     if key is not None or label:
         raise InputError(f"{path} is a store of traj: its x_0 and label are taken, and no array can be named")
     return _of_ours(path)
 
 
-def _of_ours(path: Path) -> Source:
-    from traj.pipeline.models.starts import seeds_of  # brings in torch, which takes seconds
+def seeds_of(config: Mapping[str, Any]) -> frozenset[int]:
+    """Collect the seeds of the steps that led to a store's x_0, as its config tells: of a run, or a dataset of runs.
 
+    A noised x_0 is that of its source, which no step of the store led to.
+    """
+    own = {config["seed"]} if "seed" in config and "noised" not in config else set()
+    origin = config.get("noised") or config.get("start") or config
+    return frozenset(own | {*origin.get("seeds", ())})
+
+
+def _of_ours(path: Path) -> Source:
     ds = stores.open(path)
     if "x_0" not in ds or ds.x_0.dims[0] != "sample":
         raise InputError(
@@ -47,14 +63,14 @@ def _of_ours(path: Path) -> Source:
         with stores.reading(path):
             return np.asarray(ds.x_0[first:end])
 
-    low, high = ds.x_0.attrs["valid_range"]
+    bounds = ds.x_0.attrs.get("valid_range")
     return Source(
         ds.x_0.shape,
         ds.x_0.dtype,
         read,
         ds.label.values,
         axes=stores.event_dims(ds.x_0.dims),
-        valid_range=(low, high),
+        valid_range=None if bounds is None else (float(bounds[0]), float(bounds[1])),
         seeds=seeds_of(json.loads(ds.attrs["config"])),
     )
 

@@ -21,6 +21,8 @@ def generate(
     """Generate trajectories, and store all their states in OUT.
 
     Run the same command again to continue a run that was stopped. Ask for more --samples to extend a finished one.
+    With --start, samples are noised and the model goes on from there; to let it lead them up to noise, see traj noise
+    --inversion.
 
     \b
     traj generate data/trajectories/ddpm.zarr --model digits --labels cycle
@@ -30,6 +32,7 @@ def generate(
     traj generate data/trajectories/edm.zarr --model dataset:digits --schedule edm --steps 18 --sampler heun
     traj generate data/trajectories/mine.zarr --model mine.py:flow --sampler ddim --steps 28
     traj generate data/trajectories/late.zarr --model digits --start vae:digits-vae --start-step 499
+    traj generate data/trajectories/photos.zarr --model models/photos --start photos/ --start-step 499
     """
     from traj.pipeline.making.generate import prepare
     from traj.stores import place, require_writable
@@ -60,10 +63,11 @@ def noise(
 ) -> None:
     """Noise the x_0 of DATASET, and store the states in OUT.
 
-    DATASET is a dataset, or any store with x_0. OUT holds what a model predicts of each state, too: it is a run like
-    those of generate, but its states are x_0 noised to the timesteps of the plan that the sampling options choose, one
-    Markov chain for each sample. Its x_0 and labels are those of DATASET; --labels is what the model is told. To go
-    forward and backward, fork OUT: forks go on by that plan.
+    DATASET is a dataset, any store with x_0, or whatever traj dataset reads without options, such as a folder of
+    images. OUT holds what a model predicts of each state, too: it is a run like those of generate, but its states are
+    x_0 noised to the timesteps of the plan that the sampling options choose, one Markov chain for each sample. Its x_0
+    and labels are those of DATASET; --labels is what the model is told. To go forward and backward, fork OUT: forks go
+    on by that plan.
 
     \b
     traj noise data/datasets/digits.zarr data/trajectories/noised.zarr --model digits --every 50
