@@ -62,6 +62,7 @@ class Fork:
             "parent": {"fingerprint": self.parent.fingerprint},
             "plan": self.plan.to_json(),
             "batch": self.batch,
+            **{key: self.parent.config[key] for key in ("size", "variant") if key in self.parent.config},
         }
 
     @property
