@@ -59,7 +59,8 @@ def schedule(repository: Repository, steps: int | None, time_scale: float = 1.0)
 
     Raises MissingFile where there is none, and InputError where it asks for what is not supported.
     """
-    return Schedule.from_config(json_object(repository.require("scheduler", "scheduler_config.json")), time_scale)
+    config = json_object(repository.require("scheduler", "scheduler_config.json"))
+    return Schedule.from_config(config, time_scale, steps)
 
 
 def attempt(denoiser: NetworkDenoiser, condition: Any, device: str, given: str, factor: int = 1) -> None:

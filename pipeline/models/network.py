@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from traj.pipeline.process.cut import WHOLE, Cut
-from traj.pipeline.process.denoiser import Conditions, Prediction, model_time, predicted
+from traj.pipeline.process.denoiser import Conditions, Prediction, model_time, network_input, predicted
 from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
 
@@ -71,7 +71,8 @@ class NetworkDenoiser(ABC):
         ``cut`` says what of a U-Net is left out; InputError where there is no such part.
         """
         with torch.autocast(x_t.device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            output = self.answer(x_t, model_time(self.schedule, timestep, x_t.device), condition, cut)
+            time, seen = model_time(self.schedule, timestep, x_t.device), network_input(self.schedule, timestep, x_t)
+            output = self.answer(seen, time, condition, cut)
         output, fraction = output.to(x_t.dtype), None
         if self._has_variance:
             output, v = output.chunk(2, dim=1)

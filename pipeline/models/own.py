@@ -166,7 +166,7 @@ def wrap(
         modules.eval().requires_grad_(False)
     return OwnDenoiser(
         network,
-        replace(schedule, prediction_type=predicts, model_time=times[time]),
+        replace(schedule, prediction_type=predicts, preconditioning=None, model_time=times[time]),
         shape=shape,
         dims=dims,
         whole_times=time == "index",

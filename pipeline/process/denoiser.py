@@ -107,8 +107,19 @@ def predicted(
             return Prediction(output, (x_t - c * output) / d, variance_fraction)
         case "v_prediction":  # v = c eps - d x_0, with c^2 + d^2 = 1
             return Prediction(c * x_t - d * output, c * output + d * x_t, variance_fraction)
+        case "preconditioned":  # x_0 = c_skip x_t + c_out F
+            assert schedule.preconditioning is not None
+            _, c_skip, c_out = (float(scale[timestep]) for scale in schedule.preconditioning)
+            x_0 = c_skip * x_t + c_out * output
+            return Prediction(x_0, (x_t - c * x_0) / d, variance_fraction)
         case _:  # u = eps - x_0
             return Prediction((x_t - d * output) / (c + d), (x_t + c * output) / (c + d), variance_fraction)
+
+
+def network_input(schedule: Schedule, timestep: int, x_t: torch.Tensor) -> torch.Tensor:
+    """Return what a network is fed as the state: x_t itself, or c_in x_t where it is preconditioned."""
+    scales = schedule.preconditioning
+    return x_t if scales is None else float(scales.c_in[timestep]) * x_t
 
 
 def model_time(schedule: Schedule, timestep: int, device: torch.device) -> torch.Tensor:

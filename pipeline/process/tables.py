@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from traj.pipeline.parsing import number
-from traj.pipeline.process.schedule import MOST_TIMESTEPS, Schedule
+from traj.pipeline.process import grids
+from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
 
 NAMES = ("linear", "cosine", "ve", "edm[:MIN,MAX,RHO]", "flow[:SHIFT]")
@@ -38,8 +39,7 @@ def named(name: str, steps: int | None = None) -> Schedule:
         values = None
     if kind not in ("edm", "flow") or values is None or len(values) not in ((0, 3) if kind == "edm" else (0, 1)):
         raise InputError(f"schedule {name!r}; expected one of {', '.join(NAMES)}")
-    if steps is None:
-        raise InputError(f"schedule {name} is a grid of as many timesteps as steps are taken; say how many: --steps 40")
+    steps = grids.checked_steps(steps, f"schedule {name}")
     return edm(steps, *values) if kind == "edm" else flow(steps, *values)
 
 
@@ -70,14 +70,8 @@ def edm(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: floa
     InputError
         When there is no step, or the numbers do not fit.
     """
-    _check_steps(steps)
-    if not (0 < sigma_min < sigma_max < np.inf and 0 < rho < np.inf):
-        raise InputError(f"edm:{sigma_min:g},{sigma_max:g},{rho:g}; expected 0 < MIN < MAX and RHO above 0")
-    try:
-        most, least = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    except OverflowError:
-        raise InputError(f"edm:{sigma_min:g},{sigma_max:g},{rho:g}; expected a larger RHO, EDM's is 7") from None
-    sigma = (most + np.linspace(0, 1, steps) * (least - most))[::-1] ** rho
+    grids.checked_steps(steps, "edm")
+    sigma = grids.karras(steps, sigma_min, sigma_max, rho, f"edm:{sigma_min:g},{sigma_max:g},{rho:g}")
     numbers = {"sigma_min": float(sigma_min), "sigma_max": float(sigma_max), "rho": float(rho)}
     return Schedule({"grid": "edm", "T": steps, **numbers}, np.ones(steps), sigma, sigma, prediction_type="sample")
 
@@ -92,12 +86,10 @@ def flow(steps: int, shift: float = 1.0) -> Schedule:
     InputError
         When there is no step, or the shift is not above 0.
     """
-    _check_steps(steps)
+    grids.checked_steps(steps, "flow")
     if not 0 < shift < np.inf:
         raise InputError(f"flow:{shift:g}; expected a shift above 0")
-    t = np.arange(1, steps + 1) / steps
-    t = shift * t / (1 + (shift - 1) * t)
-    t[-1] = 1
+    t = grids.shifted(np.arange(1, steps + 1) / steps, shift)
     return Schedule({"grid": "flow", "T": steps, "shift": float(shift)}, 1 - t, t, t, prediction_type="flow_prediction")
 
 
@@ -113,8 +105,3 @@ def table(signal: ArrayLike, noise_scale: ArrayLike, model_time: ArrayLike) -> S
     digest = hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
     definition = {"table": f"sha256:{digest}", "T": int(np.size(columns[0]))}
     return Schedule(definition, columns[0], columns[1], columns[2], prediction_type="sample")
-
-
-def _check_steps(steps: int) -> None:
-    if not 1 <= steps <= MOST_TIMESTEPS:
-        raise InputError(f"{steps} steps; expected 1 to {MOST_TIMESTEPS}")
