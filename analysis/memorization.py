@@ -112,7 +112,7 @@ def memorization(
         "samples": ds.sizes["sample"],
         "images": images.count,
         "threshold": threshold,
-        "valid_range": list(chunking.value_range(ds)),
+        **chunking.noted_range(ds),
     }
     if held_out is not None:
         others = datasets.opened(ds, held_out, "memorization")

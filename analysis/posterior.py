@@ -141,7 +141,7 @@ def posterior(
         variables["posterior_mean"] = xr.DataArray(mean, dims=ds["x_t"].dims, attrs=attrs)
     attrs = {
         "quantity": "posterior",
-        "valid_range": list(chunking.value_range(ds)),
+        **chunking.noted_range(ds),
         "samples": ds.sizes["sample"],
         "images": images.count,
         "dataset": str(dataset.attrs.get("fingerprint", "")) if dataset is not None else "",

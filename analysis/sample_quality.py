@@ -159,7 +159,7 @@ def sample_quality(
         "permutations": permutations,
         "evaluations": _evaluations(ds),
         "first_timestep": int(ds["timestep"][0]),
-        "valid_range": list(chunking.value_range(ds)),
+        **chunking.noted_range(ds),
     }
     return xr.Dataset(variables, coords, attrs)
 

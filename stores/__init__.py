@@ -22,7 +22,7 @@ from traj.stores.errors import (
     is_damage,
     is_known,
 )
-from traj.stores.events import IMAGE_DIMS, USUAL_DIMS, checked_event, event_dims
+from traj.stores.events import IMAGE_DIMS, USUAL_DIMS, checked_event, event_dims, valid_range
 from traj.stores.kinds import KINDS, RESULTS, Kind, KindName
 from traj.stores.layout import Layout, canonical_json, fingerprint, memory_free
 from traj.stores.partials import making, write_file
@@ -93,6 +93,7 @@ __all__ = [
     "require_complete",
     "require_writable",
     "save",
+    "valid_range",
     "verify",
     "way_out",
     "would_keep",

@@ -41,7 +41,7 @@ def opened(
 def inputs(
     layout: Layout,
     dims: tuple[str, ...],
-    valid_range: tuple[float, float],
+    valid_range: tuple[float, float] | None,
     along_timestep: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, Any]:
     """Name what numbers of events depend on in a store of them."""
@@ -51,7 +51,7 @@ def inputs(
         "shape": list(layout.shape),
         **({} if dims == USUAL_DIMS.get(len(dims)) else {"dims": list(dims)}),
         "dtype": layout.dtype,
-        "valid_range": list(valid_range),
+        "valid_range": None if valid_range is None else list(valid_range),
         **({"coordinates": digest_of(given)} if given else {}),
     }
 

@@ -40,7 +40,7 @@ def create(
     keepbits: int | None = None,
     log_variance: bool = False,
     dims: Sequence[str] | None = None,
-    valid_range: tuple[float, float] = (-1.0, 1.0),
+    valid_range: tuple[float, float] | None = (-1.0, 1.0),
     environment: Mapping[str, Any] | None = None,
     stale: Stale = "refuse",
     blocks: Iterable[int] | None = None,
@@ -102,7 +102,7 @@ def create_forks(
     label: ArrayLike | None = None,
     prompt: ArrayLike | None = None,
     dims: Sequence[str] | None = None,
-    valid_range: tuple[float, float] = (-1.0, 1.0),
+    valid_range: tuple[float, float] | None = (-1.0, 1.0),
     environment: Mapping[str, Any] | None = None,
     stale: Stale = "refuse",
     blocks: Iterable[int] | None = None,
@@ -166,7 +166,7 @@ def create_forks(
 
 
 def _variables(
-    layout: Layout, dims: Sequence[str], states: Sequence[str], valid_range: tuple[float, float]
+    layout: Layout, dims: Sequence[str], states: Sequence[str], valid_range: tuple[float, float] | None
 ) -> dict[str, Variable]:
     """Describe x_0 and the states on the way to it, cut as the layout says; `dims` are those of an event."""
     found = {}
@@ -180,7 +180,7 @@ def _variables(
             *[(length, length, length) for length in layout.shape],
             strict=True,
         )
-        bounds = {} if name == "log_variance" else {"valid_range": list(valid_range)}
+        bounds = {} if name == "log_variance" or valid_range is None else {"valid_range": list(valid_range)}
         found[name] = Variable(
             dims=(*FORK_DIMS[: len(layout.lead)], *said.dims, *dims),
             shape=shape,

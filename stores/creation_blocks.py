@@ -29,7 +29,7 @@ def create_dataset(
     config: Mapping[str, Any],
     label: ArrayLike | None = None,
     dims: Sequence[str] | None = None,
-    valid_range: tuple[float, float] = (-1.0, 1.0),
+    valid_range: tuple[float, float] | None = (-1.0, 1.0),
     environment: Mapping[str, Any] | None = None,
     stale: Stale = "refuse",
     blocks: Iterable[int] | None = None,
@@ -50,11 +50,12 @@ def create_dataset(
             f"{SHARD_BYTES >> 20} MiB: ask for smaller blocks"
         )
     said = VARIABLES["x_0"]
+    bounds = {} if valid_range is None else {"valid_range": list(valid_range)}
     x_0 = Variable(
         dims=(*said.dims, *names),
         shape=(samples, *event),
         chunks=(block, *event),
-        attributes={"long_name": said.long_name, "units": said.units, "valid_range": list(valid_range)},
+        attributes={"long_name": said.long_name, "units": said.units, **bounds},
     )
     description = Description(
         kind="dataset",

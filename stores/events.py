@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 
+import xarray as xr
+
 from traj.stores.errors import InputError
 from traj.stores.vocabulary import COORDINATES, VARIABLES
 
@@ -52,3 +54,9 @@ def checked_event(shape: Sequence[int], dims: Sequence[str] | None) -> tuple[tup
             "mean nothing else in a store"
         )
     return lengths, names
+
+
+def valid_range(ds: xr.Dataset) -> tuple[float, float] | None:
+    """Read the range that the x_0 of a store is meant to lie in; None where it names none, as for latents."""
+    bounds = ds["x_0"].attrs.get("valid_range")
+    return None if bounds is None else (float(bounds[0]), float(bounds[1]))

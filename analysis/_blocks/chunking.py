@@ -16,7 +16,7 @@ from dask.base import tokenize
 from numba.extending import is_jitted
 from numpy.typing import NDArray
 
-from traj.stores import IMAGE_DIMS, InputError, event_dims
+from traj.stores import IMAGE_DIMS, InputError, event_dims, valid_range
 
 if getattr(da, "ARRAY_EXPR_ENABLED", False):
     raise ImportError(
@@ -59,9 +59,19 @@ def require_images(ds: xr.Dataset, quantity: str) -> None:
 
 
 def value_range(ds: xr.Dataset) -> tuple[float, float]:
-    """Read the range of image values off x_0's valid_range; [-1, 1] where none is recorded."""
-    low, high = (float(bound) for bound in ds["x_0"].attrs.get("valid_range", (-1.0, 1.0)))
-    return low, high
+    """Read the range of image values off x_0's valid_range. Raises InputError where it names none, as for latents."""
+    if (bounds := valid_range(ds)) is None:
+        raise InputError(
+            "values are mapped from the valid_range of x_0 onto [0, 1], and x_0 of this store has none, as it holds "
+            "latents: decode them to images (traj readout decode), and analyse those"
+        )
+    return bounds
+
+
+def noted_range(ds: xr.Dataset) -> dict[str, list[float]]:
+    """Give a result the valid_range that its pictures are drawn in; nothing for latents."""
+    bounds = valid_range(ds)
+    return {} if bounds is None else {"valid_range": list(bounds)}
 
 
 def images(variable: xr.DataArray) -> da.Array:

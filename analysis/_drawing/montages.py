@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from traj.analysis._drawing.style import CELL, STYLE, WIDTH, beside, displayed, of_images, signed, tiled
+from traj.stores import event_dims, valid_range
 
 COLUMNS, SAMPLES = 10, 4
 """Most of a run's timesteps, and of its samples."""
@@ -46,6 +47,12 @@ SWEEP = (
 )
 
 
+LATENTS = (
+    " These are latents, not images: the first three channels are shown as red, green and blue, from three standard "
+    "deviations under the mean of the final latents to three above it. Decode them to see the images."
+)
+
+
 def montage(ds: xr.Dataset | None, kind: str, run: xr.Dataset | None) -> tuple[str, Figure, str] | None:
     """Draw what a store of a kind looks like: a title, the figure and its caption; None where it has no images.
 
@@ -53,14 +60,15 @@ def montage(ds: xr.Dataset | None, kind: str, run: xr.Dataset | None) -> tuple[s
     """
     if not of_images(ds):
         return None
+    latents = LATENTS if valid_range(ds) is None else ""
     if kind == "trajectories":
-        return "What it looks like on the way", of_run(ds), RUN
+        return "What it looks like on the way", of_run(ds), RUN + latents
     if run is not None:
         same = run["x_0"].shape[1:] == ds["x_0"].shape[-3:] and np.isin(ds["sample"], run["sample"]).all()
         run = run if same else None
     if kind == "sweep":
-        return "What edits make of the image", of_sweep(ds, run), SWEEP
-    return "One state, several endings", of_fork(ds, run), FORK
+        return "What edits make of the image", of_sweep(ds, run), SWEEP + latents
+    return "One state, several endings", of_fork(ds, run), FORK + latents
 
 
 def of_run(ds: xr.Dataset) -> Figure:
@@ -174,8 +182,13 @@ def _evenly(count: int, most: int) -> np.ndarray:
 
 
 def _limits(ds: xr.Dataset) -> tuple[float, float]:
-    low, high = ds["x_0"].attrs.get("valid_range", [-1, 1])
-    return low, high
+    """Give the range that images are drawn in; of latents three standard deviations about the mean of a few x_0."""
+    if (bounds := valid_range(ds)) is not None:
+        return bounds
+    x_0 = ds["x_0"]
+    few = x_0.isel({dim: slice(SAMPLES) for dim in x_0.dims if dim not in event_dims(x_0.dims)}).to_numpy()
+    middle, reach = float(np.nanmean(few)), 3 * float(np.nanstd(few))
+    return middle - reach, middle + reach
 
 
 def _framed(canvas: np.ndarray, columns: Labels, rows: Labels, *, full: float, left: float, top: float) -> Figure:

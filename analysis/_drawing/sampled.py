@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from traj.analysis._drawing import panels as _panels
-from traj.analysis._drawing.style import STYLE, WIDTH, beside, displayed, legible, rows_of, tiled
+from traj.analysis._drawing.style import STYLE, WIDTH, beside, displayed, legible, limits, rows_of, tiled
 from traj.analysis._quantity import Look, Results
 from traj.stores import IMAGE_DIMS
 
@@ -61,7 +61,7 @@ def nearest(results: Results, look: Look, order: Sequence[str], above: str, bene
     for axis, run in zip(axes[:, 0], shown, strict=True):
         result = results[run]
         images = np.stack([result["shown_x_0"].to_numpy(), result["shown_nearest"].to_numpy()])
-        columns = tiled(displayed(images, *result.attrs["valid_range"]))
+        columns = tiled(displayed(images, *limits(result)))
         canvas = beside(*([column] for column in columns))
         axis.imshow(canvas, interpolation="nearest")
         height, width = columns[0].shape[:2]

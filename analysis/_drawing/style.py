@@ -98,15 +98,22 @@ def of_images(store: xr.Dataset | None) -> TypeGuard[xr.Dataset]:
 def displayed(images: np.ndarray, low: float, high: float) -> np.ndarray:
     """Map images (row, column, channel, y, x) to colours (row, column, y, x, 3) from 0 to 1, white what is no number.
 
-    Where high is not above low, the images' own range takes their place.
+    The first three channels are red, green and blue; of fewer, the first is grey. Where high is not above low, the
+    images' own range takes their place.
     """
     images = images.astype(np.float32)  # older matplotlib draws no float16
     if not low < high:
         numbers = images[np.isfinite(images)]
         low, high = (numbers.min(), numbers.max()) if numbers.size and np.ptp(numbers) else (-1, 1)
     unit = np.nan_to_num((images - low) / (high - low), nan=1.0).clip(0, 1)
-    rgb = unit if unit.shape[2] == 3 else unit[:, :, :1].repeat(3, axis=2)
+    rgb = unit[:, :, :3] if unit.shape[2] >= 3 else unit[:, :, :1].repeat(3, axis=2)
     return np.moveaxis(rgb, 2, -1)
+
+
+def limits(result: xr.Dataset) -> tuple[float, float]:
+    """Give the range that a result's images are drawn in; latents are drawn in their own."""
+    low, high = result.attrs.get("valid_range", (0, 0))
+    return low, high
 
 
 def tiled(images: np.ndarray) -> list[np.ndarray]:

@@ -64,7 +64,7 @@ def _along(axis: Axes, result: xr.Dataset) -> None:
     }
     near = result["shown_nearest"].transpose("rank", "shown_timestep", *IMAGE_DIMS).to_numpy()[:ranks]
     names = [*rows, *("likeliest image", "second", "third")[:ranks]]
-    pictures = style.displayed(np.stack([*rows.values(), *near]), *result.attrs["valid_range"])
+    pictures = style.displayed(np.stack([*rows.values(), *near]), *style.limits(result))
     cells = style.tiled(pictures)
     axis.imshow(np.concatenate(cells, axis=1), interpolation="nearest", aspect="equal")
     tall, wide = cells[0].shape[0] / len(names), cells[0].shape[1]

@@ -18,7 +18,7 @@ from traj.analysis._quantity import Look, Number, Results, Series
 from traj.analysis._similarity.windows import half_gaussian
 from traj.analysis._statistics import landmarks
 from traj.analysis._statistics.spread import Named, with_spread
-from traj.stores import InputError
+from traj.stores import InputError, valid_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,10 +100,10 @@ def counterpart(ds: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
     here, there = (_lengths(run["x_0"]) for run in (ds, other))
     if here != there:
         raise InputError(f"events of the other run have {there}, here {here}; compare runs of the same model")
-    if chunking.value_range(other) != chunking.value_range(ds):
+    if valid_range(other) != valid_range(ds):
         raise InputError(
-            f"values of the other run lie in {chunking.value_range(other)}, here in {chunking.value_range(ds)}; "
-            "only images on one scale can be compared"
+            f"values of the other run lie in {valid_range(other)}, here in {valid_range(ds)}; only events on one scale "
+            "can be compared"
         )
     return other if np.array_equal(ours, theirs) else other.sel(sample=ours)
 

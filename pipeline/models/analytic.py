@@ -109,7 +109,7 @@ class PointsDenoiser:
         *,
         name: str,
         identity: dict[str, Any],
-        valid_range: tuple[float, float],
+        valid_range: tuple[float, float] | None,
         dims: tuple[str, ...] | None = None,
         device: str = "cpu",
         schedule: Schedule | None = None,

@@ -108,6 +108,14 @@ class Described:
         """How many channels a process makes; those of a VQModel may be fewer than its network's."""
         return int(self.config.get("vq_embed_dim") or self.config["latent_channels"])
 
+    def require_channels(self, channels: int) -> None:
+        """Raise InputError where a process does not make latents of this autoencoder."""
+        if channels != self.latent_channels:
+            raise InputError(
+                f"the network makes {channels} channels, and the autoencoder in {self.part} has latents of "
+                f"{self.latent_channels}; they do not belong together"
+            )
+
     def latent_sides(self, size: tuple[int, int]) -> tuple[int, int]:
         """Give the height and width of the latents of images. Raises InputError where there are none of this size."""
         height, width = size

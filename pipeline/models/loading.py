@@ -95,11 +95,12 @@ def _sizes_that_fit(denoiser: NetworkDenoiser, factor: int) -> str:
     if all(side % multiple == 0 for side in sides):
         return ""
     fitting = ["x".join(str(max(1, side // multiple + more) * multiple * factor) for side in sides) for more in (0, 1)]
+    what, place = ("images", "as sample_size in config.json or by --size") if factor == 1 else ("latents", "by --size")
     times = "once" if halvings == 1 else f"{halvings} times"
-    why = f"parts images into patches of {patch} x {patch}" if patch > 1 else f"halves images {times}"
+    why = f"parts {what} into patches of {patch} x {patch}" if patch > 1 else f"halves {what} {times}"
     return (
-        f". It {why}: both sides must be multiples of {multiple * factor}, {' or '.join(fitting)} for example, as "
-        "sample_size in config.json or by --size"
+        f". It {why}: both sides of images must be multiples of {multiple * factor}, {' or '.join(fitting)} for "
+        f"example, {place}"
     )
 
 

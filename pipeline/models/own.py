@@ -44,7 +44,7 @@ class OwnDenoiser:
         null_label: int | None,
         condition: Callable[[list[int | None]], Any] | None,
         prompt: Callable[[int], str] | None,
-        valid_range: tuple[float, float],
+        valid_range: tuple[float, float] | None,
         identity: dict[str, Any],
         modules: nn.Module | None,
     ) -> None:
@@ -120,7 +120,7 @@ def wrap(
     condition: Callable[[list[int | None]], Any] | None = None,
     prompt: Callable[[int], str] | None = None,
     dims: Sequence[str] | None = None,
-    valid_range: tuple[float, float] = (-1.0, 1.0),
+    valid_range: tuple[float, float] | None = (-1.0, 1.0),
     weights: Iterable[str | os.PathLike[str]] = (),
     modules: nn.Module | None = None,
 ) -> OwnDenoiser:
@@ -132,7 +132,7 @@ def wrap(
     D(x; sigma)), v, or the flow's velocity eps - x_0. ``dims`` names the axes of an event where they are not feature;
     channel, position; channel, y, x; or channel, frame, y, x. ``weights`` are the files whose content the fingerprint
     covers. ``modules`` is for reading features of a network that is a plain function: the torch.nn.Module that it
-    calls, by whose parts they are named.
+    calls, by whose parts they are named. ``valid_range`` is that of x_0, None for latents.
 
     ``num_classes`` is for a network with classes. For any other condition, such as embeddings of texts, ``condition``
     turns the numbers of a batch's samples into what the network is given; it is moved to the device if it has ``to``. A

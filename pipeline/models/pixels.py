@@ -25,11 +25,18 @@ OWN = Keys({"time_scale": Key(1.0, number(above=0)), "null_label": Key(None, opt
 
 
 def load(
-    repository: Repository, *, device: str, autocast: bool, steps: int | None, size: tuple[int, int] | None
+    repository: Repository,
+    *,
+    device: str,
+    autocast: bool,
+    steps: int | None,
+    size: tuple[int, int] | None,
+    factor: int | None = None,
 ) -> UNetDenoiser:
     """Load a UNet2DModel with its scheduler. An optional traj.json holds ``time_scale`` and ``null_label``.
 
-    The network is tried on one image of ``size``, height and width, by default its config's sample_size.
+    The network is tried on one image of ``size``, height and width, by default its config's sample_size. A ``factor``
+    says that what it makes are latents, and that an image has so many times the sides.
 
     Raises
     ------
@@ -51,8 +58,9 @@ def load(
         identity={"weights": sha256, "network": unet.KEYS.fingerprint(config), **options},
         null_label=options["null_label"],
         autocast=autocast,
+        latent=factor is not None,
     )
-    _try(denoiser, device)
+    _try(denoiser, device, factor or 1)
     return denoiser
 
 
@@ -62,7 +70,7 @@ class UNetDenoiser(NetworkDenoiser):
     Labels are rows of a table of embeddings, or with a class_embed_type any whole numbers: "timestep" embeds them as it
     embeds time, "identity" adds them to the embedding of time. ``null_label`` is the class embedding that stands for no
     label, the last one of the network. ``size`` is the height and width of images, by default what the network's config
-    says.
+    says; ``latent`` images have no valid range.
 
     Raises
     ------
@@ -82,6 +90,7 @@ class UNetDenoiser(NetworkDenoiser):
         null_label: int | None = None,
         autocast: bool = False,
         size: tuple[int, int] | None = None,
+        latent: bool = False,
     ) -> None:
         reach = 1.0 if schedule.clip_sample is None else schedule.clip_sample
         super().__init__(
@@ -89,7 +98,7 @@ class UNetDenoiser(NetworkDenoiser):
             schedule,
             shape=(network.config.in_channels, *(size or _size(network))),
             channels_out=network.config.out_channels,
-            valid_range=(-reach, reach),
+            valid_range=None if latent else (-reach, reach),
             identity=identity,
             name=name,
             autocast=autocast,
@@ -144,12 +153,13 @@ def _size(network: UNet2DModel) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _try(denoiser: UNetDenoiser, device: str) -> None:
+def _try(denoiser: UNetDenoiser, device: str, factor: int) -> None:
     """Run a network on one image.
 
     Raises InputError where it fails, or gives anything but finite numbers in the shape of the image.
     """
     channels, height, width = denoiser.shape
     label = torch.full((1,), -1 if denoiser.unconditional else denoiser.num_classes - 1, device=device)
-    given = f"an image of {channels} x {height} x {width}, the size that its config.json says or that was given"
-    loading.attempt(denoiser, label, device, given)
+    what = "an image" if denoiser.valid_range else "a latent"
+    given = f"{what} of {channels} x {height} x {width}, the size that its config.json says or that was given"
+    loading.attempt(denoiser, label, device, given, factor)

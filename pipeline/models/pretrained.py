@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from traj.pipeline.models import pixels
+from traj.pipeline.models import dit, ldm, pixels
+from traj.pipeline.models.autoencoders import PARTS as AUTOENCODERS
 from traj.pipeline.models.repository import NETWORKS, RECORD, Repository, listed
 from traj.pipeline.process.denoiser import Denoiser
 from traj.stores import InputError
 
-FAMILIES: tuple[ModuleType, ...] = (pixels,)
-"""One module each. Its PARTS says which classes the parts have that it needs, the denoising network first."""
+FAMILIES: tuple[ModuleType, ...] = (pixels, ldm, dit)
+"""One module each. Its PARTS says which classes the parts have that it needs, the denoising network first;
+an autoencoder is called vae there."""
 
 
 def load(
@@ -47,10 +49,11 @@ def family_of(repository: Repository) -> ModuleType:
     """
     network = str(repository.config(repository.network).get("_class_name"))
     indexed = repository.parts.get(repository.network, network)
-    told = {part: kind for part, kind in repository.parts.items() if part not in ("scheduler", *NETWORKS)}
+    others = {part: kind for part, kind in repository.parts.items() if part not in ("scheduler", *NETWORKS)}
+    told = {"vae" if part in AUTOENCODERS else part: kind for part, kind in others.items()}
     for family in FAMILIES:
-        (_, networks), *others = family.PARTS.items()
-        fits = all(told.get(part) in kinds for part, kinds in others)
+        (_, networks), *beside = family.PARTS.items()
+        fits = all(told.get(part) in kinds for part, kinds in beside)
         if {network, indexed} <= set(networks) and fits and not told.keys() - family.PARTS.keys():
             return family
     named = repository.network or "network"

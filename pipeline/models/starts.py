@@ -88,10 +88,11 @@ def require_fit(source: Source, denoiser: Denoiser) -> None:
             f"{_times(denoiser.shape)}; expected the same: name data of that shape, or scale these; a network that "
             "takes images of many sizes is told theirs with --size HEIGHTxWIDTH"
         )
-    if source.valid_range and not np.allclose(source.valid_range, denoiser.valid_range):
+    ours, theirs = denoiser.valid_range, source.valid_range
+    if ours and theirs and not np.allclose(ours, theirs):
         raise InputError(
-            f"the x_0 of {source.name} lie in {_span(source.valid_range)}, but model {denoiser.name} makes some in "
-            f"{_span(denoiser.valid_range)}; expected the same: scale the data to the model's range, or where they lie "
+            f"the x_0 of {source.name} lie in {_span(theirs)}, but model {denoiser.name} makes some in "
+            f"{_span(ours)}; expected the same: scale the data to the model's range, or where they lie "
             "in it, say so with --range of traj dataset, and name what that made"
         )
 
@@ -116,8 +117,7 @@ class StoredSource:
         self.name = path.name
         self.identity = {"store": self._fingerprint}
         self.shape = tuple(ds.x_0.shape[1:])
-        bounds = ds.x_0.attrs.get("valid_range")
-        self.valid_range = None if bounds is None else (float(bounds[0]), float(bounds[1]))
+        self.valid_range: tuple[float, float] | None = stores.valid_range(ds)
         self.samples: int | None = ds.sizes["sample"]
         labels = ds.label.values.tolist() if "label" in ds.coords else []
         self.labels = labels if any(label >= 0 for label in labels) else None

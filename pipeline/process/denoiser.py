@@ -49,16 +49,19 @@ class Denoiser(Protocol):
 
     ``shape`` is that of an event, (channel, y, x) for images; ``dims``, if a denoiser has them, name its axes;
     otherwise the number of axes decides. ``dtype``, if a denoiser has it, is float64 where it keeps that precision.
-    ``valid_range`` bounds x_0: of a network the range its scheduler clips at, else [-1, 1]. ``identity`` holds the JSON
-    values that define the model's numbers, for a store's fingerprint; ``name`` loads the model again where it still
-    lies in its place.
+    ``identity`` holds the JSON values that define the model's numbers, for a store's fingerprint; ``name`` loads the
+    model again where it still lies in its place.
     """
 
     name: str
     schedule: Schedule
     shape: tuple[int, ...]
-    valid_range: tuple[float, float]
     identity: dict[str, Any]
+
+    @property
+    def valid_range(self) -> tuple[float, float] | None:
+        """Bounds of x_0: of a network the range its scheduler clips at, else [-1, 1]; None for latents."""
+        ...
 
     def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Conditions:
         """Read what samples are to be made under, such as {"labels": "cycle"}; ``null`` says that None will be asked.

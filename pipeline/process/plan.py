@@ -147,7 +147,7 @@ class Plan:
         """How often the network is evaluated for a sample."""
         return sum(step.evaluations for step in self.steps)
 
-    def valid_range(self, model: tuple[float, float]) -> tuple[float, float]:
+    def valid_range(self, model: tuple[float, float] | None) -> tuple[float, float] | None:
         """Range of x_0: what the plan clips at, or else the model's."""
         return model if self.clip is None else (-self.clip, self.clip)
 

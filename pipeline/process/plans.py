@@ -57,7 +57,14 @@ def choose(
 
 
 def _clip_at(denoiser: Denoiser) -> float:
-    low, high = denoiser.valid_range
+    clip = denoiser.schedule.clip_sample
+    bounds = denoiser.valid_range or (None if clip is None else (-clip, clip))
+    if bounds is None:
+        raise InputError(
+            "clip was asked for, but this model makes latents, which have no range to clip to, and its scheduler gives "
+            "none: leave out --clip"
+        )
+    low, high = bounds
     if low != -high:
         raise InputError(
             f"clip was asked for, but this model's x_0 lies in {low:g} to {high:g}; expected a range from -c to c: "

@@ -45,7 +45,7 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
 
     from traj.pipeline.models import classifiers
     from traj.pipeline.process.device import inference
-    from traj.stores import IMAGE_DIMS, STATES, InputError, event_dims
+    from traj.stores import IMAGE_DIMS, STATES, InputError, event_dims, valid_range
 
     store, ds = source.path, source.ds
     if (dims := event_dims(ds.x_0.dims)) != IMAGE_DIMS:
@@ -64,16 +64,20 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
             )
         )
     states = tuple(name for name in there if on is None or name in on)
+    if (bounds := valid_range(ds)) is None:
+        raise InputError(
+            f"{store} holds latents; a classifier reads images: decode them first (traj readout decode), and classify "
+            "those"
+        )
     network = classifiers.load(model, str(source.device))
     channel, y, x = (ds.sizes[dim] for dim in IMAGE_DIMS)
     with inference():
         network.check((channel, y, x), source.device)
-    low, high = ds.x_0.attrs["valid_range"]
 
     def logits(events: Events) -> tuple[Tensor]:
         (images,) = events.values.values()
         incomplete = images.flatten(1).isnan().any(dim=1)
-        return (network(images, (low, high)).masked_fill(incomplete[:, None], math.nan),)
+        return (network(images, bounds).masked_fill(incomplete[:, None], math.nan),)
 
     final = Output("x_0_logits", ("class",), "logits of the final sample")
     passes = [Pass(("x_0",), (final,), logits)]

@@ -63,14 +63,13 @@ def _of_ours(path: Path) -> Source:
         with stores.reading(path):
             return np.asarray(ds.x_0[first:end])
 
-    bounds = ds.x_0.attrs.get("valid_range")
     return Source(
         ds.x_0.shape,
         ds.x_0.dtype,
         read,
         ds.label.values,
         axes=stores.event_dims(ds.x_0.dims),
-        valid_range=None if bounds is None else (float(bounds[0]), float(bounds[1])),
+        valid_range=stores.valid_range(ds),
         seeds=seeds_of(json.loads(ds.attrs["config"])),
     )
 
