@@ -20,20 +20,19 @@ def _no_gradients():
         yield
 
 
-@pytest.fixture(scope="module", params=families.PIPELINES)
-def family(request):
-    return request.param
-
-
 def theirs(family, batch, **told):
     """The first latents of a pipeline's own loop, the last ones, and its images in [0, 1]."""
     pipeline, kept = families.pipeline(family), []
     step = pipeline.scheduler.step
-    pipeline.scheduler.step = lambda output, t, x_t, **more: (
-        kept.append((x_t, step(output, t, x_t, **more))) or kept[-1][1]
-    )
+
+    def kept_step(output, t, x_t, **more):
+        landed = step(output, t, x_t, **more)
+        kept.append((x_t, landed.prev_sample))
+        return landed
+
+    pipeline.scheduler.step = kept_step
     images = pipeline(num_inference_steps=STEPS, generator=torch.manual_seed(3), output_type="np", **told).images
-    return kept[0][0][:batch], kept[-1][1].prev_sample[:batch], images
+    return kept[0][0][:batch], kept[-1][1][:batch], images
 
 
 def ours(family, start, labels=None, guidance=1.0):
@@ -53,9 +52,8 @@ def ours(family, start, labels=None, guidance=1.0):
 
 
 def images_of(family, latents):
-    return np.moveaxis(autoencoders.load(str(families.folder(family))).decode(latents).numpy() / 2 + 0.5, 1, -1).clip(
-        0, 1
-    )
+    images = autoencoders.load(str(families.folder(family))).decode(latents).numpy()
+    return np.moveaxis(images / 2 + 0.5, 1, -1).clip(0, 1)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
