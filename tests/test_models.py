@@ -238,7 +238,7 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
     ("parts", "message"),
     [
         ({"unet": ["diffusers", "UNet2DConditionModel"]}, "UNet2DConditionModel"),
-        ({"vqvae": ["diffusers", "VQModel"]}, r"vqvae \(VQModel\)"),
+        ({"movq": ["diffusers", "VQModel"]}, r"movq \(VQModel\)"),
         ({"text_encoder": ["transformers", "CLIPTextModel"]}, "text_encoder"),
     ],
 )
