@@ -4,7 +4,7 @@ from traj.stores import levels
 from traj.stores.blocks import BlockWriter
 from traj.stores.claim import Stale, ranges
 from traj.stores.creation import create, create_forks
-from traj.stores.creation_blocks import create_dataset, create_readout
+from traj.stores.creation_blocks import create_dataset, create_decoded, create_readout
 from traj.stores.description import ReadVariable
 from traj.stores.errors import (
     DamagedStore,
@@ -23,7 +23,7 @@ from traj.stores.errors import (
     is_known,
 )
 from traj.stores.events import IMAGE_DIMS, USUAL_DIMS, checked_event, event_dims, valid_range
-from traj.stores.kinds import KINDS, RESULTS, Kind, KindName
+from traj.stores.kinds import KINDS, RESULTS, Kind, KindName, stands_for
 from traj.stores.layout import Layout, canonical_json, fingerprint, memory_free
 from traj.stores.partials import making, write_file
 from traj.stores.places import is_url, local, place, require_writable
@@ -72,6 +72,7 @@ __all__ = [
     "checked_event",
     "create",
     "create_dataset",
+    "create_decoded",
     "create_forks",
     "create_readout",
     "describe",
@@ -93,6 +94,7 @@ __all__ = [
     "require_complete",
     "require_writable",
     "save",
+    "stands_for",
     "valid_range",
     "verify",
     "way_out",

@@ -1,4 +1,4 @@
-"""Write readouts: whole blocks at once, flagged block by block."""
+"""Write readouts, decoded images and datasets: whole blocks at once, flagged block by block."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from traj.stores.binding import Seal, seal_of
 from traj.stores.claim import Claim, ranges
-from traj.stores.description import Variable
+from traj.stores.description import Variable, fill_of
 from traj.stores.errors import naming
 from traj.stores.events import event_dims
 from traj.stores.layout import replace_file, sync
 from traj.stores.manifest import Manifest, finish_block, pending_blocks
-from traj.stores.shards import encode, not_finite
+from traj.stores.shards import clipped, encode, not_finite
 
 
 class BlockWriter:
@@ -34,6 +34,8 @@ class BlockWriter:
     def write(self, block: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write a block's arrays, each with the samples of the block that are kept, and flag the block as done.
 
+        Values beyond the range of float16 are clipped to it where that is what is stored.
+
         Raises ValueError for a block that is not pending, or an array that is missing or has another shape.
         """
         if block not in self.pending:
@@ -49,9 +51,14 @@ class BlockWriter:
                 raise ValueError(f"{name} of block {block} has shape {arrays[name].shape}, expected {expected}")
         files: dict[str, Seal] = {}
         counts: dict[str, int] = {}
+        saturated = 0
         with naming(self.path):
             for name, variable in self._store.variables.items():
-                values = np.asarray(arrays[name], variable.dtype)
+                values = arrays[name]
+                if variable.dtype == "float16":
+                    values, beyond = clipped(values)
+                    saturated += int(np.count_nonzero(beyond))
+                values = np.asarray(values, variable.dtype)
                 files |= self._write(name, variable, block, values)
                 counts[name] = not_finite(values, len(event_dims(variable.dims)))
                 sync(self.path / name)
@@ -63,6 +70,7 @@ class BlockWriter:
                     samples=self.layout.samples_in(block),
                     files=files,
                     not_finite=counts,
+                    saturated=saturated,
                     environment=self._store.environment,
                 ),
             )
@@ -81,14 +89,14 @@ class BlockWriter:
         self.close()
 
     def _write(self, name: str, variable: Variable, block: int, values: NDArray[Any]) -> dict[str, Seal]:
-        """Write the chunks of one variable and return their seals; what lies outside is NaN, as Zarr has it."""
+        """Write the chunks of one variable and return their seals; what lies outside is what Zarr fills in."""
         seals: dict[str, Seal] = {}
         lengths = variable.chunks
         counts = [-(-size // length) for size, length in zip(values.shape, lengths, strict=True)]
         along = variable.dims.index("sample")
         for place in np.ndindex(*counts):
             inside = values[tuple(slice(k * n, (k + 1) * n) for k, n in zip(place, lengths, strict=True))]
-            chunk = np.full(lengths, np.nan, variable.dtype)
+            chunk = np.full(lengths, fill_of(variable.dtype), variable.dtype)
             chunk[tuple(slice(n) for n in inside.shape)] = inside
             content = b"".join(encode(chunk, None))
             key = ".".join(["c", *(str(block if axis == along else k) for axis, k in enumerate(place))])

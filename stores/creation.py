@@ -50,9 +50,10 @@ def create(
     timestep is the descending list of stored timesteps; signal and noise_scale (x_t = signal x_0 + noise_scale eps),
     step, model_time and noise_sd go along it. label (-1 for none) and, where there are texts, prompt go along the
     samples. shape is that of one event and dims name its axes; by default they go by its length: feature; channel,
-    position; channel, y, x; channel, frame, y, x. config names every input the numbers depend on: a store with another
-    config, or with other labels or prompts, is refused, or set aside. keepbits rounds float32 mantissas to that many
-    bits. blocks limits this writer to some blocks, so that several processes can share a run.
+    position; channel, y, x; channel, frame, y, x. valid_range is the range x_0 is meant to lie in, None for latents.
+    config names every input the numbers depend on: a store with another config, or with other labels or prompts, is
+    refused, or set aside. keepbits rounds float32 mantissas to that many bits. blocks limits this writer to some
+    blocks, so that several processes can share a run.
 
     Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
     """

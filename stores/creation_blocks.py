@@ -1,10 +1,10 @@
-"""Open a store whose blocks are written whole, for writing: a dataset or a readout."""
+"""Open a store whose blocks are written whole, for writing: a dataset, decoded images or a readout."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,10 +14,12 @@ from traj.stores.blocks import BlockWriter
 from traj.stores.claim import Stale
 from traj.stores.description import Description, ReadVariable, Variable
 from traj.stores.errors import InputError
-from traj.stores.events import checked_event
-from traj.stores.kinds import KindName
+from traj.stores.events import IMAGE_DIMS, checked_event
 from traj.stores.layout import SHARD_BYTES, Coord, Layout
-from traj.stores.vocabulary import VARIABLES
+from traj.stores.vocabulary import FORK_DIMS, VARIABLES
+
+VALID_RANGE = (-1.0, 1.0)
+"""Of decoded images."""
 
 
 def create_dataset(
@@ -68,10 +70,66 @@ def create_dataset(
     return opened(BlockWriter, path, description, stale, blocks)
 
 
+def create_decoded(
+    path: str | os.PathLike[str],
+    *,
+    of: str,
+    variables: Sequence[str],
+    shape: tuple[int, int, int],
+    dtype: Literal["uint8", "float16"],
+    coords: Mapping[str, tuple[str, ArrayLike, str, str]],
+    samples: int,
+    block: int,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any] | None = None,
+    stale: Stale = "refuse",
+    blocks: Iterable[int] | None = None,
+) -> BlockWriter:
+    """Open a store of decoded images for writing: make it, resume it, or extend it.
+
+    It has the variables, dims and coordinates of the store of latents that was decoded, which is of the kind ``of``,
+    and can be read as a store of that kind; an event is an image of this shape (channel, y, x) in [-1, 1]. uint8 k
+    stands for 2 k / 255 - 1, and has no value that says that there is none. All else is as for `create_readout`.
+
+    Raises StaleStore, LockedStore, NotAStore, DamagedStore, InputError.
+    """
+    at_least_one(samples=samples, block=block)
+    layout = Layout.of(samples=samples, block=block, timesteps=1, shape=shape, dtype=dtype)
+    described = _described(coords, samples)
+    lengths = {coord.dim: len(coord.values) for coord in described.values()} | dict(zip(IMAGE_DIMS, shape, strict=True))
+    lead = tuple(dim for dim in FORK_DIMS if dim in lengths)
+    attributes = {
+        "valid_range": list(VALID_RANGE),
+        **({"scale_factor": 2 / 255, "add_offset": -1.0} if dtype == "uint8" else {}),
+    }
+    images = {
+        name: ReadVariable(
+            (*lead, *VARIABLES[name].dims, *IMAGE_DIMS), VARIABLES[name].long_name, dtype=dtype, attributes=attributes
+        )
+        for name in variables
+    }
+    store = {
+        **inputs(layout, IMAGE_DIMS, VALID_RANGE),
+        "of": of,
+        "variables": list(variables),
+        "coordinates": _digest(described),
+    }
+    description = Description(
+        kind="decoded",
+        layout=layout,
+        variables={name: one.cut(block, tuple(lengths[dim] for dim in one.dims)) for name, one in images.items()},
+        coords=described,
+        config={**config, "store": store},
+        environment=environment or {},
+        attributes={"of": of},
+    )
+    return opened(BlockWriter, path, description, stale, blocks)
+
+
 def create_readout(
     path: str | os.PathLike[str],
     *,
-    of: KindName,
+    of: str,
     variables: Mapping[str, tuple[Any, ...]],
     coords: Mapping[str, tuple[str, ArrayLike, str, str]],
     samples: int,
@@ -91,17 +149,7 @@ def create_readout(
     """
     at_least_one(samples=samples, block=block)
     layout = Layout.of(samples=samples, block=block, timesteps=1, shape=(1, 1, 1), dtype="float32")
-    numbers = np.arange(samples, dtype="int64")
-    described = {
-        "sample": Coord.known("sample", numbers),
-        **{
-            name: Coord(dim, np.asarray(values), units, long_name)
-            for name, (dim, values, units, long_name) in coords.items()
-            if name != "sample"
-        },
-    }
-    if "label" not in described:
-        described["label"] = Coord.known("label", np.full(samples, -1))
+    described = _described(coords, samples)
     lengths = {coord.dim: len(coord.values) for coord in described.values()}
     read_off = {name: ReadVariable(*given) for name, given in variables.items()}
     for name, read in read_off.items():
@@ -111,14 +159,13 @@ def create_readout(
                 f"{name} has dims {', '.join(dims)}; expected `sample` among them, and a coordinate along each"
                 + (f" ({', '.join(unknown)} has none)" if "sample" in dims else "")
             )
-    fixed = {name: coord.values for name, coord in described.items() if coord.dim != "sample"}
     dtypes = {name: read.dtype for name, read in read_off.items() if read.dtype != "float32"}
     store = {
         "block": block,
         "of": of,
         "variables": {name: list(read.dims) for name, read in read_off.items()},
         **({"dtypes": dtypes} if dtypes else {}),
-        "coordinates": digest_of(fixed),
+        "coordinates": _digest(described),
     }
     description = Description(
         kind="readout",
@@ -130,3 +177,23 @@ def create_readout(
         attributes={"of": of},
     )
     return opened(BlockWriter, path, description, stale, blocks)
+
+
+def _described(coords: Mapping[str, tuple[str, ArrayLike, str, str]], samples: int) -> dict[str, Coord]:
+    """Describe coordinates that are given as (dim, values, units, long_name), and those that every store has."""
+    described = {
+        "sample": Coord.known("sample", np.arange(samples, dtype="int64")),
+        **{
+            name: Coord(dim, np.asarray(values), units, long_name)
+            for name, (dim, values, units, long_name) in coords.items()
+            if name != "sample"
+        },
+    }
+    if "label" not in described:
+        described["label"] = Coord.known("label", np.full(samples, -1))
+    return described
+
+
+def _digest(described: Mapping[str, Coord]) -> str:
+    """Hash the coordinates that stay the same when samples are added."""
+    return digest_of({name: coord.values for name, coord in described.items() if coord.dim != "sample"})

@@ -32,6 +32,11 @@ from traj.stores.layout import (
 from traj.stores.vocabulary import TOLD
 
 
+def fill_of(dtype: str) -> float:
+    """Give what stands where nothing was written: NaN, and 0 in whole numbers, which have none."""
+    return np.nan if np.dtype(dtype).kind == "f" else 0
+
+
 class Variable(NamedTuple):
     """A variable of a store: its dims, their lengths, how it is cut, and what is said of it."""
 
@@ -50,14 +55,17 @@ class ReadVariable(NamedTuple):
     long_name: str
     units: str = "1"
     dtype: str = "float32"
-    attributes: Mapping[str, str] = {}
+    attributes: Mapping[str, Any] = {}
 
     def cut(self, block: int, shape: tuple[int, ...]) -> Variable:
-        """Cut it into chunks: a block of samples by as much of all else as fits a shard, along timesteps first."""
+        """Cut it into chunks: a block of samples by as much of all else as fits a shard, along timesteps first.
+
+        Small types are cut as float32, as which they are read.
+        """
         chunks = [block if dim == "sample" else length for dim, length in zip(self.dims, shape, strict=True)]
         others = [axis for axis, dim in enumerate(self.dims) if dim != "sample"]
         for axis in sorted(others, key=lambda axis: self.dims[axis] != "timestep"):
-            rest = math.prod(chunks) // chunks[axis] * np.dtype(self.dtype).itemsize
+            rest = math.prod(chunks) // chunks[axis] * max(4, np.dtype(self.dtype).itemsize)
             chunks[axis] = max(1, min(chunks[axis], SHARD_BYTES // rest))
         attributes = {"long_name": self.long_name, "units": self.units, **self.attributes}
         return Variable(self.dims, shape, tuple(chunks), attributes, self.dtype)
@@ -122,7 +130,7 @@ class Description:
                 chunks=variable.chunks,
                 shards=variable.shards,
                 dtype=variable.dtype,
-                fill_value=np.nan,
+                fill_value=fill_of(variable.dtype),
                 compressors=[bitshuffle_lz4(np.dtype(variable.dtype).itemsize), Crc32cCodec()],
                 chunk_key_encoding=FLAT_KEYS,
                 dimension_names=list(variable.dims),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from traj.stores.vocabulary import EDIT, SAVED, STATES
 
-KindName = Literal["dataset", "trajectories", "fork", "sweep", "readout", "result"]
+KindName = Literal["dataset", "trajectories", "fork", "sweep", "decoded", "readout", "result"]
 
 RESULTS = Path("results")
 
@@ -34,6 +35,15 @@ KINDS: dict[str, Kind] = {
     "trajectories": Kind("trajectories", Path("data/trajectories"), "traj generate", (*STATES, "log_variance", "x_0")),
     "fork": Kind("forks", Path("data/forks"), "traj fork", (*STATES, "x_0"), ("at",)),
     "sweep": Kind("sweeps", Path("data/sweeps"), "traj fork", (*STATES, "x_0"), (*EDIT, "unet_blocks", *SAVED)),
+    "decoded": Kind("decoded images", Path("data/decoded"), "traj readout decode", (*STATES, "x_0")),
     "readout": Kind("readouts", Path("data/readouts"), "traj readout"),
     "result": Kind("results", RESULTS, "traj analyze"),
 }
+
+
+def stands_for(attributes: Mapping[Any, Any]) -> str:
+    """Say which kind of store one can be read as: decoded images as what they were decoded from, others as their own.
+
+    `attributes` are those of a store; "" for a dataset of another origin.
+    """
+    return str(attributes.get("of" if attributes.get("kind") == "decoded" else "kind", ""))

@@ -46,9 +46,11 @@ def open(path: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
         if read_root(target) == root:  # not extended since it was checked
             break
     require_coordinates(target, root, ds)
-    lazy = ds.reset_coords(drop=True).chunk(_shards(root, ds)).data_vars
+    lazy = ds.reset_coords(drop=True).chunk(_shards(root, ds))
+    packed = [name for name, array in ds.items() if "scale_factor" in array.encoding]
+    lazy = lazy.assign({name: _unpacked(lazy[name], target, root) for name in packed})
     attrs = {name: value for name, value in ds.attrs.items() if name not in ("digests", "files")}
-    return with_timestep_index(xr.Dataset(lazy, ds.coords, attrs))
+    return with_timestep_index(xr.Dataset(lazy.data_vars, ds.coords, attrs))
 
 
 def _shards(root: dict[str, Any], ds: xr.Dataset) -> dict[str, int]:
@@ -61,6 +63,16 @@ def _shards(root: dict[str, Any], ds: xr.Dataset) -> dict[str, int]:
         ):
             lengths[dim] = max(length, lengths.get(dim, 1))
     return lengths
+
+
+def _unpacked(array: xr.DataArray, path: Path, root: dict[str, Any]) -> xr.DataArray:
+    """Read values stored as bytes as float32, NaN in blocks that were never written: no byte stands for NaN."""
+    done = [manifest is not None for manifest in _manifests(path, root)]
+    values = array.astype(np.float32)
+    if all(done):
+        return values
+    written = np.repeat(done, block_length(root))[: array.sizes["sample"]]
+    return values.where(xr.DataArray(written, dims="sample"))
 
 
 def arrays_of(root: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from traj.stores.layout import LZ4_LEVEL, Layout, crc_holds, crc_of, with_crc
 
 MISSING = 2**64 - 1
 MANTISSA_BITS = 23
+FLOAT16_MAX = 65504.0
 INFINITY = 0x7F800000
 """The bits of float32's infinity: NaN has more, every finite number less."""
 
@@ -103,6 +104,15 @@ def rounded(values: NDArray[np.float32], keepbits: int) -> NDArray[np.float32]:
         result = np.where(overflown, bits & mask, result)
         result = np.where(magnitude >= INFINITY, bits, result)
     return result.view(np.float32)
+
+
+def clipped(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Clip values to the range of float16, and say which finite ones lay beyond it."""
+    beyond = np.abs(values) > FLOAT16_MAX
+    if beyond.any():
+        beyond &= np.isfinite(values)
+        values = np.where(beyond, np.copysign(FLOAT16_MAX, values), values)
+    return values, beyond
 
 
 def not_finite(values: NDArray[Any], event_dims: int | None = None) -> int:

@@ -18,9 +18,8 @@ from traj.stores.claim import Claim, ranges
 from traj.stores.errors import StoreError
 from traj.stores.layout import Layout, sync
 from traj.stores.manifest import Manifest, finish_block, pending_blocks
-from traj.stores.shards import Column, ShardFile, encode, keep_freed_memory, not_finite
+from traj.stores.shards import Column, ShardFile, clipped, encode, keep_freed_memory, not_finite
 
-FLOAT16_MAX = 65504.0
 ENCODERS = 2
 COLUMNS_AT_LEAST = 3  # one being filled, one encoded, one written
 BUFFER_BYTES = 64 << 20
@@ -193,12 +192,9 @@ class TrajectoryWriter:
             raise ValueError(f"{name} has shape {array.shape}, expected {self.layout.images}: a whole block of events")
         kept = self.layout.samples_in(self._block or 0)
         if name != "x_0" and self.layout.dtype == "float16":
-            beyond = np.abs(array) > FLOAT16_MAX
-            if beyond.any():
-                beyond &= np.isfinite(array)
-                inside = (slice(None),) * len(self.layout.lead) + (slice(kept),)
-                self._saturated += int(np.count_nonzero(beyond[inside]))
-                array = np.where(beyond, np.copysign(FLOAT16_MAX, array), array)
+            array, beyond = clipped(array)
+            inside = (slice(None),) * len(self.layout.lead) + (slice(kept),)
+            self._saturated += int(np.count_nonzero(beyond[inside]))
         self._filling[name].put(within, array, kept)
 
     def _hand_over(self, name: str, block: int, column: int) -> None:

@@ -7,7 +7,7 @@ from traj import stores
 from traj.stores.vocabulary import COORDINATES, FORK_DIMS, VARIABLES
 
 
-@pytest.fixture(params=["dataset", "trajectories", "fork", "sweep"])
+@pytest.fixture(params=["dataset", "trajectories", "fork", "sweep", "decoded"])
 def store(request, tmp_path):
     """A store of a kind, all its variables and coordinates there and no block made."""
     path, common = tmp_path / "a.zarr", {"timestep": [40, 20], **runs.preserving([0.2, 0.8]), "shape": runs.SHAPE}
@@ -16,6 +16,14 @@ def store(request, tmp_path):
         stores.create_dataset(path, shape=runs.SHAPE, samples=4, block=4, config={}).close()
     elif request.param == "trajectories":
         stores.create(path, log_variance=True, **common).close()
+    elif request.param == "decoded":
+        stores.create(tmp_path / "latents.zarr", **common).close()
+        described = {"variables": ("x_t", "pred_x0", "x_0"), "shape": (3, 8, 8), "dtype": "uint8", "samples": 4}
+        coords = {
+            name: (str(coord.dims[0]), coord.values, coord.attrs["units"], coord.attrs["long_name"])
+            for name, coord in stores.open(tmp_path / "latents.zarr", partial=True).coords.items()
+        }
+        stores.create_decoded(path, of="trajectories", coords=coords, block=4, config={}, **described).close()
     else:
         edits = {name: [0, 0] for name in stores.KINDS[request.param].edits} | {"at": [40, 20], "edit": ["a", "b"]}
         stores.create_forks(path, kind=request.param, variant=edits, replicas=1, states=True, **common).close()
@@ -24,7 +32,7 @@ def store(request, tmp_path):
 
 def test_a_store_has_the_variables_of_its_kind_described_as_everywhere(store):
     assert set(store.data_vars) == set(stores.KINDS[store.attrs["kind"]].variables)
-    lead = () if store.attrs["kind"] in ("dataset", "trajectories") else FORK_DIMS
+    lead = () if store.attrs["kind"] in ("dataset", "trajectories", "decoded") else FORK_DIMS
     for name, array in store.data_vars.items():
         said = VARIABLES[name]
         assert array.dims == (*lead, *said.dims, *stores.IMAGE_DIMS)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from traj.analysis._drawing import captions
 from traj.analysis._kernels.compiling import compiled
-from traj.stores import FAMILY, ONCE, SHORTCUT, InputError
+from traj.stores import FAMILY, ONCE, SHORTCUT, InputError, stands_for
 
 Array = NDArray[Any]
 
@@ -47,8 +47,10 @@ def require_sweep(ds: xr.Dataset, names: Sequence[str] = FAMILY) -> None:
 
     Raises InputError saying what is there.
     """
-    if (kind := ds.attrs.get("kind")) != "sweep":
-        raise InputError(f"a dataset of kind {kind} was given; expected a sweep of edits, which `traj fork` makes")
+    if (kind := stands_for(ds.attrs)) != "sweep":
+        raise InputError(
+            f"a dataset of kind {kind or 'unknown'} was given; expected a sweep of edits, which `traj fork` makes"
+        )
     if missing := [name for name in names if name not in ds.coords]:
         raise InputError(f"this sweep has no coordinate {', '.join(missing)}; expected a sweep that `traj fork` made")
     if ds.sizes["replica"] != 1:

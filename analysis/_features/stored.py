@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from traj.analysis._blocks import chunking
-from traj.stores import InputError, event_dims
+from traj.stores import InputError, event_dims, stands_for
 
 Array = NDArray[Any]
 
@@ -26,7 +26,7 @@ def parts(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     Raises InputError where there are none.
     """
     found = {str(one.attrs["part"]): one for one in ds.data_vars.values() if "part" in one.attrs}
-    if ds.attrs.get("kind") == "trajectories" and "pred_x0" in ds:
+    if stands_for(ds.attrs) == "trajectories" and "pred_x0" in ds:
         pred_x0 = ds["pred_x0"].drop_vars(list(ds["pred_x0"].coords))
         found = {"pred_x0": pred_x0.stack(value=event_dims(pred_x0.dims), create_index=False)}
     if not found:

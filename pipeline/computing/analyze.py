@@ -15,7 +15,7 @@ from traj import analysis, stores
 from traj.pipeline.computing import compiling
 from traj.pipeline.computing.engines import Engine
 from traj.pipeline.estimate import MARGIN_BYTES, peak_memory, size
-from traj.stores import KINDS, RESULTS, InputError, KindName, MissingFile, attributes, local
+from traj.stores import KINDS, RESULTS, InputError, KindName, MissingFile, attributes, local, stands_for
 
 Options = Mapping[str, Any]
 
@@ -108,7 +108,7 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
     taken = {kind}.union(set.intersection(*(set(analysis.load(name).reads_also) for name in options)))
     jobs = []
     for path in paths:
-        here = attributes(path)["kind"]
+        here = stands_for(attributes(path))
         if here not in taken:
             raise InputError(
                 f"{path} is a store of kind {here}; {', '.join(options)} needs one of kind {kind}, which "

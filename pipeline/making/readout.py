@@ -77,12 +77,12 @@ class Reading:
 
     @cached_property
     def block(self) -> int:
-        """Samples in one block of the source, and of the readout."""
-        return int(json.loads(self.ds.attrs["config"])["store"]["block"])
+        """Samples in one block of the readout."""
+        return self.readout.block or int(json.loads(self.ds.attrs["config"])["store"]["block"])
 
     @property
     def layout(self) -> Layout:
-        """How the final samples are cut into blocks, in the source and in the readout."""
+        """How the source's final samples are cut into blocks of the readout."""
         shape = tuple(self.ds.sizes[dim] for dim in stores.event_dims(self.ds.x_0.dims))
         return Layout.of(samples=self.ds.sizes["sample"], block=self.block, timesteps=1, shape=shape, dtype="float32")
 
@@ -94,11 +94,30 @@ class Reading:
         blocks: Sequence[int] | None = None,
     ) -> stores.BlockWriter:
         """Create, resume or extend the readout's store."""
-        variables = {}
         coords = {
             str(name): (str(c.dims[0]), c.values, c.attrs.get("units", "1"), c.attrs.get("long_name", str(name)))
             for name, c in self.ds.coords.items()
         }
+        store: dict[str, Any] = {
+            "of": stores.stands_for(self.ds.attrs),
+            "samples": self.ds.sizes["sample"],
+            "block": self.block,
+            "config": self.config,
+            "environment": {**self.readout.environment, **environment(self.source.device)},
+            "stale": stale,
+            "blocks": blocks,
+        }
+        if self.readout.images:
+            outputs = [output for one in self.readout.passes for output in one.outputs]
+            return stores.create_decoded(
+                out,
+                variables=[output.name for output in outputs],
+                shape=self.readout.images,
+                dtype="float16" if outputs[0].dtype == "float16" else "uint8",
+                coords=coords,
+                **store,
+            )
+        variables = {}
         for one in self.readout.passes:
             lead = (*(("on",) if one.on else ()), *_lead(self.ds[one.reads[0]]))
             for output in one.outputs:
@@ -107,28 +126,19 @@ class Reading:
                 )
             if one.on:
                 coords["on"] = ("on", np.array(one.reads), "1", "variable that was read")
-        return stores.create_readout(
-            out,
-            of=self.ds.attrs["kind"],
-            variables=variables,
-            coords={**coords, **self.readout.coords},
-            samples=self.ds.sizes["sample"],
-            block=self.block,
-            config=self.config,
-            environment={**self.readout.environment, **environment(self.source.device)},
-            stale=stale,
-            blocks=blocks,
-        )
+        return stores.create_readout(out, variables=variables, coords={**coords, **self.readout.coords}, **store)
 
     def cost(self, out: Path, blocks: int | None = None) -> EventCost:
         """Estimate what a number of blocks will take (all by default), after a few trial batches."""
         blocks = self.layout.blocks if blocks is None else blocks
         passes = self.readout.passes
         calls = sum(blocks * self._events(one) / self._call(one) for one in passes)
-        block_bytes = sum(
-            self._events(one) * math.prod(self._shape(output)) * np.dtype(output.dtype).itemsize
-            for one in passes
-            for output in one.outputs
+        counts = [
+            (self._events(one) * math.prod(self._shape(output)), output) for one in passes for output in one.outputs
+        ]
+        block_bytes, held = (
+            sum(count * np.dtype(dtype(output)).itemsize for count, output in counts)
+            for dtype in (lambda output: output.dtype, _held)
         )
         shard = max(
             sum(math.prod(max(sizes) for sizes in self.ds[name].chunks or ()) * 4 for name in names)
@@ -141,7 +151,7 @@ class Reading:
             seconds=calls * self.call_seconds,
             disk=blocks * block_bytes,
             disk_free=disk_free(out),
-            memory=peak_memory() + (2 + self.thinned) * shard + 2 * block_bytes + MARGIN_BYTES,
+            memory=peak_memory() + (2 + self.thinned) * shard + 2 * held + MARGIN_BYTES,
         )
 
     def run(self, store: stores.BlockWriter, *, bar: bool = True) -> None:
@@ -196,12 +206,18 @@ class Reading:
         ``leads_to`` are the next states and their timesteps. What is made of events that were never made, NaN
         throughout, is NaN.
 
-        Raises InputError where the pass's function gives values of another shape.
+        Raises InputError where the pass's function gives values of another shape, NotFinite where uint8 is to stand for
+        what is NaN.
         """
         count = len(next(iter(values.values())))
         made = [~np.isnan(array.reshape(count, -1)).all(axis=1) for array in values.values()]
         chosen = np.flatnonzero(np.all(made, axis=0))
-        found = [np.full((count, *self._shape(output)), np.nan, output.dtype) for output in one.outputs]
+        found = [_blank((count, *self._shape(output)), output) for output in one.outputs]
+        if len(chosen) < count and any(output.dtype == "uint8" for output in one.outputs):
+            raise stores.NotFinite(
+                f"{self.source.path} has events of {', '.join(values)} that are NaN, which uint8 cannot say; choose "
+                "another dtype"
+            )
         with inference(self.tf32):
             for at in _batches(chosen, self.readout.batch, timestep if one.same_timestep else None):
                 events = Events(
@@ -217,7 +233,7 @@ class Reading:
                             f"readout {self.name} gave values of shape {tuple(tensor.shape)} for {len(at)} events; "
                             f"expected {(len(at), *array.shape[1:])} for {output.name}"
                         )
-                    array[at] = tensor.to(getattr(torch, output.dtype)).cpu().numpy()
+                    array[at] = tensor.to(getattr(torch, _held(output))).cpu().numpy()
         return found
 
     def _handed(self, array: Array) -> torch.Tensor:
@@ -235,9 +251,7 @@ class Reading:
         """Read the events of a block shard by shard: arrays (*lead, *event dims) to outputs (*lead, *dims)."""
         lead, coords = _lead(arrays[0]), arrays[0].coords
         along = lead.index("sample")
-        values = [
-            np.empty((*arrays[0].shape[: len(lead)], *self._shape(output)), output.dtype) for output in one.outputs
-        ]
+        values = [_blank((*arrays[0].shape[: len(lead)], *self._shape(output)), output) for output in one.outputs]
         after = None
         # Backwards, as the last state of a shard leads to the first of the next one.
         for place in reversed(list(slices_from_chunks((arrays[0].chunks or ())[: len(lead)]))):
@@ -262,9 +276,9 @@ class Reading:
                 {name: _spread(_padded(coords[name].values, self.block), along, counts) for name in self._condition},
                 leads_to,
             )
-            kept = range(arrays[0].sizes["sample"])
+            kept = (*[slice(None)] * along, slice(arrays[0].sizes["sample"]))
             for whole, array in zip(values, found, strict=True):
-                whole[place] = array.reshape(*counts, *array.shape[1:]).take(kept, axis=along)
+                whole[place] = array.reshape(*counts, *array.shape[1:])[kept]
             progress.update(math.prod(counts))
         return values
 
@@ -297,6 +311,7 @@ class Reading:
     def _shape(self, output: Output) -> tuple[int, ...]:
         """Lengths of a value's dims."""
         lengths = {dim: len(np.asarray(values)) for dim, values, _, _ in self.readout.coords.values()}
+        lengths |= dict(zip(stores.IMAGE_DIMS, self.readout.images or (), strict=False))
         return tuple(lengths[dim] for dim in output.dims)
 
 
@@ -368,6 +383,16 @@ def _lead(array: xr.DataArray) -> tuple[str, ...]:
 
 def _event_shape(array: xr.DataArray) -> tuple[int, ...]:
     return tuple(array.shape[len(_lead(array)) :])
+
+
+def _held(output: Output) -> str:
+    """Name the type an output's values have until they are written: those of float16 are clipped and counted then."""
+    return "float32" if output.dtype == "float16" else output.dtype
+
+
+def _blank(shape: tuple[int, ...], output: Output) -> Array:
+    """Make room for values: NaN, or 0 where there is no NaN."""
+    return np.full(shape, 0 if output.dtype == "uint8" else np.nan, _held(output))
 
 
 def _padded(values: Array, block: int, axis: int = 0) -> Array:

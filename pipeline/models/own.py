@@ -47,8 +47,9 @@ class OwnDenoiser:
         valid_range: tuple[float, float] | None,
         identity: dict[str, Any],
         modules: nn.Module | None,
+        decode: Callable[[torch.Tensor], torch.Tensor] | None,
     ) -> None:
-        self.network, self.schedule, self.modules = network, schedule, modules
+        self.network, self.schedule, self.modules, self.decode = network, schedule, modules, decode
         self.shape, self.dims = checked_event(shape, dims)
         self.num_classes, self.null_label = num_classes, null_label
         self.unconditional = num_classes == 0 or null_label is not None
@@ -123,6 +124,7 @@ def wrap(
     valid_range: tuple[float, float] | None = (-1.0, 1.0),
     weights: Iterable[str | os.PathLike[str]] = (),
     modules: nn.Module | None = None,
+    decode: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> OwnDenoiser:
     """Make a denoiser of any callable network(x_t, time), network(x_t, time, label) or network(x_t, time, condition).
 
@@ -132,7 +134,9 @@ def wrap(
     D(x; sigma)), v, or the flow's velocity eps - x_0. ``dims`` names the axes of an event where they are not feature;
     channel, position; channel, y, x; or channel, frame, y, x. ``weights`` are the files whose content the fingerprint
     covers. ``modules`` is for reading features of a network that is a plain function: the torch.nn.Module that it
-    calls, by whose parts they are named. ``valid_range`` is that of x_0, None for latents.
+    calls, by whose parts they are named. ``valid_range`` is that of x_0, None for latents. ``decode`` is for latents,
+    and leaves them no range: it turns them (event, *shape) into images (event, channel, y, x) in about [-1, 1], for
+    `traj readout decode`.
 
     ``num_classes`` is for a network with classes. For any other condition, such as embeddings of texts, ``condition``
     turns the numbers of a batch's samples into what the network is given; it is moved to the device if it has ``to``. A
@@ -174,9 +178,10 @@ def wrap(
         null_label=null_label,
         condition=condition,
         prompt=prompt,
-        valid_range=valid_range,
+        valid_range=None if decode else valid_range,
         identity={"time": time, "null_label": null_label, "weights": [_sha256(Path(file)) for file in weights]},
         modules=modules,
+        decode=decode,
     )
 
 

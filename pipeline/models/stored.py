@@ -43,6 +43,18 @@ def load_for(path: Path, config: Mapping[str, Any], given: str | None, device: s
     """
     if given is not None:
         return load(given, config, device)
+    name = name_of(path, config)
+    try:
+        return load(name, config, device)
+    except InputError as error:
+        raise type(error)(f"{error}; if the model of {path} lies elsewhere, say where with --model") from None
+
+
+def name_of(path: Path, config: Mapping[str, Any]) -> str:
+    """Read the name of the model that a store was made with.
+
+    Raises InputError where it has none, or one whose code would run.
+    """
     name = environment_of(path, 0).get("model")
     if name is None or "model" not in config:
         raise InputError(f"{path} does not say which model made it; give one with --model")
@@ -51,10 +63,7 @@ def load_for(path: Path, config: Mapping[str, Any], given: str | None, device: s
             f"{path} names {name} as its model, whose code would run; give --model {name} if it is yours or you trust "
             "it"
         )
-    try:
-        return load(name, config, device)
-    except InputError as error:
-        raise type(error)(f"{error}; if the model of {path} lies elsewhere, say where with --model") from None
+    return str(name)
 
 
 def load_to_read(path: Path, ds: xr.Dataset, given: str | None, device: str) -> Denoiser:

@@ -61,14 +61,15 @@ class Output:
     """One variable of a readout's store.
 
     ``dims`` are those of one value. The variable has them after the dims that count the events that are read: sample,
-    and timestep, variant and replica where there are any. ``attributes`` go beside its long_name and units.
+    and timestep, variant and replica where there are any. ``attributes`` go beside its long_name and units. Values of
+    float16 are clipped to its range and counted; uint8 has none for events that are NaN, which it refuses.
     """
 
     name: str
     dims: tuple[str, ...]
     long_name: str
     units: str = "1"
-    dtype: Literal["float32", "float64"] = "float32"
+    dtype: Literal["float32", "float64", "float16", "uint8"] = "float32"
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -108,7 +109,10 @@ class Readout:
     ``smaller`` where the disk may fill up, and of ``following``, the command that goes on, at the end.
 
     ``derived`` are arrays made of the source's that passes read as if they lay there: a dask array (*lead, *event dims)
-    each. ``fills_disk`` says that values hardly compress, so that more than the free disk holds is refused.
+    each. ``fills_disk`` says that values hardly compress, so that more than the free disk holds is refused. ``images``
+    is the shape (channel, y, x) of the outputs where they are images, each named after what it was made from: they make
+    a store that is read as the source's kind. ``block`` samples go into a block, a divisor of the source's, by default
+    as many.
     """
 
     passes: tuple[Pass, ...]
@@ -122,6 +126,8 @@ class Readout:
     following: str = "traj info"
     derived: Mapping[str, xr.DataArray] = field(default_factory=dict)
     fills_disk: bool = False
+    images: tuple[int, int, int] | None = None
+    block: int | None = None
 
 
 def names() -> list[str]:
