@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+)
 
 from tests.networks import random_unet
 from tests.sampling import noise_for, relative, run, start
@@ -56,6 +65,55 @@ def test_our_loop_is_that_of_the_pipeline(tmp_path, name, batch, monkeypatch):
     assert len(theirs) == len(ours) == 10
     assert max(relative(mine, their) for mine, their in zip(ours, theirs, strict=True)) < 2e-4
     assert relative((x_0 / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1), torch.from_numpy(image)) < 2e-4
+
+
+def save_with(folder, scheduler):
+    """A pipeline of any scheduler: the pipelines of diffusers for a UNet2DModel take theirs only."""
+    random_unet().save_pretrained(folder / "unet")
+    scheduler.save_pretrained(folder / "scheduler")
+    parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", type(scheduler).__name__]}
+    (folder / "model_index.json").write_text(json.dumps(parts))
+    return folder
+
+
+SCHEDULERS = {
+    "euler": ("ddim", EulerDiscreteScheduler(timestep_spacing="trailing")),
+    "heun": ("heun", HeunDiscreteScheduler(timestep_spacing="trailing")),
+    "edm": ("ddim", EDMEulerScheduler()),
+    "flow": ("ddim", FlowMatchEulerDiscreteScheduler(shift=3.0)),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_our_loop_is_that_of_a_scheduler_behind_a_network_of_pixels(tmp_path, name):
+    sampler, scheduler = SCHEDULERS[name]
+    folder = save_with(tmp_path, scheduler)
+    generation = generate.prepare(model=str(folder), sampler_name=sampler, steps=10, device="cpu")
+    schedule, first = generation.denoiser.schedule, generation.plan.timesteps[0]
+    x_t = schedule.start_sd(first) * start((3, 1, 8, 8))
+    *_, x_0 = run(generation.denoiser, generation.plan, x_t, label=torch.full((3,), -1))
+
+    scheduler.set_timesteps(10)
+    x = x_t if schedule.alpha_bar is None else x_t / schedule.signal[first]  # theirs adds noise to a whole signal
+    with torch.inference_mode():
+        for timestep in scheduler.timesteps:
+            seen = scheduler.scale_model_input(x, timestep) if hasattr(scheduler, "scale_model_input") else x
+            x = scheduler.step(random_unet().eval()(seen, timestep).sample, timestep, x).prev_sample
+    assert relative(x_0, x) < 2e-4
+
+
+def test_a_grid_is_made_of_as_many_steps_as_are_asked_for_and_found_again_by_a_fork(tmp_path):
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    folder, out = save_with(tmp_path / "flow", scheduler), tmp_path / "a.zarr"
+    refused = invoke("generate", out, "--model", folder, "--sampler", "ddim", code=2)
+    assert "say how many: --steps 40" in refused.output.replace("\n", " ")
+    invoke("generate", out, "--model", folder, "--sampler", "ddim", "--steps", 40, "--samples", 2)
+    ds = stores.open(out)
+    scheduler.set_timesteps(40)
+    np.testing.assert_allclose(ds.model_time, scheduler.timesteps, rtol=1e-6)
+    invoke("fork", out, tmp_path / "f.zarr", "--at", 20, "--noise", "shared", "--replicas", 1, "--model", folder)
+    np.testing.assert_allclose(stores.open(tmp_path / "f.zarr").x_0[0, 0], ds.x_0, rtol=1e-5, atol=1e-6)
+    assert "40" in invoke("info", folder, "--steps", 40).output
 
 
 # --- which weights --------------------------------------------------------------------------------------------
