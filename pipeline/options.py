@@ -243,11 +243,30 @@ RUN = (
         "starts from; or the number of one class.",
     ),
     click.option(
+        "--prompt",
+        "prompts",
+        multiple=True,
+        metavar="TEXT",
+        help="Text that samples are made under, for models that read texts. Of several, given one by one, each sample "
+        'gets the next one, and then from the first on again. "" is no text.',
+    ),
+    click.option(
+        "--prompts",
+        "prompt_file",
+        type=LocalPath(exists=True, dir_okay=False),
+        help="The same from a file with a text in each line.",
+    ),
+    click.option(
+        "--negative-prompt",
+        metavar="TEXT",
+        help="Text that samples are led away from by --guidance.  [default: no text]",
+    ),
+    click.option(
         "--guidance",
         type=Number(),
         default=1.0,
         show_default=True,
-        help="How strongly samples follow their label: 0 ignores it, 1 leaves the model as it is, more follows it "
+        help="How strongly samples follow their label or text: 0 ignores it, 1 leaves the model as it is, more follows it "
         "more. All but 1 double the size of every network call.",
     ),
     click.option(

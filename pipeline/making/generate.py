@@ -293,6 +293,8 @@ def prepare(
     block: int = 32,
     seed: int = 0,
     labels: str = "none",
+    prompts: Sequence[str] = (),
+    negative_prompt: str | None = None,
     every: int = 1,
     dtype: Literal["float32", "float16"] = "float32",
     round_bits: int | None = None,
@@ -307,7 +309,7 @@ def prepare(
     """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
 
     ``schedule`` is that of an exact denoiser, by name, ``size`` the height and width of images, and ``variant`` that of
-    the weights of a pipeline. Where the schedule is a grid, ``steps`` is its size, and ``timesteps`` choose some of it.
+    the weights of a pipeline. Sample k is made under the k-th of ``prompts``, or of those from the first on again. Where the schedule is a grid, ``steps`` is its size, and ``timesteps`` choose some of it.
     ``start`` names a source of x_0, from which the plan is run from timestep ``start_step`` on, which it must visit
     (METHODS 2.4); with ``noised`` its x_0 are noised to all timesteps instead, or led there by ``inversion``.
 
@@ -322,7 +324,7 @@ def prepare(
     where = choose_device(device)
     source = None if start is None else starts.load(start, seed)
     denoiser = models.load(model, str(where), autocast, schedule=schedule, steps=steps, size=size, variant=variant)
-    cautions = getattr(denoiser, "cautions", ())
+    cautions: tuple[str, ...] = getattr(denoiser, "cautions", ())
     denoiser = guided(denoiser, guidance)
     if source is not None:
         starts.require_fit(source, denoiser)
@@ -335,7 +337,9 @@ def prepare(
             )
     if samples is None:
         samples = SAMPLES if source is None or source.samples is None else min(SAMPLES, source.samples)
-    conditions = denoiser.conditions({"labels": _labels(labels, source)})
+    told = {"prompts": list(prompts) or None, "negative_prompt": negative_prompt}
+    given = {key: value for key, value in told.items() if value is not None}
+    conditions = denoiser.conditions({"labels": _labels(labels, source), **given})
     if timesteps and steps is not None and not denoiser.schedule.is_grid:
         raise InputError(f"steps {steps} and timesteps by hand were given, expected one of them")
     chosen = plans.choose(denoiser, sampler_name, timesteps or steps, eta, variance, clip, eps, spacing)
@@ -366,7 +370,7 @@ def prepare(
         skipped=whole.steps[: len(whole.steps) - len(chosen.steps)],
         size=size,
         variant=variant,
-        cautions=cautions,
+        cautions=(*cautions, *getattr(conditions, "cautions", ())),
     )
 
 

@@ -41,6 +41,7 @@ class Labels:
     """
 
     def __init__(self, model: Labelled, asked: Mapping[str, Any], null: bool) -> None:
+        refuse_prompts(model.name, asked)
         labels, num_classes, unconditional = asked["labels"], model.num_classes, model.unconditional
         each: Sequence[int] = () if isinstance(labels, str) else labels
         labels = SOURCE if each else labels
@@ -97,6 +98,12 @@ class Labels:
                 return int(self._each[min(sample, len(self._each) - 1)])
             case one:
                 return int(one)
+
+
+def refuse_prompts(name: str, asked: Mapping[str, Any]) -> None:
+    """Refuse texts that were asked of a model that reads none. Raises InputError."""
+    if {"prompts", "negative_prompt"} & asked.keys():
+        raise InputError(f"prompts were given, but model {name} reads no texts; leave them out")
 
 
 def check_label(label: torch.Tensor, num_classes: int, unconditional: bool = True) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from traj.pipeline.models import surgery
-from traj.pipeline.models.labels import Labels, check_label
+from traj.pipeline.models.labels import Labels, check_label, refuse_prompts
 from traj.pipeline.models.parts import modules_of
 from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Conditions, Denoiser, Prediction, predicted
@@ -62,6 +62,7 @@ class OwnDenoiser:
         """Read which labels samples are to have, or make their conditions in one's own way."""
         if self.condition is None:
             return Labels(self, asked, null)
+        refuse_prompts(self.name, asked)
         if asked["labels"] != "none":
             raise InputError(
                 f"labels were asked for, but model {self.name} has conditions of its own; use --labels none"

@@ -31,15 +31,15 @@ def generate(
     traj generate data/trajectories/short.zarr --model digits --sampler ddim --steps 100 --eta 1 --plan shortcut
     traj generate data/trajectories/edm.zarr --model dataset:digits --schedule edm --steps 18 --sampler heun
     traj generate data/trajectories/mine.zarr --model mine.py:flow --sampler ddim --steps 28
+    traj generate data/trajectories/cats.zarr --model sd15/ --prompt "a cat" --guidance 7.5 --sampler ddim --steps 50
     traj generate data/trajectories/late.zarr --model digits --start vae:digits-vae --start-step 499
     traj generate data/trajectories/photos.zarr --model models/photos --start photos/ --start-step 499
     """
-    from traj.pipeline.making.generate import prepare
     from traj.stores import place, require_writable
 
     if times:
         require_writable(place(times))
-    generation = prepare(sampler_name=sampler, **options)
+    generation = _prepare(sampler_name=sampler, **options)
     _make_run(generation, out, stale=stale, blocks=blocks, dry_run=dry_run)
     if times and not dry_run:
         from traj.pipeline.making.times import write_run_times
@@ -74,10 +74,28 @@ def noise(
     traj fork data/trajectories/noised.zarr data/forks/back.zarr --at 949,699,449,199 --replicas 4
     traj noise data/datasets/digits.zarr data/trajectories/up.zarr --model digits --sampler ddim --inversion
     """
+    generation = _prepare(sampler_name=sampler, start=dataset, noised=True, **options)
+    _make_run(generation, out, stale=stale, blocks=blocks, dry_run=dry_run)
+
+
+def _prepare(*, prompts: tuple[str, ...], prompt_file: Path | None, **options: Any) -> Any:
     from traj.pipeline.making.generate import prepare
 
-    generation = prepare(sampler_name=sampler, start=dataset, noised=True, **options)
-    _make_run(generation, out, stale=stale, blocks=blocks, dry_run=dry_run)
+    if prompts and prompt_file:
+        raise click.UsageError("--prompt and --prompts were given, expected one of them")
+    return prepare(prompts=_lines(prompt_file) if prompt_file else prompts, **options)
+
+
+def _lines(file: Path) -> list[str]:
+    """Read a file of prompts, one in each line."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{file} is no text in UTF-8; expected a prompt in each line") from None
+    if not lines or not all(line.strip() for line in lines):
+        empty = next((n for n, line in enumerate(lines, 1) if not line.strip()), 1)
+        raise click.UsageError(f"line {empty} of {file} is empty; expected a prompt in each line")
+    return lines
 
 
 def _make_run(generation: Any, out: Path, **options: Any) -> None:
