@@ -1,0 +1,126 @@
+"""Stable Diffusion 1.x and 2.x: a U-Net on latents that reads a CLIP encoder's embedding of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from traj.pipeline.models import autoencoders, loading, surgery, unet
+from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.models.prompts import Prompts
+from traj.pipeline.models.repository import Repository
+from traj.pipeline.models.text_encoders import ClipText
+from traj.pipeline.process.cut import Cut
+from traj.pipeline.process.schedule import Schedule
+from traj.stores import InputError
+
+PARTS = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": tuple(autoencoders.KINDS),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+"""What a pipeline of this family has beside its scheduler."""
+LEFT_OUT = {
+    "safety_checker": "images are not checked",
+    "feature_extractor": "",
+    "image_encoder": "images are not read",
+}
+"""Parts that it may have and that are not loaded, and what a person should know of it."""
+
+
+def load(
+    repository: Repository, *, device: str, autocast: bool, steps: int | None, size: tuple[int, int] | None
+) -> StableDiffusionDenoiser:
+    """Load the U-Net with its scheduler; the texts' encoder comes when the first text is read.
+
+    Latents are those of images of ``size``, by default the sample_size of the network's config. As in diffusers'
+    pipeline, predictions are never clipped, and steps are counted from 1 where they are spaced from the start.
+
+    Raises
+    ------
+    MissingFile
+        When a file that belongs to such a pipeline is missing.
+    InputError
+        When a part is not supported, parts do not fit, or the network cannot be loaded or run.
+    """
+    autoencoder = autoencoders.describe(repository)
+    texts = PlainTexts(ClipText(repository))
+    config = unet.CONDITION_KEYS.read(repository.config(repository.network), "the network's config.json")
+    for what, given, expected in (
+        ("channels, but latents", config["in_channels"], autoencoder.latent_channels),
+        ("as cross_attention_dim, but embeddings of texts", config["cross_attention_dim"], texts.clip.width),
+    ):
+        if given != expected:
+            raise InputError(f"the network has {given} {what} have {expected}; expected a pipeline whose parts fit")
+    schedule = replace(loading.schedule(repository, steps), clip_sample=None, steps_offset=1)
+    sides = autoencoder.latent_sides(size) if size else loading.sides(config)
+    network, sha256 = loading.load(UNet2DConditionModel, config, repository, repository.network)
+    denoiser = StableDiffusionDenoiser(
+        network.to(device),
+        schedule,
+        texts=texts,
+        sides=sides,
+        name=repository.name,
+        identity={"weights": sha256, "network": unet.CONDITION_KEYS.fingerprint(config), **texts.clip.identity},
+        autocast=autocast,
+    )
+    condition = (torch.zeros(1, texts.clip.tokens, texts.clip.width, device=device),)
+    given = "latents of {} x {} x {}, the size that its config.json says or that was given".format(*denoiser.shape)
+    loading.attempt(denoiser, condition, device, given, autoencoder.factor)
+    return denoiser
+
+
+class PlainTexts:
+    """What a U-Net is told of a text: the last hidden states of its tokens."""
+
+    def __init__(self, clip: ClipText) -> None:
+        self.clip, self.lost = clip, clip.lost
+
+    def encode(self, text: str, device: torch.device) -> tuple[torch.Tensor]:
+        """Give the embeddings of a text's tokens (token, width)."""
+        return (self.clip.outputs(text, device).last_hidden_state[0],)
+
+
+class StableDiffusionDenoiser(NetworkDenoiser):
+    """A UNet2DConditionModel that is told a text; ``sides`` are the height and width of its latents."""
+
+    network: UNet2DConditionModel
+    reads_texts = True
+
+    def __init__(
+        self,
+        network: UNet2DConditionModel,
+        schedule: Schedule,
+        *,
+        texts: PlainTexts,
+        sides: tuple[int, int],
+        identity: Mapping[str, Any],
+        name: str = "network",
+        autocast: bool = False,
+    ) -> None:
+        super().__init__(
+            network,
+            schedule,
+            shape=(network.config.in_channels, *sides),
+            channels_out=network.config.out_channels,
+            valid_range=None,
+            identity=identity,
+            name=name,
+            autocast=autocast,
+        )
+        self.texts = texts
+
+    def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Prompts:
+        """Read which texts samples are to be made under."""
+        return Prompts(self.texts, self.name, asked, null)
+
+    def answer(
+        self, x_t: torch.Tensor, time: torch.Tensor, condition: tuple[torch.Tensor, ...], cut: Cut
+    ) -> torch.Tensor:
+        """Run the network; condition is (embeddings,), each (sample, token, width)."""
+        return surgery.forward(self.network, cut, x_t, time, encoder_hidden_states=condition[0])
