@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from traj.pipeline.models import dit, ldm, pixels
+from traj.pipeline.models import dit, ldm, pixels, stable_diffusion, stable_diffusion_3
 from traj.pipeline.models.autoencoders import PARTS as AUTOENCODERS
 from traj.pipeline.models.repository import NETWORKS, RECORD, Repository, listed
 from traj.pipeline.process.denoiser import Denoiser
 from traj.stores import InputError
 
-FAMILIES: tuple[ModuleType, ...] = (pixels, ldm, dit)
+FAMILIES: tuple[ModuleType, ...] = (pixels, ldm, dit, stable_diffusion, stable_diffusion_3)
 """One module each. Its PARTS says which classes the parts have that it needs, the denoising network first;
-an autoencoder is called vae there."""
+an autoencoder is called vae there. LEFT_OUT, where there is one, says of parts that it does not load what that means.
+"""
 
 
 def load(
@@ -37,7 +38,9 @@ def load(
         found = family.load(repository, device=device, autocast=autocast, steps=steps, size=size)
     except InputError as error:
         raise type(error)(f"model {repository.name}: {error}") from None
-    found.cautions = repository.cautions
+    without = getattr(family, "LEFT_OUT", {})
+    left_out = (f"{part} is left out: {without[part]}" for part in repository.parts if without.get(part))
+    found.cautions = (*repository.cautions, *left_out)
     denoiser: Denoiser = found
     return denoiser
 
@@ -54,7 +57,8 @@ def family_of(repository: Repository) -> ModuleType:
     for family in FAMILIES:
         (_, networks), *beside = family.PARTS.items()
         fits = all(told.get(part) in kinds for part, kinds in beside)
-        if {network, indexed} <= set(networks) and fits and not told.keys() - family.PARTS.keys():
+        known = family.PARTS.keys() | getattr(family, "LEFT_OUT", {}).keys()
+        if {network, indexed} <= set(networks) and fits and not told.keys() - known:
             return family
     named = repository.network or "network"
     says = "" if network == indexed else f", whose config.json is of a {network}"

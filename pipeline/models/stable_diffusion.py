@@ -27,7 +27,7 @@ PARTS = {
 """What a pipeline of this family has beside its scheduler."""
 LEFT_OUT = {
     "safety_checker": "images are not checked",
-    "feature_extractor": "",
+    "feature_extractor": "images are not checked",
     "image_encoder": "images are not read",
 }
 """Parts that it may have and that are not loaded, and what a person should know of it."""
@@ -58,7 +58,7 @@ def load(
         if given != expected:
             raise InputError(f"the network has {given} {what} have {expected}; expected a pipeline whose parts fit")
     schedule = replace(loading.schedule(repository, steps), clip_sample=None, steps_offset=1)
-    sides = autoencoder.latent_sides(size) if size else loading.sides(config)
+    sides = autoencoder.latent_sides(size) if size else unet.sides_of(config)
     network, sha256 = loading.load(UNet2DConditionModel, config, repository, repository.network)
     denoiser = StableDiffusionDenoiser(
         network.to(device),

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from traj.pipeline.configs import Key, Keys, Read, Unfit, flag, number, off, one_of, optional, several, text, whole
+from traj.pipeline.configs import (
+    Key,
+    Keys,
+    Read,
+    Unfit,
+    flag,
+    number,
+    off,
+    one_of,
+    optional,
+    refusal,
+    several,
+    text,
+    whole,
+)
 
 _WIDTH = whole(1, 1 << 16)
 
@@ -16,6 +31,15 @@ def _sides(value: Any) -> int | tuple[int, ...]:
     if len(value) != 2:
         raise Unfit("a number, or height and width")
     return tuple(map(_WIDTH, value))
+
+
+def sides_of(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Give the height and width that a network's config says. Raises InputError where it says none."""
+    size = config["sample_size"]
+    if size is None:
+        raise refusal("the network's config has no sample_size; expected the images' height and width: give --size")
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
 
 
 def _each(read: Read) -> Read:

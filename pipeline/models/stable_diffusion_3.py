@@ -1,0 +1,187 @@
+"""Stable Diffusion 3: a transformer on latents, by rectified flow, that reads two CLIP encoders' embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import SD3Transformer2DModel
+
+from traj.pipeline.configs import Key, Keys, Read, Unfit, optional, text, whole
+from traj.pipeline.models import autoencoders, loading, surgery
+from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.models.prompts import Prompts
+from traj.pipeline.models.repository import Repository
+from traj.pipeline.models.text_encoders import ClipText
+from traj.pipeline.process.cut import Cut
+from traj.pipeline.process.schedule import Schedule
+from traj.stores import InputError
+
+PARTS = {
+    "transformer": ("SD3Transformer2DModel",),
+    "vae": tuple(autoencoders.KINDS),
+    "text_encoder": ("CLIPTextModelWithProjection",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+"""What a pipeline of this family has beside its scheduler."""
+LEFT_OUT = {
+    "text_encoder_3": "the network is told zeros in its place, as by diffusers with text_encoder_3=None",
+    "tokenizer_3": "it goes with text_encoder_3",
+    "image_encoder": "images are not read",
+    "feature_extractor": "images are not read",
+}
+"""Parts that it may have and that are not loaded, and what a person should know of it."""
+ZEROS = 256
+"""Tokens of the third text encoder, which diffusers replaces by as many zeros."""
+
+_WIDTH = whole(1, 1 << 16)
+
+
+def _places(read: Read) -> Read:
+    """Read a list that may be empty."""
+
+    def read_all(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise Unfit("a list")
+        return tuple(map(read, value))
+
+    return read_all
+
+
+KEYS = Keys(
+    used={
+        "sample_size": Key(128, _WIDTH),
+        "patch_size": Key(2, _WIDTH),
+        "in_channels": Key(16, _WIDTH),
+        "num_layers": Key(18, whole(1, 1000)),
+        "attention_head_dim": Key(64, _WIDTH),
+        "num_attention_heads": Key(18, _WIDTH),
+        "joint_attention_dim": Key(4096, _WIDTH),
+        "caption_projection_dim": Key(1152, _WIDTH),
+        "pooled_projection_dim": Key(2048, _WIDTH),
+        "out_channels": Key(16, _WIDTH),
+        "pos_embed_max_size": Key(96, _WIDTH),
+        "dual_attention_layers": Key((), _places(whole(0, 1000))),
+        "qk_norm": Key(None, optional(text)),
+    }
+)
+
+
+def load(
+    repository: Repository, *, device: str, autocast: bool, steps: int | None, size: tuple[int, int] | None
+) -> StableDiffusion3Denoiser:
+    """Load the transformer with its scheduler; the texts' encoders come when the first text is read.
+
+    Latents are those of images of ``size``, by default the sample_size of the network's config. The third encoder of
+    texts is left out.
+
+    Raises
+    ------
+    MissingFile
+        When a file that belongs to such a pipeline is missing.
+    InputError
+        When a part is not supported, parts do not fit, or the network cannot be loaded or run.
+    """
+    autoencoder = autoencoders.describe(repository)
+    config = KEYS.read(repository.config(repository.network), "the network's config.json")
+    clips = ClipText(repository), ClipText(repository, "text_encoder_2", "tokenizer_2")
+    texts = JointTexts(clips, config["joint_attention_dim"])
+    for what, given, expected in (
+        ("in_channels", config["in_channels"], autoencoder.latent_channels),
+        ("pooled_projection_dim", config["pooled_projection_dim"], sum(clip.projection for clip in clips)),
+    ):
+        if given != expected:
+            raise InputError(f"the network has {what} {given}, expected {expected}, as its autoencoder and texts have")
+    network, sha256 = loading.load(SD3Transformer2DModel, config, repository, repository.network)
+    denoiser = StableDiffusion3Denoiser(
+        network.to(device),
+        loading.schedule(repository, steps),
+        texts=texts,
+        sides=autoencoder.latent_sides(size) if size else (config["sample_size"],) * 2,
+        name=repository.name,
+        identity={
+            "weights": sha256,
+            "network": KEYS.fingerprint(config),
+            **clips[0].identity,
+            **clips[1].identity,
+            "text_encoder_3": None,
+        },
+        autocast=autocast,
+    )
+    tokens = torch.zeros(1, clips[0].tokens + ZEROS, texts.width, device=device)
+    pooled = torch.zeros(1, config["pooled_projection_dim"], device=device)
+    given = "latents of {} x {} x {}, the size that its config.json says or that was given".format(*denoiser.shape)
+    loading.attempt(denoiser, (tokens, pooled), device, given, autoencoder.factor)
+    return denoiser
+
+
+class JointTexts:
+    """What a transformer is told of a text: two encoders' tokens side by side and zeros after them, and the whole."""
+
+    def __init__(self, clips: tuple[ClipText, ClipText], width: int) -> None:
+        if width < sum(clip.width for clip in clips):
+            raise InputError(
+                f"the network has joint_attention_dim {width}; expected at least {sum(clip.width for clip in clips)}, "
+                "the widths of both text encoders"
+            )
+        self._clips, self.width = clips, width
+
+    def encode(self, text: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give the embeddings of tokens (token, width) and of the whole text (projection,)."""
+        read = [clip.outputs(text, device) for clip in self._clips]
+        side_by_side = torch.cat([output.hidden_states[-2][0] for output in read], dim=-1)
+        tokens = side_by_side.new_zeros(len(side_by_side) + ZEROS, self.width)
+        tokens[: len(side_by_side), : side_by_side.shape[1]] = side_by_side
+        return tokens, torch.cat([output.text_embeds[0] for output in read])
+
+    def lost(self, text: str) -> str:
+        """Give the longer end of a text that one of the encoders does not read, "" where both read all of it."""
+        return max((clip.lost(text) for clip in self._clips), key=len)
+
+
+class StableDiffusion3Denoiser(NetworkDenoiser):
+    """An SD3Transformer2DModel that is told a text; ``sides`` are the height and width of its latents."""
+
+    network: SD3Transformer2DModel
+    reads_texts = True
+
+    def __init__(
+        self,
+        network: SD3Transformer2DModel,
+        schedule: Schedule,
+        *,
+        texts: JointTexts,
+        sides: tuple[int, int],
+        identity: Mapping[str, Any],
+        name: str = "network",
+        autocast: bool = False,
+    ) -> None:
+        super().__init__(
+            network,
+            schedule,
+            shape=(network.config.in_channels, *sides),
+            channels_out=network.config.out_channels,
+            valid_range=None,
+            identity=identity,
+            name=name,
+            autocast=autocast,
+        )
+        self.texts = texts
+
+    def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Prompts:
+        """Read which texts samples are to be made under."""
+        return Prompts(self.texts, self.name, asked, null)
+
+    def answer(
+        self, x_t: torch.Tensor, time: torch.Tensor, condition: tuple[torch.Tensor, ...], cut: Cut
+    ) -> torch.Tensor:
+        """Run the network; condition is the embeddings of tokens and of the whole texts."""
+        surgery.check(self.network, cut)
+        tokens, pooled = condition
+        output: torch.Tensor = self.network(
+            x_t, encoder_hidden_states=tokens, pooled_projections=pooled, timestep=time.expand(len(x_t))
+        ).sample
+        return output
