@@ -266,8 +266,8 @@ RUN = (
         type=Number(),
         default=1.0,
         show_default=True,
-        help="How strongly samples follow their label or text: 0 ignores it, 1 leaves the model as it is, more follows it "
-        "more. All but 1 double the size of every network call.",
+        help="How strongly samples follow their label or text: 0 ignores it, 1 leaves the model as it is, more follows "
+        "it more. All but 1 double the size of every network call.",
     ),
     click.option(
         "--every", type=Whole(), default=1, show_default=True, help="Store every k-th state only, and the last."

@@ -181,6 +181,7 @@ def folder(family):
 
 def pipeline(family):
     """The same pipeline as diffusers loads it."""
-    loaded = DiffusionPipeline.from_pretrained(folder(family))
+    without = {"text_encoder_3": None, "tokenizer_3": None} if family == "sd3" else {}
+    loaded = DiffusionPipeline.from_pretrained(folder(family), **without)
     loaded.set_progress_bar_config(disable=True)
     return loaded

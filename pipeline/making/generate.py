@@ -308,10 +308,11 @@ def prepare(
 ) -> Generation:
     """Load the model and lay out the run, by the sampler's own plan or by the shortcut of 002 through it.
 
-    ``schedule`` is that of an exact denoiser, by name, ``size`` the height and width of images, and ``variant`` that of
-    the weights of a pipeline. Sample k is made under the k-th of ``prompts``, or of those from the first on again. Where the schedule is a grid, ``steps`` is its size, and ``timesteps`` choose some of it.
-    ``start`` names a source of x_0, from which the plan is run from timestep ``start_step`` on, which it must visit
-    (METHODS 2.4); with ``noised`` its x_0 are noised to all timesteps instead, or led there by ``inversion``.
+    ``schedule`` is that of an exact denoiser, by name, ``size`` the height and width of images, and ``variant``
+    that of the weights of a pipeline. Sample k is made under the k-th of ``prompts``, or of those from the first on
+    again. Where the schedule is a grid, ``steps`` is its size, and ``timesteps`` choose some of it. ``start`` names
+    a source of x_0, from which the plan is run from timestep ``start_step`` on, which it must visit (METHODS 2.4);
+    with ``noised`` its x_0 are noised to all timesteps instead, or led there by ``inversion``.
 
     Raises InputError or MissingFile for what cannot be.
     """

@@ -54,7 +54,11 @@ class Prompts:
                 f"the negative prompt {negative!r} was given without guidance, which alone reads it; give --guidance "
                 "too, 7.5 for example"
             )
-        self.asked = {"labels": "none", "prompts": prompts, **({} if negative is None else {"negative_prompt": negative})}
+        self.asked = {
+            "labels": "none",
+            "prompts": prompts,
+            **({} if negative is None else {"negative_prompt": negative}),
+        }
         self._prompts, self._null = prompts, negative or ""
         self._encoded = lru_cache(_ENCODED)(texts.encode)
         read = dict.fromkeys([*prompts, *([self._null] if null else [])])

@@ -122,9 +122,7 @@ class ClipText:
         with weights.staged(self._tokenizer_files) as place, _quiet(transformers):
             (place / "tokenizer_config.json").write_text(json.dumps(self._tokenizer_config), encoding="utf-8")
             try:
-                return transformers.CLIPTokenizer.from_pretrained(
-                    place, local_files_only=True, trust_remote_code=False
-                )
+                return transformers.CLIPTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
             except Exception as error:  # whatever a broken file may lead to
                 raise InputError(f"the tokenizer of {self._repository.name} cannot be loaded: {error}") from None
 
@@ -146,7 +144,9 @@ class ClipText:
                 why = weights.reason(error, place, self._folder)
                 raise InputError(f"{self._folder} cannot be loaded as a text encoder: {why}") from None
         if absent := sorted({*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])}):
-            raise InputError(f"the weights in {self._folder} lack {', '.join(absent[:3])}; they are those of another one")
+            raise InputError(
+                f"the weights in {self._folder} lack {', '.join(absent[:3])}; they are those of another one"
+            )
         return encoder.eval().requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""The keys of the configs of U-Nets, UNet2DModel and UNet2DConditionModel, and what they default to, whatever a later diffusers does."""
+"""The keys of the configs of U-Nets and what they default to, whatever a later diffusers does."""
 
 from __future__ import annotations
 
