@@ -51,12 +51,12 @@ def load(
     autoencoder = autoencoders.describe(repository)
     texts = PlainTexts(ClipText(repository))
     config = unet.CONDITION_KEYS.read(repository.config(repository.network), "the network's config.json")
-    for what, given, expected in (
-        ("channels, but latents", config["in_channels"], autoencoder.latent_channels),
-        ("as cross_attention_dim, but embeddings of texts", config["cross_attention_dim"], texts.clip.width),
-    ):
-        if given != expected:
-            raise InputError(f"the network has {given} {what} have {expected}; expected a pipeline whose parts fit")
+    autoencoder.require_channels(config["in_channels"])
+    if config["cross_attention_dim"] != texts.clip.width:
+        raise InputError(
+            f"the network has cross_attention_dim {config['cross_attention_dim']}, and its text encoder gives "
+            f"embeddings of {texts.clip.width}; they do not belong together"
+        )
     schedule = replace(loading.schedule(repository, steps), clip_sample=None, steps_offset=1)
     sides = autoencoder.latent_sides(size) if size else unet.sides_of(config)
     network, sha256 = loading.load(UNet2DConditionModel, config, repository, repository.network)

@@ -89,12 +89,12 @@ def load(
     config = KEYS.read(repository.config(repository.network), "the network's config.json")
     clips = ClipText(repository), ClipText(repository, "text_encoder_2", "tokenizer_2")
     texts = JointTexts(clips, config["joint_attention_dim"])
-    for what, given, expected in (
-        ("in_channels", config["in_channels"], autoencoder.latent_channels),
-        ("pooled_projection_dim", config["pooled_projection_dim"], sum(clip.projection for clip in clips)),
-    ):
-        if given != expected:
-            raise InputError(f"the network has {what} {given}, expected {expected}, as its autoencoder and texts have")
+    autoencoder.require_channels(config["in_channels"])
+    if (pooled := sum(clip.projection for clip in clips)) != config["pooled_projection_dim"]:
+        raise InputError(
+            f"the network has pooled_projection_dim {config['pooled_projection_dim']}, and its text encoders give "
+            f"{pooled} numbers; they do not belong together"
+        )
     network, sha256 = loading.load(SD3Transformer2DModel, config, repository, repository.network)
     denoiser = StableDiffusion3Denoiser(
         network.to(device),
@@ -112,9 +112,8 @@ def load(
         autocast=autocast,
     )
     tokens = torch.zeros(1, clips[0].tokens + ZEROS, texts.width, device=device)
-    pooled = torch.zeros(1, config["pooled_projection_dim"], device=device)
     given = "latents of {} x {} x {}, the size that its config.json says or that was given".format(*denoiser.shape)
-    loading.attempt(denoiser, (tokens, pooled), device, given, autoencoder.factor)
+    loading.attempt(denoiser, (tokens, torch.zeros(1, pooled, device=device)), device, given, autoencoder.factor)
     return denoiser
 
 
