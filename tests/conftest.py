@@ -1,9 +1,9 @@
 """One thread per process: small networks run no slower, and a busy machine does not slow the suite tenfold."""
 
+import gc
 import os
 import signal
 import sys
-import tempfile
 import types
 
 import pytest
@@ -27,10 +27,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.dear)
 
 
+def pytest_collection_finish():
+    gc.freeze()  # what was imported is no garbage: each full search among it takes half a second
+
+
 @pytest.fixture(scope="session")
-def server():
+def server(tmp_path_factory):
     """Where processes of `traj` are had at once, see tests/warm.py."""
-    with tempfile.TemporaryDirectory() as folder, warm.serve(folder) as path:
+    own = tmp_path_factory.getbasetemp()
+    with warm.shared(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) as path:
         yield path
 
 

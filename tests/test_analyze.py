@@ -55,6 +55,10 @@ def traj(*arguments, code=0):
     return " ".join(result.output.split())
 
 
+def run(path, asked, out, engine):
+    analyze.run(path, analyze.plan_jobs([path], asked, Path(out)), engine=engine, say=lambda message: None)
+
+
 def assert_all_equal(results, expected):
     for result, other in zip(results, expected, strict=True):
         assert_bits_equal(result, other)
@@ -92,10 +96,10 @@ def environment(block):
 
 
 @pytest.mark.slow
-def test_processes_give_the_same_bytes_as_threads():
-    runs.make("a.zarr")
-    traj("analyze", ",".join(NAMES), "a.zarr", "-o", "threads", "--workers", 1)
-    traj("analyze", ",".join(NAMES), "a.zarr", "-o", "processes", "--scheduler", 2)
+def test_processes_give_the_same_bytes_as_threads(processes):
+    path = runs.make("a.zarr")
+    for out, engine in (("threads", engines.threads(1)), ("processes", processes)):
+        run(path, {name: {} for name in NAMES}, out, engine)
     assert runs.digest("processes") == runs.digest("threads")
 
 
@@ -116,14 +120,14 @@ def test_without_a_path_each_quantity_takes_the_stores_of_its_own_kind():
 
 
 @pytest.mark.slow
-def test_processes_compare_a_sweep_with_its_run_as_threads_do():
+def test_processes_compare_a_sweep_with_its_run_as_threads_do(processes):
     Path("sweep.yaml").write_text("[{edit: jump, n: [2, 3], t_start: {every: 3}}]")
-    run = "--model", "gaussian:0,1,1x8x8", "--sampler", "ddim", "--steps", 12, "--samples", 6, "--block", 2
-    traj("generate", "a.zarr", *run, "--device", "cpu")
+    model = "--model", "gaussian:0,1,1x8x8", "--sampler", "ddim", "--steps", 12, "--samples", 6, "--block", 2
+    traj("generate", "a.zarr", *model, "--device", "cpu")
     traj("fork", "a.zarr", "s.zarr", "--sweep", "sweep.yaml", "--device", "cpu")
-    compare = "analyze", "intervention,phases,redundancy", "s.zarr", "--baseline", "a.zarr"
-    traj(*compare, "-o", "threads", "--workers", 1)
-    traj(*compare, "-o", "processes", "--scheduler", 2)
+    compared = {name: {"baseline": "a.zarr"} for name in ("intervention", "phases", "redundancy")}
+    for out, engine in (("threads", engines.threads(1)), ("processes", processes)):
+        run(Path("s.zarr"), compared, out, engine)
     assert len(list(Path("threads").iterdir())) == 3
     assert runs.digest("processes") == runs.digest("threads")
 

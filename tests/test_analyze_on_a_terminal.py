@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import runs
+from tests import runs, warm
 
 pytestmark = pytest.mark.slow
 
@@ -24,11 +24,11 @@ def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_processes_say_nothing_of_their_own_and_leave_nothing(tmp_path):
+def test_processes_say_nothing_of_their_own_and_leave_nothing(server, tmp_path):
     runs.make("a.zarr")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    command = [TRAJ, "analyze", "psnr", "a.zarr", "--scheduler", "2"]
+    command = [server.with_name("traj"), "analyze", "psnr", "a.zarr", "--scheduler", "2"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env=os.environ | {"TMPDIR": str(scratch)}
     )
@@ -40,17 +40,11 @@ def test_processes_say_nothing_of_their_own_and_leave_nothing(tmp_path):
     assert list(scratch.iterdir()) == []
 
 
-def on_a_terminal(command, scratch, react=lambda shown, terminal: None):
+def on_a_terminal(server, arguments, react=lambda shown, terminal: None):
     """Run a command on a terminal of its own: all it showed, and its exit status."""
     terminal, inside = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    process = subprocess.Popen(
-        command,
-        **dict.fromkeys(("stdin", "stdout", "stderr"), inside),
-        env=os.environ | {"TMPDIR": str(scratch)},
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    )
+    process = warm.Process(server, arguments, terminal=inside)
     os.close(inside)
     shown = ""
     try:
@@ -64,20 +58,20 @@ def on_a_terminal(command, scratch, react=lambda shown, terminal: None):
 
 
 @pytest.mark.parametrize("scheduler", ["threads", "1"])
-def test_a_terminal_gets_a_bar(scheduler, tmp_path):
+def test_a_terminal_gets_a_bar(scheduler, server):
     runs.make("a.zarr")
-    command = [TRAJ, "analyze", "psnr", "a.zarr", "--scheduler", scheduler]
-    shown, code = on_a_terminal(command, tmp_path)
+    shown, code = on_a_terminal(server, ["analyze", "psnr", "a.zarr", "--scheduler", scheduler])
     assert code == 0
     assert "100%|" in shown
     assert "task/s" in shown
 
 
 @pytest.mark.parametrize(("scheduler", "name"), [("threads", "2 threads"), ("2", "2 processes")])
-def test_ctrl_c_ends_every_process_and_cleans_up(scheduler, name, tmp_path):
+def test_ctrl_c_ends_every_process_and_cleans_up(scheduler, name, server, tmp_path, monkeypatch):
     runs.make("a.zarr", 400)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
     pressed = []
 
     def press(shown, terminal):
@@ -85,8 +79,8 @@ def test_ctrl_c_ends_every_process_and_cleans_up(scheduler, name, tmp_path):
             pressed.append(time.monotonic())
             os.write(terminal, b"\x03")
 
-    command = [TRAJ, "analyze", "entropy,ssim,psnr", "a.zarr", "--scheduler", scheduler, "--workers", "2"]
-    shown, code = on_a_terminal(command, scratch, press)
+    arguments = ["analyze", "entropy,ssim,psnr", "a.zarr", "--scheduler", scheduler, "--workers", "2"]
+    shown, code = on_a_terminal(server, arguments, press)
     assert code == 130
     assert "stopped; what is finished is kept" in shown
     assert "Traceback" not in shown

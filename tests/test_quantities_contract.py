@@ -144,7 +144,7 @@ def test_nothing_is_computed_before_it_is_asked_for(name, make):
 
 @pytest.mark.slow
 @EVERY
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_bits_do_not_depend_on_chunks_or_workers(name, make, data):
     def cut(total):

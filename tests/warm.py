@@ -4,6 +4,8 @@
 the environment when they are imported is the server's. Figures are left blank: they take most of the time of a page.
 """
 
+import fcntl
+import gc
 import json
 import os
 import select
@@ -11,30 +13,42 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import termios
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
 KILLED = -signal.SIGKILL
 IMPORTED = (
+    "distributed",  # by Dask, whenever it computes
     "matplotlib.pyplot",
     "sklearn.datasets",
     "traj.pipeline.computing.analyze",
+    "traj.pipeline.making.fork",
     "traj.pipeline.making.generate",
+    "traj.pipeline.making.readout",
     "traj.pipeline.models.pretrained",
+    "traj.pipeline.report",
 )
 
 
 class Process:
-    """A running `traj`; `stderr` is a file to write its messages to."""
+    """A running `traj`; `stderr` is a file to write its messages to, `terminal` the descriptor of one of its own."""
 
-    def __init__(self, server, arguments, stderr=None):
+    def __init__(self, server, arguments, stderr=None, terminal=None):
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.settimeout(300)
         self._connection.connect(str(server))
-        asked = {"arguments": [str(argument) for argument in arguments], "cwd": os.getcwd(), "environ": {**os.environ}}
+        asked = {
+            "arguments": [str(argument) for argument in arguments],
+            "cwd": os.getcwd(),
+            "environ": {**os.environ},
+            "terminal": terminal is not None,
+        }
         with open(stderr or os.dup(2), "wb") as messages:
-            socket.send_fds(self._connection, [json.dumps(asked).encode() + b"\n"], [0, 1, messages.fileno()])
+            files = [0, 1, messages.fileno()] if terminal is None else [terminal] * 3
+            socket.send_fds(self._connection, [json.dumps(asked).encode() + b"\n"], files)
         self._said = self._connection.makefile()
         self.pid = int(self._said.readline())
 
@@ -50,6 +64,25 @@ class Process:
         self._said.read()  # the connection ends with the process
         self._connection.close()
         return status
+
+
+@contextmanager
+def shared(folder):
+    """Give the path of the socket of one server for all workers of a run: the first starts it, and ends it last."""
+    with open(Path(folder) / "server", "a+") as place:
+        fcntl.flock(place, fcntl.LOCK_EX)
+        place.seek(0)
+        if running := place.read():
+            fcntl.flock(place, fcntl.LOCK_SH)
+            yield Path(running)
+            return
+        with tempfile.TemporaryDirectory() as own, serve(own) as server:
+            place.write(str(server))
+            place.flush()
+            fcntl.flock(place, fcntl.LOCK_SH)
+            yield server
+            fcntl.flock(place, fcntl.LOCK_EX)  # had when no other worker needs the server
+            place.truncate(0)
 
 
 @contextmanager
@@ -81,7 +114,11 @@ def answer(server):
     wait_for_no_disk()
     for module in IMPORTED:
         import_module(module)
+    analysis = import_module("traj.analysis")
+    for quantity in analysis.quantities():
+        analysis.load(quantity)
     import_module("matplotlib.figure").Figure.savefig = blank
+    gc.freeze()  # processes that fork from here share what was imported, and do not search it for garbage
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(server)
@@ -114,6 +151,10 @@ def run(connection):
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["environ"])
+    tempfile.tempdir = None  # as the environment says, whatever the server's was
+    if asked["terminal"]:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     connection.sendall(f"{os.getpid()}\n".encode())
     status = 1
     try:
