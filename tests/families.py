@@ -10,6 +10,8 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
     DiffusionPipeline,
     DiTPipeline,
     DiTTransformer2DModel,
@@ -21,6 +23,10 @@ from diffusers import (
 from tests.networks import random_unet
 
 _PLACE = TemporaryDirectory(prefix="traj-families-")
+
+
+def pixels():
+    return DDPMPipeline(random_unet(num_class_embeds=3), DDPMScheduler())
 
 
 def ldm(autoencoder):
@@ -161,7 +167,7 @@ _LEVELS = {
 }
 """Of autoencoders whose images have twice the sides of their latents."""
 
-PIPELINES = {"ldm-vq": lambda: ldm(vq()), "ldm-kl": lambda: ldm(kl()), "dit": dit}
+PIPELINES = {"pixels": pixels, "ldm-vq": lambda: ldm(vq()), "ldm-kl": lambda: ldm(kl()), "dit": dit}
 TEXT_PIPELINES = {
     "sd1": lambda: stable_diffusion(),
     "sd2": lambda: stable_diffusion(prediction_type="v_prediction"),

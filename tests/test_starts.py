@@ -7,9 +7,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from PIL import Image
 
-from tests import runs
+from tests import families, runs
 from tests.data_formats import FORMATS, GREY, LABEL
 from tests.sampling import LINEAR, gain
 from tests.test_fork import forked
@@ -139,6 +141,25 @@ def test_data_are_known_by_what_they_hold_and_their_labels_told(tmp_path):
     assert [origin.labels for origin in origins] == [LABEL.tolist(), None, None]
     assert len({str(origin.identity) for origin in origins}) == 3  # labels are hashed too
     assert origins[0].identity == {"data": dataset.prepare(f"{tmp_path}/a.npz").config["data"]}
+
+
+def test_images_are_encoded_for_a_model_of_latents(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    (tmp_path / "photos").mkdir()
+    for k, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / "photos" / f"{k}.png")
+    asked = {"model": str(families.folder("ldm-kl")), "samples": 3, "steps": 4}
+    ds = late(tmp_path / "a.zarr", tmp_path / "photos", **asked)
+    images = torch.from_numpy(np.moveaxis(pixels, -1, 1) / np.float32(127.5) - np.float32(1))
+    with torch.inference_mode():
+        x_0 = families.pipeline("ldm-kl").vqvae.encode(images).latent_dist.mean.numpy() * 0.18215
+    signal, noise_scale = ds.signal.values[0], ds.noise_scale.values[0]
+    eps = NoiseSource(4, x_0.shape[1:])(Purpose.RENOISE, range(3), 500)
+    np.testing.assert_allclose(ds.x_t[:, 0], signal * x_0 + noise_scale * eps, rtol=1e-4, atol=1e-5)
+    latents = runs.dataset(tmp_path / "d.zarr", ds.x_0.values, valid_range=(-9, 9))
+    np.testing.assert_array_equal(late(tmp_path / "n.zarr", latents, noised=True, **asked).x_0, ds.x_0)
+    with pytest.raises(stores.InputError, match=r"1x8x8, but the autoencoder of .* takes 3x16x16; .* scale these"):
+        generate.prepare(start="digits", start_step=500, **asked)
 
 
 def test_data_that_change_while_they_are_read_are_found(tmp_path):

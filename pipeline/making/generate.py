@@ -328,7 +328,7 @@ def prepare(
     cautions: tuple[str, ...] = getattr(denoiser, "cautions", ())
     denoiser = guided(denoiser, guidance)
     if source is not None:
-        starts.require_fit(source, denoiser)
+        source = starts.fitted(source, denoiser, model, variant, str(where))
         if samples is not None and source.samples is not None and samples > source.samples:
             raise InputError(f"samples {samples} was given, but {start} has {source.samples}; ask for at most those")
         if seed in source.seeds and not noised:

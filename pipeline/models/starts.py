@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
 import xarray as xr
 
 from traj import stores
@@ -20,6 +21,9 @@ from traj.pipeline.process.noise import NoiseSource, Purpose
 from traj.pipeline.sources.surveyed import Surveyed
 from traj.pipeline.sources.zarrs import is_ours, seeds_of
 from traj.stores import InputError
+
+if TYPE_CHECKING:
+    from traj.pipeline.models.repository import Repository
 
 MOST_VALUES = 4096
 """Of an event whose covariance is taken: of so many, it has 128 MiB, a few times over while its root is found."""
@@ -80,20 +84,33 @@ def _known(name: str) -> StoredSource | DataSource:
     return StoredSource(Path(name)) if is_ours(Path(name)) else DataSource(samples.surveyed(name))
 
 
-def require_fit(source: Source, denoiser: Denoiser) -> None:
-    """Refuse a source whose events have another shape, or are meant for another range, than the model's."""
-    if source.shape != denoiser.shape:
+def fitted(source: Source, denoiser: Denoiser, model: str, variant: str | None, device: str) -> Source:
+    """Give the source as a denoiser takes it: images are encoded for one of latents, by the pipeline named ``model``.
+
+    Raises InputError where events have another shape, or are meant for another range, than the denoiser's; MissingFile
+    where there is no autoencoder.
+    """
+    if denoiser.valid_range is None and source.shape != denoiser.shape:
+        from traj.pipeline.models import repository  # brings in the hub's package, which takes a while
+
+        if pipeline := repository.named(model, variant):
+            return EncodedSource(source, denoiser, pipeline, device)
+    _require_fit(source, denoiser.shape, denoiser.valid_range, f"model {denoiser.name}")
+    return source
+
+
+def _require_fit(source: Source, shape: tuple[int, ...], valid_range: tuple[float, float] | None, what: str) -> None:
+    if source.shape != shape:
         raise InputError(
-            f"{source.name} has events of shape {_times(source.shape)}, but model {denoiser.name} takes "
-            f"{_times(denoiser.shape)}; expected the same: name data of that shape, or scale these; a network that "
-            "takes images of many sizes is told theirs with --size HEIGHTxWIDTH"
+            f"{source.name} has events of shape {_times(source.shape)}, but {what} takes {_times(shape)}; expected the "
+            "same: name data of that shape, or scale these; a network that takes images of many sizes is told theirs "
+            "with --size HEIGHTxWIDTH"
         )
-    ours, theirs = denoiser.valid_range, source.valid_range
-    if ours and theirs and not np.allclose(ours, theirs):
+    if source.valid_range and valid_range and not np.allclose(source.valid_range, valid_range):
         raise InputError(
-            f"the x_0 of {source.name} lie in {_span(theirs)}, but model {denoiser.name} makes some in "
-            f"{_span(ours)}; expected the same: scale the data to the model's range, or where they lie "
-            "in it, say so with --range of traj dataset, and name what that made"
+            f"the x_0 of {source.name} lie in {_span(source.valid_range)}, but {what} makes some in "
+            f"{_span(valid_range)}; expected the same: scale the data to the model's range, or where they lie in it, "
+            "say so with --range of traj dataset, and name what that made"
         )
 
 
@@ -158,6 +175,38 @@ class DataSource:
 
     def require_unchanged(self) -> None:
         """Do nothing: reading finds it out."""
+
+
+class EncodedSource:
+    """Images of a source as latents, encoded by the autoencoder of a pipeline, each by itself.
+
+    Raises as ``fitted`` does.
+    """
+
+    valid_range: tuple[float, float] | None = None
+
+    def __init__(self, source: Source, denoiser: Denoiser, pipeline: Repository, device: str) -> None:
+        from traj.pipeline.models import autoencoders  # brings in diffusers, which takes seconds
+
+        self._source, self._device = source, device
+        self._autoencoder = autoencoders.load(pipeline, device)
+        images = self._autoencoder.image_shape(denoiser.shape)
+        _require_fit(source, images, autoencoders.VALID_RANGE, f"the autoencoder of {denoiser.name}")
+        self.name, self.shape = source.name, denoiser.shape
+        self.identity = {**source.identity, "autoencoder": self._autoencoder.identity}
+        self.samples, self.labels, self.seeds = source.samples, source.labels, source.seeds
+
+    def x_0(self, samples: Sequence[int]) -> np.ndarray:
+        """Encode the images of samples: float32 (sample, *event)."""
+        images = torch.from_numpy(self._source.x_0(samples)).to(self._device)
+        with torch.inference_mode():
+            latents = torch.cat([self._autoencoder.encode(image) for image in images.split(1)])
+        encoded: np.ndarray = latents.float().cpu().numpy()
+        return encoded
+
+    def require_unchanged(self) -> None:
+        """Raise StaleStore where another store has taken the place of the one images are read from."""
+        self._source.require_unchanged()
 
 
 class GaussianSource:
