@@ -160,7 +160,7 @@ SAMPLING = (
     click.option(
         "--steps",
         type=Whole(),
-        help="Number of steps: each is one network evaluation, two with heun. With the schedules edm and flow it is "
+        help="Number of steps: each is one network evaluation, two with heun. Where the schedule is a grid, as edm and flow are, it is "
         "also the number of timesteps.  [default: every timestep of the schedule]",
     ),
     click.option(

@@ -8,7 +8,7 @@ import socket
 import huggingface_hub.constants
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, EDMEulerScheduler
 
 from tests.networks import random_unet
 from traj.pipeline.models import load
@@ -397,3 +397,16 @@ def test_a_ddim_scheduler_folder_is_read_like_any_other(tmp_path):
     DDIMScheduler(set_alpha_to_one=False, timestep_spacing="trailing").save_pretrained(folder / "scheduler")
     schedule = load(str(folder)).schedule
     assert (schedule.final[0] ** 2, schedule.spacing) == (schedule.alpha_bar[0], "trailing")
+
+
+def test_a_folder_whose_scheduler_is_a_grid_is_loaded_with_its_steps(tmp_path):
+    folder = save(tmp_path)
+    EDMEulerScheduler().save_pretrained(folder / "scheduler")
+    with pytest.raises(ValueError, match=r"model .*: scheduler config \(EDMEulerScheduler\) is a grid.*--steps 40"):
+        load(str(folder))
+    denoiser = load(str(folder), steps=5)
+    x_t, sigma = 80 * states(), denoiser.schedule.noise_scale[4]
+    output = denoiser.network(x_t / (sigma**2 + 0.25) ** 0.5, torch.tensor(math.log(sigma) / 4)).sample
+    found = denoiser(x_t, 4, NONE)
+    torch.testing.assert_close(found.pred_x0, 0.25 / (sigma**2 + 0.25) * x_t + 0.5 * output, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.pred_x0 + 80 * found.eps, x_t)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.networks import random_unet
 from tests.test_cli import traj
 from traj import analysis, stores
 from traj.pipeline.process.noise import NoiseSource, Purpose
@@ -32,6 +33,21 @@ def test_a_gaussian_gain_comes_out_of_the_command_line(schedule, sampler, steps,
     start = NoiseSource(0, (1, 1, 1))(Purpose.START, range(4), 0)
     np.testing.assert_allclose(stores.open("a.zarr").x_0 / start, final, atol=6e-6)
     assert traj("verify", "a.zarr", "--deep") == "a.zarr is whole\n"
+
+
+def test_a_network_on_a_grid_is_generated_and_forked_with_the_steps_of_its_run():
+    from diffusers import DDPMPipeline, EDMEulerScheduler
+
+    DDPMPipeline(random_unet(), EDMEulerScheduler()).save_pretrained("edm")
+    command = ("generate", "a.zarr", "--model", "edm", "--sampler", "ddim", "--eta", 0.5, *SMALL)
+    assert "say how many: --steps 40" in traj(*command, code=2)
+    traj(*command, "--steps", 5)
+    traj("fork", "a.zarr", "f.zarr", "--at", 2, "--replicas", 1, "--device", "cpu")
+    runs, forks = stores.open("a.zarr"), stores.open("f.zarr")
+    assert runs.timestep.values.tolist() == [4, 3, 2, 1, 0]
+    np.testing.assert_allclose(runs.sigma[[0, -1]], [80, 0.002])
+    assert runs.x_0.shape == forks.x_0.isel(variant=0, replica=0).shape
+    assert np.isfinite(forks.x_0).all()
 
 
 def test_timesteps_and_guidance_are_options():

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    CMStochasticIterativeScheduler,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -112,23 +114,6 @@ def test_ddim_on_a_flow_is_their_flow_matching_euler(shift):
         same(states[k + 1], scheduler.step(unet(states[k], t).sample, t, states[k]).prev_sample)
 
 
-def test_heun_on_a_flow_is_their_flow_matching_heun():
-    unet, velocity = flow_network()
-    scheduler = FlowMatchHeunDiscreteScheduler()
-    scheduler.set_timesteps(20)
-    # their times go down to one thousandth, not to an equal last step
-    t = np.array(sorted(set((scheduler.timesteps / 1000).tolist())))
-    denoiser = wrap(velocity, tables.table(1 - t, t, t), shape=SHAPE, predicts="flow_prediction")
-    states, _ = trajectory(denoiser, heun(denoiser.schedule))
-    times = iter(scheduler.timesteps)
-    for k in range(20):
-        x_t = states[k]
-        for _ in range(1 if k == 19 else 2):
-            time = next(times)
-            x_t = scheduler.step(unet(x_t, time).sample, time, x_t).prev_sample
-        same(states[k + 1], x_t)
-
-
 def test_ddim_on_edms_grid_is_their_edm_euler():
     scheduler = EDMEulerScheduler()
     scheduler.set_timesteps(20)
@@ -140,6 +125,58 @@ def test_ddim_on_edms_grid_is_their_edm_euler():
         output = unet(scheduler.scale_model_input(states[k], t), t).sample
         scheduler.is_scale_input_called = True
         same(states[k + 1], scheduler.step(output, t, states[k]).prev_sample)
+
+
+OF_LATENTS, V = TABLES[0], {"prediction_type": "v_prediction"}
+FIRST_ORDER = {"solver_order": 1, "timestep_spacing": "trailing"}
+READ = [
+    (EulerDiscreteScheduler, {**OF_LATENTS, **V}, ddim),
+    (EulerDiscreteScheduler, {**OF_LATENTS, **V, "rescale_betas_zero_snr": True}, ddim),
+    (HeunDiscreteScheduler, {**OF_LATENTS, **V}, heun),
+    (DPMSolverMultistepScheduler, {**FIRST_ORDER, **V}, ddim),
+    (
+        DPMSolverMultistepScheduler,
+        {**FIRST_ORDER, "use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"},
+        ddim,
+    ),
+    (FlowMatchEulerDiscreteScheduler, {"shift": 1.0}, ddim),
+    (FlowMatchEulerDiscreteScheduler, {"shift": 3.0, "shift_terminal": 0.1}, ddim),
+    (FlowMatchHeunDiscreteScheduler, {"shift": 3.0}, heun),
+    (EDMEulerScheduler, {}, ddim),
+    (EDMEulerScheduler, {**V, "sigma_data": 0.7, "sigma_schedule": "exponential", "sigma_max": 40}, ddim),
+]
+
+
+@pytest.mark.parametrize(("scheduler_class", "config", "sampler"), READ)
+def test_a_config_that_was_read_makes_the_steps_of_its_scheduler(scheduler_class, config, sampler):
+    scheduler = scheduler_class(**config)
+    scheduler.set_timesteps(10)
+    denoiser = network(Schedule.from_config({**scheduler.config, "_class_name": scheduler_class.__name__}, steps=10))
+    states, signal = trajectory(denoiser, sampler(denoiser.schedule, 10))
+    if scheduler_class in (EulerDiscreteScheduler, HeunDiscreteScheduler):  # their states are ours over the signal
+        states = [state / c for state, c in zip(states, signal, strict=True)]
+    times = iter(scheduler.timesteps)
+    for k in range(10):
+        x_t = states[k]
+        for _ in range(2 if sampler is heun and k < 9 else 1):
+            t = next(times)
+            fed = scheduler.scale_model_input(x_t, t) if hasattr(scheduler, "scale_model_input") else x_t
+            output = denoiser.network(fed, t).sample
+            x_t = scheduler.step(output, t, x_t).prev_sample
+        same(states[k + 1], x_t)
+    assert next(times, None) is None
+
+
+def test_a_consistency_model_that_was_read_predicts_as_its_scheduler():
+    scheduler = CMStochasticIterativeScheduler()
+    denoiser = network(Schedule.from_config({**scheduler.config, "_class_name": type(scheduler).__name__}))
+    label = torch.full((4,), -1)
+    for timestep in (39, 20, 1, 0):
+        scheduler.set_timesteps(timesteps=[39 - timestep])
+        (t,) = scheduler.timesteps
+        x_t = start() * denoiser.schedule.noise_scale[timestep]
+        output = denoiser.network(scheduler.scale_model_input(x_t, t), t).sample
+        same(denoiser(x_t, timestep, label).pred_x0.clamp(-1, 1), scheduler.step(output, t, x_t).prev_sample)
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])

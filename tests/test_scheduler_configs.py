@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 
 import diffusers
@@ -33,8 +34,9 @@ def signature(name):
     return dict(zip(names, map(ast.literal_eval, init.args.defaults), strict=True))
 
 
+@cache
 def built(name, **config):
-    """A scheduler of diffusers; the test is skipped where it needs a package that is not here."""
+    """A scheduler of diffusers, built once; the test is skipped where it needs a package that is not here."""
     scheduler_class = getattr(diffusers.schedulers, name)
     if "dummy" in scheduler_class.__module__:
         pytest.skip(f"{name} needs a package that is not installed")
@@ -198,8 +200,7 @@ def test_a_grid_is_the_one_that_set_timesteps_makes(name, config):
     scheduler = built(name, **config)
     scheduler.set_timesteps(STEPS)
     schedule = read(scheduler)
-    levels = np.array(scheduler.sigmas[:-1], np.float64)
-    np.testing.assert_allclose(schedule.noise_scale, np.unique(levels), rtol=2e-6)
+    np.testing.assert_allclose(schedule.noise_scale, np.unique(scheduler.sigmas[:-1]), rtol=2e-6)
     np.testing.assert_allclose(schedule.model_time, np.unique(scheduler.timesteps), rtol=2e-6, atol=1e-7)
     if "Inverse" not in name:
         assert schedule.final[1] == pytest.approx(float(scheduler.sigmas[-1]), rel=1e-6)

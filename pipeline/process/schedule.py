@@ -76,7 +76,8 @@ class Schedule:
 
         Keys that are absent take the defaults of the scheduler class the config names. What the network is fed as time
         (the timestep, t * num_train_timesteps on a flow, c_noise of EDM) is multiplied by ``time_scale``. EDM and flow
-        matching are grids of so many ``steps``, those of the class's own set_timesteps.
+        matching are grids of so many ``steps``, those of the class's own set_timesteps. Where a class visits levels
+        between the timesteps of its table (as Euler's linspace and Karras sigmas do), a plan visits timesteps instead.
 
         Raises
         ------
