@@ -160,8 +160,8 @@ SAMPLING = (
     click.option(
         "--steps",
         type=Whole(),
-        help="Number of steps: each is one network evaluation, two with heun. Where the schedule is a grid, as edm and flow are, it is "
-        "also the number of timesteps.  [default: every timestep of the schedule]",
+        help="Number of steps: each is one network evaluation, two with heun. Where the schedule is a grid, "
+        "as edm and flow are, it is also the number of timesteps.  [default: every timestep of the schedule]",
     ),
     click.option(
         "--spacing",
