@@ -11,6 +11,7 @@ from traj.pipeline.readouts import Events, Output, Pass, Readout, Source
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import xarray as xr
     from torch import Tensor
 
     from traj.pipeline.process.denoiser import Conditions, Denoiser
@@ -55,8 +56,8 @@ def features(
     input :
         noisy gives the network the stored x_t, clean the x_0 without noise at each timestep, as signal * x_0.
     labels :
-        Which condition the network is told. none is the null label, as what is to be found in features must not be
-        given to them; stored is that of each sample.
+        Which condition the network is told. none is the null label or the empty text, as what is to be found in
+        features must not be given to them; stored is the label or the text of each sample.
     batch :
         States in one network call, at most: those of one block and timestep, so that a STORE made with a larger
         --block is read faster. Other batches give other last bits, so it is part of OUT.
@@ -92,7 +93,7 @@ def features(
     denoiser = stored.load_to_read(source.path, ds, model, str(source.device))
     modules = network_parts.find(denoiser, parts)
     suffixes = _suffixes(parts)
-    conditions = _conditions(denoiser, labels, ds.label.values.tolist())
+    conditions = _conditions(denoiser, labels, ds)
     axes = 1 + len(denoiser.shape)
 
     def outputs(x: Tensor, timestep: int, samples: list[int], kept: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -187,13 +188,20 @@ def _suffixes(parts: tuple[str, ...]) -> list[str]:
     return suffixes
 
 
-def _conditions(denoiser: Denoiser, labels: str, stored: list[int]) -> Conditions:
-    """Have the model read which labels its samples are told.
+def _conditions(denoiser: Denoiser, labels: str, ds: xr.Dataset) -> Conditions:
+    """Have the model read which labels or texts its samples are told; no text is the empty one.
 
-    Raises InputError where it is told none and needs one.
+    Raises InputError where it is told none and needs one, or a text and none is stored.
     """
     from traj.stores import InputError
 
+    if getattr(denoiser, "reads_texts", False):
+        if labels == "stored" and "prompt" not in ds.coords:
+            raise InputError(f"model {denoiser.name} reads texts, and none are stored; expected --labels none")
+        return denoiser.conditions(
+            {"labels": "none", "prompts": ds.prompt.values.tolist() if labels == "stored" else [""]}
+        )
+    stored = ds.label.values.tolist()
     classes = getattr(denoiser, "num_classes", 0)
     if labels == "stored":
         return denoiser.conditions({"labels": stored if classes else "none"})

@@ -156,7 +156,8 @@ def _classes(denoiser: Denoiser, asked: tuple[int, ...] | None) -> list[int]:
 
     count = int(getattr(denoiser, "num_classes", 0))
     if not count:
-        raise InputError(f"model {denoiser.name} has no classes; expected a class-conditional model")
+        has = "reads texts and has no classes" if getattr(denoiser, "reads_texts", False) else "has no classes"
+        raise InputError(f"model {denoiser.name} {has}; expected a class-conditional model")
     if asked is None and count == NUMBERS:
         raise InputError(
             f"labels of model {denoiser.name} are any whole numbers; expected those to read: --classes 0,1"
