@@ -58,7 +58,7 @@ def describe_model(
     denoiser = models.load(name, steps=steps, size=size, variant=variant)
     shape, dims = checked_event(denoiser.shape, dims_of(denoiser))
     lines = [
-        f"{name}: {_event(shape, dims)}, {_classes(getattr(denoiser, 'num_classes', 0))}",
+        f"{name}: {_event(shape, dims)}, {_told(denoiser)}",
         *_flat(
             "", {"model": denoiser.identity, "schedule": {**denoiser.schedule.identity, **denoiser.schedule.habits}}
         ),
@@ -69,9 +69,13 @@ def describe_model(
     return "\n".join([*lines, *_describe_parts(denoiser)])
 
 
-def _classes(count: int) -> str:
+def _told(denoiser: Denoiser) -> str:
+    """Say what a model can be told."""
     from traj.pipeline.models.labels import NUMBERS
 
+    if getattr(denoiser, "reads_texts", False):
+        return "reads texts"
+    count = getattr(denoiser, "num_classes", 0)
     return "any whole number as label" if count == NUMBERS else f"{count or 'no'} classes"
 
 
