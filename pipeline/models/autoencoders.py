@@ -194,7 +194,7 @@ def load(model: str | Repository, device: str = "cpu") -> Autoencoder:
 def describe(found: Repository) -> Described:
     """Read the config of the autoencoder of a pipeline. Raises MissingFile, InputError as ``load`` does."""
     listed = next((part for part in PARTS if part in found.parts), found.network)
-    itself = found.config(found.network).get("_class_name") in KINDS
+    itself = str(found.config(found.network).get("_class_name")) in KINDS
     part = found.network if itself else listed
     config = found.config(part)
     kind = KINDS.get(str(config.get("_class_name")))

@@ -191,7 +191,9 @@ def _parts(index: Path) -> dict[str, str]:
     """Read the class of every part that there is, by the names of today."""
     today = {old: new for new, old in _OLD_NAMES.items()}
     entries = json_object(index).items()
-    return {today.get(part, part): kind[-1] for part, kind in entries if isinstance(kind, list) and kind and kind[-1]}
+    return {
+        today.get(part, part): str(kind[-1]) for part, kind in entries if isinstance(kind, list) and kind and kind[-1]
+    }
 
 
 def listed(parts: Mapping[str, str]) -> str:
