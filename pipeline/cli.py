@@ -13,6 +13,7 @@ from traj.pipeline.verbs.data import dataset
 from traj.pipeline.verbs.forks import fork
 from traj.pipeline.verbs.looking import info, verify
 from traj.pipeline.verbs.pages import report
+from traj.pipeline.verbs.records import record
 from traj.pipeline.verbs.runs import generate, noise
 from traj.pipeline.verbs.training import train
 
@@ -61,5 +62,5 @@ def analyze(ctx: click.Context) -> None:
     """
 
 
-for verb in (dataset, train, generate, noise, fork, readout, analyze, report, info, verify):
+for verb in (dataset, train, generate, noise, record, fork, readout, analyze, report, info, verify):
     main.add_command(verb)

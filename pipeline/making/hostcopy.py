@@ -5,16 +5,23 @@ from __future__ import annotations
 import threading
 from queue import SimpleQueue
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
-
-from traj.stores import TrajectoryWriter
+from numpy.typing import NDArray
 
 SLOTS = 4
 
 Slot = list[torch.Tensor] | None
 """Pinned memory for the tensors of a step; None before its first use, and on a CPU, where none is needed."""
+
+
+class Taker(Protocol):
+    """What takes the tensors of each step, such as a store's writer."""
+
+    def put(self, block: int, step: int, x_t: NDArray[Any], pred_x0: NDArray[Any], /) -> None:
+        """Take a step; its arrays are overwritten afterwards."""
+        ...
 
 
 class Stored(NamedTuple):
@@ -35,7 +42,7 @@ class HostCopy:
     themselves wait in the queue: the sampler makes new ones each step and never writes into old ones.
     """
 
-    def __init__(self, store: TrajectoryWriter, device: torch.device) -> None:
+    def __init__(self, store: Taker, device: torch.device) -> None:
         self._store = store
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         # Ctrl-C in the midst of Queue.put may leave the reader waiting for good; SimpleQueue's cannot be interrupted.
