@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from click.testing import CliRunner
 
@@ -144,6 +145,33 @@ def test_values_beyond_float16_are_clipped_and_counted(folder):
     found = stores.open("b.zarr").x_0.values
     assert np.isfinite(found).all()
     assert (np.abs(found[beyond]) == 65504).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+@pytest.mark.parametrize("family", ["ldm-vq", "dit"])
+def test_images_are_those_of_the_pipeline(folder, family, dtype):
+    from tests import families  # takes seconds
+
+    pipeline = str(families.folder(family))
+    condition = ["--labels", "7"] if family == "dit" else []
+    common = ["--samples", 3, "--block", 3, "--device", "cpu", "--sampler", "ddim", "--steps", 2, *condition]
+    traj("generate", "--model", pipeline, *common, "a.zarr")
+    decode("a.zarr", "b.zarr", "--batch", 9, "--dtype", dtype, model=pipeline)
+    parent, found = stores.open("a.zarr"), stores.open("b.zarr")
+    theirs = families.pipeline(family)
+    autoencoder = theirs.vqvae if family == "ldm-vq" else theirs.vae
+    for name in ("x_0", "pred_x0"):
+        latents = torch.from_numpy(parent[name].values.reshape(-1, *parent.x_0.shape[1:]))
+        with torch.inference_mode():
+            images = autoencoder.decode(latents / autoencoder.config.scaling_factor).sample.numpy()
+        images = images.reshape(found[name].shape)
+        if dtype == "uint8":
+            raw = xr.open_zarr("b.zarr", mask_and_scale=False)[name].values
+            assert np.ptp(raw) > 20
+            assert (np.abs(raw - in_bytes(images)) <= 1).all()
+            assert (raw == in_bytes(images)).mean() > 0.999
+        else:
+            np.testing.assert_allclose(found[name], images, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("quantity", ["entropy", "psnr", "ssim"])
@@ -313,3 +341,38 @@ def test_the_store_says_how_it_was_made(folder):
     assert config["autoencoder"]["function"] == "latent"
     assert stores.environment_of("b.zarr", 0)["model"] == "mine.py:latent"
     assert "b.zarr: decoded" in traj("info", "b.zarr")
+
+
+def test_pictures_of_a_run_are_those_that_it_was_decoded_to(folder):
+    (folder / "data" / "trajectories").mkdir(parents=True)
+    latents("data/trajectories/cat.zarr")
+    said = traj("report", code=1)
+    assert "there is no result" in said
+    decode("data/trajectories/cat.zarr", "data/decoded/images.zarr")
+    traj("analyze", "psnr", "data/decoded/images.zarr")
+    traj("report")
+    for name in ("cat", "images"):
+        page = (folder / "report" / "runs" / f"{name}.html").read_text()
+        assert "images that its autoencoder makes of them" in page
+        assert "These are latents, not images" not in page
+        assert "Missing or out of step" not in page
+
+
+def test_a_run_of_latents_that_is_not_decoded_says_how_to(folder):
+    (folder / "data" / "trajectories").mkdir(parents=True)
+    latents("data/trajectories/cat.zarr")
+    runs.make("data/trajectories/pixels.zarr", 4)
+    traj("analyze", "psnr", "data/trajectories/pixels.zarr")
+    traj("report")
+    page = (folder / "report" / "runs" / "cat.html").read_text()
+    assert "no images: run `traj readout decode data/trajectories/cat.zarr data/decoded/cat.zarr`" in page
+
+
+def test_pictures_need_no_states(folder):
+    from traj.analysis._drawing.montages import montage
+
+    latents("a.zarr")
+    decode("a.zarr", "b.zarr", "--on", "pred_x0")
+    decode("a.zarr", "c.zarr", "--on", "x_0")
+    assert montage(stores.open("b.zarr"), "trajectories", None) is not None
+    assert montage(stores.open("c.zarr"), "trajectories", None) is None

@@ -22,6 +22,8 @@ STARTS, REPLICAS, FEW, FAMILIES = 6, 8, 3, 8
 Labels = tuple[Sequence[float] | np.ndarray, Sequence[str]]
 """Places along an axis, and what stands there."""
 
+NAMES = {"x_t": "$x_t$", "pred_x0": "pred_x0"}
+
 DEFAULTS = {"n": 0, "ns": 0, "nb": 0, "r": -1}
 """Of the columns that say what an edit is: not worth a word."""
 
@@ -53,6 +55,12 @@ LATENTS = (
 )
 
 
+DECODED = (
+    " The model works on latents; these are images that its autoencoder makes of them. It was never trained on noisy "
+    "ones, so that of x_t they are only a way to look."
+)
+
+
 def montage(ds: xr.Dataset | None, kind: str, run: xr.Dataset | None) -> tuple[str, Figure, str] | None:
     """Draw what a store of a kind looks like: a title, the figure and its caption; None where it has no images.
 
@@ -60,28 +68,30 @@ def montage(ds: xr.Dataset | None, kind: str, run: xr.Dataset | None) -> tuple[s
     """
     if not of_images(ds):
         return None
-    latents = LATENTS if valid_range(ds) is None else ""
+    note = LATENTS if valid_range(ds) is None else DECODED if ds.attrs.get("kind") == "decoded" else ""
     if kind == "trajectories":
-        return "What it looks like on the way", of_run(ds), RUN + latents
+        return ("What it looks like on the way", of_run(ds), RUN + note) if "pred_x0" in ds or "x_t" in ds else None
     if run is not None:
         same = run["x_0"].shape[1:] == ds["x_0"].shape[-3:] and np.isin(ds["sample"], run["sample"]).all()
+        same = same and (kind == "sweep" or ("x_t" in run and np.isin(ds["at"], run["timestep"]).all()))
         run = run if same else None
     if kind == "sweep":
-        return "What edits make of the image", of_sweep(ds, run), SWEEP + latents
-    return "One state, several endings", of_fork(ds, run), FORK + latents
+        return "What edits make of the image", of_sweep(ds, run), SWEEP + note
+    return "One state, several endings", of_fork(ds, run), FORK + note
 
 
 def of_run(ds: xr.Dataset) -> Figure:
     """Draw what a few samples look like along the way: x_t above, pred_x0 beneath, x_0 last (000 Fig. 1)."""
-    few = ds[["x_t", "pred_x0", "x_0"]].isel(sample=slice(SAMPLES), timestep=_evenly(ds.sizes["timestep"], COLUMNS))
+    shown = [name for name in ("x_t", "pred_x0") if name in ds]
+    few = ds[[*shown, "x_0"]].isel(sample=slice(SAMPLES), timestep=_evenly(ds.sizes["timestep"], COLUMNS))
     few = few.compute()
     x_0 = few["x_0"].to_numpy()[:, None]
     blocks = []
-    for name in ("x_t", "pred_x0"):
+    for name in shown:
         columns = tiled(displayed(np.concatenate([few[name].to_numpy(), x_0], axis=1), *_limits(ds)))
         blocks.append(beside(columns[:-1], columns[-1:]))
     gap = np.ones((CELL // 4, *blocks[0].shape[1:]))
-    canvas = np.concatenate([blocks[0], gap, blocks[1]])
+    canvas = np.concatenate([part for block in blocks for part in (gap, block)][1:])
     height, width = canvas.shape[:2]
     cell = width / (few.sizes["timestep"] + 1.25)
     along = few["timestep"].to_numpy(), few["log_snr"].to_numpy()
@@ -90,7 +100,7 @@ def of_run(ds: xr.Dataset) -> Figure:
     return _framed(
         canvas,
         ([*((np.arange(len(labels)) + 0.5) * cell), width - cell / 2], [*labels, "final $x_0$\n"]),
-        ([middle, height - middle], ["$x_t$", "pred_x0"]),
+        ([middle, height - middle][: len(shown)], [NAMES[name] for name in shown]),
         full=cell * (COLUMNS + 1.25),
         left=0.8,
         top=0.5,

@@ -16,6 +16,9 @@ NUMERICS = 1
 BLOCK_BYTES = 1 << 30
 """Most of a block's images of one variable, as float32."""
 
+FOLLOWING = {"trajectories": "traj analyze entropy,ssim,psnr", "fork": "traj analyze consistency"}
+"""What may come next, by the kind of the store that is decoded."""
+
 
 def decode(
     source: Source,
@@ -114,7 +117,7 @@ def decode(
         numerics=NUMERICS,
         environment={"model": autoencoder.name},
         smaller="--on pred_x0 or --every 10",
-        following="traj analyze entropy,ssim,psnr",
+        following=FOLLOWING.get(ds.attrs["kind"], "traj info"),
         fills_disk=True,
         images=shape,
         block=max(fitting, default=1),

@@ -16,7 +16,7 @@ from traj.analysis import Quantity
 from traj.pipeline.computing.analyze import kind_of
 from traj.pipeline.computing.measured import with_times
 from traj.pipeline.report.failures import Failed, attempt, printable, sentence, warn
-from traj.stores import KINDS, RESULTS, MissingFile
+from traj.stores import KINDS, RESULTS, MissingFile, stands_for, valid_range
 
 FOLDERS = {name: kind.folder for name, kind in KINDS.items() if name not in ("dataset", "result")}
 """By kind: what may be a parent comes before what is made of it. Nothing is computed of a dataset alone."""
@@ -42,6 +42,16 @@ class Stored:
         """The inputs the store was made from."""
         config: dict[str, Any] = self.described.get("config", {})
         return config
+
+    @property
+    def stands_for(self) -> str:
+        """The kind of store it is drawn and analysed as."""
+        return self.kind if self.ds is None else stands_for(self.ds.attrs)
+
+    @property
+    def latent(self) -> bool:
+        """Whether what it holds is to be decoded before there is anything to see."""
+        return self.ds is not None and "x_0" in self.ds and valid_range(self.ds) is None
 
     @property
     def origin(self) -> Stored:
@@ -82,8 +92,9 @@ def collect(root: Path, beside: Path | None = None, failed: Failed = warn) -> li
     others = [] if beside is None else _entries(beside, runs, found, failed)
     own = set().union(*(_names(root, kind) for kind in FOLDERS), {f.parent.name for f in _results(root)})
     entries = _entries(root, own, found, failed)
+    decoded = [entry.stored["decoded"].of for entry in entries if "decoded" in entry.stored]
     for entry in entries:
-        entry.remarks.extend(_missing(entry))
+        entry.remarks.extend(_missing(entry, decoded))
     taken = {entry.name: entry for entry in entries}
     for other in others:
         entry = taken.setdefault(other.name, other)
@@ -200,28 +211,46 @@ def _out_of_step(file: Path, result: xr.Dataset, root: Path, quantities: Mapping
     if not isinstance(made_of, dict) or not isinstance(quantity, str) or quantity not in quantities:
         return []  # not what `traj analyze` saves
     kind = kind_of({quantity: config})
-    path = root / FOLDERS[kind] / f"{file.parent.name}.zarr"
+    path, decoded = (root / FOLDERS[of] / f"{file.parent.name}.zarr" for of in (kind, "decoded"))
     try:
-        there = stores.identity(path)
+        there = [stores.identity(one) for one in (path, decoded) if one == path or one.exists()]
     except (stores.StoreError, OSError):
         return []
-    if all(made_of.get(key) == there[key] for key in there):
+    if any(all(made_of.get(key) == one[key] for key in one) for one in there):
         return []
     return [f"{file} was computed from other {KINDS[kind].contents} than {path} holds now; analyse it again"]
 
 
-def _missing(entry: Entry) -> list[str]:
-    """Say of a name of which nothing was computed what could be, and how; what needs data beside it is left out."""
+def _missing(entry: Entry, decoded: Sequence[Stored | None]) -> list[str]:
+    """Say of a name of which nothing was computed what could be, and how; what needs data beside it is left out.
+
+    Latents are to be decoded first, if they are not among those that are.
+    """
     if entry.results or any(stored.ds is None for stored in entry.stored.values()):
         return []
     commands: dict[str, list[str]] = {}
-    for kind, stored in entry.stored.items():
+    for stored in entry.stored.values():
+        if stored.latent:
+            continue
         for name, quantity in analysis.usable().items():
-            if quantity.reads == kind and quantity.fits(map(str, stored.ds or ())) and "dataset" not in quantity.stores:
+            if (
+                quantity.reads == stored.stands_for
+                and quantity.fits(map(str, stored.ds or ()))
+                and "dataset" not in quantity.stores
+            ):
                 run = "RUN" if stored.of is None else stored.of.path
                 given = f" --baseline {run}" if "baseline" in quantity.stores else ""
                 commands.setdefault(f"{stored.path}{given}", []).append(name)
+    undecoded = [
+        stored for stored in entry.stored.values() if stored.latent and all(stored is not one for one in decoded)
+    ]
     return [
-        f"no {', no '.join(missing)}: run `traj analyze {','.join(missing)} {rest}`"
-        for rest, missing in commands.items()
+        *(
+            f"no images: run `traj readout decode {stored.path} {KINDS['decoded'].folder / stored.path.name}`"
+            for stored in undecoded
+        ),
+        *(
+            f"no {', no '.join(missing)}: run `traj analyze {','.join(missing)} {rest}`"
+            for rest, missing in commands.items()
+        ),
     ]

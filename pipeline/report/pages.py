@@ -20,7 +20,7 @@ from traj.analysis._quantity import Figure, Look, Number, Quantity, Table
 from traj.pipeline.report import answer as of_answer
 from traj.pipeline.report import markup, runs, words
 from traj.pipeline.report.answer import Cell, Process
-from traj.pipeline.report.entries import Entry
+from traj.pipeline.report.entries import Entry, Stored
 from traj.pipeline.report.failures import Failed, attempt, without_faulty
 from traj.pipeline.report.metrics import Summary, rounded
 
@@ -83,6 +83,18 @@ class Material:
         """Gather the results of a quantity by name."""
         return {entry.name: entry.results[quantity] for entry in self.entries if quantity in entry.results}
 
+    def pictured(self, stored: Stored) -> Stored:
+        """Give what shows a store: the images its latents were decoded to, where they are at hand, or itself."""
+        decoded = (one.stored["decoded"] for one in self.entries if "decoded" in one.stored)
+        return next((one for one in decoded if one.of is stored and one.ds is not None), stored)
+
+    def run_of(self, stored: Stored) -> xr.Dataset | None:
+        """Give the run that forks or a sweep were made of, decoded where they are."""
+        parent = stored.of.of if stored.kind == "decoded" and stored.of is not None else stored.of
+        if parent is None:
+            return None
+        return self.pictured(parent).ds if stored.kind == "decoded" else parent.ds
+
     @property
     def places(self) -> dict[str, _axis.Places]:
         """Give the function from log SNR to places on the axis, of each name: by what its results lie over."""
@@ -144,14 +156,15 @@ def _landmarks(material: Material, processes: Sequence[Process], said: list[str]
 
 def _shown(material: Material, cells: Sequence[Cell]) -> Strip | None:
     """Choose the run whose pictures are shown: of those that have some, the one with most landmarks."""
-    here = {e.name: e.stored["trajectories"].ds for e in material.entries if "trajectories" in e.stored}
+    runs_of = {e.name: e.stored["trajectories"] for e in material.entries if "trajectories" in e.stored}
+    here = {name: material.pictured(run).ds for name, run in runs_of.items()}
     pictured = [Strip(name, ds) for name, ds in here.items() if _has_pictures(ds)]
     return max(pictured, key=lambda strip: sum(cell.process == strip.name for cell in cells), default=None)
 
 
 def _has_pictures(run: xr.Dataset | None) -> TypeGuard[xr.Dataset]:
-    """Whether a run's events are images in which something can be seen: more than one pixel."""
-    return of_images(run) and run.sizes["y"] * run.sizes["x"] > 1
+    """Whether a run's events are images in which something can be seen, more than one pixel, and its states are there."""
+    return of_images(run) and {"x_t", "pred_x0"} <= set(run) and run.sizes["y"] * run.sizes["x"] > 1
 
 
 def _table(material: Material) -> str:
@@ -220,10 +233,12 @@ def of_name(entry: Entry, material: Material) -> str:
     body += runs.tables([entry], colours, "")
     marks = [mark for group in material.summaries[entry.name].landmarks.values() for mark in group]
     body += words.in_order(entry.name, marks, colours)
-    for stored in entry.stored.values():
-        run = None if stored.of is None else stored.of.ds
+    for stored in {shown.path: shown for shown in map(material.pictured, entry.stored.values())}.values():
         made = attempt(
-            partial(montage, stored.ds, stored.kind, run), f"pictures of {stored.path}", material.failed, said
+            partial(montage, stored.ds, stored.stands_for, material.run_of(stored)),
+            f"pictures of {stored.path}",
+            material.failed,
+            said,
         )
         if made is not None:
             title, figure, caption = made

@@ -17,8 +17,8 @@ RUNS = (
 MADE = (
     "<p>A fork starts again from a stored x_t of a run: its replicas share that state and have noise of their own from "
     "there on. A sweep starts again from stored x_t, each time with one edit of the process, and keeps the noise of "
-    "the run. A readout is what a network, such as a classifier, makes of stored states or images. What was made of a "
-    "run has its colour.</p>"
+    "the run. Decoded images are what the autoencoder of a latent model makes of latents. A readout is what a network, "
+    "such as a classifier, makes of stored states or images. What was made of a run has its colour.</p>"
 )
 
 
