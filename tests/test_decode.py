@@ -17,6 +17,7 @@ from tests.runs import digest
 from tests.test_readout import AT
 from traj import analysis, stores
 from traj.pipeline.cli import main
+from traj.pipeline.computing import analyze
 from traj.pipeline.making import readout
 
 SHAPE = (4, 2, 3)
@@ -147,8 +148,7 @@ def test_values_beyond_float16_are_clipped_and_counted(folder):
     assert (np.abs(found[beyond]) == 65504).all()
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float16"])
-@pytest.mark.parametrize("family", ["ldm-vq", "dit"])
+@pytest.mark.parametrize(("family", "dtype"), [("ldm-vq", "uint8"), ("dit", "float16")])
 def test_images_are_those_of_the_pipeline(folder, family, dtype):
     from tests import families  # takes seconds
 
@@ -236,8 +236,10 @@ def test_states_that_forks_never_visited_stay_nan_in_float16_and_are_refused_in_
 def test_forks_are_analysed_decoded_as_forks_are(folder):
     forks("f.zarr", states=True)
     decode("f.zarr", "g.zarr", "--on", "x_0")
-    traj("analyze", "consistency", "g.zarr", "-o", "result.zarr")
-    assert stores.open("result.zarr").attrs["of"] == "fork"
+    (job,) = analyze.plan_jobs([folder / "g.zarr"], {"consistency": {}}, None)
+    assert analysis.load("consistency")(stores.open(job.store)).sizes["sample"] == 6
+    with pytest.raises(stores.InputError, match="of kind fork; entropy needs one of kind trajectories"):
+        analyze.plan_jobs([folder / "g.zarr"], {"entropy": {}}, None)
 
 
 KILLED = """
@@ -346,26 +348,47 @@ def test_the_store_says_how_it_was_made(folder):
 def test_pictures_of_a_run_are_those_that_it_was_decoded_to(folder):
     (folder / "data" / "trajectories").mkdir(parents=True)
     latents("data/trajectories/cat.zarr")
-    said = traj("report", code=1)
-    assert "there is no result" in said
+    latents("data/trajectories/dog.zarr", seed=1)
     decode("data/trajectories/cat.zarr", "data/decoded/images.zarr")
     traj("analyze", "psnr", "data/decoded/images.zarr")
     traj("report")
+    pages = {name: (folder / "report" / "runs" / f"{name}.html").read_text() for name in ("cat", "images", "dog")}
     for name in ("cat", "images"):
-        page = (folder / "report" / "runs" / f"{name}.html").read_text()
-        assert "images that its autoencoder makes of them" in page
-        assert "These are latents, not images" not in page
-        assert "Missing or out of step" not in page
+        assert "images that its autoencoder makes of them" in pages[name]
+        assert "These are latents, not images" not in pages[name]
+        assert "Missing or out of step" not in pages[name]
+    assert "no images: run `traj readout decode data/trajectories/dog.zarr data/decoded/dog.zarr`" in pages["dog"]
 
 
-def test_a_run_of_latents_that_is_not_decoded_says_how_to(folder):
-    (folder / "data" / "trajectories").mkdir(parents=True)
-    latents("data/trajectories/cat.zarr")
-    runs.make("data/trajectories/pixels.zarr", 4)
-    traj("analyze", "psnr", "data/trajectories/pixels.zarr")
-    traj("report")
-    page = (folder / "report" / "runs" / "cat.html").read_text()
-    assert "no images: run `traj readout decode data/trajectories/cat.zarr data/decoded/cat.zarr`" in page
+def test_a_classifier_reads_decoded_images(folder):
+    from traj.pipeline.models import classifiers
+
+    latents("a.zarr", samples=2)
+    decode("a.zarr", "b.zarr")
+
+    class Network:
+        class_names, identity, environment = ("dark", "bright"), {}, {}
+
+        def check(self, shape, device):
+            assert shape == (3, 8, 9)
+
+        def cautions(self, shape):
+            return ()
+
+        def __call__(self, images, valid_range):
+            assert valid_range == (-1, 1)
+            bright = images.flatten(1).mean(dim=1)
+            return torch.stack([-bright, bright], dim=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifiers, "load", lambda *_: Network())
+        reading = readout.prepare("classifier", store=folder / "b.zarr", model="mine", device="cpu")
+    with reading.open(folder / "c.zarr") as written:
+        reading.run(written, bar=False)
+    found = stores.open("c.zarr")
+    assert found.attrs["of"] == "trajectories"
+    bright = stores.open("b.zarr").x_0.mean(("channel", "y", "x"))
+    np.testing.assert_allclose(found.x_0_logits.sel({"class": 1}), bright, atol=1e-6)
 
 
 def test_pictures_need_no_states(folder):

@@ -73,8 +73,8 @@ def montage(ds: xr.Dataset | None, kind: str, run: xr.Dataset | None) -> tuple[s
         return ("What it looks like on the way", of_run(ds), RUN + note) if "pred_x0" in ds or "x_t" in ds else None
     if run is not None:
         same = run["x_0"].shape[1:] == ds["x_0"].shape[-3:] and np.isin(ds["sample"], run["sample"]).all()
-        same = same and (kind == "sweep" or ("x_t" in run and np.isin(ds["at"], run["timestep"]).all()))
-        run = run if same else None
+        starts = kind == "sweep" or ("x_t" in run and np.isin(ds["at"], run["timestep"]).all())
+        run = run if same and starts else None
     if kind == "sweep":
         return "What edits make of the image", of_sweep(ds, run), SWEEP + note
     return "One state, several endings", of_fork(ds, run), FORK + note

@@ -163,7 +163,7 @@ def _shown(material: Material, cells: Sequence[Cell]) -> Strip | None:
 
 
 def _has_pictures(run: xr.Dataset | None) -> TypeGuard[xr.Dataset]:
-    """Whether a run's events are images in which something can be seen, more than one pixel, and its states are there."""
+    """Whether a run has its states, and they are images in which something can be seen: more than one pixel."""
     return of_images(run) and {"x_t", "pred_x0"} <= set(run) and run.sizes["y"] * run.sizes["x"] > 1
 
 
