@@ -122,10 +122,12 @@ class Generation:
         return any(step.variance == "learned" for step in self.plan.steps)
 
     @property
-    def makes_pictures(self) -> bool:
-        """Whether its events are grey or colour images, which entropy takes."""
+    def following(self) -> str:
+        """The command to go on with: latents are decoded first, and entropy takes grey and colour images only."""
+        if self.denoiser.valid_range is None:
+            return "traj readout decode"
         shape, dims = checked_event(self.denoiser.shape, dims_of(self.denoiser))
-        return dims == stores.IMAGE_DIMS and shape[0] in (1, 3)
+        return "traj analyze entropy" if dims == stores.IMAGE_DIMS and shape[0] in (1, 3) else "traj analyze psnr"
 
     @property
     def walked(self) -> Plan:

@@ -148,8 +148,8 @@ class Plan:
         return sum(step.evaluations for step in self.steps)
 
     def valid_range(self, model: tuple[float, float] | None) -> tuple[float, float] | None:
-        """Range of x_0: what the plan clips at, or else the model's."""
-        return model if self.clip is None else (-self.clip, self.clip)
+        """Range of x_0: what the plan clips at, or else the model's; latents have none, clipped or not."""
+        return model if self.clip is None or model is None else (-self.clip, self.clip)
 
     def after(self, timestep: int) -> Plan:
         """Keep the steps from a timestep on, to start from the x_t stored there.

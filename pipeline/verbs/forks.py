@@ -100,6 +100,7 @@ def fork(
         say(forks.saving())
     for caution in forks.cautions():
         say(caution)
+    analysis = f"traj analyze intervention --baseline {store}" if swept else "traj analyze consistency"
     carry_out(
         forks,
         out,
@@ -107,7 +108,7 @@ def fork(
         blocks=blocks,
         dry_run=dry_run,
         smaller="fewer --samples or --replicas",
-        following=f"traj analyze intervention --baseline {store}" if swept else "traj analyze consistency",
+        following=analysis if forks.denoiser.valid_range else "traj readout decode",
     )
     if times and not dry_run:
         from traj.pipeline.making.times import write_times

@@ -105,6 +105,6 @@ def _make_run(generation: Any, out: Path, **options: Any) -> None:
         generation,
         out,
         smaller="--every or --dtype float16",
-        following=f"traj analyze {'entropy' if generation.makes_pictures else 'psnr'}",
+        following=generation.following,
         **options,
     )
