@@ -15,7 +15,9 @@ from traj import stores
 from traj.pipeline import models
 from traj.pipeline.cli import main
 from traj.pipeline.making import generate
+from traj.pipeline.models.own import wrap
 from traj.pipeline.models.prompts import Prompts
+from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
 
 CPU = torch.device("cpu")
@@ -124,6 +126,13 @@ def test_conditions_that_are_no_texts_are_refused(asked, says):
 def test_models_that_read_no_texts_refuse_them_by_name(model, asked):
     with pytest.raises(InputError, match="reads no texts"):
         models.load(model).conditions({"labels": "none", **asked})
+
+
+def test_a_network_of_your_own_with_conditions_refuses_texts_too():
+    schedule = Schedule.from_config({})
+    made = wrap(lambda x, *_: x, schedule, shape=(2,), predicts="epsilon", condition=lambda ids: torch.zeros(len(ids)))
+    with pytest.raises(InputError, match="model own reads no texts"):
+        made.conditions({"labels": "none", "prompts": ["a"]})
 
 
 def test_a_run_keeps_its_texts_and_an_extension_those_of_earlier_samples(run):

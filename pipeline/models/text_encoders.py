@@ -20,7 +20,7 @@ from traj.stores import InputError, MissingFile
 
 _WIDTH = whole(1, 1 << 16)
 _TOKEN = whole(0, 10_000_000)
-_KEYS = Keys(
+TEXT_KEYS = Keys(
     used={
         "vocab_size": Key(49408, whole(1, 10_000_000)),
         "hidden_size": Key(512, _WIDTH),
@@ -72,14 +72,14 @@ class ClipText:
     def __init__(self, repository: Repository, encoder: str = "text_encoder", tokenizer: str = "tokenizer") -> None:
         self._repository, self._part = repository, encoder
         self._config = repository.config(encoder)
-        read = _KEYS.read(self._config, f"the config.json of {encoder}")
+        read = TEXT_KEYS.read(self._config, f"the config.json of {encoder}")
         self._vocabulary, self.width, self.projection = read["vocab_size"], read["hidden_size"], read["projection_dim"]
         self.tokens: int = read["max_position_embeddings"]
         self._folder, self._weights = repository.weights(encoder, "model", "pytorch_model")
         self._tokenizer_files, config = _tokenizer_files(repository, tokenizer), f"{tokenizer}/tokenizer_config.json"
         self._tokenizer_config = json_object(found) if (found := repository.file(config)) else {}
         self.identity = {
-            encoder: {"weights": self._weights.sha256, "network": _KEYS.fingerprint(read)},
+            encoder: {"weights": self._weights.sha256, "network": TEXT_KEYS.fingerprint(read)},
             tokenizer: _sha256(self._tokenizer_files, self._tokenizer_config),
         }
 

@@ -49,8 +49,9 @@ class Denoiser(Protocol):
 
     ``shape`` is that of an event, (channel, y, x) for images; ``dims``, if a denoiser has them, name its axes;
     otherwise the number of axes decides. ``dtype``, if a denoiser has it, is float64 where it keeps that precision.
-    ``identity`` holds the JSON values that define the model's numbers, for a store's fingerprint; ``name`` loads the
-    model again where it still lies in its place.
+    ``reads_texts``, if a denoiser has it, is True where conditions are texts. ``identity`` holds the JSON values
+    that define the model's numbers, for a store's fingerprint; ``name`` loads the model again where it still lies
+    in its place.
     """
 
     name: str
