@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # Raised by hand when the images change for equal inputs.
 NUMERICS = 1
 
-BLOCK_BYTES = 1 << 30
+BLOCK_BYTES = 1 << 29
 """Most of a block's images of one variable, as float32."""
 
 FOLLOWING = {"trajectories": "traj analyze entropy,ssim,psnr", "fork": "traj analyze consistency"}
