@@ -26,7 +26,7 @@ _PLACE = TemporaryDirectory(prefix="traj-families-")
 
 
 def pixels():
-    return DDPMPipeline(random_unet(num_class_embeds=3), DDPMScheduler())
+    return DDPMPipeline(random_unet(), DDPMScheduler())
 
 
 def ldm(autoencoder):

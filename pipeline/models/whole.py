@@ -41,8 +41,10 @@ def load(name: str, device: torch.device) -> Any:
         except (OSError, ValueError) as error:
             raise MissingFile(f"{name} is no pipeline of diffusers: {_line(error)}") from None
         _require_known_code(name, index)
+        left_out = {part: None for part, entry in index.items() if entry in ([None, None], (None, None))}
         try:
-            pipe = diffusers.DiffusionPipeline.from_pretrained(name, trust_remote_code=False)
+            # diffusers wants to be told what its own index says, as of SD3 without its T5
+            pipe = diffusers.DiffusionPipeline.from_pretrained(name, trust_remote_code=False, **left_out)
         except Exception as error:  # whatever a broken folder may lead to
             raise InputError(f"{name} cannot be loaded: {_line(error)}") from None
     pipe.set_progress_bar_config(disable=True)
