@@ -125,15 +125,18 @@ def test_calls_are_blocks_of_samples_and_go_on_where_a_store_ended(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "said", "reopened"),
     [
-        ({"batch": 3}, "batch: 3, expected 2"),
-        ({"num_inference_steps": 5}, r"record.timesteps: \[800.0,600.0,400.0,200.0,0.0\], expected \[750.0,500.0"),
-        ({"prompt": "a cat"}, r'told: \["prompt"\], expected \[\]'),
-        ({"latents": torch.ones(2, 3, 8, 8)}, r"shape: \[3,8,8\], expected \[1,8,8\]"),
+        ({"batch": 3}, "batch: 3, expected 2", True),
+        (
+            {"num_inference_steps": 5},
+            r"record.timesteps: \[800.0,600.0,400.0,200.0,0.0\], expected \[750.0,500.0",
+            True,
+        ),
+        ({"prompt": "a cat"}, r'told: \["prompt"\], expected \[\]', False),
+        ({"latents": torch.ones(2, 3, 8, 8)}, r"shape: \[3,8,8\], expected \[1,8,8\]", False),
     ],
 )
-@pytest.mark.parametrize("reopened", [False, True])
 def test_a_call_that_is_not_like_the_others_is_refused_and_writes_nothing(tmp_path, options, said, reopened):
     pipe, path = Loop(), tmp_path / "a.zarr"
     if reopened:
