@@ -41,7 +41,7 @@ def one_hot(labels, classes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hard", [False, True])
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(logits=LOGITS)
 def test_the_total_is_what_is_within_and_between_replicas(hard, logits):
     result = label_variance(fork_readout_dataset(logits), hard=hard).compute()
@@ -302,7 +302,7 @@ def test_labels_commit_where_their_last_agreement_with_x_0_begins():
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(labels=arrays(int, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.integers(0, 2)))
 def test_commitments_equal_a_plain_loop(labels):
     ds = states_of(labels, np.ones(len(labels), int))

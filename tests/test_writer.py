@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -55,6 +56,23 @@ def test_each_shard_is_written_once(tmp_path, monkeypatch):
     on_disk = sorted(file for name in ("x_t", "pred_x0", "x_0") for file in (path / name).glob("c.*"))
     assert sorted(written) == on_disk
     assert len(on_disk) == 9
+
+
+def test_shards_their_folders_and_the_manifest_are_on_disk_before_a_block_is_flagged(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    path = runs.make(tmp_path / "run.zarr", 4)
+    last = {inode: place for place, inode in enumerate(synced)}
+
+    def place(file):
+        return last[file.stat().st_ino]
+
+    shards = [file for name in ("x_t", "pred_x0", "x_0") for file in (path / name).glob("c.*")]
+    flag = path / "done" / "c" / "0"
+    assert len(shards) == 3
+    for file in (*shards, path / "manifest" / "c" / "0"):
+        assert place(file) < place(file.parent) < place(flag), file
+    assert place(flag) < place(flag.parent)
 
 
 def test_the_callers_buffer_is_not_aliased(tmp_path):
