@@ -203,7 +203,11 @@ def _coloured(states):
     dims = ("sample", "timestep", "channel", "y", "x")
     steps = states.shape[1]
     return xr.Dataset(
-        {"x_t": (dims, states), "pred_x0": (dims, states), "x_0": (("sample", *dims[2:]), states[:, 0])},
+        {
+            "x_t": (dims, states),
+            "pred_x0": (dims, states),
+            "x_0": (("sample", *dims[2:]), states[:, 0], {"valid_range": [-1, 1]}),
+        },
         {"timestep": np.arange(steps)[::-1], "log_snr": ("timestep", np.linspace(-9, 9, steps))},
     )
 
