@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -101,9 +102,9 @@ def _data_uri(drawn: Figure) -> str:
 
 def _points(drawn: Figure) -> int:
     """Count the points of a figure's lines and areas."""
-    lines = sum(len(line.get_xdata(orig=False)) for axis in drawn.axes for line in axis.lines)
-    areas = (path for axis in drawn.axes for area in axis.collections for path in area.get_paths())
-    return lines + sum(len(path.vertices) for path in areas)
+    lines = [line.get_path() for axis in drawn.axes for line in axis.lines]
+    areas = [path for axis in drawn.axes for area in axis.collections for path in area.get_paths()]
+    return sum(np.shape(path.vertices)[0] for path in (*lines, *areas))
 
 
 def _embedded(kind: str, content: bytes) -> str:
