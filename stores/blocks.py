@@ -9,9 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from traj.stores.arrays import fill_of
 from traj.stores.binding import Seal, seal_of
 from traj.stores.claim import Claim, ranges
-from traj.stores.description import Variable, fill_of
+from traj.stores.description import Variable
 from traj.stores.errors import naming
 from traj.stores.events import event_dims
 from traj.stores.layout import replace_file, sync

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -11,30 +12,21 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import zarr
-from zarr.codecs import Crc32cCodec
 
+from traj.stores.arrays import create_array, create_coordinate, write_coordinate
 from traj.stores.binding import digest
 from traj.stores.kinds import KindName
 from traj.stores.layout import (
-    FLAT_KEYS,
     FORMAT,
     SAMPLES_PER_CHUNK,
     SHARD_BYTES,
     Coord,
     Layout,
-    bitshuffle_lz4,
     canonical_json,
     fingerprint,
     seal,
-    write_coordinate,
 )
 from traj.stores.vocabulary import TOLD
-
-
-def fill_of(dtype: str) -> float:
-    """Give what stands where nothing was written: NaN, and 0 in whole numbers, which have none."""
-    return np.nan if np.dtype(dtype).kind == "f" else 0
 
 
 class Variable(NamedTuple):
@@ -122,24 +114,15 @@ class Description:
             "coordinates": " ".join(name for name, coord in self.coords.items() if name != coord.dim),
             "digests": canonical_json({name: digest(coord.values) for name, coord in self.coords.items()}),
         }
-        group = zarr.create_group(path, attributes={**attrs, **self.attributes})
+        path.mkdir(parents=True)
+        group = {"zarr_format": 3, "node_type": "group", "attributes": {**attrs, **self.attributes}}
+        (path / "zarr.json").write_text(json.dumps(group))
         for name, variable in self.variables.items():
-            group.create_array(
-                name,
-                shape=variable.shape,
-                chunks=variable.chunks,
-                shards=variable.shards,
-                dtype=variable.dtype,
-                fill_value=fill_of(variable.dtype),
-                compressors=[bitshuffle_lz4(np.dtype(variable.dtype).itemsize), Crc32cCodec()],
-                chunk_key_encoding=FLAT_KEYS,
-                dimension_names=list(variable.dims),
-                attributes=dict(variable.attributes),
-            )
+            create_array(path / name, **variable._asdict(), compressed=True, separator=".")
         for name, coord in self.coords.items():
             chunk = SAMPLES_PER_CHUNK if coord.dim == "sample" else max(len(coord.values), 1)
-            write_coordinate(group, name, coord, chunk)
+            write_coordinate(path / name, coord, chunk)
         blocks = self.layout.blocks
         for name, values in (("done", np.zeros(blocks, np.uint8)), ("manifest", np.full(blocks, "", "O"))):
-            write_coordinate(group, name, Coord.known(name, values), 1, fill=False)
+            create_coordinate(path / name, Coord.known(name, values), 1)
         seal(path)

@@ -6,17 +6,15 @@ import hashlib
 import json
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import zarr
 from google_crc32c import value as crc32c
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import BloscCodec
 
 from traj.stores.binding import seal_of
 from traj.stores.errors import DamagedStore, InputError, NotAStore
@@ -174,27 +172,6 @@ def _largest_divisor(number: int, limit: int) -> int:
     return max((n for n in (*small, *(number // n for n in small)) if n <= limit), default=1)
 
 
-def write_coordinate(group: zarr.Group, name: str, coord: Coord, chunk: int, fill: bool = True) -> None:
-    """Write a coordinate into a store, or the metadata of one that is not filled yet."""
-    values = coord.values
-    text = values.dtype.kind in "OU"
-    # what is shorter than its chunk is padded
-    compressor = [bitshuffle_lz4(1 if text else values.dtype.itemsize)] if chunk == SAMPLES_PER_CHUNK else []
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        chunks=(chunk,),
-        dtype=str if text else values.dtype,
-        fill_value="" if text else np.nan if values.dtype.kind == "f" else 0,
-        compressors=[*compressor, Crc32cCodec()],
-        dimension_names=[coord.dim],
-        attributes={"long_name": coord.long_name, "units": coord.units},
-        config={"write_empty_chunks": True},
-    )
-    if fill:
-        array[:] = values.astype(object) if text else values
-
-
 def seal(path: Path) -> None:
     """Consolidate a store's metadata and write it in one fixed form with its own checksum.
 
@@ -203,20 +180,19 @@ def seal(path: Path) -> None:
     that wrote it, and `verify` can tell a changed byte from an unchanged one. All of the store is on disk when this
     returns.
     """
-    with warnings.catch_warnings():
-        # Zarr 3 has no written rule yet for consolidated metadata; zarr and xarray both read it.
-        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-        zarr.consolidate_metadata(path)
+    arrays = {file: json.loads(file.read_text()) for file in path.glob("*/zarr.json")}
     root = json.loads((path / "zarr.json").read_text())
+    # Zarr 3 has no written rule yet for consolidated metadata; zarr and xarray both read it.
+    metadata = {file.parent.name: array for file, array in arrays.items()}
+    root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": metadata}
     attributes = root["attributes"]
     if attributes["kind"] == "result":
         attributes.pop("digests", None)  # of the store it was computed from
         chunks = sorted(file for file in path.rglob("*") if file.is_file() and file.name != "zarr.json")
         seals = {file.relative_to(path).as_posix(): seal_of(file.read_bytes()) for file in chunks}
         attributes["files"] = canonical_json(seals)
-    for file in path.rglob("zarr.json"):
-        if file.parent != path:
-            file.write_text(metadata_text(json.loads(file.read_text())))
+    for file, array in arrays.items():
+        file.write_text(metadata_text(array))
     (path / "zarr.json").write_text(sealed_text(root))
     for place in (*path.rglob("*"), path):
         sync(place)

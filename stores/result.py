@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any
@@ -76,11 +75,9 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], config: Mapping[str, Any]
             "chunk_key_encoding": FLAT_KEYS,  # a folder fewer per variable, each of which DVC looks at
         }
     with making(target, folder=True) as partial:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-            ds.drop_encoding().assign_attrs(attrs).to_zarr(
-                partial, mode="w-", encoding=encoding, write_empty_chunks=True, zarr_format=3
-            )
+        ds.drop_encoding().assign_attrs(attrs).to_zarr(
+            partial, mode="w-", encoding=encoding, write_empty_chunks=True, zarr_format=3, consolidated=False
+        )
         seal(partial)
         try:
             partial.rename(target)

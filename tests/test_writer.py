@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from numcodecs.bitround import BitRound
 from tests import runs
 from tests.test_forks_and_readouts_on_disk import create_readout, logits, make_forks
 from traj import stores
-from traj.stores import shards
+from traj.stores import arrays, layout, shards
 
 
 def test_what_is_read_is_what_was_put(tmp_path):
@@ -46,6 +47,68 @@ def test_our_shards_are_byte_for_byte_those_of_zarr_python(tmp_path):
             count = int(np.prod([s // c for s, c in zip(ours.shards, ours.chunks, strict=True)]))
             for a, b in zip(shards.read_index(mine, count), shards.read_index(other, count), strict=True):
                 assert mine[a[0] : sum(a)] == other[b[0] : sum(b)]
+
+
+def files(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("chunk", [4, arrays.SAMPLES_PER_CHUNK])
+@pytest.mark.parametrize(
+    "values", [[2, 1, 0, 5], [0.5, np.nan, 1.0, 2.0], ["a", "", "\u00e9t\u00e9", "b"], [True, False] * 2]
+)
+def test_our_coordinates_are_byte_for_byte_those_of_zarr_python(tmp_path, values, chunk):
+    values = np.array(values)
+    arrays.write_coordinate(tmp_path / "ours", layout.Coord("sample", values, "nat", "what it is"), chunk)
+    text = values.dtype.kind == "U"
+    crc32c = zarr.codecs.Crc32cCodec()
+    blosc = layout.bitshuffle_lz4(1 if text else values.dtype.itemsize)
+    theirs = zarr.create_array(
+        tmp_path / "theirs",
+        shape=values.shape,
+        chunks=(chunk,),
+        dtype=str if text else values.dtype,
+        fill_value=arrays.fill_of("string" if text else values.dtype.name),
+        compressors=[crc32c] if chunk == 4 else [blosc, crc32c],
+        dimension_names=["sample"],
+        attributes={"long_name": "what it is", "units": "nat"},
+        config={"write_empty_chunks": True},
+    )
+    theirs[:] = values.astype(object) if text else values
+    ours, expected = files(tmp_path / "ours"), files(tmp_path / "theirs")
+    metadata = Path("zarr.json")
+    assert json.loads(ours.pop(metadata)) == json.loads(expected.pop(metadata))
+    assert ours == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize("shards", [None, (8, 6)])
+def test_our_metadata_are_those_of_zarr_python(tmp_path, dtype, shards):
+    arrays.create_array(
+        tmp_path / "ours",
+        dtype=dtype,
+        dims=("sample", "timestep"),
+        shape=(16, 6),
+        chunks=(4, 3),
+        attributes={"units": "1", "valid_range": (-1.0, 1.0)},
+        compressed=True,
+        shards=shards,
+        separator=".",
+    )
+    zarr.create_array(
+        tmp_path / "theirs",
+        shape=(16, 6),
+        chunks=(4, 3),
+        shards=shards,
+        dtype=dtype,
+        fill_value=arrays.fill_of(dtype),
+        compressors=[layout.bitshuffle_lz4(np.dtype(dtype).itemsize), zarr.codecs.Crc32cCodec()],
+        chunk_key_encoding=layout.FLAT_KEYS,
+        dimension_names=("sample", "timestep"),
+        attributes={"units": "1", "valid_range": (-1.0, 1.0)},
+    )
+    ours, theirs = (json.loads((tmp_path / name / "zarr.json").read_text()) for name in ("ours", "theirs"))
+    assert ours == theirs
 
 
 def test_each_shard_is_written_once(tmp_path, monkeypatch):
