@@ -6,7 +6,8 @@ import ast
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,11 @@ class Offered:
 
     def names(self) -> list[str]:
         """Name them, none of them imported."""
-        return list(dict.fromkeys(entry.name for entry in entry_points(group=self.group)))
+        return list(dict.fromkeys(entry.name for entry in entries(self.group)))
 
     def clashes(self, ours: Sequence[str]) -> list[str]:
         """Say in one line each which have the name of one of ours."""
-        return [
-            self._unusable(one, "traj has one of this name")
-            for one in entry_points(group=self.group)
-            if one.name in ours
-        ]
+        return [self._unusable(one, "traj has one of this name") for one in entries(self.group) if one.name in ours]
 
     def summary(self, name: str) -> str:
         """Read the first line of a function's docstring, without importing it or the packages it is in.
@@ -57,7 +54,7 @@ class Offered:
         """
         from traj.stores import InputError
 
-        entry = next(iter(entry_points(group=self.group, name=name)))
+        entry = next(iter(entries(self.group).select(name=name)))
         try:
             found = self._the_one(name).load()
         except Exception as error:  # whatever code that is not ours may raise
@@ -70,7 +67,7 @@ class Offered:
         return found
 
     def _the_one(self, name: str) -> EntryPoint:
-        first, *others = entry_points(group=self.group, name=name)
+        first, *others = entries(self.group).select(name=name)
         if others:
             packages = " and ".join(_package(entry) for entry in (first, *others))
             raise ImportError(f"packages {packages} each offer one of this name, uninstall all but one")
@@ -78,6 +75,17 @@ class Offered:
 
     def _unusable(self, entry: EntryPoint, why: str) -> str:
         return f"{self.what} {entry.name!r} of package {_package(entry)} cannot be used: {why}"
+
+
+def entries(group: str) -> EntryPoints:
+    """Give the entry points of a group."""
+    return _installed(tuple(sys.path)).select(group=group)
+
+
+@cache
+def _installed(path: tuple[str, ...]) -> EntryPoints:
+    """Read what all packages on a sys.path offer, once: there may be hundreds."""
+    return entry_points()
 
 
 def _file(entry: EntryPoint) -> Path:

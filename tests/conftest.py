@@ -14,7 +14,6 @@ from traj.pipeline.threads import wait_briefly
 os.environ["OMP_NUM_THREADS"] = "1"
 wait_briefly()  # for tests and their subprocesses that ask for more
 warm.wait_for_no_disk()
-warm.remember_entry_points()
 
 # Started in the background of a shell, this process ignores SIGINT, and so would those that tests start and stop.
 signal.signal(signal.SIGINT, signal.default_int_handler)

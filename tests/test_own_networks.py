@@ -2,13 +2,13 @@
 
 import json
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests import offered
 from tests.test_cli import traj
 from tests.test_docs import block as readme
 from traj import stores
@@ -214,9 +214,8 @@ def test_labels_reach_a_network_and_minus_one_is_the_null_label():
 
 
 def test_a_package_registers_a_model_by_an_entry_point(folder, monkeypatch):
-    monkeypatch.syspath_prepend(folder)
-    entries = [EntryPoint("waves", "mine:flow", own.ENTRY_POINTS)]
-    monkeypatch.setattr(own, "entry_points", lambda group, name: [e for e in entries if e.name == name])
+    assert not own.is_own("waves")
+    monkeypatch.syspath_prepend(offered.install(folder, "toybox", {"waves": "mine:flow"}, group=own.ENTRY_POINTS))
     denoiser = models.load("waves", steps=7)
     assert denoiser.schedule.T == 7
     assert (denoiser.name, denoiser.identity["function"]) == ("waves", "flow")

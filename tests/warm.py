@@ -6,7 +6,6 @@ the environment when they are imported is the server's. Figures are left blank: 
 
 import fcntl
 import gc
-import importlib.metadata
 import json
 import os
 import select
@@ -17,7 +16,6 @@ import sys
 import tempfile
 import termios
 from contextlib import contextmanager
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -111,21 +109,9 @@ def wait_for_no_disk():
     os.fsync = lambda descriptor: None
 
 
-def remember_entry_points():
-    """Search the environment for what packages offer once for each sys.path: every command asks, for 20 ms."""
-    search = importlib.metadata.entry_points
-
-    @cache
-    def found(path):
-        return search()
-
-    importlib.metadata.entry_points = lambda **asked: found(tuple(sys.path)).select(**asked)
-
-
 def answer(server):
     """Fork a `traj` for everyone who connects, until stdin ends."""
     wait_for_no_disk()
-    remember_entry_points()
     for module in IMPORTED:
         import_module(module)
     analysis = import_module("traj.analysis")

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from traj.analysis import _offered
 from traj.pipeline.models import surgery
 from traj.pipeline.models.labels import Labels, check_label, refuse_prompts
 from traj.pipeline.models.parts import modules_of
@@ -241,7 +242,7 @@ def load(name: str, device: str = "cpu", autocast: bool = False, steps: int | No
 
 
 def _registered(name: str) -> EntryPoint | None:
-    return next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)
+    return next(iter(_offered.entries(ENTRY_POINTS).select(name=name)), None)
 
 
 def _imported(file: Path, name: str) -> Callable[..., Denoiser]:
