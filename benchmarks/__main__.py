@@ -17,6 +17,7 @@ from benchmarks import (
     memory,
     posterior,
     probe,
+    recording,
     shortcut,
     small,
     writing,
@@ -26,6 +27,7 @@ from traj.stores.partials import write_file
 
 TOPICS = {
     "generation": generation,
+    "recording": recording,
     "writing": writing,
     "analyzing": analyzing,
     "branches": branches,

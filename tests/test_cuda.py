@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from diffusers import DDIMPipeline, DDIMScheduler
 from torch.nn.functional import conv2d, scaled_dot_product_attention
 
+import traj
+from tests import families
+from tests.networks import random_unet
 from tests.runs import digest
 from tests.test_generate import make
 from traj import stores
@@ -225,6 +229,55 @@ def test_training_repeats_to_the_bit_and_is_close_to_that_of_a_cpu(recipe):
     _, on_cpu = train.fit(recipe, **options)
     for term, values in on_cpu.items():
         np.testing.assert_allclose(curve[term], values, rtol=1e-3, err_msg=term)
+
+
+FAMILIES = {
+    "ldm-kl": {"sampler_name": "ddim"},
+    "dit": {"labels": "cycle", "guidance": 4.0},
+    "sd1": {"sampler_name": "ddim", "prompts": ["a cat", "a dog"], "guidance": 5.0, "negative_prompt": "snow"},
+    "sd3": {"sampler_name": "heun", "prompts": ["a cat"]},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_latents_and_their_images_are_those_of_a_cpu(family, tmp_path):
+    latents, images = [], []
+    for device in ("cpu", "cuda"):
+        of_run = {"steps": 10, "samples": 3, "block": 3, "device": device, **FAMILIES[family]}
+        path = make(tmp_path / device, model=str(families.folder(family)), **of_run)
+        latents.append(stores.open(path).compute())
+        decoded = {"store": tmp_path / "cpu", "model": str(families.folder(family)), "dtype": "float16"}
+        images.append(read("decode", tmp_path / f"{device} images", device=device, **decoded))
+    for states in ("x_t", "pred_x0", "x_0"):
+        assert error(latents[1][states].values, latents[0][states].values) < RUN, states
+        assert error(images[1][states].values, images[0][states].values) < 1e-3, states
+
+
+def test_features_are_those_of_a_cpu(models, parents, tmp_path):
+    asked = {"store": parents["ddpm"], "model": str(models / "digits"), "parts": ("mid_block", "up_blocks.0")}
+    on_cpu, on_gpu = (read("features", tmp_path / device, device=device, **asked) for device in ("cpu", "cuda"))
+    for name in on_cpu.data_vars:
+        assert error(on_gpu[name].values, on_cpu[name].values) < FLOAT32, name
+
+
+def test_a_recorded_pipeline_returns_the_same_bits_and_its_states_are_those_of_a_cpu(tmp_path):
+    found = {}
+    for device in ("cpu", "cuda"):
+        pipe = DDIMPipeline(random_unet(), DDIMScheduler(clip_sample=False)).to(device)
+        pipe.set_progress_bar_config(disable=True)
+
+        def call(pipe=pipe):
+            generator = torch.Generator().manual_seed(0)
+            return pipe(batch_size=3, num_inference_steps=6, generator=generator, output_type="np").images
+
+        with inference():
+            plain = call()
+            with traj.record(pipe, tmp_path / device):
+                recorded = [call(), call()]
+        assert all(np.array_equal(images, plain) for images in recorded)
+        found[device] = stores.open(tmp_path / device).compute()
+    for states in ("x_t", "pred_x0", "x_0"):
+        assert error(found["cuda"][states].values, found["cpu"][states].values) < RUN, states
 
 
 @pytest.fixture
