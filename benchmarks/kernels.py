@@ -24,6 +24,8 @@ REPLICAS = 8
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 GAUSSIAN = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
+RANGE = {"valid_range": [-1.0, 1.0]}
+
 
 def rows(tiny: bool) -> list[Row]:
     """Measure SSIM with both windows, the entropies of each image and of all pooled, and pairs of replicas."""
@@ -110,7 +112,7 @@ def dataset(states: np.ndarray, made: Trajectories) -> xr.Dataset:
     """Label states (sample, timestep, channel, y, x) and their final samples."""
     images = ("channel", "y", "x")
     return xr.Dataset(
-        {"x_t": (("sample", "timestep", *images), states), "x_0": (("sample", *images), made.x_0)},
+        {"x_t": (("sample", "timestep", *images), states), "x_0": (("sample", *images), made.x_0, RANGE)},
         {"timestep": made.timestep},
     )
 
@@ -119,7 +121,7 @@ def forks(x_0: np.ndarray) -> xr.Dataset:
     """Label final samples (variant, replica, sample, channel, y, x)."""
     variants, _, samples = x_0.shape[:3]
     return xr.Dataset(
-        {"x_0": (("variant", "replica", "sample", "channel", "y", "x"), x_0)},
+        {"x_0": (("variant", "replica", "sample", "channel", "y", "x"), x_0, RANGE)},
         {"at": ("variant", np.arange(variants)), "sample": np.arange(samples)},
     )
 
