@@ -79,13 +79,13 @@ class Offered:
 
 def entries(group: str) -> EntryPoints:
     """Give the entry points of a group."""
-    return _installed(tuple(sys.path)).select(group=group)
+    return _installed(group, tuple(sys.path))
 
 
 @cache
-def _installed(path: tuple[str, ...]) -> EntryPoints:
-    """Read what all packages on a sys.path offer, once: there may be hundreds."""
-    return entry_points()
+def _installed(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """Search all packages on a sys.path, once: there may be hundreds."""
+    return entry_points(group=group)
 
 
 def _file(entry: EntryPoint) -> Path:
