@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.local import get_sync
 from numpy.typing import NDArray
 
 from traj.analysis._blocks import chunking
@@ -182,7 +183,7 @@ def _classes(ds: xr.Dataset) -> dict[int, NDArray[Any]]:
     """Find the positions of each class's samples; none where labels name fewer than two classes."""
     if "label" not in ds.coords:
         return {}
-    labels = ds["label"].compute(scheduler="synchronous").to_numpy()
+    labels = ds["label"].compute(scheduler=get_sync).to_numpy()
     classes = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels) if label != -1}
     return classes if len(classes) > 1 else {}
 

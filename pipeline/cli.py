@@ -19,6 +19,7 @@ from traj.pipeline.verbs.training import train
 
 # analyses lay out their own graphs, whatever the user's Dask is configured to do
 os.environ["DASK_ARRAY__QUERY_PLANNING"] = "False"
+os.environ["DASK_ARRAY__RECHUNK__METHOD"] = "tasks"  # or Dask looks for a cluster, and imports distributed for that
 
 
 @click.group(cls=Traj, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -300,6 +301,20 @@ def test_without_distributed_the_way_out_is_said(monkeypatch):
     runs.make("a.zarr")
     assert "pip install 'traj[distributed]'" in traj("analyze", "psnr", "a.zarr", "--scheduler", 2, code=2)
     traj("analyze", "psnr", "a.zarr")
+
+
+def test_distributed_is_imported_by_nobody_who_computes_by_threads():
+    runs.make("data/trajectories/a.zarr")
+    code = """
+import sys
+from matplotlib.figure import Figure
+from traj.pipeline.cli import main
+Figure.savefig = lambda figure, file, **options: file.write(b"blank")
+main(["analyze", "psnr"], standalone_mode=False)
+main(["report"], standalone_mode=False)
+assert "dask" in sys.modules and "distributed" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_nothing_is_started_when_nothing_is_to_do(monkeypatch):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 KILLED = -signal.SIGKILL
 IMPORTED = (
-    "distributed",  # by Dask, whenever it computes
+    "distributed",  # by Dask, where nobody says what computes
     "matplotlib.pyplot",
     "sklearn.datasets",
     "traj.pipeline.computing.analyze",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from dask.base import normalize_token
+from dask.local import get_sync
 from numpy.typing import NDArray
 
 from traj.analysis._blocks import chunking
@@ -46,7 +47,7 @@ class Images:
         """
         first = 0
         for part in range(self.lazy.numblocks[0]):
-            read = self.lazy.blocks[part].compute(scheduler="synchronous")
+            read = self.lazy.blocks[part].compute(scheduler=get_sync)
             for start in range(0, len(read), self.rows):
                 images = read[start : start + self.rows].reshape(-1, self.values).astype(np.float64)
                 wrong = ~np.isfinite(images).all(axis=1)

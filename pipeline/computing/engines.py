@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
 import dask.base
+import dask.config
+import dask.threaded
 import xarray as xr
 import zarr
 from dask.callbacks import Callback
@@ -41,7 +43,7 @@ def start(scheduler: str, workers: int) -> AbstractContextManager[Engine]:
     Raises InputError for another word, without the package distributed, and where no cluster answers.
     """
     if scheduler == "threads":
-        return nullcontext(threads(workers))
+        return _here(workers)
     processes = whole(scheduler) if is_whole(scheduler) else 0
     if not 1 <= processes <= most_workers() and not scheduler.startswith("tcp://"):
         raise InputError(
@@ -60,6 +62,22 @@ def start(scheduler: str, workers: int) -> AbstractContextManager[Engine]:
     return cluster.local(processes) if processes else cluster.running(scheduler)
 
 
+@contextmanager
+def _here(workers: int) -> Iterator[Engine]:
+    with by_threads():
+        yield threads(workers)
+
+
+def by_threads() -> AbstractContextManager[None]:
+    """Have Dask compute by threads wherever nothing else is said.
+
+    By itself it looks for a cluster first, also where threads are asked for by name, and imports distributed for that:
+    more than a second.
+    """
+    chosen: AbstractContextManager[None] = dask.config.set(scheduler=dask.threaded.get)
+    return chosen
+
+
 def threads(workers: int) -> Engine:
     """Compute by threads of this process."""
 
@@ -68,7 +86,7 @@ def threads(workers: int) -> Engine:
         try:
             # products of matrices by several threads each, side by side, wait for one another
             with progress(), threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
-                return together(lazy, lambda arrays: dask.base.compute(*arrays, scheduler="threads", pool=pool))
+                return together(lazy, lambda arrays: dask.base.compute(*arrays, scheduler=dask.threaded.get, pool=pool))
         except BaseException:
             # chunks still being read would complain on the screen when the interpreter ends
             sync(settled())

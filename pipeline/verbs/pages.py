@@ -39,12 +39,14 @@ def report(out: Path, beside: Path | None, axis: str) -> None:
     traj report --beside ../..
     traj report --axis information:ddpm -o report/bits
     """
+    from traj.pipeline.computing.engines import by_threads
     from traj.pipeline.report import report as write_report
     from traj.pipeline.report.failures import sentence
     from traj.stores import is_known
 
     failures: list[tuple[str, Exception]] = []
-    page = write_report(out, beside=beside, axis=axis, failed=lambda where, error: failures.append((where, error)))
+    with by_threads():
+        page = write_report(out, beside=beside, axis=axis, failed=lambda where, error: failures.append((where, error)))
     say(f"wrote {page}")
     for where, error in failures:
         if not is_known(error):
