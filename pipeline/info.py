@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ def describe_store(path: Path) -> str:
     if found.get("not_finite"):
         lines.append(f"not finite   {_counts(found['not_finite'])}")
     for made in found.get("environments", ()):
-        where = " ".join(f"{key}={value}" for key, value in made["environment"].items())
+        where = " ".join(f"{key}={value}" for key, value in made["environment"].items() if key != "parent")
         lines.append(f"made in      {where or 'an environment that was not given'}: block {ranges(made['blocks'])}")
     lines.append(f"fingerprint  {found['fingerprint']}")
     lines += _flat(
@@ -159,4 +160,6 @@ def _percent(part: int, total: int) -> str:
 def _flat(prefix: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         return [line for key, item in value.items() for line in _flat(f"{prefix}.{key}" if prefix else key, item)]
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = json.dumps(value, ensure_ascii=False)[1:-1]
     return [f"{prefix:<28} {value}"]

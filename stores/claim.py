@@ -149,7 +149,8 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterable[str]:
         for name in old.keys() | new.keys():
             yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
     elif old != new:
-        shown = [text if len(text := canonical_json(value)) <= 60 else text[:57] + "..." for value in (old, new)]
+        texts = [json.dumps(value, ensure_ascii=False, sort_keys=True) for value in (old, new)]
+        shown = [text if len(text) <= 60 else text[:57] + "..." for text in texts]
         yield f"{key}: {shown[0]} in the store, {shown[1]} asked for"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -10,6 +11,8 @@ from traj.pipeline.estimate import size
 from traj.pipeline.report import markup
 from traj.pipeline.report.entries import Entry, Stored
 
+_LISTED = 5
+"""Texts or labels of a list that are written out."""
 RUNS = (
     "<p>Labels are the classes asked for: none, all in turn (cycle), or one. Evaluations are those of the network, "
     "one per image and step. The fingerprint stands for all inputs of a run: equal ones, equal trajectories.</p>"
@@ -41,7 +44,15 @@ def tables(entries: Sequence[Entry], colours: Mapping[str, str], folder: str) ->
 def condition(config: Mapping[str, Any]) -> str:
     """Say what samples were made under; the config of a store of one's own may hold anything."""
     asked = config.get("condition")
-    return ", ".join(f"{name} {value}" for name, value in asked.items()) if isinstance(asked, dict) else "–"
+    return ", ".join(f"{name} {_said(value)}" for name, value in asked.items()) if isinstance(asked, dict) else "–"
+
+
+def _said(value: Any) -> str:
+    """Write a value as people do: a list without brackets, a text of it in quotes."""
+    if not isinstance(value, list):
+        return str(value)
+    more = [f"and {len(value) - _LISTED} more"] if len(value) > _LISTED else []
+    return ", ".join([*(json.dumps(item, ensure_ascii=False) for item in value[:_LISTED]), *more])
 
 
 def _run(run: Stored) -> list[str]:

@@ -89,7 +89,7 @@ def _prepare(*, prompts: tuple[str, ...], prompt_file: Path | None, **options: A
 def _lines(file: Path) -> list[str]:
     """Read a file of prompts, one in each line."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()  # with a mark before the text, or none
     except UnicodeDecodeError:
         raise click.UsageError(f"{file} is no text in UTF-8; expected a prompt in each line") from None
     if not lines or not all(line.strip() for line in lines):
