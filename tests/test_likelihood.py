@@ -1,5 +1,6 @@
 """The likelihood readout: P(c | x_t) that it accumulates against closed forms, its products against evaluations."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -256,9 +257,19 @@ def test_forks_with_states_are_read_replica_by_replica(tmp_path):
     store = run(tmp_path / "a.zarr", model=MIXTURE, steps=10)
     forks = forked(store, tmp_path / "f.zarr", at=[500], replicas=2, states=True)
     found = read(tmp_path / "f.zarr", tmp_path / "r.zarr", model=MIXTURE)
+    by_default = read(tmp_path / "f.zarr", tmp_path / "d.zarr")
+    assert by_default.attrs["fingerprint"] == found.attrs["fingerprint"]
     assert found.squared_distance.dims == ("variant", "replica", "sample", "timestep", "class")
     visited = np.broadcast_to(forks.timestep <= 500, found.eps_difference.shape[:-1])
     np.testing.assert_array_equal(np.isfinite(found.eps_difference).all("class"), visited)
+
+
+def test_forks_of_a_grid_are_read_at_the_parents_noise_levels(tmp_path):
+    store = run(tmp_path / "a.zarr", model=MIXTURE, schedule="flow:3", sampler_name="ddim", steps=5)
+    forked(store, tmp_path / "f.zarr", at=[2], replicas=2, states=True)
+    found = read(tmp_path / "f.zarr", tmp_path / "r.zarr")
+    assert found.sizes["timestep"] == 3
+    assert json.loads(found.attrs["config"])["schedule"] == tables.named("flow:3", 5).identity
 
 
 # ---- what cannot be

@@ -140,6 +140,7 @@ def test_a_store_says_which_variant_made_it_and_what_reads_it_takes_that(folder,
     forked = tmp_path / "f.zarr"
     invoke("fork", out, forked, "--at", 333, "--noise", "shared")
     np.testing.assert_array_equal(stores.open(forked).x_0[0, 0], stores.open(out).x_0)
+    invoke("readout", "features", out, tmp_path / "r.zarr", "--model", folder / "unet_ema", "--parts", "mid_block")
     assert "model.weights" in invoke("generate", out, "--model", folder, "--steps", 3, "--samples", 2, code=1).output
 
 

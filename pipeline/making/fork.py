@@ -31,6 +31,9 @@ from traj.pipeline.process.plan import Plan, Step
 from traj.pipeline.process.variance import overfull, refuse_overfull
 from traj.stores import InputError, Layout
 
+PASSED_ON = ("model", "schedule", "autocast", "guidance")
+"""What forks say of their parent beside its fingerprint."""
+
 
 @dataclass(frozen=True)
 class Fork:
@@ -135,12 +138,15 @@ class Fork:
         variant: dict[str, Any] = {"at": self.at, "noise": noise, **self.edits}
         if self.plan.steps[0].rule == "ddim":
             variant["eta"] = [spelled(plan, lambda step: f"{step.variance:g}") for plan in self.variants]
+        events = of_events(self.denoiser, self.plan, self.timesteps, told, self.device)
+        # the parent's fingerprint covers it; whoever reads the states needs it
+        made_with = {key: self.parent.config[key] for key in PASSED_ON if key in self.parent.config}
         return stores.create_forks(
             out,
             variant=variant,
             kind="sweep" if self.edits else "fork",
             replicas=self.replicas,
-            **of_events(self.denoiser, self.plan, self.timesteps, told, self.device),
+            **{**events, "environment": {**events["environment"], "parent": made_with}},
             step=[self.parent.plan.timesteps.index(visited) for visited in self.timesteps],
             samples=self.samples,
             block=self.block,

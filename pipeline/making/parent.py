@@ -101,7 +101,10 @@ def load_model(parent: Parent, model: str | None, device: torch.device) -> Denoi
 
     Raises InputError or MissingFile.
     """
-    denoiser = stored.load_for(parent.path, parent.config, model, str(device))
+    if model is None:
+        denoiser = stored.load_for(parent.path, parent.config, None, str(device))
+    else:
+        denoiser = stored.load(model, parent.config, str(device))
     if different := stored.differences(denoiser, parent.config):
         raise InputError(
             f"model {model or denoiser.name} is not the one {parent.path} was made with: {', '.join(different)} "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +55,7 @@ def load(path: Path, ds: xr.Dataset, given: str | None, device: str) -> Decoder:
 
     Raises InputError, MissingFile.
     """
-    config = json.loads(ds.attrs["config"])
+    config = stored.origin(path, ds)
     name = stored.name_of(path, config) if given is None else given
     if own.is_own(name):
         denoiser = stored.load_for(path, config, given, device)

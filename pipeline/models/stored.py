@@ -34,15 +34,21 @@ def load(name: str, config: Mapping[str, Any], device: str) -> Denoiser:
     )
 
 
+def origin(path: Path, ds: xr.Dataset) -> dict[str, Any]:
+    """Read what the states of a store were made with, from its config: of forks, what their parent's says of it."""
+    told: dict[str, Any] = environment_of(path, 0).get("parent", {}) if "variant" in ds.dims else {}
+    return {**told, **json.loads(ds.attrs["config"])}
+
+
 def load_for(path: Path, config: Mapping[str, Any], given: str | None, device: str) -> Denoiser:
-    """Load the model ``given`` for the store of a path, by default the one that the store names.
+    """Load the model ``given`` for the store of a path, by default the one that the store names, in its variant.
 
     A store may come from anybody, so that a file of code is never taken from there.
 
     Raises InputError or MissingFile.
     """
     if given is not None:
-        return load(given, config, device)
+        return load(given, {key: value for key, value in config.items() if key != "variant"}, device)
     name = name_of(path, config)
     try:
         return load(name, config, device)
@@ -71,7 +77,7 @@ def load_to_read(path: Path, ds: xr.Dataset, given: str | None, device: str) -> 
 
     Raises InputError, MissingFile.
     """
-    config = json.loads(ds.attrs["config"])
+    config = origin(path, ds)
     denoiser = load_for(path, config, given, device)
     if given is None and (different := differences(denoiser, config)):
         raise InputError(

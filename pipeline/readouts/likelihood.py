@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from traj.pipeline.readouts import Events, Output, Pass, Readout, Source
@@ -113,7 +112,7 @@ def likelihood(
         found = of_class, of_null[:, 0], difference.square().sum(2)
         return (*found, difference @ difference.mT) if products else found
 
-    guidance = json.loads(source.ds.attrs["config"]).get("guidance", 1)
+    guidance = stored.origin(source.path, source.ds).get("guidance", 1)
     against = {"reference": "null" if null else "mean"}
     outputs = [
         Output("squared_distance", ("class",), "|x_s - mu_c|^2 to the next stored state", dtype="float64"),
