@@ -110,7 +110,7 @@ def _encoded(values: NDArray[Any], compressed: bool) -> bytes:
 
 
 def _dtype(values: NDArray[Any]) -> str:
-    return TEXT if values.dtype.kind in "OU" else values.dtype.name
+    return TEXT if values.dtype.kind in "OUT" else values.dtype.name  # T are the texts that zarr reads
 
 
 def _bytes(dtype: str) -> dict[str, Any]:
