@@ -37,7 +37,7 @@ def part_of(pipeline):
     return getattr(pipeline, "vqvae", None) or pipeline.vae
 
 
-@pytest.mark.parametrize("family", families.PIPELINES)
+@pytest.mark.parametrize("family", ["ldm-vq", "ldm-kl", "dit"])
 def test_images_are_those_that_the_pipeline_decodes(family):
     network = part_of(families.pipeline(family))
     ours = autoencoders.load(str(families.folder(family)))
