@@ -1,10 +1,6 @@
 """Decoded images: the numbers, the bytes, what reads them, what is refused."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +8,7 @@ import torch
 import xarray as xr
 from click.testing import CliRunner
 
-from tests import runs
+from tests import runs, warm
 from tests.runs import digest
 from tests.test_readout import AT
 from traj import analysis, stores
@@ -242,20 +238,13 @@ def test_forks_are_analysed_decoded_as_forks_are(folder):
         analyze.plan_jobs([folder / "g.zarr"], {"entropy": {}}, None)
 
 
-KILLED = """
-import sys
-from traj.pipeline.cli import main
-main(["readout", "decode", "a.zarr", sys.argv[1], "--model", "mine.py:latent", "--device", "cpu", "--batch", "7"])
-"""
-
-
-def test_a_killed_decode_goes_on_to_equal_bytes(folder):
+def test_a_killed_decode_goes_on_to_equal_bytes(folder, server, monkeypatch):
     latents("a.zarr", samples=10)
     decode("a.zarr", "whole.zarr", "--batch", 7)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, "b.zarr"], env={**os.environ, "KILLED_AT": "20"}, capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL
+    command = ["readout", "decode", "a.zarr", "b.zarr", "--model", "mine.py:latent", "--device", "cpu", "--batch", 7]
+    with monkeypatch.context() as patch:
+        patch.setenv("KILLED_AT", "20")
+        assert warm.Process(server, command, folder / "said").wait() == warm.KILLED
     made = stores.describe("b.zarr")
     assert 0 < made["blocks_done"] < made["blocks"]
     partial = stores.open("b.zarr", partial=True)  # no byte says that nothing was written
@@ -345,7 +334,7 @@ def test_the_store_says_how_it_was_made(folder):
     assert "b.zarr: decoded" in traj("info", "b.zarr")
 
 
-def test_pictures_of_a_run_are_those_that_it_was_decoded_to(folder):
+def test_pictures_of_a_run_are_those_that_it_was_decoded_to(folder, without_figures):
     (folder / "data" / "trajectories").mkdir(parents=True)
     latents("data/trajectories/cat.zarr")
     latents("data/trajectories/dog.zarr", seed=1)
