@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-import io
 import re
 import subprocess
 import sys
@@ -16,8 +15,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from tests import analysis_data, bayes_data, features_data
@@ -144,17 +141,17 @@ def test_nothing_is_computed_before_it_is_asked_for(name, make):
 
 @pytest.mark.slow
 @EVERY
-@settings(max_examples=6, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_bits_do_not_depend_on_chunks_or_workers(name, make, data):
+def test_bits_do_not_depend_on_chunks_or_workers(name, make):
+    rng = np.random.default_rng(0)
+
     def cut(total):
-        inner = data.draw(st.lists(st.integers(1, total - 1), unique=True, max_size=4).map(sorted))
+        inner = np.flatnonzero(rng.random(total - 1) < 0.3) + 1
         return tuple(np.diff([0, *inner, total]).tolist())
 
-    ds = make(SAMPLES, STEPS, chunks=(cut(SAMPLES), cut(STEPS)))
-    workers = data.draw(st.sampled_from([1, 4]))
-    result = lay_out(name, ds).compute(scheduler="threads", num_workers=workers)
-    assert_bits_equal(result, whole(name, make))
+    for workers in (4, 1, 4):
+        ds = make(SAMPLES, STEPS, chunks=(cut(SAMPLES), cut(STEPS)))
+        result = lay_out(name, ds).compute(scheduler="threads", num_workers=workers)
+        assert_bits_equal(result, whole(name, make))
 
 
 @EVERY
@@ -315,8 +312,8 @@ def test_every_figure_is_drawn_of_every_result_or_has_nothing_for_it(name, make,
             assert plain(figure.title)
             if drawing is not None:
                 assert isinstance(drawing, Figure)
-                if results is odd:  # to render a figure takes five times as long as to build it
-                    drawing.savefig(io.BytesIO(), format="svg")
+                if results is odd:  # twice as long as to build it, and to write it as SVG as long again
+                    drawing.draw_without_rendering()
                 assert any(axis.get_xlabel() or axis.get_title() for axis in drawing.axes)
                 caption = figure.caption(results)
                 assert plain(caption.replace("$a & b_", "").replace("_<other>", ""))
