@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-import yaml
 from click.testing import CliRunner
 
 from tests import families
@@ -155,16 +154,6 @@ def test_forks_replay_texts_and_guidance(run, tmp_path):
     parent, ds = stores.open(run), stores.open(tmp_path / "fork.zarr")
     assert ds.prompt.values.tolist() == parent.prompt.values.tolist()
     np.testing.assert_allclose(ds.x_0.values[0, 0], parent.x_0.values, rtol=1e-4, atol=1e-5)
-
-
-def test_cuts_of_a_network_that_reads_texts_are_swept(run, tmp_path):
-    table = tmp_path / "cuts.yaml"
-    edits = [{"edit": "skips", "ns": 2, "n": [0, 2]}, {"edit": "blocks", "nb": 8, "n": 2}]
-    table.write_text(yaml.safe_dump([{**edit, "t_start": 501} for edit in edits]))
-    traj("fork", run, tmp_path / "sweep.zarr", "--sweep", table, *again())
-    x_0, whole = stores.open(tmp_path / "sweep.zarr").x_0.values[:, 0], stores.open(run).x_0.values
-    np.testing.assert_allclose(x_0[0], whole, rtol=1e-4, atol=1e-5)
-    assert all(np.abs(cut - whole).max() > 1e-3 for cut in x_0[1:])
 
 
 @pytest.mark.parametrize("labels", ["none", "stored"])
