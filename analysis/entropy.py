@@ -101,6 +101,7 @@ def entropy(
     """
     chunking.require_images(ds, "entropy of grey codes")
     chunking.require(ds, (*on, "x_0"))
+    chunking.value_range(ds)
     if bins not in (2, 4, 8, 16, 32, 64, 128, 256):
         raise InputError(f"bins is {bins}; expected a power of two from 2 to 256, so that all bins are equal")
     channels = ds.sizes["channel"]

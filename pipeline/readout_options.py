@@ -61,7 +61,7 @@ def readout_command(name: str) -> click.Command:
             dry_run=dry_run,
             smaller=reading.readout.smaller,
             complete=f"and {store} has fewer now; extend that first",
-            following=reading.readout.following,
+            following=f"{reading.readout.following} {out}",
             fills_disk=reading.readout.fills_disk,
         )
 

@@ -23,7 +23,7 @@ from traj.stores.errors import (
     is_known,
 )
 from traj.stores.events import IMAGE_DIMS, USUAL_DIMS, checked_event, event_dims, valid_range
-from traj.stores.kinds import KINDS, RESULTS, Kind, KindName, stands_for
+from traj.stores.kinds import KINDS, RESULTS, Kind, KindName, how_to_decode, stands_for
 from traj.stores.layout import Layout, canonical_json, fingerprint, memory_free
 from traj.stores.partials import making, write_file
 from traj.stores.places import is_url, local, place, require_writable
@@ -79,6 +79,7 @@ __all__ = [
     "environment_of",
     "event_dims",
     "fingerprint",
+    "how_to_decode",
     "identity",
     "is_damage",
     "is_known",

@@ -41,6 +41,12 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def how_to_decode(store: Path) -> str:
+    """Give the command that decodes a store of latents, into one of another name: results are named after stores."""
+    decoded = KINDS["decoded"]
+    return f"{decoded.command} {store} {decoded.folder / store.name.removesuffix('.zarr')}_images.zarr"
+
+
 def stands_for(attributes: Mapping[Any, Any]) -> str:
     """Say which kind of store one can be read as: decoded images as what they were decoded from, others as their own.
 

@@ -12,9 +12,11 @@ from tests import runs, warm
 from tests.runs import digest
 from tests.test_readout import AT
 from traj import analysis, stores
+from traj.analysis._replicas.forks import parent_of
 from traj.pipeline.cli import main
 from traj.pipeline.computing import analyze
 from traj.pipeline.making import readout
+from traj.pipeline.models.stored import name_of
 
 SHAPE = (4, 2, 3)
 
@@ -190,7 +192,7 @@ def test_quantities_of_a_decoded_store_are_those_of_the_images_in_memory(folder,
         np.testing.assert_allclose(found[name], array, rtol=1e-6 if not differing else 1e-2, atol=1e-6, err_msg=name)
 
 
-def forks(path, states):
+def forks(path, states, config=None):
     """Forks of latents; states are NaN above `at`."""
     rng, shape = np.random.default_rng(0), (2, 3, 4, *SHAPE)
     with stores.create_forks(
@@ -202,7 +204,7 @@ def forks(path, states):
         shape=SHAPE,
         samples=6,
         block=4,
-        config={"made": "up"},
+        config=config or {"made": "up"},
         states=states,
         valid_range=None,
     ) as store:
@@ -236,6 +238,37 @@ def test_forks_are_analysed_decoded_as_forks_are(folder):
     assert analysis.load("consistency")(stores.open(job.store)).sizes["sample"] == 6
     with pytest.raises(stores.InputError, match="of kind fork; entropy needs one of kind trajectories"):
         analyze.plan_jobs([folder / "g.zarr"], {"entropy": {}}, None)
+
+
+def test_decoded_forks_are_compared_with_their_run_decoded_by_the_same_autoencoder(folder):
+    run = stores.open(latents("a.zarr"))
+    forks("f.zarr", states=False, config={"parent": {"fingerprint": run.attrs["fingerprint"]}})
+    latents("other.zarr", seed=1)
+    decode("f.zarr", "g.zarr")
+    for name, out, model in (("a", "b", "latent"), ("other", "c", "latent"), ("a", "d", "huge")):
+        decode(f"{name}.zarr", f"{out}.zarr", "--dtype", "float16", model=f"mine.py:{model}")
+    images, decoded = stores.open("g.zarr"), stores.open("b.zarr")
+    assert parent_of(images, decoded).identical(decoded)
+    for name, said in (("a", "one of the two"), ("c", "is not the run"), ("d", "by different autoencoders")):
+        with pytest.raises(stores.InputError, match=said):
+            parent_of(images, stores.open(f"{name}.zarr"))
+    with pytest.raises(stores.InputError, match="compare images with images"):
+        analysis.load("psnr")(decoded, against=run)
+
+
+def test_latents_are_said_to_be_latents_by_what_takes_images(folder):
+    ds = stores.open(latents("a.zarr"))
+    for quantity in ("entropy", "psnr"):
+        with pytest.raises(stores.InputError, match="traj readout decode"):
+            analysis.load(quantity)(ds)
+
+
+def test_a_store_that_names_no_weights_names_what_may_be_its_model(folder):
+    latents("a.zarr", environment={"model": "sd"})
+    with pytest.raises(
+        stores.InputError, match="names sd as its model, but not its weights; give it, or another, with"
+    ):
+        name_of(folder / "a.zarr", {"parent": {}})
 
 
 def test_a_killed_decode_goes_on_to_equal_bytes(folder, server, monkeypatch):
@@ -346,7 +379,9 @@ def test_pictures_of_a_run_are_those_that_it_was_decoded_to(folder, without_figu
         assert "images that its autoencoder makes of them" in pages[name]
         assert "These are latents, not images" not in pages[name]
         assert "Missing or out of step" not in pages[name]
-    assert "no images: run `traj readout decode data/trajectories/dog.zarr data/decoded/dog.zarr`" in pages["dog"]
+    assert (
+        "no images: run `traj readout decode data/trajectories/dog.zarr data/decoded/dog_images.zarr`" in pages["dog"]
+    )
 
 
 def test_a_classifier_reads_decoded_images(folder):

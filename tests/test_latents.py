@@ -183,7 +183,7 @@ def run(tmp_path_factory):
 
 def made(path, **options):
     job = generate.prepare(steps=4, samples=2, block=2, device="cpu", **options)
-    assert job.following == "traj readout decode"
+    assert job.following(path) == f"traj readout decode {path} data/decoded/{path.stem}_images.zarr"
     with job.open(path) as store:
         job.run(store, bar=False)
     return stores.open(path).compute()

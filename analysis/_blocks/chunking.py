@@ -68,6 +68,15 @@ def value_range(ds: xr.Dataset) -> tuple[float, float]:
     return bounds
 
 
+def require_one_space(ds: xr.Dataset, other: xr.Dataset) -> None:
+    """Refuse to compare latents with images. Raises InputError."""
+    if (valid_range(ds) is None) != (valid_range(other) is None):
+        raise InputError(
+            "one of the two stores that are compared holds latents and the other images; decode the latents (traj "
+            "readout decode), and compare images with images"
+        )
+
+
 def noted_range(ds: xr.Dataset) -> dict[str, list[float]]:
     """Give a result the valid_range that its pictures are drawn in; nothing for latents."""
     bounds = valid_range(ds)

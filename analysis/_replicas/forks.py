@@ -29,21 +29,25 @@ def endings(ds: xr.Dataset, otherwise: str = "") -> xr.DataArray:
 
 
 def parent_of(ds: xr.Dataset, run: xr.Dataset | None) -> xr.Dataset:
-    """Take the run these forks started from at the forks' samples.
+    """Take the run these forks started from at the forks' samples; decoded, where the forks are.
 
-    Raises InputError where none is given, or it is another one or has not all of the samples.
+    Raises InputError where none is given, or it is another one, decoded otherwise, or has not all of the samples.
     """
     if run is None:
         raise InputError(
             "these forks are compared with the run that was forked and none was given; expected its store as `baseline`"
         )
-    recorded = _parent(ds)
-    if run.attrs.get("fingerprint") != recorded:
-        raise InputError(
-            f"the baseline is not the run these forks started from: its fingerprint is {run.attrs.get('fingerprint')}, "
-            f"theirs {recorded}; give that run as `baseline`"
-        )
     chunking.require(run, ("x_0",))
+    chunking.require_one_space(ds, run)
+    decoded = ds.attrs.get("kind") == run.attrs.get("kind") == "decoded"
+    given, recorded = (_parent(run), _config(ds).get("run")) if decoded else (run.attrs.get("fingerprint"), _parent(ds))
+    if given != recorded:
+        raise InputError(
+            f"the baseline is not the run these forks started from: its fingerprint is {given}, theirs {recorded}; "
+            "give that run as `baseline`"
+        )
+    if decoded and _config(ds).get("autoencoder") != _config(run).get("autoencoder"):
+        raise InputError("the forks and the baseline were decoded by different autoencoders; decode both with one")
     if (missing := np.setdiff1d(ds["sample"], run["sample"])).size:
         raise InputError(
             f"the baseline lacks {missing.size} of the forks' samples, the first is {missing[0]}; extend it with the "
@@ -72,8 +76,13 @@ def logits(ds: xr.Dataset, readout: xr.Dataset) -> xr.DataArray:
 
 def _parent(ds: xr.Dataset) -> str | None:
     """Read which store a store was made from."""
-    found: str | None = json.loads(ds.attrs.get("config", "{}")).get("parent", {}).get("fingerprint")
+    found: str | None = _config(ds).get("parent", {}).get("fingerprint")
     return found
+
+
+def _config(ds: xr.Dataset) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(ds.attrs.get("config", "{}"))
+    return config
 
 
 def coordinates(ds: xr.Dataset) -> dict[str, xr.DataArray]:

@@ -87,9 +87,10 @@ def structural(
 def counterpart(ds: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
     """Put another run into the order of this one's samples.
 
-    Raises InputError where its x_0 holds other samples, image sizes or a range of values.
+    Raises InputError where its x_0 holds other samples, image sizes or a range of values, or one of the two latents.
     """
     chunking.require(other, ("x_0",))
+    chunking.require_one_space(ds, other)
     ours, theirs = ds["sample"].to_numpy(), other["sample"].to_numpy()
     unmatched = np.setxor1d(ours, theirs)
     if unmatched.size:

@@ -105,7 +105,7 @@ def carry_out(
         )
     if found["blocks_done"] == found["blocks"]:
         require_complete(out)
-        say(f"{out} is complete; " + (f"`traj verify {out}` reads every byte" if idle else f"next: {following} {out}"))
+        say(f"{out} is complete; " + (f"`traj verify {out}` reads every byte" if idle else f"next: {following}"))
         return
     samples = found["arrays"]["sample"]["dims"]["sample"]
     state = f"{out}: the blocks asked for are done, {found['blocks_done']} of all {found['blocks']}"

@@ -121,13 +121,13 @@ class Generation:
         """Whether the plan's variance comes from the network."""
         return any(step.variance == "learned" for step in self.plan.steps)
 
-    @property
-    def following(self) -> str:
-        """The command to go on with: latents are decoded first, and entropy takes grey and colour images only."""
+    def following(self, out: Path) -> str:
+        """Give the command to go on with: latents are decoded first, and entropy takes grey and colour images only."""
         if self.denoiser.valid_range is None:
-            return "traj readout decode"
+            return stores.how_to_decode(out)
         shape, dims = checked_event(self.denoiser.shape, dims_of(self.denoiser))
-        return "traj analyze entropy" if dims == stores.IMAGE_DIMS and shape[0] in (1, 3) else "traj analyze psnr"
+        quantity = "entropy" if dims == stores.IMAGE_DIMS and shape[0] in (1, 3) else "psnr"
+        return f"traj analyze {quantity} {out}"
 
     @property
     def walked(self) -> Plan:

@@ -55,7 +55,7 @@ class Recorder:
         stale: stores.Stale = "refuse",
         inputs: Mapping[str, Any] | None = None,
     ) -> None:
-        if every < 1:
+        if not isinstance(every, int) or every < 1:
             raise InputError(f"every={every} was given; expected 1 for all steps, 2 for each second one, and so on")
         if not hasattr(pipe, "scheduler"):
             raise InputError(f"{type(pipe).__name__} has no scheduler; expected a pipeline of diffusers that has one")
@@ -177,12 +177,13 @@ class Recorder:
 
     def _read(self) -> None:
         """Read the inputs of the calls that the store holds, and what their samples were told."""
-        if not self._path.exists() or not any(self._path.iterdir()):
+        if not self._path.exists() or (self._path.is_dir() and not any(self._path.iterdir())):
             return
         found = stores.describe(self._path)
         config = found["config"]
         if found["kind"] != "trajectories" or "record" not in config:
-            raise stores.NotAStore(f"{self._path} holds {found['kind']} that were not recorded; choose another path")
+            holds = stores.KINDS[found["kind"]].contents
+            raise stores.NotAStore(f"{self._path} holds {holds} that were not recorded; choose another path")
         store = config.pop("store")
         self.calls = found["blocks_done"]
         self._fits = {**config, "batch": store["block"], "shape": store["shape"]}

@@ -62,8 +62,10 @@ def name_of(path: Path, config: Mapping[str, Any]) -> str:
     Raises InputError where it has none, or one whose code would run.
     """
     name = environment_of(path, 0).get("model")
-    if name is None or "model" not in config:
+    if name is None:
         raise InputError(f"{path} does not say which model made it; give one with --model")
+    if "model" not in config:
+        raise InputError(f"{path} names {name} as its model, but not its weights; give it, or another, with --model")
     if own.is_file(name):
         raise InputError(
             f"{path} names {name} as its model, whose code would run; give --model {name} if it is yours or you trust "

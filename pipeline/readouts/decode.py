@@ -33,17 +33,19 @@ def decode(
     STORE holds trajectories, forks or a sweep of latents, and OUT the images with the same names and axes: x_t,
     pred_x0, x_0. What needs images takes OUT as it takes STORE: analyze, readout classifier, report. Images are
     decoded by the autoencoder of the model's pipeline. x_t is shown so everywhere, though the autoencoder was never
-    trained on noisy latents: what it makes of them is no state of pixels, only a way to look at one of latents.
+    trained on noisy latents: what it makes of them is no state of pixels, only a way to look at one of latents. Give
+    OUT another name than STORE, as results are named after the store they are computed of.
 
     \b
-    traj readout decode data/trajectories/cat.zarr data/decoded/cat.zarr
-    traj readout decode data/trajectories/cat.zarr data/decoded/cat.zarr --on pred_x0 --every 5
-    traj readout decode data/forks/cat.zarr data/decoded/cat_forks.zarr --model ./stable-diffusion --dtype float16
+    traj readout decode data/trajectories/cat.zarr data/decoded/cat_images.zarr
+    traj readout decode data/trajectories/cat.zarr data/decoded/cat_few.zarr --on pred_x0 --every 5
+    traj readout decode data/forks/cat_forks.zarr data/decoded/cat_forks_images.zarr --model ./stable-diffusion
 
     Parameters
     ----------
     model :
-        The folder or hub id of a pipeline or an autoencoder, or FILE.py:NAME.  [default: the model STORE was made with]
+        The folder or hub id of a pipeline or an autoencoder, or FILE.py:NAME. Forks and records need one.  [default:
+        the model STORE was made with]
     dtype :
         uint8 is round((x + 1) 127.5), clipped to 0 to 255 and read as numbers from -1 to 1; float16 takes twice the
         disk, keeps what lies beyond, and is needed where forks have states, as uint8 cannot say that there is none.
@@ -103,7 +105,10 @@ def decode(
             )
         return (((decoded + 1) * 127.5).round().clamp(0, 255).to(torch.uint8),)
 
-    parent_block = int(json.loads(ds.attrs["config"])["store"]["block"])
+    config = json.loads(ds.attrs["config"])
+    parent = config.get("parent")
+    forked = {"run": parent.get("fingerprint")} if "variant" in ds.dims and isinstance(parent, dict) else {}
+    parent_block = int(config["store"]["block"])
     lead = max(math.prod(ds[name].shape[: ds[name].ndim - 3]) for name in (*states, "x_0")) // ds.sizes["sample"]
     sample_bytes = 4 * lead * math.prod(shape)
     fitting = (n for n in range(1, parent_block + 1) if parent_block % n == 0 and n * sample_bytes <= BLOCK_BYTES)
@@ -112,7 +117,7 @@ def decode(
             Pass((name,), (Output(name, IMAGE_DIMS, name, dtype=dtype),), images) for name in (*states, "x_0")
         ),
         coords={},
-        identity={"autoencoder": autoencoder.identity, "on": states, "dtype": dtype},
+        identity={"autoencoder": autoencoder.identity, "on": states, "dtype": dtype, **forked},
         batch=batch,
         numerics=NUMERICS,
         environment={"model": autoencoder.name},

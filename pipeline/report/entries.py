@@ -16,7 +16,7 @@ from traj.analysis import Quantity
 from traj.pipeline.computing.analyze import kind_of
 from traj.pipeline.computing.measured import with_times
 from traj.pipeline.report.failures import Failed, attempt, printable, sentence, warn
-from traj.stores import KINDS, RESULTS, MissingFile, stands_for, valid_range
+from traj.stores import KINDS, RESULTS, MissingFile, how_to_decode, stands_for, valid_range
 
 FOLDERS = {name: kind.folder for name, kind in KINDS.items() if name not in ("dataset", "result")}
 """By kind: what may be a parent comes before what is made of it. Nothing is computed of a dataset alone."""
@@ -92,7 +92,7 @@ def collect(root: Path, beside: Path | None = None, failed: Failed = warn) -> li
     others = [] if beside is None else _entries(beside, runs, found, failed)
     own = set().union(*(_names(root, kind) for kind in FOLDERS), {f.parent.name for f in _results(root)})
     entries = _entries(root, own, found, failed)
-    decoded = [entry.stored["decoded"].of for entry in entries if "decoded" in entry.stored]
+    decoded = [entry.stored["decoded"] for entry in entries if "decoded" in entry.stored]
     for entry in entries:
         entry.remarks.extend(_missing(entry, decoded))
     taken = {entry.name: entry for entry in entries}
@@ -221,7 +221,15 @@ def _out_of_step(file: Path, result: xr.Dataset, root: Path, quantities: Mapping
     return [f"{file} was computed from other {KINDS[kind].contents} than {path} holds now; analyse it again"]
 
 
-def _missing(entry: Entry, decoded: Sequence[Stored | None]) -> list[str]:
+def _baseline(stored: Stored, decoded: Sequence[Stored]) -> Path | str:
+    """Name the run that forks are compared with: decoded, where they are."""
+    run = stored.of
+    if stored.kind == "decoded" and run is not None:
+        run = next((one for one in decoded if one.of is not None and one.of is stored.of.of), None)
+    return "RUN" if run is None else run.path
+
+
+def _missing(entry: Entry, decoded: Sequence[Stored]) -> list[str]:
     """Say of a name of which nothing was computed what could be, and how; what needs data beside it is left out.
 
     Latents are to be decoded first, if they are not among those that are.
@@ -238,17 +246,13 @@ def _missing(entry: Entry, decoded: Sequence[Stored | None]) -> list[str]:
                 and quantity.fits(map(str, stored.ds or ()))
                 and "dataset" not in quantity.stores
             ):
-                run = "RUN" if stored.of is None else stored.of.path
-                given = f" --baseline {run}" if "baseline" in quantity.stores else ""
+                given = f" --baseline {_baseline(stored, decoded)}" if "baseline" in quantity.stores else ""
                 commands.setdefault(f"{stored.path}{given}", []).append(name)
     undecoded = [
-        stored for stored in entry.stored.values() if stored.latent and all(stored is not one for one in decoded)
+        stored for stored in entry.stored.values() if stored.latent and all(stored is not one.of for one in decoded)
     ]
     return [
-        *(
-            f"no images: run `traj readout decode {stored.path} {KINDS['decoded'].folder / stored.path.name}`"
-            for stored in undecoded
-        ),
+        *(f"no images: run `{how_to_decode(stored.path)}`" for stored in undecoded),
         *(
             f"no {', no '.join(missing)}: run `traj analyze {','.join(missing)} {rest}`"
             for rest, missing in commands.items()

@@ -10,25 +10,33 @@ from typing import Any
 from traj.pipeline.estimate import size
 from traj.pipeline.report import markup
 from traj.pipeline.report.entries import Entry, Stored
+from traj.stores import KINDS
 
 _LISTED = 5
 """Texts or labels of a list that are written out."""
+
 RUNS = (
-    "<p>Labels are the classes asked for: none, all in turn (cycle), or one. Evaluations are those of the network, "
-    "one per image and step. The fingerprint stands for all inputs of a run: equal ones, equal trajectories.</p>"
+    "<p>Labels are the classes asked for: none, all in turn (cycle), or one; samples take prompts in turn. Evaluations "
+    "are those of the network, one per image and step. The fingerprint stands for all inputs of a run: equal ones, "
+    "equal trajectories.</p>"
 )
 MADE = (
     "<p>A fork starts again from a stored x_t of a run: its replicas share that state and have noise of their own from "
     "there on. A sweep starts again from stored x_t, each time with one edit of the process, and keeps the noise of "
-    "the run. Decoded images are what the autoencoder of a latent model makes of latents. A readout is what a network, "
-    "such as a classifier, makes of stored states or images. What was made of a run has its colour.</p>"
+    "the run. What was made of a run has its colour.</p>"
+)
+READ = (
+    "<p>A readout is what a network, such as a classifier, makes of stored states or images; decoded images are what "
+    "the autoencoder of a latent model makes of latents, with the same samples and steps. Results of decoded images "
+    "are under the name of their own store.</p>"
 )
 
 
 def tables(entries: Sequence[Entry], colours: Mapping[str, str], folder: str) -> str:
     """Show a table of runs and one of what was made of them; folder is where the pages of the names are."""
     runs = [stored for entry in entries for stored in entry.stored.values() if stored.kind == "trajectories"]
-    made = [stored for entry in entries for stored in entry.stored.values() if stored.kind != "trajectories"]
+    made = [stored for entry in entries for stored in entry.stored.values() if stored.kind in ("fork", "sweep")]
+    read = [stored for entry in entries for stored in entry.stored.values() if stored.kind in ("readout", "decoded")]
     shown = ""
     if runs:
         head = ("run", "model", "sampler", "condition", "steps", "samples", "evaluations", "store", "fingerprint")
@@ -38,6 +46,13 @@ def tables(entries: Sequence[Entry], colours: Mapping[str, str], folder: str) ->
         head = ("name", "what", "of", "sampler then on", "variants", "replicas", "samples", "store", "fingerprint")
         rows = [[markup.link(one.name, folder, colours), one.kind, *_made(one, colours, folder)] for one in made]
         shown += markup.table(head, rows, numbers=range(4, 8)) + MADE
+    if read:
+        head = ("name", "what", "of", "network", "samples", "store", "fingerprint")
+        rows = [
+            [markup.link(one.name, folder, colours), KINDS[one.kind].contents, *_read(one, colours, folder)]
+            for one in read
+        ]
+        shown += markup.table(head, rows, numbers=range(4, 6)) + READ
     return shown
 
 
@@ -70,14 +85,39 @@ def _run(run: Stored) -> list[str]:
 
 
 def _made(one: Stored, colours: Mapping[str, str], folder: str) -> list[str]:
-    arrays = one.described.get("arrays", {})
-    shape = {dim: size for array in arrays.values() for dim, size in array["dims"].items()}
+    shape = _lengths(one)
     return [
-        markup.link(one.of.name, folder, colours) if one.of and one.of.name in colours else "–",
+        _parent(one, colours, folder),
         escape(sampler_name(one.config)),
         *(markup.count(shape.get(dim)) for dim in ("variant", "replica", "sample")),
         *_size(one),
     ]
+
+
+def _read(one: Stored, colours: Mapping[str, str], folder: str) -> list[str]:
+    return [
+        _parent(one, colours, folder),
+        markup.breakable(_named(one, "classifier") or _named(one, "model") or "–"),
+        markup.count(_lengths(one).get("sample")),
+        *_size(one),
+    ]
+
+
+def _parent(one: Stored, colours: Mapping[str, str], folder: str) -> str:
+    return markup.link(one.of.name, folder, colours) if one.of and one.of.name in colours else "–"
+
+
+def _lengths(one: Stored) -> dict[str, int]:
+    arrays = one.described.get("arrays", {})
+    return {dim: size for array in arrays.values() for dim, size in array["dims"].items()}
+
+
+def _named(one: Stored, part: str) -> str | None:
+    """Read how a network was called when a store was made."""
+    for made_in in one.described.get("environments", []):
+        if isinstance(name := made_in["environment"].get(part), str):
+            return name
+    return None
 
 
 def _size(one: Stored) -> list[str]:
@@ -90,9 +130,8 @@ def _size(one: Stored) -> list[str]:
 
 def model_name(run: Stored) -> str:
     """Name the model of a run, as it was asked for."""
-    for made_in in run.described.get("environments", []):
-        if isinstance(name := made_in["environment"].get("model"), str):
-            return name
+    if name := _named(run, "model"):
+        return name
     model = run.config.get("model", "unknown")
     return str(model.get("name", "unknown")) if isinstance(model, dict) else str(model)
 

@@ -77,5 +77,5 @@ def dataset(source: str, out: Path, stale: Any, dry_run: bool, **options: Any) -
         blocks=None,
         dry_run=dry_run,
         smaller="--samples",
-        following="traj info",
+        following=f"traj info {out}",
     )

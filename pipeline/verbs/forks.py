@@ -91,7 +91,7 @@ def fork(
     if times and not swept:
         raise click.UsageError(f"--times {times} is what the edits of a sweep save; expected it with --sweep only")
     from traj.pipeline.making.fork import prepare
-    from traj.stores import place, require_writable
+    from traj.stores import how_to_decode, place, require_writable
 
     if times:
         require_writable(place(times))
@@ -100,7 +100,8 @@ def fork(
         say(forks.saving())
     for caution in forks.cautions():
         say(caution)
-    analysis = f"traj analyze intervention --baseline {store}" if swept else "traj analyze consistency"
+    analysis = f"traj analyze intervention --baseline {store} {out}" if swept else f"traj analyze consistency {out}"
+    decoding = f"{how_to_decode(out)} --model {forks.denoiser.name}"
     carry_out(
         forks,
         out,
@@ -108,7 +109,7 @@ def fork(
         blocks=blocks,
         dry_run=dry_run,
         smaller="fewer --samples or --replicas",
-        following=analysis if forks.denoiser.valid_range else "traj readout decode",
+        following=analysis if forks.denoiser.valid_range else decoding,
     )
     if times and not dry_run:
         from traj.pipeline.making.times import write_times

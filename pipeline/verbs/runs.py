@@ -105,6 +105,6 @@ def _make_run(generation: Any, out: Path, **options: Any) -> None:
         generation,
         out,
         smaller="--every or --dtype float16",
-        following=generation.following,
+        following=generation.following(out),
         **options,
     )
