@@ -212,6 +212,16 @@ def test_unclear_prompts_are_refused_before_anything_is_written(tmp_path, option
     assert not (tmp_path / "a.zarr").exists()
 
 
+def test_a_file_of_prompts_may_come_from_windows(tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_bytes("a cat\r\na dög".encode("utf-8-sig"))
+    out = tmp_path / "a.zarr"
+    made = ("--steps", 1, "--sampler", "ddim", "--samples", 2, "--device", "cpu", "--prompts", file)
+    traj("generate", out, "--model", families.folder("sd1"), *made)
+    assert stores.open(out).prompt.values.tolist() == ["a cat", "a dög"]
+    assert 'condition.prompts            "a cat", "a dög"' in traj("info", out)
+
+
 def test_the_model_of_a_text_run_is_known_by_its_encoder_and_tokenizer(tmp_path):
     """Other weights of the encoder, or another vocabulary, are another model."""
     identities = []

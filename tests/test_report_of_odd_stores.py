@@ -82,7 +82,15 @@ def test_a_config_may_say_anything_of_a_plan(plan):
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"), [({"labels": "cycle"}, "labels cycle"), ([1], "–"), ("none", "–"), (None, "–")]
+    ("asked", "said"),
+    [
+        ({"labels": "cycle"}, "labels cycle"),
+        ({"prompts": ["a cat", "ö"]}, 'prompts "a cat", "ö"'),
+        ({"labels": [3] * 7}, "labels 3, 3, 3, 3, 3, and 2 more"),
+        ([1], "–"),
+        ("none", "–"),
+        (None, "–"),
+    ],
 )
 def test_a_config_may_say_anything_of_a_condition(asked, said):
     assert table_of_runs.condition({"condition": asked}) == said
