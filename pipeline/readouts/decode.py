@@ -44,7 +44,7 @@ def decode(
     Parameters
     ----------
     model :
-        The folder or hub id of a pipeline or an autoencoder, or FILE.py:NAME. Forks and records need one.  [default:
+        The folder or hub id of a pipeline or an autoencoder, or FILE.py:NAME. A record needs one.  [default:
         the model STORE was made with]
     dtype :
         uint8 is round((x + 1) 127.5), clipped to 0 to 255 and read as numbers from -1 to 1; float16 takes twice the
