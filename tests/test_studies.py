@@ -89,7 +89,7 @@ ASKED = {"stores/asked.py", "stores/layout.py"}
 PLANNED = {f"pipeline/{file}.py" for file in ("making/generate", "process/plan", "process/plans", "process/spacing")}
 CODE = {
     "train": {f"pipeline/models/{file}.py" for file in ("train", "losses", "digits")},
-    "dataset": ASKED | {"pipeline/making/dataset.py", "pipeline/sources"},
+    "dataset": ASKED | {"pipeline/making/dataset.py", "pipeline/models/samples.py", "pipeline/sources"},
     "generate": ASKED | PLANNED,
     "noise": ASKED | PLANNED | {"pipeline/models/starts.py", "pipeline/process/forward.py"},
     "fork": ASKED | {f"pipeline/{file}.py" for file in ("making/fork", "making/generate", "process/plan")},
