@@ -225,7 +225,8 @@ def _baseline(stored: Stored, decoded: Sequence[Stored]) -> Path | str:
     """Name the run that forks are compared with: decoded, where they are."""
     run = stored.of
     if stored.kind == "decoded" and run is not None:
-        run = next((one for one in decoded if one.of is not None and one.of is stored.of.of), None)
+        latents = run.of
+        run = next((one for one in decoded if one.of is not None and one.of is latents), None)
     return "RUN" if run is None else run.path
 
 

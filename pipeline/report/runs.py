@@ -38,6 +38,7 @@ def tables(entries: Sequence[Entry], colours: Mapping[str, str], folder: str) ->
     made = [stored for entry in entries for stored in entry.stored.values() if stored.kind in ("fork", "sweep")]
     read = [stored for entry in entries for stored in entry.stored.values() if stored.kind in ("readout", "decoded")]
     shown = ""
+    head: tuple[str, ...]
     if runs:
         head = ("run", "model", "sampler", "condition", "steps", "samples", "evaluations", "store", "fingerprint")
         rows = [[markup.link(run.name, folder, colours), *_run(run)] for run in runs]
