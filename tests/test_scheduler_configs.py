@@ -142,7 +142,7 @@ def beta_cases():
         yield pytest.param(f"{name}Scheduler", {"beta_schedule": formula}, id=formula)
 
 
-@pytest.mark.parametrize(("name", "config"), beta_cases())
+@pytest.mark.parametrize(("name", "config"), [*beta_cases()])
 def test_alpha_bar_is_the_schedulers_own(name, config):
     scheduler = built(
         name, **config, **({"prediction_type": "v_prediction"} if "rescale_betas_zero_snr" in config else {})
@@ -164,7 +164,7 @@ def final_cases():
             yield name, {"set_alpha_to_one": False}
 
 
-@pytest.mark.parametrize(("name", "final"), final_cases())
+@pytest.mark.parametrize(("name", "final"), [*final_cases()])
 def test_the_level_of_the_last_state_is_the_schedulers_own(name, final):
     scheduler = built(name, **final)
     _, noise_scale = read(scheduler).final
