@@ -69,19 +69,21 @@ class Process:
 @contextmanager
 def shared(folder):
     """Give the path of the socket of one server for all workers of a run: the first starts it, and ends it last."""
-    with open(Path(folder) / "server", "a+") as place:
-        fcntl.flock(place, fcntl.LOCK_EX)
+    with open(Path(folder) / "server", "a+") as place, open(Path(folder) / "server.users", "a") as users:
+        fcntl.flock(place, fcntl.LOCK_EX)  # held while a server starts or ends, never while it is used
+        fcntl.flock(users, fcntl.LOCK_SH)
         place.seek(0)
         if running := place.read():
-            fcntl.flock(place, fcntl.LOCK_SH)
+            fcntl.flock(place, fcntl.LOCK_UN)
             yield Path(running)
             return
         with tempfile.TemporaryDirectory() as own, serve(own) as server:
             place.write(str(server))
             place.flush()
-            fcntl.flock(place, fcntl.LOCK_SH)
+            fcntl.flock(place, fcntl.LOCK_UN)
             yield server
-            fcntl.flock(place, fcntl.LOCK_EX)  # had when no other worker needs the server
+            fcntl.flock(place, fcntl.LOCK_EX)
+            fcntl.flock(users, fcntl.LOCK_EX)  # had when no other worker needs the server
             place.truncate(0)
 
 
