@@ -6,8 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +25,7 @@ from traj.pipeline.configs import Key, Keys, whole
 from traj.pipeline.models import weights
 from traj.pipeline.models.digits import CLASSIFIERS, DigitsClassifier
 from traj.pipeline.models.folder import json_object
+from traj.pipeline.models.silence import silenced
 from traj.pipeline.models.weights import Weights
 from traj.pipeline.process.device import within_memory
 from traj.stores import InputError, MissingFile
@@ -220,7 +220,7 @@ def _hugging_face(name: str, folder: Path, weights_found: Weights, identity: dic
     files = {file: _part(folder, file, name) for file in ("config.json", "preprocessor_config.json")}
     json_object(files["preprocessor_config.json"])
     options = {"local_files_only": True, "trust_remote_code": False}
-    with weights.staged({**files, **weights_found.named}) as place, _quiet(transformers):
+    with weights.staged({**files, **weights_found.named}) as place, silenced(transformers):
         try:
             network, found = transformers.AutoModelForImageClassification.from_pretrained(
                 place, **options, use_safetensors=weights_found.safe, dtype=torch.float32, output_loading_info=True
@@ -314,21 +314,6 @@ def _fetch(hub_id: str) -> Path:
             f"({type(error).__name__}); check the name and the connection. HF_HOME says where the cache is, and "
             "HF_HUB_OFFLINE=1 forbids downloads"
         ) from None
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Silence transformers while it loads."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _part(folder: Path, file: str, name: str) -> Path:

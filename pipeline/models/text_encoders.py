@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from traj.pipeline.configs import Key, Keys, number, off, optional, text, whole
 from traj.pipeline.models import weights
 from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.repository import Repository
+from traj.pipeline.models.silence import silenced
 from traj.stores import InputError, MissingFile
 
 _WIDTH = whole(1, 1 << 16)
@@ -119,7 +119,7 @@ class ClipText:
     @cached_property
     def _tokenizer(self) -> Any:
         transformers = _transformers()
-        with weights.staged(self._tokenizer_files) as place, _quiet(transformers):
+        with weights.staged(self._tokenizer_files) as place, silenced(transformers):
             (place / "tokenizer_config.json").write_text(json.dumps(self._tokenizer_config), encoding="utf-8")
             try:
                 return transformers.CLIPTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
@@ -130,7 +130,7 @@ class ClipText:
     def _encoder(self) -> Any:
         transformers = _transformers()
         kind = getattr(transformers, self._repository.parts[self._part])
-        with weights.staged(self._weights.named) as place, _quiet(transformers):
+        with weights.staged(self._weights.named) as place, silenced(transformers):
             (place / "config.json").write_text(json.dumps(self._config), encoding="utf-8")
             try:
                 encoder, found = kind.from_pretrained(
@@ -178,18 +178,3 @@ def _transformers() -> Any:
             "texts are read with the package transformers, which is not installed: pip install 'traj[transformers]'"
         ) from None
     return transformers
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Silence transformers while it loads."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
