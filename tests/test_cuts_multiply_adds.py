@@ -8,7 +8,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from tests.networks import built, conditional, digits, glide, some_cut, unconditional
-from traj.pipeline.models.surgery import TEXT_TOKENS, forward, left_out, multiply_adds, scaled_unet_blocks, unet_blocks
+from traj.pipeline.models.surgery import CLIP_TOKENS, forward, left_out, multiply_adds, scaled_unet_blocks, unet_blocks
 from traj.pipeline.process.cut import Cut
 
 GLIDE_MULTIPLY_ADDS = 109_678_018_560
@@ -115,7 +115,7 @@ def counted_by_hand(network, cut, *arguments, **text):
 def test_multiply_adds_are_those_of_the_layers(data):
     kind, config, _, time = data.draw(st.one_of(unconditional(), conditional()))
     assume("class_embed_type" not in config)
-    network, states, given = built((kind, config, (8, 8), time), batch=1, tokens=TEXT_TOKENS)
+    network, states, given = built((kind, config, (8, 8), time), batch=1, tokens=CLIP_TOKENS)
     cut = some_cut(data, network)
     found = unet_blocks(network)
     rest = multiply_adds(network) - sum(block.multiply_adds for block in found)

@@ -21,9 +21,11 @@ if TYPE_CHECKING:  # plans hold cuts, and need neither torch nor diffusers
     from torch import Tensor, nn
     from torch.utils.flop_counter import FlopCounterMode
 
+    from traj.pipeline.models.openai.unet import OpenAIUNet
+
 SOURCE_BLOCKS = 16  # of the network of 002, GLIDE's
-# what UNet2DConditionModel reads is counted with as many tokens as CLIP gives
-TEXT_TOKENS = 77
+# what reads a text is counted with as many tokens as its encoder gives
+CLIP_TOKENS, GLIDE_TOKENS = 77, 128
 
 _PLAIN = {f"{kind}{way}Block2D" for kind in ("", "Attn", "CrossAttn", "SimpleCrossAttn") for way in ("Down", "Up")}
 _CUTTABLE = _PLAIN | {"ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"}
@@ -53,9 +55,11 @@ def forward(
     x_t: Tensor,
     model_time: Tensor | float,
     class_labels: Tensor | None = None,
-    encoder_hidden_states: Tensor | None = None,
+    **told: Tensor | None,
 ) -> Tensor:
-    """Run a UNet2DModel or UNet2DConditionModel under a cut; the network itself is not touched (002, section 3.2).
+    """Run a U-Net under a cut; the network itself is not touched (002, section 3.2).
+
+    ``told`` is what else its ``forward`` takes, such as encoder_hidden_states.
 
     The output is, bit for bit, that of the network with the top ``cut.skips`` skips and the output of output block
     ``cut.unet_blocks`` set to zeros. Output blocks up to that one, the middle block and the input blocks that only they
@@ -67,11 +71,10 @@ def forward(
     InputError
         When the network cannot be cut so, see ``check``.
     """
-    text = {} if encoder_hidden_states is None else {"encoder_hidden_states": encoder_hidden_states}
     if cut == WHOLE:
-        return network(x_t, model_time, class_labels=class_labels, **text).sample
+        return network(x_t, model_time, class_labels=class_labels, **told).sample
     stand_in = _StandIn(network, _Trunk(_allowed(network, cut), cut))
-    return type(network).forward(stand_in, x_t, model_time, class_labels=class_labels, **text).sample
+    return type(network).forward(stand_in, x_t, model_time, class_labels=class_labels, **told).sample
 
 
 def check(network: Any, cut: Cut) -> None:
@@ -227,8 +230,12 @@ class _StandIn:
     up_blocks = ()
 
     def __init__(self, network: nn.Module, trunk: _Trunk) -> None:
-        self._network = network
+        self._network, self._trunk = network, trunk
         self.down_blocks = (trunk,)
+
+    def trunk(self, hidden: Tensor, temb: Tensor, text: Tensor | None) -> Tensor:
+        """Run the blocks of an OpenAIUNet."""
+        return self._trunk(hidden, temb, text)[0]
 
     @staticmethod
     def conv_in(sample: Tensor) -> Tensor:
@@ -254,10 +261,14 @@ def _allowed(network: Any, cut: Cut) -> _Stages:
 def _stages(network: Any) -> _Stages:
     from diffusers import UNet2DConditionModel, UNet2DModel
 
+    from traj.pipeline.models.openai.unet import OpenAIUNet
+
+    if isinstance(network, OpenAIUNet):
+        return _openai_stages(network)
     if not isinstance(network, UNet2DModel | UNet2DConditionModel):
         raise InputError(
-            f"a cut needs a U-Net, and this model is a {type(network).__name__}; expected UNet2DModel or "
-            "UNet2DConditionModel"
+            f"a cut needs a U-Net, and this model is a {type(network).__name__}; expected UNet2DModel, "
+            "UNet2DConditionModel or OpenAIUNet"
         )
     for level in (*network.down_blocks, *network.up_blocks):
         if type(level).__name__ not in _CUTTABLE:
@@ -282,6 +293,18 @@ def _stages(network: Any) -> _Stages:
         outputs,
         network.conv_out.in_channels,
     )
+
+
+def _openai_stages(network: OpenAIUNet) -> _Stages:
+    def stage(name: str, block: Any) -> _Stage:
+        return _Stage(name, block.in_channels, lambda hidden, temb, text, _size: block(hidden, temb, text))
+
+    inputs, outputs = (
+        [stage(f"{part}.{i}", block) for i, block in enumerate(getattr(network, part))]
+        for part in ("input_blocks", "output_blocks")
+    )
+    norm: Any = network.out[0]
+    return _Stages(inputs, stage("middle_block", network.middle_block), outputs, norm.num_channels)
 
 
 def _residual_stages(name: str, level: Any) -> list[_Stage]:
@@ -339,19 +362,32 @@ def _sketch(network: Any, sides: Sequence[int] | None) -> tuple[Any, tuple[Tenso
     size = (size,) * 2 if isinstance(size, int) else size
     with torch.device("meta"):
         # looking a class up multiplies nothing, and without classes there is no label to give
-        lookup = {"num_class_embeds": None} if config.class_embed_type is None else {}
+        classes = {name: None for name in ("num_class_embeds", "num_classes") if name in config}
+        lookup = {} if config.get("class_embed_type") else classes
         sketch = type(network).from_config({**config, **lookup}).eval().requires_grad_(False)
         states = torch.zeros(1, config.in_channels, *size), torch.zeros((), dtype=torch.int64)
-        told = {}
-        if config.class_embed_type == "timestep":
-            told["class_labels"] = torch.zeros(1, dtype=torch.int64)
-        elif config.class_embed_type == "identity":
-            told["class_labels"] = torch.zeros(1, 1)
-        if "cross_attention_dim" not in config:
-            return sketch, states, told
+        return sketch, states, _told(config)
+
+
+def _told(config: Any) -> dict[str, Tensor]:
+    """Make what a U-Net is told of a label and a text in one evaluation."""
+    import torch
+
+    if config.get("text_width"):
+        return {
+            "encoder_hidden_states": torch.zeros(1, GLIDE_TOKENS, config.text_width),
+            "text_embeds": torch.zeros(1, 4 * config.model_channels),
+        }
+    told = {}
+    if config.get("class_embed_type") == "timestep":
+        told["class_labels"] = torch.zeros(1, dtype=torch.int64)
+    elif config.get("class_embed_type") == "identity":
+        told["class_labels"] = torch.zeros(1, 1)
+    if "cross_attention_dim" in config:
         width = config.encoder_hid_dim or config.cross_attention_dim
         width = width if isinstance(width, int) else width[0]
-        return sketch, states, {**told, "encoder_hidden_states": torch.zeros(1, TEXT_TOKENS, width)}
+        told["encoder_hidden_states"] = torch.zeros(1, CLIP_TOKENS, width)
+    return told
 
 
 def _counter() -> FlopCounterMode:
