@@ -6,7 +6,7 @@ Attributes have the names of the tensors in their checkpoints, so that a state d
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -131,6 +131,41 @@ class Upsample(nn.Module):
         """Run on hidden states (sample, channel, y, x)."""
         doubled: Tensor = self.conv(functional.interpolate(hidden, scale_factor=2.0, mode="nearest"))
         return doubled
+
+
+def way_down(
+    in_channels: int,
+    channels: Sequence[int],
+    num_res_blocks: int,
+    attended: Collection[int],
+    residual: Callable[..., Residual],
+    attention: Callable[[int], Attention],
+    resblock_updown: bool,
+) -> tuple[nn.ModuleList, Block, list[int]]:
+    """Make the blocks from the image down, the middle block, and the list of how many channels each of the first gives.
+
+    A level has so many of ``channels`` and ``num_res_blocks`` residual blocks, each followed by attention where
+    ``attended`` has its number; what halves the sides leads to the next one.
+    """
+    here = channels[0]
+    blocks, widths = [Block(in_channels, [nn.Conv2d(in_channels, here, 3, padding=1)])], [here]
+    for level, wanted in enumerate(channels):
+        for _ in range(num_res_blocks):
+            after = [attention(wanted)] if level in attended else []
+            blocks.append(Block(here, [residual(here, wanted), *after]))
+            widths.append(wanted)
+            here = wanted
+        if level < len(channels) - 1:
+            halving = residual(here, here, "down") if resblock_updown else Downsample(here)
+            blocks.append(Block(here, [halving]))
+            widths.append(here)
+    middle = Block(here, [residual(here, here), attention(here), residual(here, here)])
+    return nn.ModuleList(blocks), middle, widths
+
+
+def attended_levels(sample_size: int, sides: Iterable[int], levels: int) -> set[int]:
+    """List the levels with attention: those at which an image of ``sample_size`` has one of these sides."""
+    return {level for level in range(levels) if 2**level in {sample_size // side for side in sides}}
 
 
 def time_embedding(time: Tensor, width: int) -> Tensor:

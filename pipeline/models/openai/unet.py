@@ -14,11 +14,12 @@ from traj.pipeline.models.openai.layers import (
     NORM_GROUPS,
     Attention,
     Block,
-    Downsample,
     Residual,
     Upsample,
+    attended_levels,
     time_embedding,
     time_layers,
+    way_down,
 )
 
 
@@ -59,42 +60,26 @@ class OpenAIUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' c
         def residual(channels: int, out: int, resized: str | None = None) -> Residual:
             return Residual(channels, out, width, use_scale_shift_norm, resized)
 
-        def attention(channels: int, heads: int) -> Attention:
+        def attention(channels: int, heads: int = num_heads) -> Attention:
             heads = heads if num_head_channels is None else channels // num_head_channels
             return Attention(channels, heads, use_new_attention_order, text_width)
-
-        def attends(level: int) -> bool:
-            return 2**level in {sample_size // side for side in attention_resolutions}
 
         self.time_embed = time_layers(model_channels)
         if num_classes is not None:
             self.label_emb = nn.Embedding(num_classes, width)
 
-        channels = int(channel_mult[0] * model_channels)
-        inputs = [Block(in_channels, [nn.Conv2d(in_channels, channels, 3, padding=1)])]
-        skips = [channels]
-        for level, mult in enumerate(channel_mult):
-            out = int(mult * model_channels)
-            for _ in range(num_res_blocks):
-                after = [attention(out, num_heads)] if attends(level) else []
-                inputs.append(Block(channels, [residual(channels, out), *after]))
-                skips.append(out)
-                channels = out
-            if level < len(channel_mult) - 1:
-                halving = residual(channels, channels, "down") if resblock_updown else Downsample(channels)
-                inputs.append(Block(channels, [halving]))
-                skips.append(channels)
-        self.input_blocks = nn.ModuleList(inputs)
-        self.middle_block = Block(
-            channels, [residual(channels, channels), attention(channels, num_heads), residual(channels, channels)]
+        widths = [int(mult * model_channels) for mult in channel_mult]
+        attended = attended_levels(sample_size, attention_resolutions, len(widths))
+        self.input_blocks, self.middle_block, skips = way_down(
+            in_channels, widths, num_res_blocks, attended, residual, attention, resblock_updown
         )
+        channels = widths[-1]
         outputs = []
-        for level, mult in reversed([*enumerate(channel_mult)]):
-            out = int(mult * model_channels)
+        for level, out in reversed([*enumerate(widths)]):
             for number in range(num_res_blocks + 1):
                 read = channels + skips.pop()
                 layers: list[nn.Module] = [residual(read, out)]
-                if attends(level):
+                if level in attended:
                     layers.append(attention(out, num_heads_upsample or num_heads))
                 if level and number == num_res_blocks:
                     layers.append(residual(out, out, "up") if resblock_updown else Upsample(out))
