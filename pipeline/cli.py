@@ -9,6 +9,7 @@ import click
 from traj.pipeline.mishaps import Traj
 from traj.pipeline.quantity_options import QuantityGroup
 from traj.pipeline.readout_options import ReadoutGroup
+from traj.pipeline.verbs.convert import convert
 from traj.pipeline.verbs.data import dataset
 from traj.pipeline.verbs.forks import fork
 from traj.pipeline.verbs.looking import info, verify
@@ -63,5 +64,5 @@ def analyze(ctx: click.Context) -> None:
     """
 
 
-for verb in (dataset, train, generate, noise, record, fork, readout, analyze, report, info, verify):
+for verb in (dataset, train, convert, generate, noise, record, fork, readout, analyze, report, info, verify):
     main.add_command(verb)

@@ -23,3 +23,8 @@ def json_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a JSON {type(value).__name__}; expected an object")
     return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object, for people to read too."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

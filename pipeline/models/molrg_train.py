@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from traj.analysis._molrg.model import Molrg
 from traj.pipeline.models import molrg, train
+from traj.pipeline.models.folder import write_json
 from traj.pipeline.process import tables
 from traj.pipeline.process.device import choose_device, within_memory
 from traj.pipeline.process.schedule import Schedule
@@ -77,7 +78,7 @@ def train_bases(
             mixture, schedule, samples=samples, steps=steps, batch=batch, seed=seed, device=where, progress=progress
         )
         save_file(network.state_dict(), folder / "model.safetensors")
-        train.write_json(folder / "config.json", {"model_type": molrg.KIND, **mixture.identity})
+        write_json(folder / "config.json", {"model_type": molrg.KIND, **mixture.identity})
         train.record(folder, settings, network, curve, held_out_metrics(network, mixture, schedule, seed + 1))
 
     return train.keep(out, settings, write)

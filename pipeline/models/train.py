@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import json
 import math
 import os
 import re
@@ -36,7 +35,7 @@ from traj.pipeline.models.digits import (
     images,
     training_images,
 )
-from traj.pipeline.models.folder import json_object
+from traj.pipeline.models.folder import json_object, write_json
 from traj.pipeline.models.losses import VLB_WEIGHT, Objective, classifier_objective, vae_objective
 from traj.pipeline.process.device import choose_device, repeatable
 from traj.pipeline.process.schedule import Schedule
@@ -375,11 +374,6 @@ def record(
     parameters = sum(parameter.numel() for parameter in network.parameters())
     write_json(folder / "metrics.json", {**tested, **metrics, "steps": settings["steps"], "parameters": parameters})
     _write_curve(folder / "loss.csv", curve)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object, for people to read too."""
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_curve(path: Path, curve: dict[str, np.ndarray]) -> None:
