@@ -42,7 +42,14 @@ def test_weights_are_the_optimum_that_scikit_learn_nears(samples, features, apar
     expected = LogisticRegression(C=1 / ridge, tol=1e-10, max_iter=20_000).fit(scaler.transform(rows), label)
     fitted = logistic.fit(rows, label, 4, ridge)
     np.testing.assert_allclose(fitted.weights * scaler.scale_, expected.coef_, atol=1e-4)
-    probabilities = special.softmax(fitted.scores(rows), axis=1)
+    scores, best = fitted.scores(rows), expected.decision_function(scaler.transform(rows))
+    squares = (expected.coef_**2).sum(), ((fitted.weights * scaler.scale_) ** 2).sum()
+    least, loss = (
+        (special.logsumexp(one, axis=1) - one[np.arange(samples), label]).sum() + ridge / 2 * square
+        for one, square in zip((best, scores), squares, strict=True)
+    )
+    assert loss == pytest.approx(least, rel=1e-6)
+    probabilities = special.softmax(scores, axis=1)
     np.testing.assert_allclose(probabilities, expected.predict_proba(scaler.transform(rows)), atol=1e-4)
 
 
