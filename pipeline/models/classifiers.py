@@ -25,6 +25,8 @@ from traj.pipeline.configs import Key, Keys, whole
 from traj.pipeline.models import weights
 from traj.pipeline.models.digits import CLASSIFIERS, DigitsClassifier
 from traj.pipeline.models.folder import json_object
+from traj.pipeline.models.noisy_classifier import NoisyClassifier
+from traj.pipeline.models.openai import encoder
 from traj.pipeline.models.silence import silenced
 from traj.pipeline.models.weights import Weights
 from traj.pipeline.process.device import within_memory
@@ -34,8 +36,8 @@ Shape = tuple[int, int, int]
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _KNOWN = (
-    f"expected {', '.join(CLASSIFIERS)}, the folder of a Hugging Face image classifier, "
-    "or a hub id like microsoft/resnet-18"
+    f"expected {', '.join(CLASSIFIERS)}, the folder of a Hugging Face image classifier or of a converted one of "
+    "guided-diffusion, or a hub id like microsoft/resnet-18"
 )
 _STEMS = ("model", "pytorch_model")
 _SIZE = Key(1, whole(1, 1 << 16))
@@ -146,11 +148,12 @@ class Classifier:
 
 
 @within_memory()
-def load(name: str, device: str = "cpu") -> Classifier:
+def load(name: str, device: str = "cpu") -> Classifier | NoisyClassifier:
     """Load the classifier of a name.
 
     A name is digits-classifier (a folder under ``models``, or under the folder TRAJ_MODELS names), the folder of one
-    trained by ``traj train``, or the folder or hub id of a Hugging Face image classifier.
+    trained by ``traj train`` or of guided-diffusion's, converted, or the folder or hub id of a Hugging Face image
+    classifier.
 
     Raises
     ------
@@ -175,13 +178,15 @@ def load(name: str, device: str = "cpu") -> Classifier:
     raise InputError(f"classifier {name!r} is unknown; {_KNOWN}")
 
 
-def _load_folder(folder: Path, name: str, device: str) -> Classifier:
+def _load_folder(folder: Path, name: str, device: str) -> Classifier | NoisyClassifier:
     config = json_object(_part(folder, "config.json", name))
     try:
         found = weights.find(folder, *_STEMS)
         identity = {"weights": found.sha256, "network": f"sha256:{_sha256_of(config)}"}
         if config.get("model_type") in [*CLASSIFIERS]:
             return _trained_here(name, config, found, identity, device)
+        if config.get("model_type") == encoder.MODEL_TYPE:
+            return _of_noisy_images(name, config, found, identity, device)
         return _hugging_face(name, folder, found, identity, device)
     except InputError as error:
         raise type(error)(f"classifier {name}: {error}") from None
@@ -206,6 +211,22 @@ def _trained_here(
         shape=(arguments["channels"], 8, 8),
         class_names=tuple(map(str, range(arguments["classes"]))),
         identity={**identity, "preprocessing": asdict(preprocessing)},
+    )
+
+
+def _of_noisy_images(
+    name: str, config: dict[str, Any], found: Weights, identity: dict[str, Any], device: str
+) -> NoisyClassifier:
+    """Load a classifier of guided-diffusion."""
+    with within_memory():
+        network, schedule = encoder.load(config, found.files[0])
+    return NoisyClassifier(
+        name=name,
+        network=network.to(device),
+        shape=network.shape,
+        class_names=tuple(map(str, range(network.num_classes))),
+        schedule=schedule,
+        identity=identity,
     )
 
 

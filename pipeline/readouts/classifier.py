@@ -20,15 +20,21 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
     STORE holds trajectories, a dataset, forks or a sweep. Values outside the model's valid range are clipped to
     it first.
 
+    Most classifiers have learned from finished images alone, and what they say of a noisy x_t tells of the noise.
+    guided-diffusion's, converted by `traj convert`, has learned from noisy images. It is told the timestep of x_t,
+    which must be as noisy there as in its own training, and reads pred_x0 and x_0 as images of timestep 0; nothing is
+    clipped.
+
     \b
     traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model digits-classifier
     traj readout classifier data/forks/ddpm_forks.zarr data/readouts/ddpm_forks.zarr --model digits-classifier
     traj readout classifier data/trajectories/cat.zarr data/readouts/cat.zarr --model microsoft/resnet-18 --batch 256
+    traj readout classifier data/trajectories/imagenet.zarr data/readouts/imagenet.zarr --model models/noisy --batch 64
 
     Parameters
     ----------
     model :
-        digits-classifier, or the folder or hub id of a Hugging Face image classifier.
+        digits-classifier, the folder or hub id of a Hugging Face image classifier, or the folder of a converted one.
     on :
         Variables to classify besides x_0: x_t, pred_x0 or both.  [default: all that STORE has]
     batch :
@@ -44,6 +50,7 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
     import numpy as np
 
     from traj.pipeline.models import classifiers
+    from traj.pipeline.models.noisy_classifier import NoisyClassifier
     from traj.pipeline.process.device import inference
     from traj.stores import IMAGE_DIMS, STATES, InputError, event_dims, valid_range
 
@@ -71,20 +78,30 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
         )
     network = classifiers.load(model, str(source.device))
     channel, y, x = (ds.sizes[dim] for dim in IMAGE_DIMS)
-    with inference():
-        network.check((channel, y, x), source.device)
+    cautions: tuple[str, ...] = ()
+    if isinstance(network, NoisyClassifier):
+        network.check(store, ds, states)
+    else:
+        with inference():
+            network.check((channel, y, x), source.device)
+        cautions = network.cautions((channel, y, x))
+
+    def classify(name: str, images: Tensor, timestep: Tensor | None) -> Tensor:
+        if isinstance(network, NoisyClassifier):
+            return network(images, timestep if name == "x_t" else None)
+        return network(images, bounds)
 
     def logits(events: Events) -> tuple[Tensor]:
-        (images,) = events.values.values()
+        ((name, images),) = events.values.items()
         incomplete = images.flatten(1).isnan().any(dim=1)
-        return (network(images, bounds).masked_fill(incomplete[:, None], math.nan),)
+        return (classify(name, images, events.timestep).masked_fill(incomplete[:, None], math.nan),)
 
+    learned_from = {"classifier_learned_from": "noisy images"} if isinstance(network, NoisyClassifier) else {}
     final = Output("x_0_logits", ("class",), "logits of the final sample")
+    of_states = Output("logits", ("class",), "logits of the state or prediction", attributes=learned_from)
     passes = [Pass(("x_0",), (final,), logits)]
     if states:
-        passes.append(
-            Pass(states, (Output("logits", ("class",), "logits of the state or prediction"),), logits, on=True)
-        )
+        passes.append(Pass(states, (of_states,), logits, on=True))
     names = network.class_names
     return Readout(
         passes=tuple(passes),
@@ -96,7 +113,7 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
         batch=batch,
         numerics=NUMERICS,
         environment=network.environment,
-        cautions=network.cautions((channel, y, x)),
+        cautions=cautions,
         smaller="--on pred_x0",
         following="traj analyze label_variance",
     )

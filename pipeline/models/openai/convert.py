@@ -75,18 +75,13 @@ def write_unet(state: State, config: dict[str, Any], folder: Path) -> None:
 
 def scheduler(given: Flags) -> dict[str, Any]:
     """Give the config of the DDPMScheduler whose betas, variance and clipping are those of the flags."""
-    T = given["diffusion_steps"]
     if given.code == GLIDE or given["learn_sigma"]:
         variance = "learned_range"
     else:
         variance = "fixed_small" if given.values.get("sigma_small") else "fixed_large"
-    linear = given["noise_schedule"] == "linear"
     return {
         "_class_name": "DDPMScheduler",
-        "num_train_timesteps": T,
-        "beta_schedule": "linear" if linear else "squaredcos_cap_v2",
-        "beta_start": 1e-4 * STEPS / T,
-        "beta_end": 0.02 * STEPS / T,
+        **flags.betas(given["diffusion_steps"], given["noise_schedule"]),
         "prediction_type": "sample" if given.values.get("predict_xstart") else "epsilon",
         "variance_type": variance,
         "clip_sample": True,

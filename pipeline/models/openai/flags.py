@@ -104,6 +104,16 @@ def read(text: str, names: Collection[str], code: str | None = None) -> Flags:
     return Flags(code, values, left_out, cautions)
 
 
+def betas(steps: int, noise_schedule: str) -> dict[str, Any]:
+    """Give the keys of a scheduler's config that make the betas of so many diffusion steps."""
+    return {
+        "num_train_timesteps": steps,
+        "beta_schedule": "linear" if noise_schedule == "linear" else "squaredcos_cap_v2",
+        "beta_start": 1e-4 * STEPS / steps,
+        "beta_end": 0.02 * STEPS / steps,
+    }
+
+
 def _given(text: str) -> dict[str, str]:
     """Take flags apart, without reading their values."""
     try:
@@ -314,7 +324,6 @@ KEYS: Mapping[str, Keys] = {
             **_CLASSIFIER,
             "diffusion_steps": _DIFFUSION["diffusion_steps"],
             "noise_schedule": _DIFFUSION["noise_schedule"],
-            "rescale_timesteps": _DIFFUSION["rescale_timesteps"],
         },
         {
             **dict.fromkeys(
