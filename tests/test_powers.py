@@ -1,40 +1,62 @@
 """The kernels of the posterior against NumPy."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from traj.analysis._kernels.powers import LEAST, exp, keep_largest, weigh
+from traj.analysis._kernels.powers import LEAST, exp, keep_largest, take_in, weigh
 
 
 def test_powers_are_those_of_numpy_to_the_last_bit_or_two():
-    exponents = np.concatenate([np.linspace(LEAST, 0, 50_000), -np.logspace(-320, 0, 1000), [0.0]])[None]
-    powers, total, weighted = exponents.copy(), np.zeros(1), np.zeros(1)
-    kept = weigh(powers, exponents.size, np.array([-np.inf]), np.zeros(1), total, weighted)
+    exponents = np.concatenate([np.linspace(LEAST, 0, 50_000), -np.logspace(-320, 0, 1000), [0.0]])
+    powers = exponents.copy()
+    total, weighted = weigh(powers, 0.0)
     np.testing.assert_allclose(powers, np.exp(exponents), rtol=4e-16, atol=0)
-    assert powers[0, -1] == 1
-    assert [exp(exponent) for exponent in exponents[0, ::1000]] == powers[0, ::1000].tolist()
-    np.testing.assert_allclose(total, powers.sum(), rtol=1e-13)
-    np.testing.assert_allclose(weighted, (powers * exponents).sum(), rtol=1e-13)
-    assert kept[0] < 1e-300
+    assert powers[-1] == 1
+    assert [exp(exponent) for exponent in exponents[::1000]] == powers[::1000].tolist()
+    assert total == pytest.approx(powers.sum(), rel=1e-13)
+    assert weighted == pytest.approx((powers * exponents).sum(), rel=1e-13)
 
 
-def test_sums_in_two_parts_are_those_of_all():
-    exponents = np.random.default_rng(0).normal(0, 9, (3, 40))
-    total, weighted, before = np.zeros(3), np.zeros(3), np.full(3, -np.inf)
-    for part in np.split(exponents.copy(), [25], axis=1):
-        largest = np.maximum(before, part.max(axis=1))
-        weigh(part, part.shape[1], before, largest, total, weighted)
-        before = largest
+def test_exponents_below_the_least_count_as_the_least():
+    powers = np.array([-1e300, -800.0, -np.inf])
+    weigh(powers, 0.0)
+    np.testing.assert_allclose(powers, np.exp(LEAST), rtol=4e-16)
+
+
+def sums_of(exponents, values, cuts, height, reach):
+    """Take exponents (row, image) in, some images after others: the largest, whose, and sums beside the largest."""
+    rows, ranks = len(exponents), 3
+    largest, index = np.full((rows, ranks), -np.inf), np.full((rows, ranks), -1)
+    total, weighted, sums = np.zeros(rows), np.zeros(rows), np.zeros((rows, values.shape[1]))
+    states = np.zeros((-(-rows // height) * height, rows))
+    states[:rows] = np.eye(rows)  # so that products are the exponents themselves
+    for first, last in pairwise([0, *cuts, exponents.shape[1]]):
+        padded = np.zeros((rows, last - first + 5))
+        padded[:, : last - first] = exponents[:, first:last]
+        summed = np.full((padded.shape[1], values.shape[1]), 9.0)  # what is past the images must not count
+        summed[: last - first] = values[first:last]
+        take_in(states, padded, summed, first, last - first, height, reach, largest, index, total, weighted, sums)
+    return largest, index, total, weighted, sums
+
+
+@pytest.mark.parametrize("spread", [0, 1, 9, 40, 1e6])
+@pytest.mark.parametrize("cuts", [[], [60], [1, 70, 71]])
+@pytest.mark.parametrize("height", [4, 64])
+def test_sums_are_those_of_numpy_however_many_images_count(spread, cuts, height):
+    rng = np.random.default_rng(0)
+    spreads = np.linspace(0, spread, 21)[:, None]  # of every tile some rows have few images, some many
+    exponents, values = spreads * rng.normal(0, 1, (21, 90)), rng.normal(0, 1, (90, 7))
+    largest, index, total, weighted, sums = sums_of(exponents, values, cuts, height, 42 + np.log(90))
+    order = np.argsort(-exponents, axis=1, kind="stable")[:, :3]
+    np.testing.assert_array_equal(index, order)
+    np.testing.assert_array_equal(largest, np.take_along_axis(exponents, order, 1))
     beside = exponents - exponents.max(axis=1, keepdims=True)
-    np.testing.assert_allclose(total, np.exp(beside).sum(axis=1), rtol=1e-14)
-    np.testing.assert_allclose(weighted, (np.exp(beside) * beside).sum(axis=1), rtol=1e-13)
-
-
-def test_exponents_below_the_least_count_as_the_least_and_the_rest_is_left_alone():
-    powers = np.array([[-1e300, -800.0, -np.inf, 3.0], [5.0, 5.0, 5.0, 5.0]])
-    weigh(powers, 3, np.zeros(1), np.zeros(1), np.zeros(1), np.zeros(1))
-    np.testing.assert_allclose(powers[0, :3], np.exp(LEAST), rtol=4e-16)
-    assert (powers[0, 3], powers[1].tolist()) == (3, [5] * 4)
+    powers = np.exp(beside)
+    np.testing.assert_allclose(total, powers.sum(axis=1), rtol=1e-14)
+    np.testing.assert_allclose(weighted, (powers * beside).sum(axis=1), rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(sums, powers @ values, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("images", [1, 5, 16, 17, 100])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy.linalg  # noqa: F401 - compiled np.dot calls its BLAS: it must be there when threads of BLAS are limited
 from numpy.typing import NDArray
 
 from traj.analysis._kernels.compiling import compiled, compiled_freely
@@ -17,8 +18,70 @@ LEAST = -700.0
 LOG2_E, LN_2, LN_2_REST = 1.4426950408889634, 0.6931471803691238, 1.9082149292705877e-10
 """1 / ln 2, and ln 2 as a number of few bits, so that its whole multiples are exact, and what is left of it."""
 
+FEW = 8
+"""Up to one in so many images are added one by one, more are a product of matrices."""
+
+TOGETHER = 32
+"""So many exponents are compared at once."""
+
 WHOLE = 1.5 * 2.0**52
 """A number to which this was added is rounded to a whole one, which the last bits of the sum spell."""
+
+
+@compiled
+def take_in(
+    states: Array,
+    images: Array,
+    summed: Array,
+    first: int,
+    count: int,
+    height: int,
+    reach: float,
+    largest: Array,
+    index: Array,
+    total: Array,
+    weighted: Array,
+    sums: Array,
+) -> None:
+    """Take a block of images into the sums of all states, `height` of them at a time.
+
+    Exponents are `states` (row, value) times `images` (value, image), of which the first `count` are images, numbered
+    from `first` on; `summed` (image, column) is what is summed with the powers as weights. Kept for each row are the
+    `largest` exponents and whose they are, `index` (row, rank); and, beside the largest, the `total` of powers, that of
+    power times exponent, `weighted`, and `sums` (row, column).
+
+    Where few of a row's exponents are within `reach` of the largest, the others are left out.
+    """
+    exponents, products = np.empty((height, images.shape[1])), np.empty((height, summed.shape[1]))
+    which = np.empty(images.shape[1], np.int64)
+    for start in range(0, len(total), height):
+        np.dot(states[start : start + height], images, exponents)
+        end = min(start + height, len(total))
+        before = largest[start:end, 0].copy()
+        keep_largest(exponents, end - start, count, first, largest[start:end], index[start:end])
+        many = False
+        for row in range(start, end):
+            here = exponents[row - start, :count]
+            now = largest[row, 0]
+            moved = max(before[row - start] - now, LEAST)
+            kept = exp(moved)
+            weighted[row] = kept * (weighted[row] + moved * total[row])
+            total[row] *= kept
+            sums[row] *= kept
+            few = within(here, now - reach) * FEW <= count
+            if few:
+                here = pick(here, now - reach, which)
+            of_powers, of_products = weigh(here, now)
+            total[row] += of_powers
+            weighted[row] += of_products
+            if few:
+                for place in range(len(here)):
+                    add(sums[row], here[place], summed[which[place]])
+                exponents[row - start] = 0
+            many |= not few
+        if many:
+            np.dot(exponents, summed, products)
+            sums[start:end] += products[: end - start, : sums.shape[1]]
 
 
 @compiled
@@ -29,39 +92,59 @@ def keep_largest(exponents: Array, rows: int, images: int, first: int, largest: 
     """
     last = largest.shape[1] - 1
     for row in range(rows):
-        for image in range(images):
-            value = exponents[row, image]
-            if value > largest[row, last]:
-                rank = last
-                while rank > 0 and value > largest[row, rank - 1]:
-                    largest[row, rank], index[row, rank] = largest[row, rank - 1], index[row, rank - 1]
-                    rank -= 1
-                largest[row, rank], index[row, rank] = value, first + image
+        for start in range(0, images, TOGETHER):
+            end = min(start + TOGETHER, images)
+            if not within(exponents[row, start:end], largest[row, last]):
+                continue
+            for image in range(start, end):
+                value = exponents[row, image]
+                if value > largest[row, last]:
+                    rank = last
+                    while rank > 0 and value > largest[row, rank - 1]:
+                        largest[row, rank], index[row, rank] = largest[row, rank - 1], index[row, rank - 1]
+                        rank -= 1
+                    largest[row, rank], index[row, rank] = value, first + image
+
+
+@compiled
+def within(exponents: Array, least: float) -> int:
+    """Count the exponents of a row that are the least or above."""
+    count = 0
+    for image in range(len(exponents)):
+        count += exponents[image] >= least
+    return count
+
+
+@compiled
+def pick(exponents: Array, least: float, which: Array) -> Array:
+    """Move the exponents of a row that are the least or above to its beginning, and note `which` they are."""
+    count = 0
+    for image in range(len(exponents)):
+        exponent = exponents[image]
+        exponents[count], which[count] = exponent, image
+        count += exponent >= least
+    return exponents[:count]
+
+
+@compiled_freely("contract")
+def add(sums: Array, power: float, values: Array) -> None:
+    """Add a power times values to sums."""
+    for column in range(len(sums)):
+        sums[column] += power * values[column]
 
 
 @compiled_freely("reassoc", "nsz", "contract")
-def weigh(exponents: Array, images: int, before: Array, largest: Array, total: Array, weighted: Array) -> Array:
-    """Put powers in the place of the first `images` exponents (row, image), beside the `largest` of each row (row,).
-
-    Adds their sum to `total` (row,), and that of power times exponent to `weighted` (row,), both of which were beside
-    the largest `before`. Gives the factor (row,) by which powers of then are smaller now. Rows that `largest` does not
-    have are left alone.
-    """
-    kept = np.empty(len(largest))
-    for row in range(len(largest)):
-        moved = max(before[row] - largest[row], LEAST)
-        kept[row] = exp(moved)
-        sum_of_powers = sum_of_products = 0.0
-        for image in range(images):
-            exponent = exponents[row, image] - largest[row]
-            exponent = exponent if exponent > LEAST else LEAST
-            power = exp(exponent)
-            exponents[row, image] = power
-            sum_of_powers += power
-            sum_of_products += power * exponent
-        weighted[row] = kept[row] * (weighted[row] + moved * total[row]) + sum_of_products
-        total[row] = kept[row] * total[row] + sum_of_powers
-    return kept
+def weigh(exponents: Array, largest: float) -> tuple[float, float]:
+    """Put powers in the place of the exponents of a row, beside the largest; give their sum, and that of both."""
+    sum_of_powers = sum_of_products = 0.0
+    for image in range(len(exponents)):
+        exponent = exponents[image] - largest
+        exponent = exponent if exponent > LEAST else LEAST
+        power = exp(exponent)
+        exponents[image] = power
+        sum_of_powers += power
+        sum_of_products += power * exponent
+    return sum_of_powers, sum_of_products
 
 
 @compiled_freely("contract")

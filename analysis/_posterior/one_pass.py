@@ -16,12 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from traj.analysis._blocks.datasets import TOGETHER, VALUES, Images
-from traj.analysis._kernels.powers import keep_largest, weigh
+from traj.analysis._kernels.powers import take_in
 
 Array = NDArray[Any]
 
 TILE = 256
 """Most states multiplied together. A last tile is filled up: BLAS may sum in another order for another number."""
+
+SMALL, FEWEST = 10**6, 16
+"""Products of so few multiplications BLAS makes at once (OpenBLAS, AVX-512), which is faster from so many states on."""
+
+NEGLIGIBLE = 42.0
+"""Images are left out whose weights are, all together, below e^-42 = 6e-19."""
 
 SMALLEST = 1e-30
 """Stands for a noise scale of zero: the nearest image then has all weight."""
@@ -49,37 +55,29 @@ def of_states(states: Array, signal: Array, noise_scale: Array, images: Images, 
     """Take the posterior of finite states (row, value), each at its own signal and noise scale (row,)."""
     rows, values = states.shape
     scale = np.maximum(noise_scale, SMALLEST) ** 2
-    height = max(2, min(TILE, VALUES // values))
-    tiles = [slice(first, first + height) for first in range(0, rows, height)]
     width = values + images.classes.size
+    height = _height(images, width)
     log_p, index = np.full((rows, top), -np.inf), np.full((rows, top), -1)
     total, weighted = np.zeros(rows), np.zeros(rows)
     sums = np.zeros((rows, width))
     nearest = np.zeros((rows, values), np.float32)
     dataset_sum = np.zeros(values)
 
-    left, right = np.zeros((height * len(tiles), values + 1)), np.zeros((images.rows, values + 1))
+    left, right = np.zeros((-(-rows // height) * height, values + 1)), np.zeros((values + 1, images.rows))
     np.multiply(states, (signal / scale)[:, None], out=left[:rows, :values])
     left[:rows, values] = -(signal**2) / (2 * scale)
     summed = np.zeros((images.rows, -(-width // TOGETHER) * TOGETHER))
-    exponents = np.empty((height, images.rows))
+    reach = NEGLIGIBLE + np.log(images.count)
     for first, block in images.blocks():
         count = len(block)
         dataset_sum += block.sum(axis=0)
-        right[:count, :values], right[:count, values] = block, np.einsum("ij,ij->i", block, block)
-        right[count:] = 0  # so are their exponents, which are never made powers
+        right[:values, :count], right[values, :count] = block.T, np.einsum("ij,ij->i", block, block)
+        right[:, count:] = 0  # so are their exponents, which are never made powers
         summed[:count, :values] = block
         if images.labels is not None:
             summed[:, values:width] = 0
             summed[np.arange(count), values + images.labels[first : first + count]] = 1
-        for tile in tiles:
-            here = len(total[tile])
-            np.matmul(left[tile], right.T, out=exponents)
-            before = log_p[tile, 0].copy()
-            keep_largest(exponents, here, count, first, log_p[tile], index[tile])
-            kept = weigh(exponents, count, before, log_p[tile, 0], total[tile], weighted[tile])
-            sums[tile] *= kept[:, None]
-            sums[tile] += (exponents @ summed)[:here, :width]
+        take_in(left, right, summed, first, count, height, reach, log_p, index, total, weighted, sums)
         new = np.flatnonzero(index[:, 0] >= first)
         nearest[new] = block[index[new, 0] - first]
 
@@ -93,3 +91,9 @@ def of_states(states: Array, signal: Array, noise_scale: Array, images: Images, 
         nearest,
         dataset_sum / images.count,
     )
+
+
+def _height(images: Images, width: int) -> int:
+    """Choose how many states are multiplied together: few, where BLAS needs no copies of the factors for that."""
+    few = SMALL // (images.rows * (width + 1)) // 8 * 8
+    return few if few >= FEWEST else max(2, min(TILE, VALUES // images.values))
