@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from traj.pipeline.models import autoencoders, loading, surgery, unet
-from traj.pipeline.models.network import NetworkDenoiser
-from traj.pipeline.models.prompts import Prompts
 from traj.pipeline.models.repository import Repository
+from traj.pipeline.models.text_denoiser import TextDenoiser
 from traj.pipeline.models.text_encoders import ClipText
 from traj.pipeline.process.cut import Cut
-from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
 
 PARTS = {
@@ -86,38 +82,10 @@ class PlainTexts:
         return (self.clip.outputs(text, device).last_hidden_state[0],)
 
 
-class StableDiffusionDenoiser(NetworkDenoiser):
-    """A UNet2DConditionModel that is told a text; ``sides`` are the height and width of its latents."""
+class StableDiffusionDenoiser(TextDenoiser):
+    """A UNet2DConditionModel that is told a text."""
 
     network: UNet2DConditionModel
-    reads_texts = True
-
-    def __init__(
-        self,
-        network: UNet2DConditionModel,
-        schedule: Schedule,
-        *,
-        texts: PlainTexts,
-        sides: tuple[int, int],
-        identity: Mapping[str, Any],
-        name: str = "network",
-        autocast: bool = False,
-    ) -> None:
-        super().__init__(
-            network,
-            schedule,
-            shape=(network.config.in_channels, *sides),
-            channels_out=network.config.out_channels,
-            valid_range=None,
-            identity=identity,
-            name=name,
-            autocast=autocast,
-        )
-        self.texts = texts
-
-    def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Prompts:
-        """Read which texts samples are to be made under."""
-        return Prompts(self.texts, self.name, asked, null)
 
     def answer(
         self, x_t: torch.Tensor, time: torch.Tensor, condition: tuple[torch.Tensor, ...], cut: Cut

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,12 +9,10 @@ from diffusers import SD3Transformer2DModel
 
 from traj.pipeline.configs import Key, Keys, Read, Unfit, optional, text, whole
 from traj.pipeline.models import autoencoders, loading, surgery
-from traj.pipeline.models.network import NetworkDenoiser
-from traj.pipeline.models.prompts import Prompts
 from traj.pipeline.models.repository import Repository
+from traj.pipeline.models.text_denoiser import TextDenoiser
 from traj.pipeline.models.text_encoders import ClipText
 from traj.pipeline.process.cut import Cut
-from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
 
 PARTS = {
@@ -141,38 +138,10 @@ class JointTexts:
         return max((clip.lost(text) for clip in self._clips), key=len)
 
 
-class StableDiffusion3Denoiser(NetworkDenoiser):
-    """An SD3Transformer2DModel that is told a text; ``sides`` are the height and width of its latents."""
+class StableDiffusion3Denoiser(TextDenoiser):
+    """An SD3Transformer2DModel that is told a text."""
 
     network: SD3Transformer2DModel
-    reads_texts = True
-
-    def __init__(
-        self,
-        network: SD3Transformer2DModel,
-        schedule: Schedule,
-        *,
-        texts: JointTexts,
-        sides: tuple[int, int],
-        identity: Mapping[str, Any],
-        name: str = "network",
-        autocast: bool = False,
-    ) -> None:
-        super().__init__(
-            network,
-            schedule,
-            shape=(network.config.in_channels, *sides),
-            channels_out=network.config.out_channels,
-            valid_range=None,
-            identity=identity,
-            name=name,
-            autocast=autocast,
-        )
-        self.texts = texts
-
-    def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Prompts:
-        """Read which texts samples are to be made under."""
-        return Prompts(self.texts, self.name, asked, null)
 
     def answer(
         self, x_t: torch.Tensor, time: torch.Tensor, condition: tuple[torch.Tensor, ...], cut: Cut
