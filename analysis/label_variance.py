@@ -15,7 +15,7 @@ from traj.analysis._quantity import Landmark, Look, Number, Results, Series, qua
 from traj.analysis._replicas import forks as _replicas
 from traj.analysis._statistics import landmarks, order, settling, verdicts
 from traj.analysis._statistics.spread import Named, with_spread
-from traj.stores import InputError
+from traj.stores import LEARNED_FROM, InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,6 +113,7 @@ def label_variance(ds: xr.Dataset, *, hard: bool = False) -> xr.Dataset:
     variables = _of_forks(ds, hard) if replicas else _of_states(ds, hard)
     coords = _replicas.coordinates(ds) if replicas else {}
     if "logits" in ds:
+        attrs |= {LEARNED_FROM: learned} if (learned := ds["logits"].attrs.get(LEARNED_FROM)) else {}
         along = {"on", "sample", "timestep"}
         coords |= {str(name): coord for name, coord in ds.coords.items() if set(coord.dims) <= along}
         coords["on"] = ds["on"].assign_attrs(long_name="images read", units="1")
@@ -216,11 +217,10 @@ def _numbers(result: xr.Dataset) -> list[Number]:
 def _of_variance(results: Results) -> str:
     states = of_states(results)
     return (
-        "A classifier of finished images is shown each prediction pred_x0, above, and each state x_t, beneath. Label "
+        "A classifier of images is shown each prediction pred_x0, above, and each state x_t, beneath. Label "
         "variance is 1 - sum p^2, with p the probability it gives to each class: 0 where it is certain, "
         f"{captions.either(f'{most:g}' for most in _most(states))} (dotted) where all classes are alike to it. Lines "
-        f"are means over samples. {captions.BAND} The classifier has learned from finished images only: what it says "
-        "of x_t, while noise prevails, tells of the noise, and being certain is not being right. "
+        f"are means over samples. {captions.BAND} {_learned_from(states)}Being certain is not being right. "
         f"{captions.samples(states)} After 000, where label variance has no figure."
     )
 
@@ -313,6 +313,25 @@ def _draw_replicas(results: Results, look: Look) -> Figure | None:
     for axis, top in zip(axes.flat, (1.02, 1.02, None), strict=True):
         axis.set_ylim(-0.02, top)
     return figure
+
+
+def _learned_from(states: Results) -> str:
+    """Say what the classifiers of runs make of noise."""
+    noisy = [run for run, result in states.items() if LEARNED_FROM in result.attrs]
+    clean = [run for run in states if run not in noisy]
+    of_noisy, of_clean = (f" of {', '.join(runs)}" if noisy and clean else "" for runs in (noisy, clean))
+    told = ""
+    if clean:
+        told += (
+            f"The classifier{of_clean} has learned from finished images only: what it says of x_t, while noise "
+            "prevails, tells of the noise. "
+        )
+    if noisy:
+        told += (
+            f"The classifier{of_noisy} has learned from noisy images, and is told how noisy x_t is: what it says of "
+            "x_t tells how much of the image can be seen through the noise. "
+        )
+    return told
 
 
 def _most(states: Results) -> list[float]:

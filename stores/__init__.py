@@ -30,7 +30,18 @@ from traj.stores.places import is_url, local, place, require_writable
 from traj.stores.reader import attributes, describe, environment_of, identity, open, require_complete
 from traj.stores.result import Kept, save, would_keep
 from traj.stores.verify import reading, verify, way_out
-from traj.stores.vocabulary import COORDINATES, EDIT, FAMILY, ONCE, SAVED, SHORTCUT, STATES, TOLD, VARIABLES
+from traj.stores.vocabulary import (
+    COORDINATES,
+    EDIT,
+    FAMILY,
+    LEARNED_FROM,
+    ONCE,
+    SAVED,
+    SHORTCUT,
+    STATES,
+    TOLD,
+    VARIABLES,
+)
 from traj.stores.writer import TrajectoryWriter, writer_bytes
 
 __all__ = [
@@ -39,6 +50,7 @@ __all__ = [
     "FAMILY",
     "IMAGE_DIMS",
     "KINDS",
+    "LEARNED_FROM",
     "ONCE",
     "RESULTS",
     "SAVED",

@@ -42,6 +42,9 @@ SHORTCUT = "shortcut"
 ONCE = -1
 """The `r` of a cut that is not made again."""
 
+LEARNED_FROM = "classifier_learned_from"
+"""Attribute of logits: which images the classifier learned from, where those are not finished ones alone."""
+
 VARIABLES = {
     "x_t": Described(("sample", "timestep"), "state given to the network"),
     "pred_x0": Described(("sample", "timestep"), "prediction of the final sample made from x_t, unclipped"),

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from traj import stores
 from traj.analysis.label_variance import label_variance
 from traj.pipeline.cli import main
 from traj.pipeline.models import classifiers
+from traj.pipeline.models.digits import DigitsClassifier
 from traj.pipeline.models.openai import convert, encoder
 from traj.pipeline.process import tables
 
@@ -367,6 +370,17 @@ def test_label_variance_follows(logits):
     p = p / p.sum("class")
     np.testing.assert_allclose(found.label_variance, 1 - (p**2).sum("class"), atol=1e-12)
     assert found["on"].values.tolist() == ["x_t", "pred_x0"]
+    clean = found.copy()
+    del clean.attrs[stores.LEARNED_FROM]
+    (caption,) = (figure.caption for figure in label_variance.figures if figure.name == "label_variance")
+    of_noisy, of_clean = "has learned from noisy images, and is told", "has learned from finished images only"
+    assert of_noisy in caption({"a": found})
+    assert of_clean not in caption({"a": found})
+    assert of_clean in caption({"b": clean})
+    assert of_noisy not in caption({"b": clean})
+    both = caption({"a": found, "b": clean})
+    assert f"The classifier of a {of_noisy}" in both
+    assert f"The classifier of b {of_clean}" in both
 
 
 def test_a_run_in_fewer_steps_of_the_same_schedule_fits(noisy, tmp_path):
@@ -410,3 +424,78 @@ def test_states_of_other_noise_levels_are_refused_and_their_predictions_read(noi
     assert not (tmp_path / "r.zarr").exists()
     read(tmp_path / "a.zarr", tmp_path / "r.zarr", noisy, "--on", "pred_x0")
     assert stores.open(tmp_path / "r.zarr")["on"].values.tolist() == ["pred_x0"]
+
+
+def test_a_dataset_and_forks_are_read(noisy, tmp_path):
+    rng = np.random.default_rng(0)
+    runs.dataset(tmp_path / "d.zarr", rng.uniform(-1, 1, (2, *SHAPE)), label=[0, 1])
+    read(tmp_path / "d.zarr", tmp_path / "r.zarr", noisy)
+    found = stores.open(tmp_path / "r.zarr")
+    assert set(found.data_vars) == {"x_0_logits"}
+    assert np.isfinite(found.x_0_logits).all()
+    x_t = rng.standard_normal((1, 2, 2, 4, *SHAPE)).astype("f4")  # (variant, replica, sample, timestep, *event)
+    x_t[:, :, :, 0] = np.nan  # before the fork
+    described = {
+        "timestep": TIMESTEPS,
+        **levels(),
+        "variant": {"at": [500]},
+        "replicas": 2,
+        "shape": SHAPE,
+        "samples": 2,
+    }
+    with stores.create_forks(tmp_path / "f.zarr", **described, block=2, states=True, config={}) as written:
+        for step in range(4):
+            written.put(0, step, x_t[:, :, :, step], np.tanh(x_t[:, :, :, step]))
+        written.finish(0, np.tanh(x_t[:, :, :, 3]))
+    read(tmp_path / "f.zarr", tmp_path / "fr.zarr", noisy)
+    found = stores.open(tmp_path / "fr.zarr")
+    classifier = classifiers.load(str(noisy))
+    with torch.inference_mode():
+        flat = torch.from_numpy(x_t[0, :, :, 1:].reshape(-1, *SHAPE))
+        expected = classifier(flat, torch.from_numpy(TIMESTEPS[1:]).repeat(4)).reshape(2, 2, 3, 5)
+    np.testing.assert_allclose(found.logits.sel(on="x_t")[0, :, :, 1:], expected, atol=1e-5)
+    assert np.isnan(found.logits[:, :, :, :, 0]).all()
+
+
+def test_decoded_states_are_refused_and_decoded_predictions_read(noisy, store):
+    ds = stores.open(store).assign_attrs(kind="decoded", of="trajectories")
+    classifier = classifiers.load(str(noisy))
+    with pytest.raises(ValueError, match=r"x_t of a\.zarr was decoded from noisy latents, .*--on pred_x0"):
+        classifier.check(Path("a.zarr"), ds, ("x_t", "pred_x0"))
+    classifier.check(Path("a.zarr"), ds, ("pred_x0",))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"shape": (3, 16, 16)}, r"takes images of shape \(3, 8, 8\) .*, those of .* have \(3, 16, 16\)"),
+        ({"shape": (1, 8, 8)}, "noisy images cannot be resized"),
+        ({"shape": SHAPE, "valid_range": (0.0, 1.0)}, r"takes images in -1 to 1, those of .* are in \(0\.0, 1\.0\)"),
+    ],
+)
+def test_images_of_another_shape_or_range_are_refused(noisy, tmp_path, options, says):
+    store = runs.make(tmp_path / "a.zarr", 1, block=1, timesteps=TIMESTEPS, levels=levels(), **options)
+    assert re.search(says, read(store, tmp_path / "r.zarr", noisy, code=2))
+
+
+def test_a_classifier_of_finished_images_makes_the_store_it_always_made(tmp_path):
+    """Nothing of its fingerprint or of its attributes has changed."""
+    network = DigitsClassifier(channels=3, width=2, classes=5)
+    state = {
+        name: torch.arange(tensor.numel()).reshape(tensor.shape) / 64 for name, tensor in network.state_dict().items()
+    }
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "digits-classifier", "channels": 3, "width": 2, "classes": 5})
+    )
+    store = runs.make(tmp_path / "a.zarr", 2, block=2, shape=SHAPE, timesteps=TIMESTEPS, levels=levels())
+    read(store, tmp_path / "r.zarr", tmp_path)
+    found = stores.open(tmp_path / "r.zarr")
+    assert found.attrs["fingerprint"] == "82d82d5735f9f0e5bd965799f152245fb8a52403fba727351a32d93dde6d0dd1"
+    assert found.logits.attrs == {"long_name": "logits of the state or prediction", "units": "1"}
+
+
+def test_help_tells_of_noisy_images():
+    text = traj("readout", "classifier", "--help")
+    assert "has learned from noisy images. It is told the timestep of x_t" in text
+    assert "--model models/noisy-classifier" in text

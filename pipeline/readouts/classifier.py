@@ -29,7 +29,7 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
     traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model digits-classifier
     traj readout classifier data/forks/ddpm_forks.zarr data/readouts/ddpm_forks.zarr --model digits-classifier
     traj readout classifier data/trajectories/cat.zarr data/readouts/cat.zarr --model microsoft/resnet-18 --batch 256
-    traj readout classifier data/trajectories/imagenet.zarr data/readouts/imagenet.zarr --model models/noisy --batch 64
+    traj readout classifier data/trajectories/dog.zarr data/readouts/dog.zarr --model models/noisy-classifier --batch 64
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
     from traj.pipeline.models import classifiers
     from traj.pipeline.models.noisy_classifier import NoisyClassifier
     from traj.pipeline.process.device import inference
-    from traj.stores import IMAGE_DIMS, STATES, InputError, event_dims, valid_range
+    from traj.stores import IMAGE_DIMS, LEARNED_FROM, STATES, InputError, event_dims, valid_range
 
     store, ds = source.path, source.ds
     if (dims := event_dims(ds.x_0.dims)) != IMAGE_DIMS:
@@ -96,7 +96,7 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
         incomplete = images.flatten(1).isnan().any(dim=1)
         return (classify(name, images, events.timestep).masked_fill(incomplete[:, None], math.nan),)
 
-    learned_from = {"classifier_learned_from": "noisy images"} if isinstance(network, NoisyClassifier) else {}
+    learned_from = {LEARNED_FROM: "noisy images"} if isinstance(network, NoisyClassifier) else {}
     final = Output("x_0_logits", ("class",), "logits of the final sample")
     of_states = Output("logits", ("class",), "logits of the state or prediction", attributes=learned_from)
     passes = [Pass(("x_0",), (final,), logits)]

@@ -47,7 +47,8 @@ def openai(checkpoint: Path, out: Path, flags: str, code: str | None, tokenizer:
     \b
     traj convert openai cifar10_uncond_50M_500K.pt models/iddpm --flags "--image_size 32 --num_channels 128 \\
         --num_res_blocks 3 --learn_sigma True --dropout 0.3 --diffusion_steps 4000 --noise_schedule cosine"
-    traj convert openai 64x64_classifier.pt models/noisy-classifier --flags "--image_size 64 --classifier_depth 4"
+    traj convert openai 64x64_classifier.pt models/noisy-classifier --flags "--image_size 64 --classifier_depth 4 \\
+        --noise_schedule cosine"
     traj convert openai base.pt models/glide --tokenizer bpe/
     """
     from traj.pipeline.models.openai.convert import convert as write
