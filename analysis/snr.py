@@ -61,8 +61,8 @@ def snr(
     samples is taken off, and the first right singular vectors of each class are its directions (METHODS 5.4). They are
     `exact` where the model is a mixture of low-rank Gaussians, MoLRG, for its features h and its pred_x0, whose
     subspaces are known; `snr_theory` and `snr_pooled_theory` (part, timestep) are then those of its exact denoiser,
-    unless it was told the classes. A network that was told them, as in a run that was generated with labels, gives them
-    away in its features, whatever the noise.
+    where its subspaces are orthogonal and it was not told the classes. A network that was told them, as in a run that
+    was generated with labels, gives them away in its features, whatever the noise.
 
     Directions fit the samples that they are found in, and would make the ratio too large where these are few: samples
     are dealt out to folds, and those of each fold are measured by directions found in all others.
@@ -128,7 +128,7 @@ def snr(
         "energy_beside": beside.assign_attrs(long_name="energy of the feature beside its class", units="1"),
         **_ratios(along, beside, positions),
     }
-    if molrg is not None and EXACT in kinds and not _told(config):
+    if molrg is not None and molrg.orthogonal and EXACT in kinds and not _told(config):
         variables |= _theory(molrg, ds, parts, bases)
     coords = {str(name): coord for name, coord in ds.coords.items() if set(coord.dims) <= {"sample", "timestep"}}
     coords["subspaces"] = xr.DataArray(kinds, dims="subspaces", attrs={"long_name": "where directions are from"})
@@ -161,7 +161,7 @@ def _basis(molrg: Molrg | None, part: str, width: int) -> Basis | None:
     if molrg is None:
         return None
     if part.split(".")[-1] == "hidden" and width == len(molrg.class_of):
-        return Basis(np.eye(width), molrg.class_of)
+        return Basis(np.eye(width) if molrg.orthogonal else molrg.mixing, molrg.class_of)
     return Basis(molrg.U, molrg.class_of) if part == "pred_x0" and width == molrg.features else None
 
 

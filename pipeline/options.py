@@ -209,7 +209,8 @@ RUN = (
         help="digits or digits-iddpm, once trained; a folder of diffusers, or its ID, ID@REVISION or ID/FOLDER on the "
         "hub; an exact model: gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:DATA, which are digits or whatever "
         "traj dataset reads, or "
-        "molrg:classes=3,dim=5,features=50,delta=.2 (all optional; also weights=.2:.3:.5, dim=10:5:2, basis=SEED); or "
+        "molrg:classes=3,dim=5,features=50,delta=.2 (all optional; also weights=.2:.3:.5, dim=10:5:2, basis=SEED, "
+        "theta=60); or "
         "your own FILE.py:NAME.",
     ),
     click.option(

@@ -1,6 +1,7 @@
 """MoLRG, the mixture of low-rank Gaussians of 004: its data, its exact denoiser, and what is known of it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ PAPER = (5, 10, 20, 40, 60, 80, 100, 120, 140, 160, 180, 240, 260, 280)
 """The timesteps of 004's figures, counted from 1."""
 SIGMA = tables.named("ve").sigma[np.array(PAPER) - 1]
 UNEQUAL = Molrg(dims=(3, 1, 2), features=7, delta=0.3, weights=(0.5, 0.2, 0.3), basis=4)
+OBLIQUE = Molrg(dims=(3, 1, 2), features=7, delta=0.3, weights=(0.5, 0.2, 0.3), basis=4, theta=40)
 
 
 def drawn(molrg, samples, seed=0):
@@ -47,8 +49,47 @@ def test_samples_have_the_weights_and_the_covariances_of_their_classes():
     np.testing.assert_allclose(x_0 @ UNEQUAL.U @ UNEQUAL.U.T, x_0, atol=1e-13)  # nothing in other directions
 
 
+@pytest.mark.parametrize("theta", [5, 30, 89])
+def test_theta_is_every_principal_angle_between_two_classes(theta):
+    molrg = Molrg(dims=(2, 3, 2), features=9, theta=theta)
+    bases = [molrg.U[:, molrg.class_of == k] for k in range(3)]
+    for k, basis in enumerate(bases):
+        np.testing.assert_allclose(basis.T @ basis, np.eye(molrg.dims[k]), atol=1e-14)
+        for other in bases[:k]:
+            cosines = np.linalg.svd(basis.T @ other)[1]
+            np.testing.assert_allclose(np.degrees(np.arccos(cosines)), theta, atol=1e-8)
+    np.testing.assert_allclose(molrg.span.T @ molrg.span, np.eye(7), atol=1e-14)
+
+
+def test_samples_of_oblique_classes_have_their_covariances():
+    x_0, label = drawn(OBLIQUE, 60_000)
+    for k in range(3):
+        variance = np.where(OBLIQUE.class_of == k, 1, 0.3**2)
+        found, expected = np.cov(x_0[label == k], rowvar=False), OBLIQUE.U * variance @ OBLIQUE.U.T
+        np.testing.assert_allclose(found, expected, atol=8 / np.sqrt((label == k).sum()))
+
+
+def test_theta_of_90_is_the_mixture_that_names_none():
+    assert "theta" not in Molrg().identity["molrg"]
+    assert models.load("molrg:theta=90").identity == models.load("molrg:").identity
+    assert models.load("molrg:theta=60").identity["molrg"]["theta"] == 60
+    np.testing.assert_array_equal(Molrg().U, Molrg().span)
+    near = replace(UNEQUAL, theta=90 - 1e-7)
+    x_t = np.random.default_rng(0).standard_normal((9, 7))
+    np.testing.assert_allclose(denoised(near, x_t, 0.8, 0.5), denoised(UNEQUAL, x_t, 0.8, 0.5), atol=1e-7)
+    np.testing.assert_allclose(hidden(near, x_t, 0.8, 0.5), hidden(UNEQUAL, x_t, 0.8, 0.5), atol=1e-7)
+
+
+def test_what_is_known_of_orthogonal_classes_is_refused_of_others():
+    for known in (snr, bayes_accuracy):
+        with pytest.raises(stores.InputError, match=r"40 degrees apart, .* expected theta 90"):
+            known(OBLIQUE, [0.5])
+    with pytest.raises(stores.InputError, match="expected theta 90"):
+        approximate_snr(Molrg(theta=40), [0.5])
+
+
 def test_a_mixture_is_known_by_its_identity():
-    for molrg in (Molrg(), UNEQUAL):
+    for molrg in (Molrg(), UNEQUAL, OBLIQUE):
         assert of_model(json.loads(json.dumps(molrg.identity))) == molrg
     assert of_model({"name": "gaussian"}) is None
     assert Molrg(weights=(1 / 3,) * 3) == Molrg()
@@ -71,7 +112,7 @@ def brute_force(molrg, x_t, signal, noise_scale):
     return posterior, np.einsum("sk,ksf->sf", posterior, np.stack(means))
 
 
-@pytest.mark.parametrize("molrg", [Molrg(), UNEQUAL], ids=["equal", "unequal"])
+@pytest.mark.parametrize("molrg", [Molrg(), UNEQUAL, OBLIQUE], ids=["equal", "unequal", "oblique"])
 @pytest.mark.parametrize(("signal", "noise_scale"), [(1, 0.05), (1, 0.6), (1, 12), (0.6, 0.8), (0, 1)])
 def test_the_denoiser_is_the_mean_of_a_gaussian_mixture(molrg, signal, noise_scale):
     x_0, _ = drawn(molrg, 50)
@@ -79,41 +120,48 @@ def test_the_denoiser_is_the_mean_of_a_gaussian_mixture(molrg, signal, noise_sca
     posterior, mean = brute_force(molrg, x_t, signal, noise_scale)
     np.testing.assert_allclose(class_posterior(molrg, x_t, signal, noise_scale), posterior, atol=1e-12)
     np.testing.assert_allclose(denoised(molrg, x_t, signal, noise_scale), mean, atol=1e-12)
-    np.testing.assert_allclose(hidden(molrg, x_t, signal, noise_scale), mean @ molrg.U, atol=1e-12)
+    np.testing.assert_allclose(hidden(molrg, x_t, signal, noise_scale), mean @ molrg.span, atol=1e-12)
 
 
+@pytest.mark.parametrize("molrg", [UNEQUAL, OBLIQUE], ids=["orthogonal", "oblique"])
 @pytest.mark.parametrize("schedule", [None, "linear", "cosine", "edm", "flow"])
-def test_the_model_is_the_denoiser_at_any_schedule(schedule):
+def test_the_model_is_the_denoiser_at_any_schedule(schedule, molrg):
     denoiser = models.load(
-        "molrg:classes=3,dim=3:1:2,features=7,delta=.3,weights=.5:.2:.3,basis=4", schedule=schedule, steps=20
+        f"molrg:classes=3,dim=3:1:2,features=7,delta=.3,weights=.5:.2:.3,basis=4,theta={molrg.theta:g}",
+        schedule=schedule,
+        steps=20,
     )
     x_t, none = torch.randn(6, 7, dtype=torch.float64), torch.full((6,), -1)
     for timestep in (0, 10, denoiser.schedule.T - 1):
-        expected = denoised(UNEQUAL, x_t.numpy(), *denoiser.schedule.at(timestep))
+        expected = denoised(molrg, x_t.numpy(), *denoiser.schedule.at(timestep))
         prediction = denoiser(x_t, timestep, none)
         np.testing.assert_allclose(prediction.pred_x0, expected, atol=1e-12)
         c, d = denoiser.schedule.at(timestep)
         np.testing.assert_allclose(c * prediction.pred_x0 + d * prediction.eps, x_t, atol=1e-12)
         h = denoiser.network.hidden(x_t, timestep)
-        np.testing.assert_allclose(h, hidden(UNEQUAL, x_t.numpy(), c, d), atol=1e-12)
+        np.testing.assert_allclose(h, hidden(molrg, x_t.numpy(), c, d), atol=1e-12)
 
 
-def test_a_label_gives_the_mean_of_its_class():
-    denoiser = models.load("molrg:delta=.3")
-    (c, d), molrg = denoiser.schedule.at(200), Molrg(delta=0.3)
+@pytest.mark.parametrize("theta", [90, 40])
+def test_a_label_gives_the_mean_of_its_class(theta):
+    denoiser = models.load(f"molrg:delta=.3,theta={theta}")
+    (c, d), molrg = denoiser.schedule.at(200), Molrg(delta=0.3, theta=theta)
     x_t = torch.randn(4, 50, dtype=torch.float64)
     told = denoiser(x_t, 200, torch.tensor([0, 2, -1, 1])).pred_x0
     for row, label in ((0, 0), (1, 2), (3, 1)):
         variance = np.where(molrg.class_of == label, 1, 0.3**2)
-        expected = x_t[row].numpy() @ molrg.U * (c * variance / (c**2 * variance + d**2)) @ molrg.U.T
+        covariance = molrg.U * variance @ molrg.U.T
+        noisy = c**2 * covariance + d**2 * np.eye(50)
+        expected = c * covariance @ np.linalg.solve(noisy, x_t[row].numpy())
         np.testing.assert_allclose(told[row], expected, atol=1e-12)
     np.testing.assert_allclose(told[2], denoised(molrg, x_t.numpy(), c, d)[2], atol=1e-12)
     with pytest.raises(stores.InputError, match="label 3: expected 0 to 2"):
         denoiser(x_t, 200, torch.full((4,), 3))
 
 
-def test_timesteps_of_a_batch_are_those_of_its_events_alone():
-    network = models.load("molrg:").network
+@pytest.mark.parametrize("theta", [90, 40])
+def test_timesteps_of_a_batch_are_those_of_its_events_alone(theta):
+    network = models.load(f"molrg:theta={theta}").network
     x_t, timestep = torch.randn(3, 50, dtype=torch.float64), torch.tensor([0, 250, 499])
     together = network(x_t, timestep)
     for row, one in enumerate(timestep.tolist()):
@@ -133,6 +181,7 @@ def test_the_name_of_a_mixture_says_what_is_not_default_and_is_the_model_that_wa
     assert models.load(named.name).identity == named.identity
     assert of_model(named.identity) == Molrg((10, 2), 30, 0.25, (0.8, 0.2), 3)
     assert models.load("molrg:weights=.2:.3:.5").name.endswith("weights=0.2:0.3:0.5")
+    assert models.load("molrg:theta=60").name.endswith("delta=0.2,theta=60.0")
     assert models.load("molrg:").name == "molrg:classes=3,dim=5,features=50,delta=0.2"
     assert models.load(models.load("molrg:").name).identity == models.load("molrg:").identity
     assert models.load("molrg:").identity == models.load("molrg:classes=3,dim=5,features=50,delta=.2").identity
@@ -148,6 +197,8 @@ def test_the_name_of_a_mixture_says_what_is_not_default_and_is_the_model_that_wa
         ("classes=0", "expected two or more"),
         ("dim=0", "each of 1 or more"),
         ("dim=10:2", "2 numbers of dim for 3 classes"),
+        ("theta=0", "theta 0; expected degrees above 0, and 90 at most"),
+        ("theta=91", "theta 91; expected"),
         ("delta=0", "delta 0; expected a number between 0 and 1"),
         ("delta=1", "delta 1; expected"),
         ("delta=nan", "delta nan; expected"),

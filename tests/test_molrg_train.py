@@ -113,6 +113,7 @@ def test_the_command_line_trains_and_says_how_good_it_is_and_what_it_saw(tmp_pat
     assert "expected --samples" in run("molrg", "--images", "20").output
     assert "expected --images" in run("digits", "--samples", "20").output
     assert "has no known key" in run("molrg:k=3").output
+    assert "theta 60; a network of this form knows orthogonal subspaces only" in run("molrg:theta=60").output
     assert "'faces' is not one of 'digits'" in run("faces").output
 
 

@@ -78,6 +78,23 @@ def test_pred_x0_of_trajectories_are_features_too(mixture):
     np.testing.assert_allclose(found["snr"].sel(subspaces="exact"), expected["snr"].sel(subspaces="exact"), rtol=1e-3)
 
 
+def test_exact_directions_of_oblique_classes_are_theirs_in_features_and_in_pred_x0():
+    molrg, rng, sigma = Molrg(dims=(2, 2), features=6, theta=40), np.random.default_rng(0), np.array([0.5, 0.1])
+    x_0, label = sample(molrg, rng.standard_normal((400, 5)))
+    h = np.stack([hidden(molrg, x_0 + one * rng.standard_normal(x_0.shape), 1.0, one) for one in sigma], axis=1)
+    ds = features_data.dataset({"hidden": h, "pred_x0": h @ molrg.span.T}, label, sigma)
+    result = snr(ds.assign_attrs(config=json.dumps({"model": molrg.identity})), directions=2)
+    assert "snr_theory" not in result
+    for step, x_hat in enumerate(np.moveaxis(h @ molrg.span.T, 1, 0)):
+        ratios = []
+        for k in range(2):
+            of_class, basis = x_hat[label == k], molrg.U[:, molrg.class_of == k]
+            along = of_class @ basis @ basis.T
+            ratios.append((along**2).sum() / ((of_class - along) ** 2).sum())
+        found = result["snr"].sel(subspaces="exact").isel(timestep=step)
+        np.testing.assert_allclose(found, np.mean(ratios), rtol=1e-4)
+
+
 def test_clean_input_has_the_ratio_of_clean_input():
     molrg, sigma = Molrg(), np.array([0.969, 0.189])
     x_0, label = sample(molrg, np.random.default_rng(1).standard_normal((3000, 16)))

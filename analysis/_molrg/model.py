@@ -30,14 +30,15 @@ class Molrg:
     """The classes of a mixture of low-rank Gaussians, by default those of 004, Fig. 3.
 
     Class k has the probability ``weights[k]``, equal ones if none are given, and a subspace of ``dims[k]`` dimensions.
-    The subspaces are orthogonal, drawn with the seed ``basis`` in a space of ``features`` dimensions. ``delta`` is the
-    sd of an x_0 along the subspaces of the other classes; along its own it is 1.
+    The subspaces are drawn with the seed ``basis`` in a space of ``features`` dimensions. Between any two, ``theta``
+    degrees are all principal angles (004 Table 4); at 90 they are orthogonal. ``delta`` is the sd of an x_0 along the
+    columns of the other classes; along its own it is 1.
 
     Raises
     ------
     InputError
-        When there are fewer than two classes, the subspaces do not fit into the space, delta is not between 0 and 1, or
-        the weights are not positive numbers, one for each class, that sum to 1.
+        When there are fewer than two classes, the subspaces do not fit into the space, delta is not between 0 and 1,
+        theta is not above 0 and 90 at most, or the weights are not positive numbers, one for each class, that sum to 1.
     """
 
     dims: tuple[int, ...] = (5, 5, 5)
@@ -45,6 +46,7 @@ class Molrg:
     delta: float = 0.2
     weights: tuple[float, ...] = ()
     basis: int = 0
+    theta: float = 90.0
 
     def __post_init__(self) -> None:
         """Check the numbers, and fill in equal weights."""
@@ -60,6 +62,8 @@ class Molrg:
             raise InputError(f"{columns} columns of {self.features} features; expected {MOST_VALUES:,} values at most")
         if not 0 < self.delta < 1:
             raise InputError(f"delta {self.delta:g}; expected a number between 0 and 1, both excluded")
+        if not 0 < self.theta <= 90:
+            raise InputError(f"theta {self.theta:g}; expected degrees above 0, and 90 at most")
         if not self.weights:
             object.__setattr__(self, "weights", (1 / classes,) * classes)
         if len(self.weights) != classes:
@@ -73,7 +77,15 @@ class Molrg:
     @property
     def identity(self) -> dict[str, Any]:
         """The JSON values that define it, for the identity of a model; ``of_model`` reads them."""
-        return {"molrg": {**asdict(self), "dims": list(self.dims), "weights": list(self.weights)}}
+        said = {**asdict(self), "dims": list(self.dims), "weights": list(self.weights)}
+        if self.orthogonal:
+            del said["theta"]
+        return {"molrg": said}
+
+    @property
+    def orthogonal(self) -> bool:
+        """Whether the subspaces are orthogonal."""
+        return self.theta == 90
 
     @property
     def class_of(self) -> Array:
@@ -82,7 +94,25 @@ class Molrg:
 
     @cached_property
     def U(self) -> Array:
-        """The bases of all classes beside one another: orthonormal columns, float64 (feature, column)."""
+        """The bases of all classes beside one another, each orthonormal: float64 (feature, column)."""
+        return self.span if self.orthogonal else self.span @ self.mixing
+
+    @cached_property
+    def mixing(self) -> Array:
+        """The columns of U along those of ``span``: float64 (column, column).
+
+        The symmetric square root of U^T U, which is cos theta between the i-th columns of any two classes.
+        """
+        place = np.concatenate([np.arange(dim) for dim in self.dims])
+        alike = place[:, None] == place
+        c, count = np.cos(np.radians(self.theta)), alike.sum(axis=0)
+        apart, together = np.sqrt(1 - c), np.sqrt(1 - c + c * count)
+        root: Array = apart * np.eye(len(place)) + alike * (together - apart) / count
+        return root
+
+    @cached_property
+    def span(self) -> Array:
+        """Orthonormal columns that span all subspaces, float64 (feature, column): U itself where it is orthogonal."""
         drawn = np.random.default_rng(self.basis).standard_normal((self.features, sum(self.dims)))
         columns, triangle = np.linalg.qr(drawn)
         basis: Array = columns * np.sign(np.diag(triangle))  # libraries of linear algebra choose signs of their own
@@ -138,6 +168,8 @@ def weighing(molrg: Molrg, signal: ArrayLike, noise_scale: ArrayLike) -> Weighin
 
 def class_posterior(molrg: Molrg, x_t: Array, signal: float, noise_scale: float) -> Array:
     """Give P(l | x_t) of states (sample, feature): (sample, class)."""
+    if not molrg.orthogonal:
+        return oblique(molrg, x_t, signal, noise_scale)[0]
     _, _, rate, offset = weighing(molrg, signal, noise_scale)
     starts = np.searchsorted(molrg.class_of, np.arange(len(molrg.dims)))
     energy = np.add.reduceat((x_t @ molrg.U) ** 2, starts, axis=1)
@@ -146,7 +178,12 @@ def class_posterior(molrg: Molrg, x_t: Array, signal: float, noise_scale: float)
 
 
 def hidden(molrg: Molrg, x_t: Array, signal: float, noise_scale: float) -> Array:
-    """Give the features h = D(x_t) U^T x_t of states (sample, feature): (sample, column). METHODS 5.2."""
+    """Give the features h of states (sample, feature), where E[x_0 | x_t] = span h: (sample, column).
+
+    Of orthogonal subspaces D(x_t) U^T x_t (METHODS 5.2).
+    """
+    if not molrg.orthogonal:
+        return oblique(molrg, x_t, signal, noise_scale)[1]
     own, other, _, _ = weighing(molrg, signal, noise_scale)
     b = other + (own - other) * class_posterior(molrg, x_t, signal, noise_scale)
     h: Array = b[:, molrg.class_of] * (x_t @ molrg.U)
@@ -155,8 +192,40 @@ def hidden(molrg: Molrg, x_t: Array, signal: float, noise_scale: float) -> Array
 
 def denoised(molrg: Molrg, x_t: Array, signal: float, noise_scale: float) -> Array:
     """Give E[x_0 | x_t] = U h of states (sample, feature): (sample, feature)."""
-    x_hat: Array = hidden(molrg, x_t, signal, noise_scale) @ molrg.U.T
+    x_hat: Array = hidden(molrg, x_t, signal, noise_scale) @ molrg.span.T
     return x_hat
+
+
+class Axes(NamedTuple):
+    """Principal axes of the classes along the columns of ``span``.
+
+    vectors (class, column, axis) and variance (class, axis): the covariance of span^T x_0 of class k is
+    mixing diag(1 or delta^2) mixing, these its eigenvectors and eigenvalues.
+    """
+
+    vectors: Array
+    variance: Array
+
+
+def axes(molrg: Molrg) -> Axes:
+    """Find the principal axes of the classes of a mixture."""
+    own = molrg.class_of == np.arange(len(molrg.dims))[:, None]
+    variance = np.where(own, 1.0, molrg.delta**2)
+    found = np.linalg.eigh(molrg.mixing * variance[:, None] @ molrg.mixing)
+    return Axes(found.eigenvectors, found.eigenvalues)
+
+
+def oblique(molrg: Molrg, x_t: Array, signal: float, noise_scale: float) -> tuple[Array, Array]:
+    """Give P(l | x_t) and h of states (sample, feature), for any theta: (sample, class) and (sample, column).
+
+    Along its axes, a state of class l is normal, of the variance v = signal^2 variance + noise_scale^2.
+    """
+    vectors, variance = axes(molrg)
+    a = np.einsum("sc,lca->sla", x_t @ molrg.span, vectors)
+    v = signal**2 * variance + noise_scale**2
+    posterior = special.softmax(np.log(molrg.weights) - (a**2 / v + np.log(v)).sum(axis=2) / 2, axis=1)
+    h: Array = np.einsum("sl,sla,lca->sc", posterior, a * signal * variance / v, vectors)
+    return posterior, h
 
 
 def _listed(numbers: tuple[float, ...]) -> str:

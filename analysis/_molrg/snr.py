@@ -42,7 +42,10 @@ def snr(molrg: Molrg, sigma: ArrayLike, clean: bool = False) -> Snr:
     """Compute the SNR of the exact denoiser at noise levels sigma = noise_scale / signal, (sigma,), all above 0.
 
     With ``clean``, x_0 is denoised as if it were a state of that level.
+
+    Raises InputError where subspaces are not orthogonal.
     """
+    _require_orthogonal(molrg)
     levels = np.atleast_1d(np.asarray(sigma, np.float64))
     classes = list(zip(molrg.dims, molrg.weights, strict=True))
     # classes alike have the same integrals
@@ -56,8 +59,9 @@ def snr(molrg: Molrg, sigma: ArrayLike, clean: bool = False) -> Snr:
 def approximate_snr(molrg: Molrg, sigma: ArrayLike) -> Array:
     """Compute Theorem 1's approximation of the SNR, (sigma,): good for little and for much noise only (METHODS 5.3).
 
-    Raises InputError where dims or weights differ between classes.
+    Raises InputError where dims or weights differ between classes, or subspaces are not orthogonal.
     """
+    _require_orthogonal(molrg)
     if len({*molrg.dims}) > 1 or len({*molrg.weights}) > 1:
         raise InputError("Theorem 1 speaks of classes of equal dims and weights; expected such a model")
     s2, delta2 = np.atleast_1d(np.asarray(sigma, np.float64)) ** 2, molrg.delta**2
@@ -71,9 +75,20 @@ def approximate_snr(molrg: Molrg, sigma: ArrayLike) -> Array:
 
 
 def bayes_accuracy(molrg: Molrg, sigma: ArrayLike) -> Array:
-    """Compute how often the likeliest class given x_t is the true one, (sigma,): no classifier of x_t does better."""
+    """Compute how often the likeliest class given x_t is the true one, (sigma,): no classifier of x_t does better.
+
+    Raises InputError where subspaces are not orthogonal.
+    """
+    _require_orthogonal(molrg)
     levels = np.atleast_1d(np.asarray(sigma, np.float64))
     return np.array([_accuracy(molrg, level) for level in levels])
+
+
+def _require_orthogonal(molrg: Molrg) -> None:
+    if not molrg.orthogonal:
+        raise InputError(
+            f"subspaces {molrg.theta:g} degrees apart, along which energies are not independent; expected theta 90"
+        )
 
 
 def _accuracy(molrg: Molrg, sigma: float) -> float:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from traj.analysis._molrg.model import Molrg, mixture_of, sample, weighing
+from traj.analysis._molrg.model import Molrg, axes, mixture_of, sample, weighing
 from traj.pipeline.models import surgery, weights
 from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.labels import Labels, check_label
@@ -25,9 +25,9 @@ from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
 
 KIND = "molrg"
-FORM = "molrg:classes=3,dim=5,features=50,delta=.2,weights=.2:.3:.5,basis=0"
+FORM = "molrg:classes=3,dim=5,features=50,delta=.2,weights=.2:.3:.5,basis=0,theta=90"
 """With the default of every key but weights, which are equal; dim may be one number for each class too, 10:5:2."""
-KEYS = ("classes", "dim", "features", "delta", "weights", "basis")
+KEYS = ("classes", "dim", "features", "delta", "weights", "basis", "theta")
 VALID_RANGE = (-4.0, 4.0)
 """Four sd of an x_0 along its own subspace, where it has the largest."""
 
@@ -57,17 +57,19 @@ def parse(fields: str) -> Molrg:
         delta=number(given.get("delta", ".2")),
         weights=tuple(number(text) for text in given["weights"].split(":")) if "weights" in given else (),
         basis=whole(given.get("basis", "0")),
+        theta=number(given.get("theta", "90")),
     )
 
 
 def name_of(molrg: Molrg) -> str:
-    """Write the name of a mixture; without weights that are equal and bases of seed 0, as of one that names none."""
+    """Write the name of a mixture; without equal weights, bases of seed 0 and theta 90, as of one that names none."""
     classes = len(molrg.dims)
     dims = ":".join(map(str, molrg.dims if len({*molrg.dims}) > 1 else molrg.dims[:1]))
     name = f"{KIND}:classes={classes},dim={dims},features={molrg.features},delta={molrg.delta!r}"
     if molrg.weights != Molrg(molrg.dims, molrg.features).weights:
         name += f",weights={':'.join(map(repr, molrg.weights))}"
-    return name + (f",basis={molrg.basis}" if molrg.basis else "")
+    name += f",basis={molrg.basis}" if molrg.basis else ""
+    return name if molrg.orthogonal else f"{name},theta={molrg.theta!r}"
 
 
 def exact(fields: str, device: str = "cpu", schedule: Schedule | None = None) -> MolrgDenoiser:
@@ -113,12 +115,13 @@ def trained(folder: Path, name: str, device: str = "cpu") -> MolrgDenoiser:
 class MolrgNetwork(nn.Module):
     """The denoiser x_hat = U h (METHODS 5.2): exact where U is the mixture's, the network of 004 where it is learnt.
 
+    Of subspaces that are not orthogonal, U is an orthonormal basis of them all, and h that of ``Oblique``.
     ``hidden`` gives h. States (sample, feature) come with the timestep of all of them, or one each: (sample,).
     """
 
     def __init__(self, molrg: Molrg, schedule: Schedule) -> None:
         super().__init__()
-        self.hidden = Hidden(molrg, schedule)
+        self.hidden = Hidden(molrg, schedule) if molrg.orthogonal else Oblique(molrg, schedule)
 
     def forward(self, x_t: Tensor, timestep: int | Tensor, label: Tensor | None = None) -> Tensor:
         """Predict x_0 (sample, feature); given classes (sample,), that of the class, where it is not -1."""
@@ -148,12 +151,50 @@ class Hidden(nn.Module):
         """Weigh the coefficients of each class by how likely it is, or by what it is given as."""
         a = x_t @ self.U
         other, gap, rate = (table[timestep][..., None] for table in (self.other, self.gap, self.rate))
-        w = torch.softmax(rate * (a.square() @ self.membership) + self.offset[timestep], dim=1)
-        if label is not None:
-            given = label[:, None] == torch.arange(w.shape[1], device=w.device)
-            w = torch.where(label[:, None] >= 0, given.to(w), w)
+        w = _told(torch.softmax(rate * (a.square() @ self.membership) + self.offset[timestep], dim=1), label)
         h: Tensor = (other + gap * w) @ self.membership.T * a
         return h
+
+
+class Oblique(nn.Module):
+    """The features h of subspaces that are not orthogonal, (sample, column); U (feature, column) spans them all.
+
+    As ``oblique`` of the mathematics, which has the equations.
+    """
+
+    vectors: Tensor
+    variance: Tensor
+    signal: Tensor
+    noise_scale: Tensor
+    log_weights: Tensor
+
+    def __init__(self, molrg: Molrg, schedule: Schedule) -> None:
+        super().__init__()
+        self.U = nn.Parameter(torch.from_numpy(molrg.span))
+        tables = {
+            **axes(molrg)._asdict(),
+            "signal": schedule.signal,
+            "noise_scale": schedule.noise_scale,
+            "log_weights": np.log(molrg.weights),
+        }
+        for key, table in tables.items():
+            self.register_buffer(key, torch.from_numpy(np.asarray(table, np.float64)), persistent=False)
+
+    def forward(self, x_t: Tensor, timestep: int | Tensor, label: Tensor | None = None) -> Tensor:
+        """Weigh the mean of each class by how likely it is, or by what it is given as."""
+        a = torch.einsum("sc,lca->sla", x_t @ self.U, self.vectors)
+        signal, noise_scale = (table[timestep][..., None, None] for table in (self.signal, self.noise_scale))
+        v = signal**2 * self.variance + noise_scale**2
+        w = _told(torch.softmax(self.log_weights - (a.square() / v + v.log()).sum(dim=2) / 2, dim=1), label)
+        return torch.einsum("sl,sla,lca->sc", w, a * signal * self.variance / v, self.vectors)
+
+
+def _told(w: Tensor, label: Tensor | None) -> Tensor:
+    """Replace the probabilities of classes (sample, class) by labels (sample,) that are not -1."""
+    if label is None:
+        return w
+    given = label[:, None] == torch.arange(w.shape[1], device=w.device)
+    return torch.where(label[:, None] >= 0, given.to(w), w)
 
 
 class MolrgDenoiser:

@@ -49,9 +49,15 @@ def train_bases(
     Raises
     ------
     InputError
-        When the name or a number is not valid, or the folder exists and holds something else.
+        When the name or a number is not valid, subspaces are not orthogonal, or the folder exists and holds something
+        else.
     """
     mixture = molrg.parse(name.partition(":")[2])
+    if not mixture.orthogonal:
+        raise InputError(
+            f"theta {mixture.theta:g}; a network of this form knows orthogonal subspaces only: expected theta 90, or "
+            f"the exact denoiser, --model {molrg.name_of(mixture)}"
+        )
     steps = STEPS if steps is None else steps
     for key, value, least in (("samples", samples, 1), ("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if value < least:
