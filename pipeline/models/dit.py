@@ -10,8 +10,7 @@ from diffusers import DiTTransformer2DModel
 
 from traj.pipeline.configs import Key, Keys, flag, number, off, one_of, optional, text, whole
 from traj.pipeline.models import autoencoders, loading, surgery
-from traj.pipeline.models.labels import Labels, check_label
-from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.models.labelled import LabelledDenoiser
 from traj.pipeline.models.repository import Repository
 from traj.pipeline.process.cut import Cut
 from traj.pipeline.process.schedule import Schedule
@@ -97,7 +96,7 @@ def load(
     return denoiser
 
 
-class DiTDenoiser(NetworkDenoiser):
+class DiTDenoiser(LabelledDenoiser):
     """A DiTTransformer2DModel (Peebles and Xie 2022); the embedding after those of its classes stands for none.
 
     Of a network that also predicts a variance, that part is left out where the scheduler has a variance of its own.
@@ -139,21 +138,13 @@ class DiTDenoiser(NetworkDenoiser):
             autocast=autocast,
         )
         self.num_classes: int = config.num_embeds_ada_norm
-        self._checked: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Labels:
-        """Read which labels samples are to have."""
-        return Labels(self, asked, null)
 
     def answer(self, x_t: torch.Tensor, time: torch.Tensor, condition: torch.Tensor, cut: Cut) -> torch.Tensor:
         """Run the network; condition is a label (sample,), -1 for none."""
         surgery.check(self.network, cut)
-        output: torch.Tensor = self.network(x_t, time.expand(len(x_t)), self._embeddings(condition)).sample
+        output: torch.Tensor = self.network(x_t, time.expand(len(x_t)), self.class_labels(condition)).sample
         return output
 
-    def _embeddings(self, label: torch.Tensor) -> torch.Tensor:
-        """Return the class embeddings to look up, checked once per label tensor (a check waits for the device)."""
-        if self._checked is None or self._checked[0] is not label:
-            check_label(label, self.num_classes)
-            self._checked = label, label.where(label >= 0, self.num_classes)
-        return self._checked[1]
+    def told(self, label: torch.Tensor) -> torch.Tensor:
+        """Give the class embeddings to look up for labels (sample,), -1 for none."""
+        return label.where(label >= 0, self.num_classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,14 +13,24 @@ import torch
 from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 
+from traj.pipeline.configs import Key, Keys, number, one_of, optional, whole
 from traj.pipeline.models import weights
 from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.network import NetworkDenoiser
 from traj.pipeline.models.repository import Repository
 from traj.pipeline.process.schedule import Schedule
+from traj.pipeline.process.spacing import SPACINGS
 from traj.stores import InputError
 
 Network = TypeVar("Network", bound=ModelMixin)
+OWN = Keys(
+    {
+        "time_scale": Key(1.0, number(above=0)),
+        "null_label": Key(None, optional(whole(0, 10_000_000))),
+        "spacing": Key(None, optional(one_of(*SPACINGS))),
+    }
+)
+"""The keys of traj.json."""
 
 
 def load(kind: type[Network], config: Mapping[str, Any], repository: Repository, part: str) -> tuple[Network, str]:
@@ -52,15 +63,29 @@ def load(kind: type[Network], config: Mapping[str, Any], repository: Repository,
     return network, found.sha256
 
 
-def schedule(repository: Repository, steps: int | None, time_scale: float = 1.0) -> Schedule:
-    """Read the scheduler config of a pipeline; the network is fed its time * time_scale.
+def own(repository: Repository) -> dict[str, Any]:
+    """Read traj.json, which need not be there: what the configs of diffusers cannot say.
+
+    ``time_scale`` is what times are multiplied by, ``null_label`` the class that stands for none, and ``spacing`` how
+    timesteps are spaced where a plan does not say.
+
+    Raises InputError for another key, or a value that a key does not take.
+    """
+    file = repository.file("traj.json")
+    return OWN.read(json_object(file) if file else {}, str(file))
+
+
+def schedule(repository: Repository, steps: int | None, own: Mapping[str, Any] | None = None) -> Schedule:
+    """Read the scheduler config of a pipeline, and what traj.json says of it.
 
     ``steps`` is the number of timesteps where the schedule is a grid.
 
     Raises MissingFile where there is none, and InputError where it asks for what is not supported.
     """
     config = json_object(repository.require("scheduler", "scheduler_config.json"))
-    return Schedule.from_config(config, time_scale, steps)
+    own = own or OWN.read({}, "traj.json")
+    found = Schedule.from_config(config, own["time_scale"], steps)
+    return found if own["spacing"] is None else replace(found, spacing=own["spacing"])
 
 
 def attempt(denoiser: NetworkDenoiser, condition: Any, device: str, given: str, factor: int = 1) -> None:

@@ -8,20 +8,15 @@ from typing import Any
 import torch
 from diffusers import UNet2DModel
 
-from traj.pipeline.configs import Key, Keys, number, optional, whole
-from traj.pipeline.models import loading, surgery, unet
-from traj.pipeline.models.folder import json_object
-from traj.pipeline.models.labels import NUMBERS, Labels, check_label
-from traj.pipeline.models.network import NetworkDenoiser
+from traj.pipeline.models import labelled, loading, unet
+from traj.pipeline.models.labelled import LabelledDenoiser
+from traj.pipeline.models.labels import NUMBERS
 from traj.pipeline.models.repository import Repository
-from traj.pipeline.process.cut import Cut
 from traj.pipeline.process.schedule import Schedule
 from traj.stores import InputError
 
 PARTS = {"unet": ("UNet2DModel",)}
 """What a pipeline of this family has beside its scheduler."""
-OWN = Keys({"time_scale": Key(1.0, number(above=0)), "null_label": Key(None, optional(whole(0, 10_000_000)))})
-"""The keys of traj.json."""
 
 
 def load(
@@ -33,7 +28,7 @@ def load(
     size: tuple[int, int] | None,
     factor: int | None = None,
 ) -> UNetDenoiser:
-    """Load a UNet2DModel with its scheduler. An optional traj.json holds ``time_scale`` and ``null_label``.
+    """Load a UNet2DModel with its scheduler, and traj.json.
 
     The network is tried on one image of ``size``, height and width, by default its config's sample_size. A ``factor``
     says that what it makes are latents, and that an image has so many times the sides.
@@ -45,26 +40,30 @@ def load(
     InputError
         When a part is not supported, or the network cannot be loaded or run.
     """
-    own = repository.file("traj.json")
-    options = OWN.read(json_object(own) if own else {}, str(own))
+    own = loading.own(repository)
     config = unet.KEYS.read(repository.config(repository.network), "the network's config.json")
-    schedule = loading.schedule(repository, steps, options["time_scale"])
+    schedule = loading.schedule(repository, steps, own)
     network, sha256 = loading.load(UNet2DModel, config, repository, repository.network)
     denoiser = UNetDenoiser(
         network.to(device),
         schedule,
         size=size,
         name=repository.name,
-        identity={"weights": sha256, "network": unet.KEYS.fingerprint(config), **options},
-        null_label=options["null_label"],
+        identity={
+            "weights": sha256,
+            "network": unet.KEYS.fingerprint(config),
+            "time_scale": own["time_scale"],
+            "null_label": own["null_label"],
+        },
+        null_label=own["null_label"],
         autocast=autocast,
         latent=factor is not None,
     )
-    _try(denoiser, device, factor or 1)
+    labelled.attempt(denoiser, device, factor or 1)
     return denoiser
 
 
-class UNetDenoiser(NetworkDenoiser):
+class UNetDenoiser(LabelledDenoiser):
     """A UNet2DModel, with or without labels.
 
     Labels are rows of a table of embeddings, or with a class_embed_type any whole numbers: "timestep" embeds them as it
@@ -104,7 +103,6 @@ class UNetDenoiser(NetworkDenoiser):
             autocast=autocast,
         )
         self.null_label = null_label
-        self._checked: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._kind = network.config.class_embed_type or ("table" if network.config.num_class_embeds else None)
         embeddings = network.config.num_class_embeds if self._kind == "table" else 0
         if null_label is not None and null_label != embeddings - 1:
@@ -117,22 +115,8 @@ class UNetDenoiser(NetworkDenoiser):
             self.num_classes = NUMBERS
         self.unconditional = self.num_classes == 0 or null_label is not None
 
-    def conditions(self, asked: Mapping[str, Any], null: bool = False) -> Labels:
-        """Read which labels samples are to have."""
-        return Labels(self, asked, null)
-
-    def answer(self, x_t: torch.Tensor, time: torch.Tensor, condition: torch.Tensor, cut: Cut) -> torch.Tensor:
-        """Run the network; condition is a label (sample,), -1 for none."""
-        return surgery.forward(self.network, cut, x_t, time, self._class_labels(condition))
-
-    def _class_labels(self, label: torch.Tensor) -> torch.Tensor | None:
-        """Return what the network is told as labels, checked once per label tensor (a check waits for the device)."""
-        if self._checked is None or self._checked[0] is not label:
-            check_label(label, self.num_classes, self.unconditional)
-            self._checked = label, self._told(label)
-        return self._checked[1]
-
-    def _told(self, label: torch.Tensor) -> torch.Tensor | None:
+    def told(self, label: torch.Tensor) -> torch.Tensor | None:
+        """Give rows of the table, the labels as numbers, or nothing; labels are (sample,), -1 for none."""
         match self._kind:
             case "table":
                 return label.where(label >= 0, self.null_label or 0)
@@ -151,15 +135,3 @@ def _size(network: UNet2DModel) -> tuple[int, int]:
         raise InputError("the network's config has no sample_size; expected the images' height and width: give --size")
     height, width = (size, size) if isinstance(size, int) else size
     return int(height), int(width)
-
-
-def _try(denoiser: UNetDenoiser, device: str, factor: int) -> None:
-    """Run a network on one image.
-
-    Raises InputError where it fails, or gives anything but finite numbers in the shape of the image.
-    """
-    channels, height, width = denoiser.shape
-    label = torch.full((1,), -1 if denoiser.unconditional else denoiser.num_classes - 1, device=device)
-    what = "an image" if denoiser.valid_range else "a latent"
-    given = f"{what} of {channels} x {height} x {width}, the size that its config.json says or that was given"
-    loading.attempt(denoiser, label, device, given, factor)
