@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import errno
 import math
 import os
-import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -14,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from traj.pipeline.models import weights
 from traj.pipeline.models.digits import (
     CLASSIFIERS,
     LEARNT,
@@ -120,11 +118,8 @@ def keep(out: str | os.PathLike[str], settings: dict[str, Any], write: Callable[
         _refuse_other_content(folder, settings)
         return False
     with making(folder, folder=True) as partial:
-        try:
+        with weights.saving(folder):
             write(partial)
-        except SafetensorError as error:  # a full disk, for example
-            code = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(code[1]) if code else errno.EIO, str(error), str(folder)) from None
         try:
             partial.rename(folder)
         except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import tempfile
@@ -9,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from traj.pipeline.configs import shown
 from traj.pipeline.models.folder import json_object
@@ -111,6 +114,16 @@ def staged(files: Mapping[str, Path]) -> Iterator[Path]:
         for name, path in files.items():
             Path(place, name).symlink_to(path.resolve())
         yield Path(place)
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Turn what safetensors makes of a full disk, say, back into the error of the system that it is."""
+    try:
+        yield
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(code[1]) if code else errno.EIO, str(error), str(folder)) from None
 
 
 def reason(error: Exception, place: Path, folder: Path) -> str:

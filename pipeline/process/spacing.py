@@ -45,9 +45,7 @@ def spaced_timesteps(schedule: Schedule, steps: int | Sequence[int] | None, spac
     elif spacing == "linspace":
         ascending = np.linspace(0, T - 1, steps).round()
     elif spacing == "openai":
-        # summed step by step, as theirs, since the sums' last bits decide what is rounded up
-        strides = repeat((T - 1) / max(steps - 1, 1), steps - 1)
-        ascending = np.array([round(place) for place in accumulate(strides, initial=0.0)])
+        ascending = np.array(spread(T, steps))
     else:
         # arange in floats may run one element too far
         ascending = np.arange(T, 0, -T / steps)[:steps][::-1].round() - 1
@@ -57,6 +55,13 @@ def spaced_timesteps(schedule: Schedule, steps: int | Sequence[int] | None, spac
             f"beyond {T - 1}; ask for fewer steps"
         )
     return [int(t) for t in ascending[::-1]]
+
+
+def spread(T: int, steps: int) -> list[int]:
+    """Spread steps over T timesteps from the first to the last, rounded as improved-diffusion and its kin do."""
+    # summed step by step, as theirs, since the sums' last bits decide what is rounded up
+    strides = repeat((T - 1) / max(steps - 1, 1), steps - 1)
+    return [round(place) for place in accumulate(strides, initial=0.0)]
 
 
 def shown(timesteps: Sequence[int]) -> str:

@@ -53,7 +53,10 @@ def openai(checkpoint: Path, out: Path, flags: str, code: str | None, tokenizer:
     """
     from traj.pipeline.models.openai.convert import convert as write
 
-    given = write(checkpoint, out, flags, code, tokenizer)
+    given, following = write(checkpoint, out, flags, code, tokenizer)
     for caution in given.cautions:
         say(caution)
-    say(f"{out} is ready")
+    for name, reason in given.left_out.items():
+        say(f"--{name} changes no number here: it is {reason}")
+    say(f"{out} is ready, a model of {given.code}")
+    say(f"next: {following}")

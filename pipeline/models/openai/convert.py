@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from traj.pipeline.models import weights
 from traj.pipeline.models.folder import write_json
-from traj.pipeline.models.openai import checkpoint, flags
+from traj.pipeline.models.openai import checkpoint, flags, sampling
 from traj.pipeline.models.openai.checkpoint import State
 from traj.pipeline.models.openai.flags import CLASSIFIER, GLIDE, STEPS, Flags
 from traj.pipeline.models.openai.unet import OpenAIUNet
@@ -18,8 +20,10 @@ from traj.stores import InputError, making, place
 
 def convert(
     source: Path, out: str | os.PathLike[str], text: str, code: str | None = None, tokenizer: Path | None = None
-) -> Flags:
-    """Write the model of a checkpoint into a folder that appears once it is whole; give the flags as they were read.
+) -> tuple[Flags, str]:
+    """Write the model of a checkpoint into a folder that appears once it is whole.
+
+    Gives the flags as they were read, and the command to go on with.
 
     ``text`` are the flags as typed, ``code`` the program they are of, ``tokenizer`` the folder of GLIDE's.
 
@@ -32,16 +36,32 @@ def convert(
         two do not belong together.
     """
     folder = place(out)
-    if os.path.lexists(folder):
-        raise InputError(f"{folder} exists; give another folder, or move it away")
+    _refuse_existing(folder)
     state = checkpoint.read(source)
     given = flags.read(text, state, code)
     if tokenizer is not None and given.code != GLIDE:
         raise InputError(f"a tokenizer was given, but {given.code} reads no texts; leave it out")
-    with making(folder, folder=True) as partial:
+    if given.code == CLASSIFIER:
+        following = f"traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model {out}"
+    else:
+        following = sampling.command(given, Path(out))
+    with making(folder, folder=True) as partial, weights.saving(folder):
         _write(state, given, partial, tokenizer)
+        _appear(partial, folder)
+    return given, following
+
+
+def _refuse_existing(folder: Path) -> None:
+    if os.path.lexists(folder):
+        raise InputError(f"{folder} exists; give another folder, or move it away")
+
+
+def _appear(partial: Path, folder: Path) -> None:
+    try:
         partial.rename(folder)
-    return given
+    except OSError:
+        _refuse_existing(folder)  # made by another process meanwhile
+        raise
 
 
 def _write(state: State, given: Flags, folder: Path, tokenizer: Path | None) -> None:
@@ -68,9 +88,28 @@ def write_unet(state: State, config: dict[str, Any], folder: Path) -> None:
     """
     with torch.device("meta"):
         network = OpenAIUNet(**config)
-    checkpoint.require(state, checkpoint.shapes(network), "the U-Net that the flags describe")
+    expected = checkpoint.shapes(network)
+    checkpoint.require(state, expected, "the U-Net that the flags describe", _advice(state, expected))
     network.load_state_dict(state, assign=True)
     network.save_pretrained(folder / "unet")
+
+
+def _advice(state: State, expected: Mapping[str, tuple[int, ...]]) -> str:
+    """Say which flag is likely wrong, where a tensor tells."""
+
+    def rows(name: str) -> float:
+        """How many times as many rows a tensor has as expected."""
+        return len(state[name]) / expected[name][0] if name in state and name in expected else 1
+
+    if rows("input_blocks.0.0.weight") != 1:
+        return "check --num_channels"
+    if (labelled := "label_emb.weight" in state) != ("label_emb.weight" in expected):
+        return f"expected --class_cond {labelled}"
+    if (more := rows("out.2.weight")) in (0.5, 2):
+        return f"expected --learn_sigma {more == 2}"
+    if (more := rows("input_blocks.1.0.emb_layers.1.weight")) in (0.5, 2):
+        return f"expected --use_scale_shift_norm {more == 2}"
+    return "check the flags"
 
 
 def scheduler(given: Flags) -> dict[str, Any]:

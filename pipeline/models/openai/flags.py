@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from traj.pipeline.configs import Key, Keys, Read, Unfit
+from traj.pipeline.models.openai.layers import NORM_GROUPS
 from traj.stores import InputError
 
 IMPROVED, GUIDED, GLIDE, CLASSIFIER = CODES = ("improved-diffusion", "guided-diffusion", "glide", "classifier")
@@ -35,6 +36,11 @@ class Flags:
         return self.values[name]
 
     @property
+    def learns_variance(self) -> bool:
+        """Whether the network answers with twice the channels: GLIDE's always does."""
+        return self.code == GLIDE or bool(self["learn_sigma"])
+
+    @property
     def channel_mult(self) -> tuple[float, ...]:
         """Channels of each level, in multiples of the first: as given, or what the program has for the image_size.
 
@@ -54,16 +60,35 @@ class Flags:
         return mult
 
     def unet(self) -> dict[str, Any]:
-        """Give the arguments of the OpenAIUNet that the flags describe, those that name a text aside."""
-        learned = self.code == GLIDE or self["learn_sigma"]
+        """Give the arguments of the OpenAIUNet that the flags describe, but for the width of texts.
+
+        Raises InputError as ``channel_mult`` does, and for channels that cannot be parted into groups or heads.
+        """
+        self._require_widths()
         given = {
             "sample_size": self["image_size"],
-            "out_channels": 6 if learned else 3,
+            "out_channels": 6 if self.learns_variance else 3,
             "model_channels": self["num_channels"],
             "channel_mult": self.channel_mult,
             "num_classes": CLASSES if self.values.get("class_cond") else None,
         }
         return {**given, **{name: self.values[name] for name in _OF_UNET if name in self.values}}
+
+    def _require_widths(self) -> None:
+        """Refuse channels of a level that cannot be parted into the groups of norms, or the heads of attention."""
+        if self.values.get("num_head_channels"):
+            heads = {"num_head_channels": self["num_head_channels"]}
+        else:
+            heads = {name: self[name] for name in ("num_heads", "num_heads_upsample") if self[name]}
+        halved = {self["image_size"] // side for side in self["attention_resolutions"]}
+        for level, mult in enumerate(self.channel_mult):
+            attends = 2**level in halved or level == len(self.channel_mult) - 1
+            for what, count in {"the groups of a norm": NORM_GROUPS, **(heads if attends else {})}.items():
+                if int(mult * self["num_channels"]) % count:
+                    raise InputError(
+                        f"flags have num_channels {self['num_channels']}, which is {mult * self['num_channels']:g} at "
+                        f"level {level + 1}; expected a multiple of {count}, for {what}"
+                    )
 
 
 CLASSES = 1000
@@ -99,7 +124,7 @@ def read(text: str, names: Collection[str], code: str | None = None) -> Flags:
         if name in _REFUSED:
             raise InputError(f"--{name} was given: {_REFUSED[name]}")
     keys = KEYS[code]
-    values = keys.read(given, f"the flags of {code}")
+    values = keys.read(given, f"--flags ({code})")
     left_out = {name: keys.unused[name] for name in given if name in keys.unused}
     return Flags(code, values, left_out, cautions)
 
@@ -254,7 +279,7 @@ _DIFFUSION = {
     "predict_xstart": Key(False, _switch),
     "rescale_timesteps": Key(False, _switch),
 }
-_SAMPLING = {"use_ddim": Key(False, _switch), "clip_denoised": Key(True, _switch)}
+_SAMPLING = {"use_ddim": Key(None, _switch), "clip_denoised": Key(True, _switch)}
 _CLASSIFIER = {
     "classifier_width": Key(128, _COUNT),
     "classifier_depth": Key(2, _whole(1, 1000)),
