@@ -1,34 +1,266 @@
-"""Converting checkpoints of OpenAI's programs, on small random networks."""
+"""Converting checkpoints of improved-diffusion and guided-diffusion, on small random networks of the same names."""
 
 import json
+import pickle
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from diffusers import DDPMPipeline
 
-from traj.pipeline.models.openai import convert, flags
+from tests.runs import digest
+from tests.test_weights import Code
+from traj import stores
+from traj.pipeline import models
+from traj.pipeline.cli import main
+from traj.pipeline.models.openai import checkpoint, convert, flags
 from traj.pipeline.models.openai.unet import OpenAIUNet
 
-FLAGS = (
-    "--image_size 32 --num_channels 32 --num_res_blocks 1 --learn_sigma True --dropout 0.3 --diffusion_steps 4000 "
-    "--noise_schedule cosine"
+SMALL = (
+    "--image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blocks 1 --num_heads 2 --resblock_updown True "
+    "--class_cond True --learn_sigma True --diffusion_steps 4000 --rescale_timesteps True --noise_schedule cosine"
 )
+KINDS = {"OpenAIUNet": "8,4", "UNet2DModel": "4"}
+"""Where there is attention, with heads of two widths or of one, and which network reproduces that."""
 
 
-def random_state(**config):
-    """A state dict with random numbers in every tensor."""
+def network_of(text):
+    return OpenAIUNet(**flags.read(text, ["output_blocks.0"]).unet())
+
+
+def random_state(text):
+    """A state dict of the network that flags describe, with random numbers in every tensor."""
     torch.manual_seed(0)
-    network = OpenAIUNet(**config)
-    return {name: torch.randn_like(tensor) / 20 for name, tensor in network.state_dict().items()}
+    return {name: torch.randn_like(tensor) / 10 for name, tensor in network_of(text).state_dict().items()}
+
+
+def traj(*arguments, status=0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    said = " ".join(result.output.split())
+    assert result.exit_code == status, said
+    return said
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A checkpoint of improved-diffusion."""
-    path = tmp_path_factory.mktemp("openai") / "model.pt"
-    torch.save(random_state(**flags.read(FLAGS, ["output_blocks.0"]).unet()), path)
+def state():
+    return random_state(f"{SMALL} --attention_resolutions 8,4")
+
+
+@pytest.fixture(scope="module")
+def saved(state, tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "model.pt"
+    torch.save(state, path)
     return path
 
 
-def test_a_checkpoint_becomes_a_folder(checkpoint, tmp_path):
-    convert.convert(checkpoint, tmp_path / "out", FLAGS)
-    assert json.loads((tmp_path / "out/traj.json").read_text()) == {"time_scale": 0.25, "spacing": "openai"}
+@pytest.fixture(scope="module", params=KINDS)
+def converted(request, tmp_path_factory):
+    """The flags of a network, its state dict, and the folder that it was converted into."""
+    text = f"{SMALL} --attention_resolutions {KINDS[request.param]}"
+    folder, state = tmp_path_factory.mktemp("models"), random_state(text)
+    torch.save(state, folder / "model.pt")
+    convert.convert(folder / "model.pt", folder / "out", text)
+    return text, state, folder / "out"
+
+
+def test_the_folder_holds_a_network_its_schedule_and_what_diffusers_cannot_say(converted):
+    text, _, folder = converted
+    kind = json.loads((folder / "unet/config.json").read_text())["_class_name"]
+    assert text.endswith(KINDS[kind])
+    assert json.loads((folder / "traj.json").read_text()) == {"time_scale": 0.25, "spacing": "openai"}
+    scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    assert scheduler["variance_type"] == "learned_range"
+    assert not (folder / "model_index.json").exists()  # a pipeline of diffusers would feed times that are not rescaled
+
+
+def test_predictions_are_those_of_the_checkpoint_at_rescaled_times(converted):
+    text, state, folder = converted
+    denoiser, plain = models.load(str(folder)), network_of(text)
+    plain.load_state_dict(state)
+    x_t, label = torch.randn(2, 3, 8, 8), torch.tensor([3, 999])
+    for timestep in (0, 1, 1999, 3999):
+        with torch.inference_mode():
+            found = denoiser(x_t, timestep, label)
+            eps, v = plain(x_t, torch.tensor(timestep / 4), label).sample.chunk(2, dim=1)
+        torch.testing.assert_close(found.eps, eps, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found.variance_fraction, (v + 1) / 2, rtol=1e-5, atol=1e-5)
+
+
+def test_fractions_of_a_timestep_reach_the_network(converted, monkeypatch):
+    denoiser, times = models.load(str(converted[2])), []
+    denoiser.network.register_forward_pre_hook(lambda _, given: times.append(given[1]))
+    for timestep in (3999, 3):
+        denoiser(torch.zeros(1, 3, 8, 8), timestep, torch.tensor([0]))
+    assert [float(time) for time in times] == [999.75, 0.75]
+    assert times[0].dtype == torch.float32
+
+
+def test_what_is_known_of_the_model_says_how_it_is_spaced(converted):
+    said = traj("info", converted[2])
+    assert "3 channel(s) of 8 x 8, 1000 classes" in said
+    assert "schedule.spacing openai" in said
+    assert "U-Net: 4 input blocks" in said
+
+
+def test_a_converted_model_is_generated_continued_forked_and_cut(converted, tmp_path):
+    folder = converted[2]
+    run, parts, forks, sweep = (tmp_path / f"{name}.zarr" for name in ("run", "parts", "forks", "sweep"))
+    asked = ("--model", folder, "--labels", "cycle", "--sampler", "iddpm", "--steps", 4, "--samples", 3, "--block", 2)
+    traj("generate", run, *asked, "--device", "cpu")
+    traj("generate", parts, *asked, "--device", "cpu", "--blocks", "1:2")
+    traj("generate", parts, *asked, "--device", "cpu")
+    assert digest(parts) == digest(run)
+    made = stores.open(run)
+    assert made.timestep.values.tolist() == [3999, 2666, 1333, 0]
+    assert made.label.values.tolist() == [0, 1, 2]
+    assert made.log_variance.shape == made.x_t.shape
+
+    loaded = ("--model", folder, "--device", "cpu")
+    traj("fork", run, forks, *loaded, "--at", 1333, "--noise", "shared", "--replicas", 1)
+    np.testing.assert_array_equal(stores.open(forks).x_0[0, 0], made.x_0)
+    (tmp_path / "cuts.yaml").write_text("[{edit: blocks, nb: 8, n: 2, t_start: 2666}]")
+    traj("fork", run, sweep, *loaded, "--sweep", tmp_path / "cuts.yaml")
+    assert abs(stores.open(sweep).x_0[0, 0] - made.x_0).max() > 0
+
+
+def test_a_size_and_a_missing_label_are_refused(converted, tmp_path):
+    text, _, folder = converted
+    if text.endswith(KINDS["OpenAIUNet"]):
+        with pytest.raises(ValueError, match="size 16x16 was given, but its images are 8 x 8; leave out --size"):
+            models.load(str(folder), size=(16, 16))
+    said = traj("generate", tmp_path / "run.zarr", "--model", folder, "--steps", 2, status=2)
+    assert "was trained with labels only; use --labels cycle, or one class" in said
+
+
+def test_where_nothing_is_rescaled_diffusers_can_run_the_folder(tmp_path):
+    text = "--image_size 64 --num_channels 32 --channel_mult 1 --num_res_blocks 1 --attention_resolutions 8"
+    torch.save(random_state(text), tmp_path / "model.pt")
+    convert.convert(tmp_path / "model.pt", tmp_path / "out", text)
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "out")
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
+    loaded = models.load(str(tmp_path / "out"))
+    assert (loaded.schedule.variance, loaded.schedule.clip_sample, loaded.num_classes) == ("large", 1.0, 0)
+
+
+def test_the_command_says_what_was_left_out_and_what_to_type(saved, tmp_path):
+    text = f"{SMALL} --attention_resolutions 8,4 --use_fp16 True --timestep_respacing 250"
+    said = traj("convert", "openai", saved, tmp_path / "out", "--flags", text)
+    assert "--use_fp16 changes no number here: it is of speed and memory" in said
+    assert "is ready, a model of guided-diffusion" in said
+    assert said.endswith(f"--model {tmp_path / 'out'} --labels cycle --sampler iddpm --steps 250")
+
+
+def test_half_precision_becomes_float32_and_old_files_are_read(state, tmp_path):
+    torch.save({name: tensor.half() for name, tensor in state.items()}, tmp_path / "half.pt")
+    torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "wrapped.pt")
+    read = {name: checkpoint.read(tmp_path / f"{name}.pt") for name in ("half", "old", "wrapped")}
+    for name, tensor in state.items():
+        torch.testing.assert_close(read["half"][name], tensor.half().float(), rtol=0, atol=0)
+        torch.testing.assert_close(read["old"][name], tensor, rtol=0, atol=0)
+        torch.testing.assert_close(read["wrapped"][name], tensor, rtol=0, atol=0)
+
+
+def odd_contents():
+    network = torch.nn.Linear(1, 1)
+    return {
+        "a list": ([1], "holds a list; expected a state dict: tensors by name"),
+        "one tensor": (torch.ones(1), "holds a Tensor; expected a state dict"),
+        "numbers": ({"a": 1}, "holds a dict with 'a'; expected a state dict"),
+        "nothing": ({}, "holds an empty dict"),
+        "an optimizer": (torch.optim.Adam(network.parameters()).state_dict(), "holds the state of an optimizer"),
+        "a module": (network, "cannot be read as tensors, and no code of a checkpoint is run"),
+        "two models": ({"model": {"a": torch.ones(1)}, "state_dict": {"a": torch.ones(1)}}, "holds a dict with"),
+        "code": (Code(), "cannot be read as tensors, and no code of a checkpoint is run"),
+    }
+
+
+@pytest.mark.parametrize("what", odd_contents())
+def test_a_file_that_holds_no_state_dict_is_refused_and_its_code_never_runs(tmp_path, what):
+    content, said = odd_contents()[what]
+    torch.save(content, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=said):
+        convert.convert(tmp_path / "odd.pt", tmp_path / "out", "")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [pickle.dumps(Code(), 2), b"", b"text"], ids=["code", "nothing", "text"])
+def test_a_file_that_is_no_checkpoint_is_one_clear_error(tmp_path, content):
+    (tmp_path / "odd.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be read as tensors") as caught:
+        checkpoint.read(tmp_path / "odd.pt")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+    assert "no such checkpoint" in traj("convert", "openai", tmp_path / "no.pt", tmp_path / "out", status=2)
+
+
+def test_missing_extra_and_misshapen_tensors_are_refused_with_the_first_three(state):
+    given = {f"extra.{k}": torch.ones(1) for k in range(4)} | {
+        name: tensor[:1] if name.startswith("time_embed") else tensor
+        for name, tensor in state.items()
+        if not name.startswith("output_blocks.1.")
+    }
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    with pytest.raises(ValueError, match="the checkpoint lacks") as caught:
+        checkpoint.require(given, shapes, "the network")
+    lacks, extra, other = str(caught.value).split("; ")[:3]
+    assert lacks.startswith("the checkpoint lacks output_blocks.1.0.in_layers.0.weight, output_blocks.1.0.in_layers.0.")
+    assert lacks.endswith(f" and {sum(name.startswith('output_blocks.1.') for name in state) - 3} more")
+    assert extra == "also has extra.0, extra.1, extra.2 and 1 more"
+    assert other.startswith("has time_embed.0.weight (1, 32) instead of (128, 32), time_embed.0.bias (1,) instead of")
+
+
+@pytest.mark.parametrize(
+    ("changed", "advice"),
+    [
+        (("--learn_sigma True", ""), "expected --learn_sigma True"),
+        (("--class_cond True", ""), "expected --class_cond True"),
+        (("--num_channels 32", "--num_channels 64"), "check --num_channels"),
+        (("--num_heads 2", "--num_heads 2 --use_scale_shift_norm False"), "expected --use_scale_shift_norm True"),
+        (("--num_res_blocks 1", "--num_res_blocks 2"), "check the flags"),
+    ],
+)
+def test_flags_of_another_network_are_refused_with_the_likely_one(saved, tmp_path, changed, advice):
+    text = f"{SMALL} --attention_resolutions 8,4".replace(*changed)
+    with pytest.raises(ValueError, match=f"does not belong to the U-Net that the flags describe; {advice}$"):
+        convert.convert(saved, tmp_path / "out", text)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_that_is_there_is_overwritten(saved, tmp_path):
+    (tmp_path / "out").mkdir()
+    said = traj("convert", "openai", saved, tmp_path / "out", status=2)
+    assert "out exists; give another folder, or move it away" in said
+
+
+def test_a_conversion_that_is_stopped_leaves_nothing(saved, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(OpenAIUNet, "save_pretrained", stop)
+    with pytest.raises(KeyboardInterrupt):
+        convert.convert(saved, tmp_path / "out", f"{SMALL} --attention_resolutions 8,4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tokenizer_is_of_glide_only(saved, tmp_path):
+    with pytest.raises(ValueError, match="guided-diffusion reads no texts; leave it out"):
+        convert.convert(saved, tmp_path / "out", SMALL, tokenizer=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"null_label": 999}, "has null_label, but such a network has no label that stands for none"),
+        ({"spacing": "odd"}, "has spacing: 'odd'; expected null, or one of leading, linspace, trailing, openai"),
+    ],
+)
+def test_an_odd_traj_json_is_refused(saved, tmp_path, own, said):
+    convert.convert(saved, tmp_path / "out", f"{SMALL} --attention_resolutions 8,4")
+    (tmp_path / "out/traj.json").write_text(json.dumps(own))
+    with pytest.raises(ValueError, match=said):
+        models.load(str(tmp_path / "out"))

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin, UNet2DModel
 
 from traj.pipeline.models import weights
 from traj.pipeline.models.folder import write_json
-from traj.pipeline.models.openai import checkpoint, flags, sampling
+from traj.pipeline.models.openai import checkpoint, flags, sampling, to_diffusers
 from traj.pipeline.models.openai.checkpoint import State
 from traj.pipeline.models.openai.flags import CLASSIFIER, GLIDE, STEPS, Flags
 from traj.pipeline.models.openai.unet import OpenAIUNet
@@ -77,21 +78,35 @@ def _write(state: State, given: Flags, folder: Path, tokenizer: Path | None) -> 
         from traj.pipeline.models.openai import glide
 
         glide.write(state, given, folder, tokenizer)
-    else:
-        write_unet(state, given.unet(), folder)
+        return
+    network = write_unet(state, given.unet(), folder)
+    if isinstance(network, UNet2DModel) and own(given)["time_scale"] == 1:  # which a pipeline of diffusers knows not
+        write_json(folder / "model_index.json", _INDEX)
 
 
-def write_unet(state: State, config: dict[str, Any], folder: Path) -> None:
-    """Write the part unet of a model's folder.
+_INDEX = {
+    "_class_name": "DDPMPipeline",
+    "scheduler": ["diffusers", "DDPMScheduler"],
+    "unet": ["diffusers", "UNet2DModel"],
+}
+
+
+def write_unet(state: State, config: dict[str, Any], folder: Path) -> ModelMixin:
+    """Write the part unet of a model's folder: a UNet2DModel where one computes the same, else an OpenAIUNet.
 
     Raises InputError where the tensors are not those of an OpenAIUNet with such a config.
     """
     with torch.device("meta"):
-        network = OpenAIUNet(**config)
+        network: ModelMixin = OpenAIUNet(**config)
     expected = checkpoint.shapes(network)
     checkpoint.require(state, expected, "the U-Net that the flags describe", _advice(state, expected))
+    if (same := to_diffusers.config(config)) is not None:
+        with torch.device("meta"):
+            network = UNet2DModel(**same)
+        state = to_diffusers.tensors(state, config)
     network.load_state_dict(state, assign=True)
     network.save_pretrained(folder / "unet")
+    return network
 
 
 def _advice(state: State, expected: Mapping[str, tuple[int, ...]]) -> str:
@@ -114,7 +129,7 @@ def _advice(state: State, expected: Mapping[str, tuple[int, ...]]) -> str:
 
 def scheduler(given: Flags) -> dict[str, Any]:
     """Give the config of the DDPMScheduler whose betas, variance and clipping are those of the flags."""
-    if given.code == GLIDE or given["learn_sigma"]:
+    if given.learns_variance:
         variance = "learned_range"
     else:
         variance = "fixed_small" if given.values.get("sigma_small") else "fixed_large"

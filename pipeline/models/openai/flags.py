@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from traj.pipeline.configs import Key, Keys, Read, Unfit
-from traj.pipeline.models.openai.layers import NORM_GROUPS
+from traj.pipeline.models.openai.layers import NORM_GROUPS, attended_levels
 from traj.stores import InputError
 
 IMPROVED, GUIDED, GLIDE, CLASSIFIER = CODES = ("improved-diffusion", "guided-diffusion", "glide", "classifier")
@@ -80,10 +80,10 @@ class Flags:
             heads = {"num_head_channels": self["num_head_channels"]}
         else:
             heads = {name: self[name] for name in ("num_heads", "num_heads_upsample") if self[name]}
-        halved = {self["image_size"] // side for side in self["attention_resolutions"]}
+        levels = len(self.channel_mult)
+        attended = attended_levels(self["image_size"], self["attention_resolutions"], levels) | {levels - 1}
         for level, mult in enumerate(self.channel_mult):
-            attends = 2**level in halved or level == len(self.channel_mult) - 1
-            for what, count in {"the groups of a norm": NORM_GROUPS, **(heads if attends else {})}.items():
+            for what, count in {"the groups of a norm": NORM_GROUPS, **(heads if level in attended else {})}.items():
                 if int(mult * self["num_channels"]) % count:
                     raise InputError(
                         f"flags have num_channels {self['num_channels']}, which is {mult * self['num_channels']:g} at "
@@ -130,7 +130,12 @@ def read(text: str, names: Collection[str], code: str | None = None) -> Flags:
 
 
 def betas(steps: int, noise_schedule: str) -> dict[str, Any]:
-    """Give the keys of a scheduler's config that make the betas of so many diffusion steps."""
+    """Give the keys of a scheduler's config that make the betas of so many diffusion steps.
+
+    Raises InputError where linear betas would grow to 1 or more.
+    """
+    if noise_schedule == "linear" and steps <= 20:
+        raise InputError(f"flags have diffusion_steps {steps} with noise_schedule linear; expected more than 20")
     return {
         "num_train_timesteps": steps,
         "beta_schedule": "linear" if noise_schedule == "linear" else "squaredcos_cap_v2",
