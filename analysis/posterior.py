@@ -47,7 +47,7 @@ BOUNDARIES = {
 
 @quantity(
     reads="trajectories",
-    numerics=3,
+    numerics=2,
     title="Which images of a dataset a state may come from",
     source="001, the posterior of a finite dataset",
 )
