@@ -137,6 +137,41 @@ def test_it_is_what_the_exact_denoiser_goes_by(handwritten):
     assert float(result["distance_to_pred_x0"].max()) < 1e-6
 
 
+LEVELS = [(0.0, 1.0), (1e-3, 1.0), (0.5, 0.9), (0.9, 0.4), (1.0, 0.05), (1.0, 1e-4), (1.0, 0.0), (1.0, 80.0)]
+"""From no signal to no noise, and the noise of a VE process."""
+
+
+@pytest.mark.parametrize("count", [1, 2, 15, 1200])
+@pytest.mark.parametrize(("c", "d"), LEVELS)
+def test_weights_and_means_are_those_of_plain_sums_to_1e_12(count, c, d):
+    rng = np.random.default_rng(count)
+    points = rng.uniform(-1, 1, (count, 16)).astype(np.float32).astype(float)
+    points[count // 2 :: 3] = points[0]  # equal images, in other blocks too
+    x_t = c * points[rng.integers(0, count, 40)] + d * rng.standard_normal((40, 16))
+    found = one_pass.of_states(x_t, np.full(40, c), np.full(40, d), Images(vectors(points)), 1)
+    exponents = -((x_t[:, None] - c * points) ** 2).sum(axis=-1)
+    exponents -= exponents.max(axis=1, keepdims=True)
+    weights = np.exp(exponents / (2 * max(d, 1e-9) ** 2))
+    weights /= weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found.mean, weights @ points, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(np.exp(found.log_weight[:, 0]), weights.max(axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("behind", np.arange(20, 70, 5.0))
+@pytest.mark.parametrize("nearest_first", [True, False])
+def test_no_image_is_left_out_that_counts_though_it_be_one_of_many_far_ones(behind, nearest_first):
+    # One image at the state itself; 1500 at one distance, far enough that each weighs e^-behind beside it.
+    far = np.sqrt(2 * behind) * np.array([0.6, 0.8])
+    points = np.concatenate([np.zeros((1, 2)), np.tile(far, (1500, 1))]).astype(np.float32).astype(float)
+    points = points if nearest_first else points[::-1]
+    found = one_pass.of_states(np.zeros((3, 2)), np.ones(3), np.ones(3), Images(vectors(points)), 1)
+    of_each = np.exp(-(points**2).sum(axis=1).max() / 2)
+    mass = 1500 * of_each / (1 + 1500 * of_each)
+    np.testing.assert_allclose(found.mean, np.tile(mass * points[[0, -1]].sum(axis=0), (3, 1)), rtol=1e-13, atol=1e-17)
+    entropy = -(1 - mass) * np.log1p(-mass) - mass * np.log(of_each / (1 + 1500 * of_each))
+    np.testing.assert_allclose(found.entropy, entropy, rtol=1e-9, atol=1e-14)
+
+
 def test_two_images_of_the_source_have_its_odds():
     # 001: distances 44.25 and 44.40 at c = .2, d = .8 (METHODS 2.2)
     points = np.array([[44.25 / 0.2, 0], [0, 44.40 / 0.2], [60 / 0.2, 0]])
