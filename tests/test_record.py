@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import diffusers
 import numpy as np
@@ -17,6 +18,8 @@ from traj.analysis.psnr import psnr
 from traj.pipeline.info import describe_store
 from traj.pipeline.making import fork, generate
 from traj.pipeline.process import noise
+from traj.pipeline.report.entries import Entry, Stored
+from traj.pipeline.report.runs import tables
 from traj.stores import InputError
 
 OWN = """
@@ -238,6 +241,21 @@ def test_two_evaluations_of_a_step_are_kept_apart(tmp_path, scheduler):
     np.testing.assert_array_equal(ds.x_t, np.stack(given, 1)[:, ::2])
     d = ds.noise_scale.values[:, None, None, None]
     np.testing.assert_allclose(ds.pred_x0, (1 - 0.1 * d) * ds.x_t, rtol=1e-5, atol=1e-6)
+
+
+def test_the_report_says_how_a_recorded_run_was_made(tmp_path):
+    entries = []
+    for name, told in (("cats", {"prompt": ["a cat", "two"]}), ("plain", {})):
+        path = tmp_path / f"{name}.zarr"
+        pipe = Loop(diffusers.HeunDiscreteScheduler())
+        with traj.record(pipe, path, every=2):
+            pipe(num_inference_steps=4, **told)
+        run = Stored(name, "trajectories", path, stores.describe(path), traj.open(path), None)
+        entries.append(Entry(name, {"trajectories": run}))
+    shown = tables(entries, {"cats": "#000", "plain": "#000"}, "")
+    found = [re.findall("<td[^>]*>(.*?)</td>", row)[2:7] for row in shown.split("<tr>")[2:]]
+    under = "prompts &quot;a cat&quot;, &quot;two&quot;"
+    assert found == [["HeunDiscreteScheduler", each, "4", "2", "14"] for each in (under, "–")]
 
 
 def test_every_second_step_and_the_last_are_kept(tmp_path):

@@ -10,15 +10,15 @@ from typing import Any
 from traj.pipeline.estimate import size
 from traj.pipeline.report import markup
 from traj.pipeline.report.entries import Entry, Stored
-from traj.stores import KINDS
+from traj.stores import KINDS, TOLD
 
 _LISTED = 5
 """Texts or labels of a list that are written out."""
 
 RUNS = (
     "<p>Labels are the classes asked for: none, all in turn (cycle), or one; samples take prompts in turn. Evaluations "
-    "are those of the network, one per image and step. The fingerprint stands for all inputs of a run: equal ones, "
-    "equal trajectories.</p>"
+    "are those of the network: for each image one per step, and a second one where the sampler makes it. The "
+    "fingerprint stands for all inputs of a run: equal ones, equal trajectories.</p>"
 )
 MADE = (
     "<p>A fork starts again from a stored x_t of a run: its replicas share that state and have noise of their own from "
@@ -74,15 +74,54 @@ def _said(value: Any) -> str:
 def _run(run: Stored) -> list[str]:
     config, shape = run.config, run.described.get("arrays", {}).get("x_t", {}).get("dims", {})
     steps, samples = plan_steps(config) or shape.get("timestep"), shape.get("sample")
+    evaluations = steps and steps + second_evaluations(config)
+    sampler, under = sampler_name(config), condition(config)
+    if recorded := _recorded(config):
+        steps, evaluations = _recorded_steps(run, recorded)
+        sampler, under = _scheduler_name(recorded), _told(run)
     return [
         markup.breakable(model_name(run)) if config else "–",
-        escape(sampler_name(config)),
-        escape(condition(config)),
+        escape(sampler),
+        escape(under),
         markup.count(steps),
         markup.count(samples),
-        markup.count(steps and samples and (steps + second_evaluations(config)) * samples),
+        markup.count(evaluations and samples and evaluations * samples),
         *_size(run),
     ]
+
+
+def _recorded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what `traj record` notes of a pipeline and its call, nothing where a config says no such thing."""
+    found = config.get("record")
+    sound = isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in ("scheduler", "call"))
+    return found if sound else {}
+
+
+def _recorded_steps(run: Stored, recorded: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Count the steps of a recorded call, and the evaluations of its network: the coordinate `step` counts these."""
+    if run.ds is None:
+        return None, None
+    evaluations = int(run.ds["step"][-1]) + 1
+    asked = recorded["call"].get("num_inference_steps")
+    return asked if isinstance(asked, int) else run.ds.sizes["timestep"], evaluations
+
+
+def _scheduler_name(recorded: Mapping[str, Any]) -> str:
+    """Name the scheduler that a recorded pipeline ran, and the guidance that was asked for."""
+    parts = [str(recorded["scheduler"].get("class", "–"))]
+    if (guidance := recorded["call"].get("guidance_scale")) is not None:
+        parts.append(f"guidance {guidance}")
+    return "; ".join(parts)
+
+
+def _told(run: Stored) -> str:
+    """Say what the samples of a recorded run were made under, as its coordinates say."""
+    found = {}
+    for name in TOLD:
+        values = [] if run.ds is None or name not in run.ds.coords else run.ds[name].to_numpy().tolist()
+        if told := [value for value in dict.fromkeys(values) if value != -1]:
+            found[f"{name}s"] = told
+    return ", ".join(f"{name} {_said(values)}" for name, values in found.items()) or "–"
 
 
 def _made(one: Stored, colours: Mapping[str, str], folder: str) -> list[str]:
