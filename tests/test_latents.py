@@ -203,7 +203,7 @@ def test_latents_and_forks_of_them_are_stored_without_a_range(run, tmp_path):
 
 
 def test_quantities_that_need_a_range_say_that_these_are_latents(run):
-    with pytest.raises(InputError, match="none, as it holds latents: decode them"):
+    with pytest.raises(InputError, match=r"none\. Where it holds latents, decode them"):
         psnr(run[1])
 
 

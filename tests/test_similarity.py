@@ -153,9 +153,10 @@ def test_a_preset_that_does_not_fit_is_refused_with_what_does(preset, message):
         ssim(trajectories(side=8), preset=preset)
 
 
-def test_one_pixel_images_are_told_to_use_psnr():
-    with pytest.raises(ValueError, match="no window fits images this small, use psnr"):
-        ssim(trajectories(side=1))
+@pytest.mark.parametrize("side", [1, 2])
+def test_images_too_small_are_told_the_least_size_and_psnr(side):
+    with pytest.raises(ValueError, match="the least is 3 pixels a side; analyse them with psnr"):
+        ssim(trajectories(side=side))
 
 
 def test_a_missing_variable_is_named_with_what_there_is():

@@ -59,11 +59,12 @@ def require_images(ds: xr.Dataset, quantity: str) -> None:
 
 
 def value_range(ds: xr.Dataset) -> tuple[float, float]:
-    """Read the range of image values off x_0's valid_range. Raises InputError where it names none, as for latents."""
+    """Read the range of image values off x_0's valid_range. Raises InputError where it names none."""
     if (bounds := valid_range(ds)) is None:
         raise InputError(
-            "values are mapped from the valid_range of x_0 onto [0, 1], and x_0 of this store has none, as it holds "
-            "latents: decode them to images (traj readout decode), and analyse those"
+            "values are mapped from the valid_range of x_0 onto [0, 1], and x_0 of this store has none. Where it holds "
+            "latents, decode them to images (traj readout decode), and analyse those; otherwise make it again, with "
+            "the range that its values are meant to lie in"
         )
     return bounds
 

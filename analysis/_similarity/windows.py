@@ -62,6 +62,6 @@ def window_of(preset: str, side: int) -> tuple[str, int]:
         fits += [f"window:N with N up to {widest}"] if widest >= 3 else []
         raise InputError(
             f"preset {preset} needs images of at least {window} pixels a side, these have {side}; "
-            + (f"what fits: {', '.join(fits)}" if fits else "no window fits images this small, use psnr")
+            + (f"what fits: {', '.join(fits)}" if fits else "the least is 3 pixels a side; analyse them with psnr")
         )
     return preset, window
