@@ -103,7 +103,7 @@ class OpenAIUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' c
         ``class_labels`` are int64 (sample,). Of a text, ``encoder_hidden_states`` (sample, token, text_width) are
         attended to, and ``text_embeds`` (sample, 4 model_channels) are added to the embedding of the time.
         """
-        temb = self.time_embed(time_embedding(time.expand(len(x_t)), self.config.model_channels))
+        temb = self.time_embed(time_embedding(time.expand(len(x_t)), self.config.model_channels).to(x_t.dtype))
         if class_labels is not None:
             temb = temb + self.label_emb(class_labels)
         if text_embeds is not None:
