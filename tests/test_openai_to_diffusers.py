@@ -4,30 +4,37 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
+from tests import openai_networks as oracle
+from tests.networks import meta
+from tests.test_openai_networks import CHANGES, FLOAT64, TINY, case, difference
 from traj.pipeline.models.openai.to_diffusers import config, tensors
 from traj.pipeline.models.openai.unet import OpenAIUNet
+from traj.pipeline.models.surgery import multiply_adds, unet_blocks
+from traj.pipeline.process.cut import Cut
 
-TINY = {
-    "sample_size": 8,
-    "model_channels": 32,
-    "channel_mult": (1, 2),
-    "num_res_blocks": 1,
-    "attention_resolutions": (4,),
-    "num_heads": 2,
-    "out_channels": 6,
-}
+NONE = {"other heads on the way up", "half the channels first", "an odd width", "text", "three levels"}
+SAME = sorted(set(CHANGES) - NONE)
 
 
-def test_the_network_computes_the_same():
-    torch.manual_seed(0)
-    network = OpenAIUNet(**TINY).eval()
-    same = UNet2DModel(**config(TINY)).eval()
-    same.load_state_dict(tensors(network.state_dict(), TINY))
-    x_t, times = torch.randn(2, 3, 8, 8), torch.tensor([3.25, 700])
+@pytest.mark.parametrize("name", SAME)
+def test_the_network_computes_what_the_papers_say(name):
+    given, state, states, told, _ = case(name)
+    network = meta(UNet2DModel, **config(given)).eval()
+    network.load_state_dict(tensors(state, given), assign=True)  # strict: no name is missing, none is left over
     with torch.inference_mode():
-        torch.testing.assert_close(same(x_t, times).sample, network(x_t, times).sample)
+        found = network(*states, class_labels=told.get("labels")).sample
+    assert difference(found, oracle.unet(state, given, *states, **told)) < FLOAT64
 
 
-@pytest.mark.parametrize("change", [{"num_heads_upsample": 4}, {"attention_resolutions": (8, 4)}, {"text_width": 8}])
-def test_there_is_none_for_what_diffusers_lacks(change):
-    assert config({**TINY, **change}) is None
+@pytest.mark.parametrize("name", SAME)
+def test_it_costs_the_same_and_is_cut_at_the_same_blocks(name):
+    given = {**TINY, **CHANGES[name]}
+    there, here = meta(OpenAIUNet, **given), meta(UNet2DModel, **config(given))
+    assert len(unet_blocks(there)) == len(unet_blocks(here))
+    for cut in (Cut(), Cut(unet_blocks=1), Cut(unet_blocks=3)):
+        assert multiply_adds(there, cut) == multiply_adds(here, cut)
+
+
+@pytest.mark.parametrize("name", sorted(NONE))
+def test_there_is_none_for_what_diffusers_lacks(name):
+    assert config({**TINY, **CHANGES[name]}) is None
