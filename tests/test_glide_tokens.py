@@ -12,10 +12,13 @@ from traj.stores import InputError, MissingFile
 PADDING = N_VOCAB - 1
 
 
+def files(folder):
+    return folder / "vocab.json", folder / "merges.txt"
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    folder = write(tmp_path_factory.mktemp("tokenizer"))
-    return tokens.load(folder / "vocab.json", folder / "merges.txt", N_VOCAB)
+    return files(write(tmp_path_factory.mktemp("tokenizer")))
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +100,11 @@ def test_what_are_no_tokens_is_refused_before_anything_runs(text, says):
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     folder = write(tmp_path / "a")
     with pytest.raises(InputError, match=rf"has token {N_VOCAB - 2}, but the model knows 100"):
-        tokens.load(folder / "vocab.json", folder / "merges.txt", 100)
+        Tokens(4, 100, files(folder)).padded("a")
     fewer = {token: n for token, n in VOCABULARY.items() if token not in ("Ċ", "ÿ")}
     folder = write(tmp_path / "b", vocabulary=fewer)
     with pytest.raises(InputError, match="has no tokens for 2 of 256 bytes"):
-        tokens.load(folder / "vocab.json", folder / "merges.txt", N_VOCAB)
+        Tokens(4, N_VOCAB, files(folder)).padded("a")
 
 
 @pytest.mark.parametrize(("name", "content"), [("vocab.json", "["), ("vocab.json", "[]"), ("merges.txt", "a b c\n")])
@@ -109,14 +112,14 @@ def test_files_that_are_no_tokenizer_are_named(tmp_path, name, content):
     folder = write(tmp_path)
     (folder / name).write_text(content)
     with pytest.raises(InputError, match=r"vocab\.json and .*merges\.txt cannot be loaded as a tokenizer"):
-        tokens.load(folder / "vocab.json", folder / "merges.txt", N_VOCAB)
+        Tokens(4, N_VOCAB, files(folder)).padded("a")
 
 
 def test_without_the_library_it_is_said_what_to_install(tmp_path, monkeypatch):
     folder = write(tmp_path)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(InputError, match=r"pip install 'traj\[transformers\]'"):
-        tokens.load(folder / "vocab.json", folder / "merges.txt", N_VOCAB)
+        Tokens(4, N_VOCAB, files(folder)).padded("a")
 
 
 @pytest.mark.parametrize(
@@ -147,6 +150,7 @@ def test_a_folder_without_both_files_is_refused(tmp_path):
 
 def test_the_hash_is_that_of_both_files(tmp_path):
     folder = write(tmp_path)
-    first = tokens.sha256(folder / "vocab.json", folder / "merges.txt")
+    assert Tokens(4, N_VOCAB).sha256 is None
+    first = Tokens(4, N_VOCAB, files(folder)).sha256
     (folder / "merges.txt").write_text("".join(f"{a} {b}\n" for a, b in MERGES[:3]))
-    assert tokens.sha256(folder / "vocab.json", folder / "merges.txt") != first
+    assert Tokens(4, N_VOCAB, files(folder)).sha256 != first

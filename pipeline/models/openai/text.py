@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from traj.pipeline.models.openai.layers import attention, by_heads
+from traj.stores import InputError
 
 
 class Read(NamedTuple):
@@ -44,11 +45,14 @@ class GlideTextEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffus
         model_channels: int = 192,
     ) -> None:
         super().__init__()
+        if xf_width % xf_heads:
+            raise InputError(
+                f"xf_width {xf_width} and xf_heads {xf_heads}; expected a width that is a multiple of them"
+            )
         self.token_embedding = nn.Embedding(n_vocab, xf_width)
         self.positional_embedding = nn.Parameter(torch.zeros(text_ctx, xf_width))
         self.padding_embedding = nn.Parameter(torch.zeros(text_ctx, xf_width)) if xf_padding else None
-        blocks = nn.ModuleList(_Block(xf_width, xf_heads) for _ in range(xf_layers))
-        self.transformer = nn.ModuleDict({"resblocks": blocks})
+        self.transformer = _Blocks(xf_width, xf_heads, xf_layers)
         self.final_ln = nn.LayerNorm(xf_width) if xf_final_ln else nn.Identity()
         self.transformer_proj = nn.Linear(xf_width, 4 * model_channels)
 
@@ -60,10 +64,18 @@ class GlideTextEncoder(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffus
         hidden = self.token_embedding(tokens) + self.positional_embedding
         if self.padding_embedding is not None:
             hidden = torch.where(mask[..., None], hidden, self.padding_embedding)
-        for block in self.transformer["resblocks"]:
-            hidden = block(hidden)
-        hidden = self.final_ln(hidden)
+        hidden = self.final_ln(self.transformer(hidden))
         return Read(hidden, self.transformer_proj(hidden[:, -1]))
+
+
+class _Blocks(nn.Module):
+    def __init__(self, width: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.resblocks = nn.Sequential(*(_Block(width, heads) for _ in range(layers)))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        result: Tensor = self.resblocks(hidden)
+        return result
 
 
 class _Block(nn.Module):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
+import zlib
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,11 +28,23 @@ _NUMBERS = re.compile(r"tokens:([0-9]{1,9}(,[0-9]{1,9})*)?")
 class Tokens:
     """Reads texts as tokens, ``text_ctx`` of each, out of ``n_vocab``; the last token fills the places left free.
 
-    A text is lower-cased. "tokens:64,3797" are the tokens themselves, and need no ``tokenizer``.
+    A text is lower-cased, and read with the tokenizer in ``files``, a vocabulary and merges. "tokens:64,3797" are the
+    tokens themselves, and need none.
     """
 
-    def __init__(self, text_ctx: int, n_vocab: int, tokenizer: Tokenizer | None = None) -> None:
-        self.text_ctx, self.n_vocab, self._tokenizer = text_ctx, n_vocab, tokenizer
+    def __init__(self, text_ctx: int, n_vocab: int, files: tuple[Path, Path] | None = None) -> None:
+        self.text_ctx, self.n_vocab, self._files = text_ctx, n_vocab, files
+
+    @property
+    def sha256(self) -> str | None:
+        """Hash the files of the tokenizer, where there is one."""
+        if self._files is None:
+            return None
+        digest = hashlib.sha256()
+        for path in self._files:
+            digest.update(f"{path.stat().st_size} ".encode())
+            digest.update(path.read_bytes())
+        return f"sha256:{digest.hexdigest()}"
 
     def padded(self, text: str) -> tuple[Tensor, Tensor]:
         """Give tokens int64 (text_ctx,), and a mask bool (text_ctx,) that is false where they are padding.
@@ -38,7 +52,7 @@ class Tokens:
         Raises
         ------
         InputError
-            For a text without a tokenizer, and tokens that the model does not know.
+            For a text without a tokenizer, or with files that are none, and for tokens that the model does not know.
         """
         numbers = self._numbers(text)[: self.text_ctx]
         free = self.text_ctx - len(numbers)
@@ -55,6 +69,10 @@ class Tokens:
             return ",".join(map(str, end))
         decoded: str = self._tokenizer.decode(end)
         return decoded
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer | None:
+        return None if self._files is None else _load(*self._files, self.n_vocab)
 
     def _numbers(self, text: str) -> list[int]:
         """Give all tokens of a text."""
@@ -81,14 +99,28 @@ class Tokens:
         return numbers
 
 
-def load(vocabulary: Path, merges: Path, n_vocab: int) -> Tokenizer:
-    """Load GPT-2's tokenizer from its vocabulary and merges, for a model that knows ``n_vocab`` tokens.
+def copy(source: Path, folder: Path) -> None:
+    """Copy the two files of a tokenizer into a folder, by the names of today and not compressed.
 
     Raises
     ------
+    MissingFile
+        When ``source`` does not hold both.
     InputError
-        When the files are not those of such a tokenizer, or it has tokens that the model does not know.
+        When one is no compressed file although its name ends on .gz.
     """
+    for names in (NAMES, _OLD_NAMES):
+        found = [path for name in names if (path := _existing(source / name))]
+        if len(found) == len(names):
+            folder.mkdir()
+            for path, name in zip(found, NAMES, strict=True):
+                (folder / name).write_bytes(_content(path))
+            return
+    expected = " or ".join(" and ".join(names) for names in (NAMES, _OLD_NAMES))
+    raise MissingFile(f"{source} holds no tokenizer; expected {expected}, perhaps with .gz")
+
+
+def _load(vocabulary: Path, merges: Path, n_vocab: int) -> Tokenizer:
     try:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     except ImportError:
@@ -113,36 +145,6 @@ def load(vocabulary: Path, merges: Path, n_vocab: int) -> Tokenizer:
     return tokenizer
 
 
-def sha256(vocabulary: Path, merges: Path) -> str:
-    """Hash the files of a tokenizer."""
-    digest = hashlib.sha256()
-    for path in (vocabulary, merges):
-        digest.update(f"{path.stat().st_size} ".encode())
-        digest.update(path.read_bytes())
-    return f"sha256:{digest.hexdigest()}"
-
-
-def copy(source: Path, folder: Path) -> None:
-    """Copy the two files of a tokenizer into a folder, by the names of today and not compressed.
-
-    Raises
-    ------
-    MissingFile
-        When ``source`` does not hold both.
-    InputError
-        When one is no compressed file although its name ends on .gz.
-    """
-    for names in (NAMES, _OLD_NAMES):
-        found = [path for name in names if (path := _existing(source / name))]
-        if len(found) == len(names):
-            folder.mkdir()
-            for path, name in zip(found, NAMES, strict=True):
-                (folder / name).write_bytes(_content(path))
-            return
-    expected = " or ".join(" and ".join(names) for names in (NAMES, _OLD_NAMES))
-    raise MissingFile(f"{source} holds no tokenizer; expected {expected}, perhaps with .gz")
-
-
 def _existing(path: Path) -> Path | None:
     there = (path, path.with_name(f"{path.name}.gz"))
     return next((one for one in there if one.is_file()), None)
@@ -153,5 +155,5 @@ def _content(path: Path) -> bytes:
         return path.read_bytes()
     try:
         return gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be decompressed: {error}") from None
