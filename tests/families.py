@@ -20,6 +20,7 @@ from diffusers import (
     VQModel,
 )
 
+from tests import glide
 from tests.networks import random_unet
 
 _PLACE = TemporaryDirectory(prefix="traj-families-")
@@ -167,7 +168,13 @@ _LEVELS = {
 }
 """Of autoencoders whose images have twice the sides of their latents."""
 
-PIPELINES = {"pixels": pixels, "ldm-vq": lambda: ldm(vq()), "ldm-kl": lambda: ldm(kl()), "dit": dit}
+PIPELINES = {
+    "pixels": pixels,
+    "ldm-vq": lambda: ldm(vq()),
+    "ldm-kl": lambda: ldm(kl()),
+    "dit": dit,
+    "glide": glide.Tiny,
+}
 TEXT_PIPELINES = {
     "sd1": lambda: stable_diffusion(),
     "sd2": lambda: stable_diffusion(prediction_type="v_prediction"),

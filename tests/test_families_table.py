@@ -80,6 +80,13 @@ FAMILIES = {
         part="transformer_blocks.0",
         call=PROMPTED,
     ),
+    "GLIDE": Family(
+        "glide",
+        {"decode": NO_LATENTS, "likelihood": NO_CLASSES, "record": NO_PIPELINE},
+        ("--prompt", "a cat", "--prompt", "tokens:1,2"),
+        part="middle_block",
+        pictures=(8, 8, 3),
+    ),
     "your own FILE.py:NAME": Family(
         "mine.py:mine",
         {"cut": NO_UNET, "decode": NO_LATENTS, "record": NO_PIPELINE},

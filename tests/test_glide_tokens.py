@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.glide_tokens import MERGES, N_VOCAB, VOCABULARY, write
+from tests.glide import MERGES, N_VOCAB, VOCABULARY, write
 from traj.pipeline.models.openai import tokens
 from traj.pipeline.models.openai.tokens import Tokens
 from traj.stores import InputError, MissingFile

@@ -7,11 +7,12 @@ from types import ModuleType
 from traj.pipeline.models import dit, ldm, pixels, stable_diffusion, stable_diffusion_3
 from traj.pipeline.models.autoencoders import PARTS as AUTOENCODERS
 from traj.pipeline.models.openai import family as openai
+from traj.pipeline.models.openai import glide
 from traj.pipeline.models.repository import NETWORKS, RECORD, Repository, listed
 from traj.pipeline.process.denoiser import Denoiser
 from traj.stores import InputError
 
-FAMILIES: tuple[ModuleType, ...] = (pixels, ldm, dit, stable_diffusion, stable_diffusion_3, openai)
+FAMILIES: tuple[ModuleType, ...] = (pixels, ldm, dit, stable_diffusion, stable_diffusion_3, openai, glide)
 """One module each. Its PARTS says which classes the parts have that it needs, the denoising network first;
 an autoencoder is called vae there. LEFT_OUT, where there is one, says of parts that it does not load what that means.
 """
