@@ -23,7 +23,7 @@ PYTHONS_OWN = {
     "pipeline/process/noise.py": {"ValueError"},
     "stores/partials.py": {"FileExistsError"},  # with the system's number and the file's name
     "stores/places.py": {"PermissionError", "OSError"},
-    "pipeline/models/train.py": {"OSError"},
+    "pipeline/models/weights.py": {"OSError"},
     "analysis/_blocks/chunking.py": {"ImportError"},
     "analysis/__init__.py": {"AttributeError"},  # what Python expects of a module without that name
     "analysis/_offered.py": {"ImportError"},  # caught there, and said as an InputError
