@@ -93,8 +93,9 @@ def _run(run: Stored) -> list[str]:
 def _recorded(config: Mapping[str, Any]) -> dict[str, Any]:
     """Read what `traj record` notes of a pipeline and its call, nothing where a config says no such thing."""
     found = config.get("record")
-    sound = isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in ("scheduler", "call"))
-    return found if sound else {}
+    if isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in ("scheduler", "call")):
+        return found
+    return {}
 
 
 def _recorded_steps(run: Stored, recorded: Mapping[str, Any]) -> tuple[int | None, int | None]:
