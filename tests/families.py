@@ -20,7 +20,7 @@ from diffusers import (
     VQModel,
 )
 
-from tests import glide
+from tests import glide, openai
 from tests.networks import random_unet
 
 _PLACE = TemporaryDirectory(prefix="traj-families-")
@@ -174,6 +174,7 @@ PIPELINES = {
     "ldm-kl": lambda: ldm(kl()),
     "dit": dit,
     "glide": glide.Tiny,
+    "openai": openai.Tiny,
 }
 TEXT_PIPELINES = {
     "sd1": lambda: stable_diffusion(),

@@ -80,6 +80,13 @@ FAMILIES = {
         part="transformer_blocks.0",
         call=PROMPTED,
     ),
+    "OpenAIUNet": Family(
+        "openai",
+        {"decode": NO_LATENTS, "record": NO_PIPELINE},
+        ("--labels", "7"),
+        part="middle_block",
+        pictures=(8, 8, 3),
+    ),
     "GLIDE": Family(
         "glide",
         {"decode": NO_LATENTS, "likelihood": NO_CLASSES, "record": NO_PIPELINE},

@@ -10,13 +10,10 @@ import torch
 from tests import families, glide
 from tests.sampling import relative
 from tests.test_fork import traj
-from traj import stores
 from traj.pipeline import models
-from traj.pipeline.models import surgery
 from traj.pipeline.models.openai import convert
 from traj.pipeline.process import plans
 from traj.pipeline.process.guidance import guided
-from traj.pipeline.process.plan import Plan
 from traj.pipeline.process.sampler import reverse
 from traj.stores import InputError, MissingFile
 
@@ -105,31 +102,6 @@ def test_guided_samples_are_those_of_their_loop(model, sampler, batch):
 @pytest.mark.parametrize("wrong", [{"w": 1.0}, {"w": 2.9}, {"variance_of": "null"}])
 def test_the_comparison_would_notice_another_guidance(model, wrong):
     assert relative(ours(model, "iddpm", 3), theirs(model, "iddpm", 3, **wrong)) > 5 * TOLERANCE
-
-
-# --- source 002 -----------------------------------------------------------------------------------------------
-
-SHORTCUT = (
-    "--image_size 16 --num_channels 32 --channel_mult 1,1,1,1 --num_head_channels 32 --attention_resolutions 8,4,2 "
-    "--text_ctx 6 --xf_width 24 --xf_layers 1 --xf_heads 3"
-)
-"""Of a network with as many blocks as GLIDE's."""
-
-
-def test_the_shortcut_of_002_is_generated_as_published(tmp_path):
-    folder, out = glide.converted(tmp_path / "base", SHORTCUT, tokenizer=False), tmp_path / "short.zarr"
-    blocks = surgery.unet_blocks(models.load(str(folder)).network)
-    assert [block.part for block in blocks] == ["input"] * 16 + ["middle"] + ["output"] * 16
-    sampling = ("--sampler", "ddim", "--steps", 100, "--eta", 1, "--plan", "shortcut", "--guidance", W)
-    asked = ("--prompt", "tokens:64,37", "--samples", 1, "--block", 1, "--device", "cpu")
-    traj("generate", out, "--model", folder, *sampling, *asked)
-    ds = stores.open(out).compute()
-    steps = Plan.from_json(json.loads(ds.attrs["config"])["plan"]).steps
-    published = [0] * 35 + [6] * 5 + [8] * 2 + [0] * 11 + [8] * 7 + [0] * 9 + [8] * 7 + [0] * 7  # steps 100 to 18
-    assert [step.cut.unet_blocks for step in steps] == published
-    assert ds.timestep.size == len(published) == 83
-    np.testing.assert_array_equal(ds.x_0, ds.pred_x0.isel(timestep=-1))
-    assert ds.x_0.attrs["valid_range"] == [-1, 1]
 
 
 # --- conversion and folders -----------------------------------------------------------------------------------

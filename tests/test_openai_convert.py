@@ -9,30 +9,14 @@ import torch
 from click.testing import CliRunner
 from diffusers import DDPMPipeline
 
+from tests.openai import KINDS, SMALL, network_of, random_state
 from tests.runs import digest
 from tests.test_weights import Code
 from traj import stores
 from traj.pipeline import models
 from traj.pipeline.cli import main
-from traj.pipeline.models.openai import checkpoint, convert, flags
+from traj.pipeline.models.openai import checkpoint, convert
 from traj.pipeline.models.openai.unet import OpenAIUNet
-
-SMALL = (
-    "--image_size 8 --num_channels 32 --channel_mult 1,2 --num_res_blocks 1 --num_heads 2 --resblock_updown True "
-    "--class_cond True --learn_sigma True --diffusion_steps 4000 --rescale_timesteps True --noise_schedule cosine"
-)
-KINDS = {"OpenAIUNet": "8,4", "UNet2DModel": "4"}
-"""Where there is attention, with heads of two widths or of one, and which network reproduces that."""
-
-
-def network_of(text):
-    return OpenAIUNet(**flags.read(text, ["output_blocks.0"]).unet())
-
-
-def random_state(text):
-    """A state dict of the network that flags describe, with random numbers in every tensor."""
-    torch.manual_seed(0)
-    return {name: torch.randn_like(tensor) / 10 for name, tensor in network_of(text).state_dict().items()}
 
 
 def traj(*arguments, status=0):
