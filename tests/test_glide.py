@@ -138,6 +138,13 @@ def test_a_state_dict_of_another_model_is_refused_by_its_names(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_without_a_tokenizer_the_next_command_gives_tokens_and_one_that_is_not_there_is_missing(tmp_path):
+    torch.save(glide.state(glide.TINY), tmp_path / "a.pt")
+    asked = ("convert", "openai", tmp_path / "a.pt", tmp_path / "out", "--flags", glide.TINY)
+    assert " ".join(traj(*asked, "--tokenizer", tmp_path, code=2).split()).startswith(f"Error: {tmp_path} holds no")
+    assert '--prompt "tokens:64,3797" --guidance 3' in " ".join(traj(*asked).split())
+
+
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     torch.save(glide.state(glide.TINY), tmp_path / "a.pt")
     more = {**glide.VOCABULARY, "theirs": glide.N_VOCAB}

@@ -8,15 +8,18 @@ import pytest
 import torch
 from click.testing import CliRunner
 from diffusers import DDPMPipeline
+from safetensors.torch import load_file
 
 from tests.openai import KINDS, SMALL, network_of, random_state
 from tests.runs import digest
+from tests.test_openai_flags import cosine
 from tests.test_weights import Code
 from traj import stores
 from traj.pipeline import models
 from traj.pipeline.cli import main
 from traj.pipeline.models.openai import checkpoint, convert
 from traj.pipeline.models.openai.unet import OpenAIUNet
+from traj.pipeline.process.noise import NoiseSource, Purpose
 
 
 def traj(*arguments, status=0):
@@ -69,6 +72,53 @@ def test_predictions_are_those_of_the_checkpoint_at_rescaled_times(converted):
             eps, v = plain(x_t, torch.tensor(timestep / 4), label).sample.chunk(2, dim=1)
         torch.testing.assert_close(found.eps, eps, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(found.variance_fraction, (v + 1) / 2, rtol=1e-5, atol=1e-5)
+
+
+def theirs(network, alpha_bar, visited, drawn, *, scale=1.0, clip=1.0, predicts="eps", learned=True):
+    """x_0 of improved-diffusion's loop: the betas of the timesteps visited, times rescaled, predictions clipped."""
+    x, label = drawn(Purpose.START, [0, 1], 0).astype(float), torch.tensor([0, 1])
+    for t, before in zip(visited[::-1], [*visited[-2::-1], None], strict=True):
+        now, then = alpha_bar[t], 1.0 if before is None else alpha_bar[before]
+        output = network(torch.from_numpy(x).float(), torch.tensor(t * scale), label if learned else None).sample
+        said, *v = np.split(output.double().numpy(), 2 if learned else 1, axis=1)
+        x_0 = said if predicts == "x_0" else (x - np.sqrt(1 - now) * said) / np.sqrt(now)
+        beta = 1 - now / then
+        x = np.sqrt(then) * beta * np.clip(x_0, -clip, clip) + np.sqrt(now / then) * (1 - then) * x
+        x = x / (1 - now)
+        if before is not None:
+            tilde = beta * (1 - then) / (1 - now)
+            f = (v[0] + 1) / 2 if learned else 1.0
+            x = x + np.exp((f * np.log(beta) + (1 - f) * np.log(tilde)) / 2) * drawn(Purpose.STEP, [0, 1], t)
+    return x
+
+
+@torch.inference_mode()
+def test_generated_samples_are_those_of_their_loop(converted, tmp_path):
+    text, state, folder = converted
+    asked = ("--labels", "cycle", "--sampler", "iddpm", "--steps", 5, "--samples", 2, "--device", "cpu")
+    traj("generate", tmp_path / "run.zarr", "--model", folder, *asked)
+    network, drawn = network_of(text), NoiseSource(0, (3, 8, 8))
+    network.load_state_dict(state)
+    right = {"visited": [0, 1000, 2000, 2999, 3999], "scale": 0.25}
+    found, x_0 = stores.open(tmp_path / "run.zarr").x_0, theirs(network, cosine(4000), drawn=drawn, **right)
+    np.testing.assert_allclose(found, x_0, atol=1e-4)
+    for wrong in ({"visited": [0, 1000, 2000, 3000, 3999]}, {"scale": 1.0}, {"clip": 1.1}):
+        assert abs(theirs(network, cosine(4000), drawn=drawn, **right | wrong) - x_0).max() > 1e-3
+
+
+@torch.inference_mode()
+def test_of_a_network_that_predicts_x_0_with_a_fixed_variance_too(tmp_path):
+    text = "--image_size 8 --num_channels 32 --channel_mult 1 --num_res_blocks 1 --predict_xstart True"
+    torch.save(random_state(text), tmp_path / "model.pt")
+    _, following = convert.convert(tmp_path / "model.pt", tmp_path / "out", f"{text} --timestep_respacing 2,3")
+    _, _, out, *asked = following.split()
+    assert asked == ["--model", str(tmp_path / "out"), "--timesteps", "999,750,500,499,0"]
+    traj("generate", tmp_path / out, *asked, "--samples", 2, "--device", "cpu")
+    network, alpha_bar = network_of(text), np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    network.load_state_dict(torch.load(tmp_path / "model.pt"))
+    drawn, visited = NoiseSource(0, (3, 8, 8)), [0, 499, 500, 750, 999]
+    x_0 = theirs(network, alpha_bar, visited, drawn, predicts="x_0", learned=False)
+    np.testing.assert_allclose(stores.open(tmp_path / out).x_0, x_0, atol=1e-4)
 
 
 def test_fractions_of_a_timestep_reach_the_network(converted, monkeypatch):
@@ -126,6 +176,14 @@ def test_where_nothing_is_rescaled_diffusers_can_run_the_folder(tmp_path):
     assert pipeline(num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
     loaded = models.load(str(tmp_path / "out"))
     assert (loaded.schedule.variance, loaded.schedule.clip_sample, loaded.num_classes) == ("large", 1.0, 0)
+    convert.convert(*_labelled(tmp_path))
+    assert not (tmp_path / "labelled/model_index.json").exists()  # DDPMPipeline tells its network no labels
+
+
+def _labelled(folder):
+    text = "--image_size 8 --num_channels 32 --channel_mult 1 --num_res_blocks 1 --class_cond True"
+    torch.save(random_state(text), folder / "labelled.pt")
+    return folder / "labelled.pt", folder / "labelled", text
 
 
 def test_the_command_says_what_was_left_out_and_what_to_type(saved, tmp_path):
@@ -145,6 +203,42 @@ def test_half_precision_becomes_float32_and_old_files_are_read(state, tmp_path):
         torch.testing.assert_close(read["half"][name], tensor.half().float(), rtol=0, atol=0)
         torch.testing.assert_close(read["old"][name], tensor, rtol=0, atol=0)
         torch.testing.assert_close(read["wrapped"][name], tensor, rtol=0, atol=0)
+
+
+def test_tensors_that_share_memory_are_told_apart(state, saved, tmp_path):
+    flat = torch.cat([tensor.flatten() for tensor in state.values()])
+    parts = flat.split([tensor.numel() for tensor in state.values()])
+    views = {name: torch.nn.Parameter(part.view(state[name].shape)) for name, part in zip(state, parts, strict=True)}
+    views["out.0.bias"] = views["out.0.weight"]
+    torch.save(views, tmp_path / "views.pt")
+    convert.convert(tmp_path / "views.pt", tmp_path / "out", f"{SMALL} --attention_resolutions 8,4")
+    written = load_file(tmp_path / "out/unet/diffusion_pytorch_model.safetensors")
+    for name, tensor in {**state, "out.0.bias": state["out.0.weight"]}.items():
+        assert torch.equal(written[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "odd", [torch.ones(32, dtype=torch.int64), torch.ones(32).to_sparse(), torch.tensor(1.0), torch.ones(0)]
+)
+def test_tensors_of_no_network_are_named(state, tmp_path, odd):
+    torch.save({**state, "out.0.bias": odd}, tmp_path / "odd.pt")
+    with pytest.raises(
+        ValueError, match=r"odd\.pt holds out\.0\.bias; expected dense tensors of floating-point numbers"
+    ):
+        checkpoint.read(tmp_path / "odd.pt")
+
+
+def test_the_tensors_of_another_program_are_named(state, tmp_path):
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"the checkpoint has tensors such as module\.time_embed\.0\.weight; expected"):
+        convert.convert(tmp_path / "other.pt", tmp_path / "out", SMALL)
+
+
+@pytest.mark.parametrize("channels", [1, 7])
+def test_a_network_of_other_images_than_colour_is_refused(state, tmp_path, channels):
+    torch.save({**state, "input_blocks.0.0.weight": torch.ones(32, channels, 3, 3)}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=f"network reads {channels} channels; expected 3: models that enlarge images"):
+        convert.convert(tmp_path / "odd.pt", tmp_path / "out", f"{SMALL} --attention_resolutions 8,4")
 
 
 def odd_contents():
@@ -176,6 +270,7 @@ def test_a_file_that_is_no_checkpoint_is_one_clear_error(tmp_path, content):
     with pytest.raises(ValueError, match="cannot be read as tensors") as caught:
         checkpoint.read(tmp_path / "odd.pt")
     assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # how to run its code
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path):

@@ -152,6 +152,7 @@ def test_linear_betas_that_grow_to_1_are_refused():
 
 
 def test_betas_are_those_of_the_papers():
+    np.testing.assert_allclose(schedule("--diffusion_steps 2 --noise_schedule cosine").alpha_bar, cosine(2), rtol=1e-9)
     alpha_bar = schedule(IDDPM).alpha_bar
     np.testing.assert_allclose(alpha_bar, cosine(4000), rtol=1e-9)
     np.testing.assert_allclose(1 - alpha_bar[0], 9.86582e-6, rtol=1e-6)

@@ -77,6 +77,7 @@ def test_calls_that_mean_nothing_are_refused(model, tmp_path, call, said):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (lambda index: index.pop("_class_name"), "names no class of one. If it is a model that traj converted"),
         (lambda index: index.update(_class_name="MyPipeline"), "is a MyPipeline, which is no pipeline of diffusers"),
         (lambda index: index.update(_class_name=["mine", "MyPipeline"]), "(custom_pipeline) is never run"),
         (lambda index: index.update(unet=["mine", "Network"]), "its unet is of mine, and code from model folders is"),

@@ -56,6 +56,11 @@ def _require_known_code(name: str, index: dict[str, Any]) -> None:
     import diffusers
 
     kind = index.get("_class_name")
+    if kind is None:
+        raise InputError(
+            f"{name} is no pipeline of diffusers: its model_index.json names no class of one. If it is a model that "
+            "traj converted, traj generate OUT --model takes it"
+        )
     if not isinstance(kind, str) or not hasattr(diffusers, kind):
         raise InputError(
             f"{name} is a {kind}, which is no pipeline of diffusers {diffusers.__version__}; code of its own "

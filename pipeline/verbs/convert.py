@@ -42,7 +42,8 @@ def openai(checkpoint: Path, out: Path, flags: str, code: str | None, tokenizer:
     """Convert CHECKPOINT, of OpenAI's programs, into the folder OUT.
 
     The programs are improved-diffusion, guided-diffusion, its classifier, and GLIDE. The checkpoint is a state dict;
-    no code in it is run.
+    no code in it is run. Flags that leave no trace in its tensors, such as num_heads and those of the diffusion, are
+    believed: with wrong ones, so are its predictions.
 
     \b
     traj convert openai cifar10_uncond_50M_500K.pt models/iddpm --flags "--image_size 32 --num_channels 128 \\

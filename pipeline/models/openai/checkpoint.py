@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -29,21 +31,33 @@ def read(path: Path) -> State:
     MissingFile
         Where there is no such file.
     InputError
-        Where it holds anything but tensors by name.
+        Where it holds anything but tensors of real numbers by name.
     """
     if not path.is_file():
         raise MissingFile(f"{path}: no such checkpoint; expected a file of tensors, such as model.pt")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # whatever a broken or hostile file may lead to
+        if isinstance(error, UnpicklingError):  # torch's own words advise to run the code of the file
+            reason = "it holds something else, or is damaged"
+        else:
+            reason = weights.reason(error, Path(), Path())
         raise InputError(
-            f"{path} cannot be read as tensors, and no code of a checkpoint is run: "
-            f"{weights.reason(error, Path(), Path())}. Expected a state dict, as torch.save(model.state_dict()) writes"
+            f"{path} cannot be read as tensors, and no code of a checkpoint is run: {reason}. Expected a state dict, "
+            "as torch.save(model.state_dict()) writes"
         ) from None
     state = _unwrapped(found)
     if state is None:
         raise InputError(f"{path} holds {_described(found)}; expected a state dict: tensors by name")
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    if odd := [name for name, tensor in state.items() if not _is_of_network(tensor)]:
+        raise InputError(f"{path} holds {_first(odd)}; expected dense tensors of floating-point numbers only")
+    storages = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
+
+    def alone(tensor: Tensor) -> Tensor:
+        """Copy a tensor that shares its memory, which safetensors refuses."""
+        return tensor if storages[tensor.untyped_storage().data_ptr()] == 1 else tensor.clone()
+
+    return {name: alone(tensor.detach()).float().contiguous() for name, tensor in state.items()}
 
 
 def require(
@@ -87,6 +101,10 @@ def _is_state(value: Any) -> bool:
         and bool(value)
         and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
     )
+
+
+def _is_of_network(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.is_floating_point() and tensor.ndim > 0 and tensor.numel() > 0
 
 
 def _described(value: Any) -> str:

@@ -45,11 +45,21 @@ def convert(
     if given.code == CLASSIFIER:
         following = f"traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model {out}"
     else:
-        following = sampling.command(given, Path(out))
+        following = sampling.command(given, Path(out), texts=tokenizer is not None)
+    _require_colour(state)
     with making(folder, folder=True) as partial, weights.saving(folder):
         _write(state, given, partial, tokenizer)
         _appear(partial, folder)
     return given, following
+
+
+def _require_colour(state: State) -> None:
+    first = state.get("input_blocks.0.0.weight")
+    if first is not None and first.ndim == 4 and first.shape[1] != 3:
+        raise InputError(
+            f"the checkpoint's network reads {first.shape[1]} channels; expected 3: models that enlarge images, "
+            "fill in parts of them, or are of other images than colour are not supported"
+        )
 
 
 def _refuse_existing(folder: Path) -> None:
@@ -80,7 +90,8 @@ def _write(state: State, given: Flags, folder: Path, tokenizer: Path | None) -> 
         glide.write(state, given, folder, tokenizer)
         return
     network = write_unet(state, given.unet(), folder)
-    if isinstance(network, UNet2DModel) and own(given)["time_scale"] == 1:  # which a pipeline of diffusers knows not
+    told = given["class_cond"] or own(given)["time_scale"] != 1  # labels and other times: DDPMPipeline tells neither
+    if isinstance(network, UNet2DModel) and not told:
         write_json(folder / "model_index.json", _INDEX)
 
 

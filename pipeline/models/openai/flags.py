@@ -113,7 +113,8 @@ def read(text: str, names: Collection[str], code: str | None = None) -> Flags:
     Raises
     ------
     InputError
-        For what is no flag, one given twice, one the program does not have, and a value it does not take.
+        For what is no flag, one given twice, one the program does not have, a value it does not take, and names that
+        are of none of the programs.
     """
     given = _given(text)
     if code is None:
@@ -136,12 +137,10 @@ def betas(steps: int, noise_schedule: str) -> dict[str, Any]:
     """
     if noise_schedule == "linear" and steps <= 20:
         raise InputError(f"flags have diffusion_steps {steps} with noise_schedule linear; expected more than 20")
-    return {
-        "num_train_timesteps": steps,
-        "beta_schedule": "linear" if noise_schedule == "linear" else "squaredcos_cap_v2",
-        "beta_start": 1e-4 * STEPS / steps,
-        "beta_end": 0.02 * STEPS / steps,
-    }
+    if noise_schedule != "linear":
+        return {"num_train_timesteps": steps, "beta_schedule": "squaredcos_cap_v2"}
+    ends = {"beta_start": 1e-4 * STEPS / steps, "beta_end": 0.02 * STEPS / steps}
+    return {"num_train_timesteps": steps, "beta_schedule": "linear", **ends}
 
 
 def _given(text: str) -> dict[str, str]:
@@ -172,6 +171,11 @@ def _code(given: Mapping[str, str], names: Collection[str]) -> tuple[str, tuple[
     if any(name.startswith("transformer.") for name in names):
         return GLIDE, ()
     if not any(name.startswith("output_blocks.") for name in names):
+        if not any(name.startswith(("input_blocks.", "out.")) for name in names):
+            raise InputError(
+                f"the checkpoint has tensors such as {next(iter(names))}; expected those of OpenAI's programs, such as "
+                "input_blocks.0.0.weight"
+            )
         return CLASSIFIER, ()
     only = {one: [name for name in given if _has(one, name) and not _has(other, name)] for one, other in _BOTH.items()}
     told = [code for code, own in only.items() if own]

@@ -10,14 +10,16 @@ from traj.pipeline.process.spacing import spread
 from traj.stores import InputError
 
 
-def command(given: Flags, folder: Path) -> str:
+def command(given: Flags, folder: Path, texts: bool = True) -> str:
     """Write the command that samples a converted model as the program would.
+
+    ``texts`` tells whether GLIDE's has a tokenizer, without which it takes tokens only.
 
     Raises InputError where the timesteps cannot be respaced so.
     """
     run = f"traj generate {shlex.quote(f'data/trajectories/{folder.name}.zarr')} --model {shlex.quote(str(folder))}"
     if given.code == GLIDE:
-        told = [' --prompt "a cat" --guidance 3']
+        told = [f' --prompt "{"a cat" if texts else "tokens:64,3797"}" --guidance 3']
     else:
         told = [" --labels cycle"] if given["class_cond"] else []
     return run + "".join([*told, _sampler(given), _visits(given["diffusion_steps"], given["timestep_respacing"])])
