@@ -187,6 +187,12 @@ def test_a_text_without_a_tokenizer_is_refused_before_anything_is_written(folder
     assert not (tmp_path / "a.zarr").exists()
 
 
+@pytest.mark.parametrize("w", [1, W])
+def test_the_end_of_a_text_that_is_not_read_is_told_with_guidance_too(model, w):
+    conditions = guided(model, w).conditions({"labels": "none", "prompts": ["tokens:1,2,3,4,5,6,7,8"]})
+    assert conditions.cautions[0].endswith("is too long: the model reads nothing of its end, '7,8'")
+
+
 def test_half_a_tokenizer_is_missing_a_file(folder):
     (folder / "tokenizer" / "merges.txt").unlink()
     with pytest.raises(MissingFile, match=r"tokenizer holds vocab\.json only"):

@@ -63,6 +63,7 @@ class _WithNull:
 
     def __init__(self, conditions: Conditions) -> None:
         self._conditions, self.asked = conditions, conditions.asked
+        self.cautions: tuple[str, ...] = getattr(conditions, "cautions", ())
 
     def of(self, samples: Sequence[int | None], device: torch.device) -> Any:
         return self._conditions.of([*samples, *[None] * len(samples)], device)
