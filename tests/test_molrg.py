@@ -49,7 +49,7 @@ def test_samples_have_the_weights_and_the_covariances_of_their_classes():
     np.testing.assert_allclose(x_0 @ UNEQUAL.U @ UNEQUAL.U.T, x_0, atol=1e-13)  # nothing in other directions
 
 
-@pytest.mark.parametrize("theta", [5, 30, 89])
+@pytest.mark.parametrize("theta", [0.01, 5, 30, 89])
 def test_theta_is_every_principal_angle_between_two_classes(theta):
     molrg = Molrg(dims=(2, 3, 2), features=9, theta=theta)
     bases = [molrg.U[:, molrg.class_of == k] for k in range(3)]
@@ -197,7 +197,8 @@ def test_the_name_of_a_mixture_says_what_is_not_default_and_is_the_model_that_wa
         ("classes=0", "expected two or more"),
         ("dim=0", "each of 1 or more"),
         ("dim=10:2", "2 numbers of dim for 3 classes"),
-        ("theta=0", "theta 0; expected degrees above 0, and 90 at most"),
+        ("theta=0", "theta 0; expected degrees from 0.01 to 90"),
+        ("theta=1e-6", "theta 1e-06; expected degrees from 0.01"),  # rounding alone would tell these subspaces apart
         ("theta=91", "theta 91; expected"),
         ("delta=0", "delta 0; expected a number between 0 and 1"),
         ("delta=1", "delta 1; expected"),

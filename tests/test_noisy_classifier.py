@@ -465,6 +465,16 @@ def test_decoded_states_are_refused_and_decoded_predictions_read(noisy, store):
     classifier.check(Path("a.zarr"), ds, ("pred_x0",))
 
 
+def test_states_without_their_noise_levels_are_refused(noisy, store):
+    ds = stores.open(store).drop_vars("signal")
+    with pytest.raises(ValueError, match=r"a\.zarr has no signal along timestep, .*--on pred_x0"):
+        classifiers.load(str(noisy)).check(Path("a.zarr"), ds, ("x_t", "pred_x0"))
+
+
+def test_noisy_images_go_few_at_a_time_unless_told_otherwise(noisy, store, logits):
+    assert stores.open(logits).attrs["config"]["batch"] == classifiers.load(str(noisy)).batch == 64
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -24,6 +24,9 @@ Array = NDArray[Any]
 MOST_VALUES = 1 << 26
 """Of U, whose columns are found by linear algebra."""
 
+LEAST_THETA = 0.01
+"""Degrees. Of subspaces much closer, the least variances of a class are no more than rounding."""
+
 
 @dataclass(frozen=True)
 class Molrg:
@@ -38,7 +41,7 @@ class Molrg:
     ------
     InputError
         When there are fewer than two classes, the subspaces do not fit into the space, delta is not between 0 and 1,
-        theta is not above 0 and 90 at most, or the weights are not positive numbers, one for each class, that sum to 1.
+        theta is not from 0.01 to 90, or the weights are not positive numbers, one for each class, that sum to 1.
     """
 
     dims: tuple[int, ...] = (5, 5, 5)
@@ -62,8 +65,8 @@ class Molrg:
             raise InputError(f"{columns} columns of {self.features} features; expected {MOST_VALUES:,} values at most")
         if not 0 < self.delta < 1:
             raise InputError(f"delta {self.delta:g}; expected a number between 0 and 1, both excluded")
-        if not 0 < self.theta <= 90:
-            raise InputError(f"theta {self.theta:g}; expected degrees above 0, and 90 at most")
+        if not LEAST_THETA <= self.theta <= 90:
+            raise InputError(f"theta {self.theta:g}; expected degrees from {LEAST_THETA:g} to 90")
         if not self.weights:
             object.__setattr__(self, "weights", (1 / classes,) * classes)
         if len(self.weights) != classes:

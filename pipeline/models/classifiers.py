@@ -105,6 +105,8 @@ class Classifier:
     class_names: tuple[str, ...]
     identity: dict[str, Any]
     packages: tuple[str, ...] = ()
+    batch = 4096
+    """Images in one network call, by default."""
 
     def __call__(self, images: Tensor, valid_range: tuple[float, float]) -> Tensor:
         """Classify images (image, channel, y, x) into logits (image, class), float32.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 NUMERICS = 1
 
 
-def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None, batch: int = 4096) -> Readout:
+def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None, batch: int | None = None) -> Readout:
     """Write the class logits of the images of STORE into OUT.
 
     STORE holds trajectories, a dataset, forks or a sweep. Values outside the model's valid range are clipped to
@@ -38,7 +38,8 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
     on :
         Variables to classify besides x_0: x_t, pred_x0 or both.  [default: all that STORE has]
     batch :
-        Images in one network call. Other batches give other last bits, so it is part of OUT.
+        Images in one network call. Other batches give other last bits, so it is part of OUT.  [default: 4096, and 64 of
+        a classifier of noisy images]
 
     Raises
     ------
@@ -110,7 +111,7 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
             "class_name": ("class", np.array(names), "1", "what the classifier calls the class"),
         },
         identity={"classifier": network.identity, "on": list(states)},
-        batch=batch,
+        batch=network.batch if batch is None else batch,
         numerics=NUMERICS,
         environment=network.environment,
         cautions=cautions,
