@@ -471,8 +471,8 @@ def test_states_without_their_noise_levels_are_refused(noisy, store):
         classifiers.load(str(noisy)).check(Path("a.zarr"), ds, ("x_t", "pred_x0"))
 
 
-def test_noisy_images_go_few_at_a_time_unless_told_otherwise(noisy, store, logits):
-    assert stores.open(logits).attrs["config"]["batch"] == classifiers.load(str(noisy)).batch == 64
+def test_noisy_images_go_few_at_a_time_unless_told_otherwise(noisy, logits):
+    assert json.loads(stores.open(logits).attrs["config"])["batch"] == classifiers.load(str(noisy)).batch == 64
 
 
 @pytest.mark.parametrize(
