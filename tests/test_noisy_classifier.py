@@ -245,6 +245,14 @@ def test_a_checkpoint_is_converted_and_read(published):
     torch.testing.assert_close(found(images), network(images, torch.zeros(2)))
 
 
+def test_no_flag_that_counts_is_said_to_change_nothing(published, tmp_path):
+    folder, flags = published
+    said = traj(
+        "convert", "openai", folder / "model.pt", tmp_path / "out", "--flags", f"{flags} --diffusion_steps 1000"
+    )
+    assert "changes no number" not in said
+
+
 def test_names_are_those_of_their_checkpoints(published, noisy):
     names = set(load_file(published[0] / "noisy" / "model.safetensors"))
     assert {"time_embed.0.weight", "input_blocks.0.0.weight", "middle_block.1.qkv.weight", "out.2.bias"} <= names

@@ -361,7 +361,8 @@ KEYS: Mapping[str, Keys] = {
         },
         {
             **dict.fromkeys(
-                (*_GUIDED_NETWORK, *_LABELLED, *_DIFFUSION, *_SAMPLING, "classifier_scale"),
+                {*_GUIDED_NETWORK, *_LABELLED, *_DIFFUSION, *_SAMPLING, "classifier_scale"}
+                - {"image_size", "diffusion_steps", "noise_schedule"},
                 "of the diffusion model, which is converted from its own checkpoint",
             ),
             **_CHANGE_NOTHING,
