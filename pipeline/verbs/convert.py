@@ -59,5 +59,6 @@ def openai(checkpoint: Path, out: Path, flags: str, code: str | None, tokenizer:
         say(caution)
     for name, reason in given.left_out.items():
         say(f"--{name} changes no number here: it is {reason}")
-    say(f"{out} is ready, a model of {given.code}")
+    kind = "a classifier of guided-diffusion" if given.code == "classifier" else f"a model of {given.code}"
+    say(f"{out} is ready, {kind}")
     say(f"next: {following}")
