@@ -79,7 +79,7 @@ def test_images_too_small_for_a_window_have_the_rest():
     assert np.isnan(result["ssim"]).all()
     assert np.isfinite(result["psnr"]).all()
     assert np.isfinite(result["mad"]).all()
-    with pytest.raises(ValueError, match="no window fits"):
+    with pytest.raises(ValueError, match="the least is 3 pixels"):
         intervention(sweeps(side=2), baseline=baseline(1, 2), preset="window:3")
 
 
