@@ -29,7 +29,7 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
     traj readout classifier data/trajectories/ddpm.zarr data/readouts/ddpm.zarr --model digits-classifier
     traj readout classifier data/forks/ddpm_forks.zarr data/readouts/ddpm_forks.zarr --model digits-classifier
     traj readout classifier data/trajectories/cat.zarr data/readouts/cat.zarr --model microsoft/resnet-18 --batch 256
-    traj readout classifier data/trajectories/dog.zarr data/readouts/dog.zarr --model models/noisy-classifier --batch 64
+    traj readout classifier data/trajectories/dog.zarr data/readouts/dog.zarr --model models/noisy-classifier
 
     Parameters
     ----------
