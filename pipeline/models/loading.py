@@ -58,8 +58,9 @@ def load(kind: type[Network], config: Mapping[str, Any], repository: Repository,
             raise InputError(f"{folder} cannot be loaded: {weights.reason(error, place, folder)}") from None
     for key, problem in (("missing_keys", "lack"), ("unexpected_keys", "also hold")):
         if names := sorted(told[key]):
-            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise InputError(f"the weights in {folder} {problem} {listed}; they do not belong to its config.json")
+            raise InputError(
+                f"the weights in {folder} {problem} {weights.first(names)}; they do not belong to its config.json"
+            )
     return network, found.sha256
 
 

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from traj.stores import InputError, MissingFile
 SAFE, PICKLED = ".safetensors", ".bin"
 _FOREIGN = ("*.safetensors*", "*.bin*", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.onnx")
 MOST_REASON = 300
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,13 @@ def saving(folder: Path) -> Iterator[None]:
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         raise OSError(int(code[1]) if code else errno.EIO, str(error), str(folder)) from None
+
+
+def first(names: Iterable[str]) -> str:
+    """Write the first three of some names, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
+    return ", ".join(listed[:MOST_NAMED]) + more
 
 
 def reason(error: Exception, place: Path, folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,7 +18,6 @@ from traj.stores import InputError, MissingFile
 
 State = dict[str, Tensor]
 """Tensors by name, of which the floating ones are float32."""
-_NAMED = 3
 _WRAPPED = ("state_dict", "model_state_dict", "model")
 """Where other programs keep a state dict within a checkpoint."""
 
@@ -50,7 +49,7 @@ def read(path: Path) -> State:
     if state is None:
         raise InputError(f"{path} holds {_described(found)}; expected a state dict: tensors by name")
     if odd := [name for name, tensor in state.items() if not _is_of_network(tensor)]:
-        raise InputError(f"{path} holds {_first(odd)}; expected dense tensors of floating-point numbers only")
+        raise InputError(f"{path} holds {weights.first(odd)}; expected dense tensors of floating-point numbers only")
     storages = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
 
     def alone(tensor: Tensor) -> Tensor:
@@ -75,7 +74,7 @@ def require(
         if name in state and tuple(state[name].shape) != tuple(shape)
     ]
     problems = [
-        f"{problem} {_first(names)}"
+        f"{problem} {weights.first(names)}"
         for problem, names in (("lacks", missing), ("also has", extra), ("has", other))
         if names
     ]
@@ -112,10 +111,4 @@ def _described(value: Any) -> str:
         return f"a {type(value).__name__}"
     if {"state", "param_groups"} <= value.keys():
         return "the state of an optimizer"
-    return f"a dict with {_first([shown(key) for key in value])}" if value else "an empty dict"
-
-
-def _first(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more
+    return f"a dict with {weights.first([shown(key) for key in value])}" if value else "an empty dict"
