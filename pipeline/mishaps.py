@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
+from traj.pipeline.garbage import search_rarely
 from traj.pipeline.making.carry_out import say
 from traj.pipeline.threads import wait_briefly
 
@@ -47,6 +48,12 @@ class Traj(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the verbs in the order of use."""
         return list(self.commands)
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+        """Read the command line, or the arguments of a caller, who has a process of its own to care for."""
+        if args is None:
+            search_rarely()
+        return super().main(args, *more, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a verb."""

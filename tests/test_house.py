@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {"stores": (), "analysis": ("stores",), "pipeline": ("stores", "analysis")}
 """Each room, and which others it may import."""
 
-BASE = {"configs", "parsing", "threads", "estimate"}
+BASE = {"configs", "parsing", "threads", "estimate", "garbage"}
 """Files of the pipeline that know of no wing."""
 
 WINGS = {

@@ -15,6 +15,7 @@ from traj import analysis, stores
 from traj.pipeline.computing import compiling
 from traj.pipeline.computing.engines import Engine
 from traj.pipeline.estimate import MARGIN_BYTES, peak_memory, size
+from traj.pipeline.garbage import search_as_usual
 from traj.stores import KINDS, RESULTS, InputError, KindName, MissingFile, attributes, local, stands_for
 
 Options = Mapping[str, Any]
@@ -182,6 +183,7 @@ def run(store: Path, jobs: Sequence[Job], *, engine: Engine, say: Callable[[str]
             analysis.load(job.quantity).memory(ds, **options) for job, options in zip(jobs, given, strict=True)
         )
         say(f"{names} of {store}: {engine.name}, memory {size(memory(ds, pooled, lazy, engine))}")
+        search_as_usual()
         with compiling.said(say):
             computed = engine.compute(lazy)
     for job in jobs:

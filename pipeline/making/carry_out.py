@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import click
 
+from traj.pipeline.garbage import search_as_usual
+
 if TYPE_CHECKING:
     from traj.pipeline.estimate import Cost
     from traj.stores import BlockWriter, Layout, Stale, TrajectoryWriter
@@ -90,6 +92,7 @@ def carry_out(
             elif cost.disk > cost.disk_free:
                 say(f"the disk may fill up: it is safe to go on later, or to store less with {smaller}")
             require_writable(out / "zarr.json")
+            search_as_usual()
             job.run(store)
     found = describe(out)
     if clipped := found.get("saturated"):

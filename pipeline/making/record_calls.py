@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from traj import stores
 from traj.pipeline.estimate import Cost, disk_free, peak_memory
+from traj.pipeline.garbage import search_as_usual
 from traj.pipeline.making.call import Call
 from traj.pipeline.making.carry_out import say
 from traj.pipeline.making.record import Recorder
@@ -63,6 +64,7 @@ def record_calls(
             click.echo(f"{out}: {cost}")
             return
         say(f"{out}: {len(to_do)} of {calls} calls to do; {cost}" if to_do else f"{out}: nothing to do")
+        search_as_usual()
         with recorder:
             for call in tqdm(to_do, unit="call", disable=None):
                 run(call)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from traj.pipeline.garbage import search_as_usual
 from traj.pipeline.models import weights
 from traj.pipeline.models.digits import (
     CLASSIFIERS,
@@ -166,6 +167,7 @@ def learn(
     progress: bool = False,
 ) -> tuple[nn.Module, dict[str, np.ndarray]]:
     """Lower objective(network, *batch)["loss"] over the batches of a stream; returns what ``fit`` does."""
+    search_as_usual()
     network.to(device).train()
     average = [parameter.detach().clone() for parameter in network.parameters()]
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from traj.pipeline.garbage import search_as_usual
 from traj.pipeline.making.carry_out import say
 from traj.pipeline.options import LocalPath
 
@@ -45,6 +46,7 @@ def report(out: Path, beside: Path | None, axis: str) -> None:
     from traj.stores import is_known
 
     failures: list[tuple[str, Exception]] = []
+    search_as_usual()
     with by_threads():
         page = write_report(out, beside=beside, axis=axis, failed=lambda where, error: failures.append((where, error)))
     say(f"wrote {page}")
