@@ -13,6 +13,7 @@ from tests import runs
 from tests.noisy_classifiers import LINEAR, NETWORK, SHAPE, TIMESTEPS, levels, small, traj
 from traj import stores
 from traj.analysis.label_variance import label_variance
+from traj.pipeline.making.readout import prepare
 from traj.pipeline.models import classifiers
 from traj.pipeline.models.digits import DigitsClassifier
 from traj.pipeline.models.openai import encoder
@@ -83,6 +84,35 @@ def test_label_variance_follows(logits):
     both = caption({"a": found, "b": clean})
     assert f"The classifier of a {of_noisy}" in both
     assert f"The classifier of b {of_clean}" in both
+
+
+def test_a_readout_asks_of_a_classifier_what_it_does_and_not_what_it_is(store, tmp_path, monkeypatch):
+    """A third kind, of no class that a readout knows."""
+
+    class Brightness:
+        class_names, identity, environment, batch = ("dark", "bright"), {}, {}, 3
+        learned_from = "blurred images"
+
+        def fitted(self, path, ds, states, bounds, device):
+            assert (path, states, bounds) == (store, ("pred_x0",), (-1.0, 1.0))
+            return self.classify
+
+        def classify(self, images, timestep):
+            assert timestep is None
+            mean = images.flatten(1).mean(1)
+            return torch.stack([-mean, mean], 1)
+
+        def cautions(self, ds):
+            return ("eyes of its own",)
+
+    monkeypatch.setattr(classifiers, "load", lambda *_: Brightness())
+    job = prepare("classifier", store=store, model="brightness", on=["pred_x0"], device="cpu")
+    with job.open(tmp_path / "r.zarr") as written:
+        job.run(written, bar=False)
+    found, ds = stores.open(tmp_path / "r.zarr"), stores.open(store)
+    np.testing.assert_allclose(found.logits[0, ..., 1], ds.pred_x0.mean(("channel", "y", "x")), atol=1e-6)
+    assert found.logits.attrs[stores.LEARNED_FROM] == "blurred images"
+    assert job.readout.cautions == ("eyes of its own",)
 
 
 def test_a_run_in_fewer_steps_of_the_same_schedule_fits(noisy, tmp_path):

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
+import xarray as xr
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import logging as hub_logging
@@ -25,14 +26,12 @@ from traj.pipeline.configs import Key, Keys, whole
 from traj.pipeline.models import weights
 from traj.pipeline.models.digits import CLASSIFIERS, DigitsClassifier
 from traj.pipeline.models.folder import json_object
-from traj.pipeline.models.noisy_classifier import NoisyClassifier
+from traj.pipeline.models.noisy_classifier import Bounds, Function, NoisyClassifier, Shape, shape_of
 from traj.pipeline.models.openai import encoder
 from traj.pipeline.models.silence import silenced
 from traj.pipeline.models.weights import Weights
-from traj.pipeline.process.device import within_memory
+from traj.pipeline.process.device import inference, within_memory
 from traj.stores import InputError, MissingFile
-
-Shape = tuple[int, int, int]
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _KNOWN = (
@@ -89,9 +88,47 @@ class Preprocessing:
         return (self.channels if image[0] == 1 else image[0], *(self.crop or self.resized(*image[1:])))
 
 
+class ImageClassifier(Protocol):
+    """What a readout asks of a classifier, whatever images it has learned from."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What it calls its classes."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a store's fingerprint knows of it."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the last bits may depend on besides torch and the device."""
+
+    @property
+    def batch(self) -> int:
+        """Images in one network call, by default."""
+
+    @property
+    def learned_from(self) -> str | None:
+        """Which images it has learned from, None for finished ones."""
+
+    def fitted(
+        self, path: Path, ds: xr.Dataset, states: tuple[str, ...], bounds: Bounds, device: torch.device
+    ) -> Function:
+        """Give the function that classifies the images of a store with values in ``bounds``, and ``states`` of it.
+
+        It makes logits (image, class), float32, of images (image, channel, y, x) and their timesteps (image,), None for
+        images that are not noisy.
+
+        Raises InputError where the images do not fit the network.
+        """
+
+    def cautions(self, ds: xr.Dataset) -> tuple[str, ...]:
+        """Say what is done to the images of a store before the network sees them."""
+
+
 @dataclass(frozen=True)
 class Classifier:
-    """A network with its own preprocessing: stored images to logits.
+    """A network of finished images with its own preprocessing: stored images to logits.
 
     ``name`` is what it is called, ``identity`` what a store's fingerprint knows of it. ``shape`` (channel, y, x) is
     what the network takes; y and x are None where it may take several sizes. ``packages`` are what it needs beside
@@ -106,7 +143,7 @@ class Classifier:
     identity: dict[str, Any]
     packages: tuple[str, ...] = ()
     batch = 4096
-    """Images in one network call, by default."""
+    learned_from = None
 
     def __call__(self, images: Tensor, valid_range: tuple[float, float]) -> Tensor:
         """Classify images (image, channel, y, x) into logits (image, class), float32.
@@ -120,8 +157,17 @@ class Classifier:
         """What the last bits may depend on besides torch and the device."""
         return {"classifier": self.name, **{package: version(package) for package in self.packages}}
 
-    def cautions(self, image: Shape) -> tuple[str, ...]:
-        """Say what is done to images of this shape (channel, y, x) before the network sees them."""
+    def fitted(
+        self, path: Path, ds: xr.Dataset, states: tuple[str, ...], bounds: Bounds, device: torch.device
+    ) -> Function:
+        """Give the function that classifies images of a store, noisy or not, by their range alone."""
+        with inference():
+            self.check(shape_of(ds), device)
+        return lambda images, timestep: self(images, bounds)
+
+    def cautions(self, ds: xr.Dataset) -> tuple[str, ...]:
+        """Say where the images of a store are resized, or their one channel repeated."""
+        image = shape_of(ds)
         given = self.preprocessing.shape(image)
         if given == image:
             return ()
@@ -150,7 +196,7 @@ class Classifier:
 
 
 @within_memory()
-def load(name: str, device: str = "cpu") -> Classifier | NoisyClassifier:
+def load(name: str, device: str = "cpu") -> ImageClassifier:
     """Load the classifier of a name.
 
     A name is digits-classifier (a folder under ``models``, or under the folder TRAJ_MODELS names), the folder of one
@@ -180,7 +226,7 @@ def load(name: str, device: str = "cpu") -> Classifier | NoisyClassifier:
     raise InputError(f"classifier {name!r} is unknown; {_KNOWN}")
 
 
-def _load_folder(folder: Path, name: str, device: str) -> Classifier | NoisyClassifier:
+def _load_folder(folder: Path, name: str, device: str) -> ImageClassifier:
     config = json_object(_part(folder, "config.json", name))
     try:
         found = weights.find(folder, *_STEMS)

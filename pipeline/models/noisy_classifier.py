@@ -15,6 +15,11 @@ from torch import Tensor
 from traj.pipeline.process.schedule import Schedule
 from traj.stores import IMAGE_DIMS, InputError, valid_range
 
+Shape = tuple[int, int, int]
+Bounds = tuple[float, float]
+Function = Callable[[Tensor, Tensor | None], Tensor]
+"""From images (image, channel, y, x) and their timesteps (image,), None for finished images, to logits."""
+
 VALID_RANGE = (-1.0, 1.0)
 TOLERANCE = 1e-6
 """By how much signal^2 may differ, relative to it, and noise_scale^2: more than by rounding to float32."""
@@ -31,12 +36,13 @@ class NoisyClassifier:
 
     name: str
     network: Callable[[Tensor, Tensor], Tensor]
-    shape: tuple[int, int, int]
+    shape: Shape
     class_names: tuple[str, ...]
     schedule: Schedule
     identity: dict[str, Any]
     batch = 64
-    """Images in one network call, by default: of 64 x 64, at the usual width, they take about 3 GiB."""
+    """Images of 64 x 64, at the usual width, take about 3 GiB in one network call."""
+    learned_from = "noisy images"
 
     def __call__(self, images: Tensor, timestep: Tensor | None = None) -> Tensor:
         """Classify images of timesteps (image,), by default the least noisy, into logits (image, class), float32."""
@@ -50,14 +56,24 @@ class NoisyClassifier:
         """What the last bits may depend on besides torch and the device."""
         return {"classifier": self.name}
 
+    def fitted(
+        self, path: Path, ds: xr.Dataset, states: tuple[str, ...], bounds: Bounds, device: torch.device
+    ) -> Function:
+        """Give the function that classifies x_t at its timesteps, and images without as the least noisy."""
+        self.check(path, ds, states)
+        return self
+
+    def cautions(self, ds: xr.Dataset) -> tuple[str, ...]:
+        """Say nothing, as images are given to the network as they are stored."""
+        return ()
+
     def check(self, path: Path, ds: xr.Dataset, states: tuple[str, ...]) -> None:
         """Raise InputError where the images of a store, or its states if they have x_t, are not what it was trained on.
 
         x_t must have the signal and the noise_scale that the classifier's own schedule has at the same timestep, as a
         run in fewer steps has.
         """
-        shape = tuple(ds.sizes[dim] for dim in IMAGE_DIMS)
-        if shape != self.shape:
+        if (shape := shape_of(ds)) != self.shape:
             raise InputError(
                 f"classifier {self.name} takes images of shape {self.shape} (channel, y, x), those of {path} have "
                 f"{shape}; noisy images cannot be resized, so expected a classifier for these"
@@ -99,3 +115,9 @@ class NoisyClassifier:
                 f"{trained_noise[k]:.6g} at timestep {timestep[k]}, and x_t of {path} has {signal[k]:.6g} and "
                 f"{noise_scale[k]:.6g} there; {instead}"
             )
+
+
+def shape_of(ds: xr.Dataset) -> Shape:
+    """Give the shape (channel, y, x) of a store's images."""
+    channel, y, x = (ds.sizes[dim] for dim in IMAGE_DIMS)
+    return channel, y, x

@@ -51,8 +51,6 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
     import numpy as np
 
     from traj.pipeline.models import classifiers
-    from traj.pipeline.models.noisy_classifier import NoisyClassifier
-    from traj.pipeline.process.device import inference
     from traj.stores import IMAGE_DIMS, LEARNED_FROM, STATES, InputError, event_dims, valid_range
 
     store, ds = source.path, source.ds
@@ -78,26 +76,15 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
             "those"
         )
     network = classifiers.load(model, str(source.device))
-    channel, y, x = (ds.sizes[dim] for dim in IMAGE_DIMS)
-    cautions: tuple[str, ...] = ()
-    if isinstance(network, NoisyClassifier):
-        network.check(store, ds, states)
-    else:
-        with inference():
-            network.check((channel, y, x), source.device)
-        cautions = network.cautions((channel, y, x))
-
-    def classify(name: str, images: Tensor, timestep: Tensor | None) -> Tensor:
-        if isinstance(network, NoisyClassifier):
-            return network(images, timestep if name == "x_t" else None)
-        return network(images, bounds)
+    classify = network.fitted(store, ds, states, bounds, source.device)
 
     def logits(events: Events) -> tuple[Tensor]:
         ((name, images),) = events.values.items()
         incomplete = images.flatten(1).isnan().any(dim=1)
-        return (classify(name, images, events.timestep).masked_fill(incomplete[:, None], math.nan),)
+        found = classify(images, events.timestep if name == "x_t" else None)
+        return (found.masked_fill(incomplete[:, None], math.nan),)
 
-    learned_from = {LEARNED_FROM: "noisy images"} if isinstance(network, NoisyClassifier) else {}
+    learned_from = {} if network.learned_from is None else {LEARNED_FROM: network.learned_from}
     final = Output("x_0_logits", ("class",), "logits of the final sample")
     of_states = Output("logits", ("class",), "logits of the state or prediction", attributes=learned_from)
     passes = [Pass(("x_0",), (final,), logits)]
@@ -114,7 +101,7 @@ def classifier(source: Source, *, model: str, on: tuple[str, ...] | None = None,
         batch=network.batch if batch is None else batch,
         numerics=NUMERICS,
         environment=network.environment,
-        cautions=cautions,
+        cautions=network.cautions(ds),
         smaller="--on pred_x0",
         following="traj analyze label_variance",
     )
