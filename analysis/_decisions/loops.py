@@ -160,14 +160,15 @@ def of_states(log_p: Array, product: Array, sides: Array) -> tuple[Array, Array]
                     rate += spread[z] / mass[z]
             found[i, d, 0] = bits
             found[i, d, 1] = max(rate, 0.0) * per_bit
-        _own_rates(np.exp(log_p[i]), product[i], own[i])
-        own[i] *= per_bit
+        for c in range(classes):
+            p[c] = np.exp(log_p[i, c])
+        _own_rates(p, product[i], per_bit, own[i])
     return found, own
 
 
 @compiled
-def _own_rates(p: Array, product: Array, out: Array) -> None:
-    """Write |eps_c - eps|^2 of each class, eps the mean of all weighted by p."""
+def _own_rates(p: Array, product: Array, per_bit: float, out: Array) -> None:
+    """Write |eps_c - eps|^2 of each class in bits, eps the mean of all weighted by p."""
     together = 0.0
     for c in range(p.size):
         for k in range(p.size):
@@ -176,4 +177,4 @@ def _own_rates(p: Array, product: Array, out: Array) -> None:
         across = 0.0
         for k in range(p.size):
             across += p[k] * product[c, k]
-        out[c] = max(product[c, c] - 2 * across + together, 0.0)
+        out[c] = max(product[c, c] - 2 * across + together, 0.0) * per_bit

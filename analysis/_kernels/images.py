@@ -53,6 +53,13 @@ def _unit_lanes(images: Array, low: float, scale: float, out: Array) -> None:
 
 
 @compiled
+def copy(values: Array, out: Array) -> None:
+    """Copy a row. An assignment to a slice would have Numba compile its message on shapes: two seconds."""
+    for i in range(out.size):
+        out[i] = values[i]
+
+
+@compiled
 def _slide_across(columns: Array, window: int, out: Array) -> None:
     """Average `window` neighbouring column sums by a running sum."""
     share = 1.0 / (window * window)
@@ -105,11 +112,11 @@ def ssim_uniform(states: Array, x_0: Array, low: float, scale: float, window: in
     similarity = np.empty((samples, steps))
     for k in range(samples):
         for c in range(channels):
-            _unit_lanes(x_0[k, c : c + 1], low, scale, y[c])
+            _unit_lanes(x_0[k : k + 1, c], low, scale, y[c])
             for r in range(tall):
                 _box_row(y[c], y[c], r, window, columns, means)
-                mean_y[c, r] = means[0]
-                mean_yy[c, r] = means[1]
+                copy(means[0], mean_y[c, r])
+                copy(means[1], mean_yy[c, r])
         for t in range(0, steps, LANES):
             total[:] = 0.0
             for c in range(channels):
@@ -164,12 +171,12 @@ def ssim_uniform_pairs(images: Array, low: float, scale: float, window: int, unb
                     _unit_lanes(images[v, a, s : s + LANES, c], low, scale, x[a])
                     for r in range(tall):
                         _box_row(x[a], x[a], r, window, columns, means)
-                        mean[a, r] = means[0]
-                        mean_square[a, r] = means[1]
+                        copy(means[0], mean[a, r])
+                        copy(means[1], mean_square[a, r])
                     for b in range(a):
                         for r in range(tall):
-                            means[0] = mean[a, r]
-                            means[1] = mean_square[a, r]
+                            copy(mean[a, r], means[0])
+                            copy(mean_square[a, r], means[1])
                             _box_product_row(x[a], x[b], r, window, columns[2], means[2])
                             _add_similarity(means, mean[b, r], mean_square[b, r], unbias, total[pair])
                         pair += 1

@@ -67,7 +67,8 @@ def take_in(
             kept = exp(moved)
             weighted[row] = kept * (weighted[row] + moved * total[row])
             total[row] *= kept
-            sums[row] *= kept
+            for column in range(sums.shape[1]):
+                sums[row, column] *= kept
             few = within(here, now - reach) * FEW <= count
             if few:
                 here = pick(here, now - reach, which)
@@ -81,7 +82,9 @@ def take_in(
             many |= not few
         if many:
             np.dot(exponents, summed, products)
-            sums[start:end] += products[: end - start, : sums.shape[1]]
+            for row in range(start, end):
+                for column in range(sums.shape[1]):
+                    sums[row, column] += products[row - start, column]
 
 
 @compiled
