@@ -1,5 +1,8 @@
 """Events of any number of dims: films, sounds and vectors are stored, read, made and analysed like images."""
 
+import shutil
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -188,38 +191,45 @@ def test_closed_forms_refuse_shapes_without_a_name():
             info.describe_model(f"gaussian:0,1,{shape}")
 
 
-def forks_of(tmp_path, shape, replicas=3):
-    job = generate.prepare(model=gaussian(shape), samples=10, block=5, steps=4, device="cpu")
-    run = made(job, tmp_path / "run.zarr")
-    at = stores.open(run).timestep.values[1:3].tolist()
-    job = fork.prepare(store=run, at=at, replicas=replicas, device="cpu")
-    return run, made(job, tmp_path / "fork.zarr")
+@pytest.fixture(scope="module")
+def forks_of(tmp_path_factory):
+    """Give a run of events of a shape and its forks, made once; tests only read them."""
+
+    @cache
+    def make(shape, replicas=3):
+        folder = tmp_path_factory.mktemp("events")
+        job = generate.prepare(model=gaussian(shape), samples=10, block=5, steps=4, device="cpu")
+        run = made(job, folder / "run.zarr")
+        at = stores.open(run).timestep.values[1:3].tolist()
+        job = fork.prepare(store=run, at=at, replicas=replicas, device="cpu")
+        return run, made(job, folder / "fork.zarr")
+
+    return make
 
 
 @pytest.mark.parametrize("shape", [(30,), (2, 15), (1, 5, 2, 3)])
-def test_events_are_compared_like_images_of_the_same_values(tmp_path, shape):
-    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
-    run, forks = map(stores.open, forks_of(tmp_path / "a", shape))
-    image_run, image_forks = map(stores.open, forks_of(tmp_path / "b", (1, 5, 6)))
+def test_events_are_compared_like_images_of_the_same_values(forks_of, shape):
+    run, forks = map(stores.open, forks_of(shape))
+    image_run, image_forks = map(stores.open, forks_of((1, 5, 6)))
     ours, theirs = psnr(run), psnr(image_run)
     np.testing.assert_array_equal(ours.psnr, theirs.psnr)
-    ours = psnr(run, against=stores.open(tmp_path / "a" / "run.zarr"))
+    ours = psnr(run, against=run)
     assert (ours.psnr == 100).all()
     with pytest.raises(ValueError, match="have channel 1, y 5, x 6, here "):
-        psnr(run, against=stores.open(tmp_path / "b" / "run.zarr"))
+        psnr(run, against=image_run)
     ours, theirs = consistency(forks).compute(), consistency(image_forks).compute()
     assert ours.ssim.isnull().all()
     assert theirs.ssim.notnull().all()
     for name in ("pearson", "cosine", "one_minus_nmse", "psnr", "replica_correlation", "replica_correlation_se"):
         np.testing.assert_array_equal(ours[name], theirs[name])
-    ours = consistency(run, against=(stores.open(tmp_path / "a" / "run.zarr"),)).compute()
+    ours = consistency(run, against=(run,)).compute()
     assert (ours.start_difference == 0).all()
     assert (ours.psnr == 100).all()
 
 
 @pytest.mark.parametrize("shape", [(30,), (2, 15), (1, 5, 2, 3)])
-def test_edits_of_events_are_compared_with_their_run(tmp_path, shape):
-    run, forks = forks_of(tmp_path, shape, replicas=1)
+def test_edits_of_events_are_compared_with_their_run(forks_of, shape):
+    run, forks = forks_of(shape, replicas=1)
     edits = {"edit": "jump", "ns": 0, "nb": 0, "n": 1, "r": -1}
     sweep = stores.open(forks).assign_coords({k: ("variant", [v, v]) for k, v in edits.items()})
     sweep.attrs["kind"] = "sweep"
@@ -244,21 +254,20 @@ def logits(source):
 
 
 @pytest.mark.parametrize("shape", [(30,), (1, 5, 2, 3)])
-def test_labels_of_events_vary_like_those_of_images_of_the_same_values(tmp_path, monkeypatch, shape):
+def test_labels_of_events_vary_like_those_of_images_of_the_same_values(tmp_path, monkeypatch, forks_of, shape):
     monkeypatch.setattr(readouts, "load", lambda name: logits)
     found = []
     for folder, event in (("a", shape), ("b", (1, 5, 6))):
-        (tmp_path / folder).mkdir()
-        _, forks = forks_of(tmp_path / folder, event)
-        read = made(readout.prepare("logits", store=forks, device="cpu"), tmp_path / folder / "read.zarr")
+        _, forks = forks_of(event)
+        read = made(readout.prepare("logits", store=forks, device="cpu"), tmp_path / f"{folder}.zarr")
         found.append(label_variance(stores.open(read)).compute())
     assert (found[0].label_variance > 0).all()
     np.testing.assert_array_equal(found[0].label_variance, found[1].label_variance)
 
 
 @pytest.mark.parametrize("shape", [(30,), (2, 15), (1, 5, 2, 3)])
-def test_what_needs_images_refuses_other_events_by_name(tmp_path, shape):
-    run, forks = map(stores.open, forks_of(tmp_path, shape))
+def test_what_needs_images_refuses_other_events_by_name(forks_of, shape):
+    run, forks = map(stores.open, forks_of(shape))
     here = ", ".join(run.x_0.dims[1:])
     for quantity, name in ((ssim, "SSIM"), (entropy, "entropy")):
         with pytest.raises(ValueError, match=f"{name}.* needs images, of dims channel, y, x; .* have {here}: .*psnr"):
@@ -268,12 +277,10 @@ def test_what_needs_images_refuses_other_events_by_name(tmp_path, shape):
 
 
 @pytest.mark.slow
-def test_a_report_shows_no_images_of_events_that_are_none(tmp_path, monkeypatch, without_figures):
+def test_a_report_shows_no_images_of_events_that_are_none(tmp_path, monkeypatch, without_figures, forks_of):
     monkeypatch.chdir(tmp_path)
-    run, forks = forks_of(tmp_path, (6,))
-    for store, folder in ((run, "trajectories"), (forks, "forks")):
-        (tmp_path / "data" / folder).mkdir(parents=True)
-        store.rename(tmp_path / "data" / folder / store.name)
+    for store, folder in zip(forks_of((30,)), ("trajectories", "forks"), strict=True):
+        shutil.copytree(store, tmp_path / "data" / folder / store.name)
     for words in ("analyze psnr", "analyze consistency", "report"):
         found = CliRunner().invoke(main, words.split())
         assert found.exit_code == 0, found.output

@@ -41,7 +41,7 @@ def one_hot(labels, classes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hard", [False, True])
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(logits=LOGITS)
 def test_the_total_is_what_is_within_and_between_replicas(hard, logits):
     result = label_variance(fork_readout_dataset(logits), hard=hard).compute()
@@ -55,7 +55,7 @@ def test_the_total_is_what_is_within_and_between_replicas(hard, logits):
         np.testing.assert_array_equal(total, within)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(logits=LOGITS, replicas=st.integers(2, 7))
 def test_equal_replicas_differ_by_exactly_nothing(logits, replicas):
     equal = np.repeat(logits[:, :1], replicas, axis=1)
