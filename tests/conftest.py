@@ -12,6 +12,7 @@ from tests import dear, warm
 from traj.pipeline.threads import wait_briefly
 
 os.environ["OMP_NUM_THREADS"] = "1"
+gc.disable()  # until all is imported and collected: nothing of it is garbage, and to find that out takes seconds
 wait_briefly()  # for tests and their subprocesses that ask for more
 warm.wait_for_no_disk()
 
@@ -29,6 +30,7 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish():
     gc.freeze()  # what was imported is no garbage: each full search among it takes half a second
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -114,6 +114,7 @@ def wait_for_no_disk():
 def answer(server):
     """Fork a `traj` for everyone who connects, until stdin ends."""
     wait_for_no_disk()
+    gc.disable()  # nothing of what is imported is garbage, and to find that out takes seconds
     for module in IMPORTED:
         import_module(module)
     analysis = import_module("traj.analysis")
@@ -121,6 +122,7 @@ def answer(server):
         analysis.load(quantity)
     import_module("matplotlib.figure").Figure.savefig = blank
     gc.freeze()  # processes that fork from here share what was imported, and do not search it for garbage
+    gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(server)
