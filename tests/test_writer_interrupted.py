@@ -5,75 +5,81 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import textwrap
 import time
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests import runs
+from tests import runs, warm
 from traj import stores
 
-ROOT = Path(__file__).parents[1]
 
-
-def script(path, samples, *, blocks="None", pause=0.0):
+class Writer(warm.Process):
     """A writer in a process of its own."""
-    return [
-        sys.executable,
-        "-c",
-        textwrap.dedent(f"""
-            import time
-            from tests import runs
-            with runs.create({str(path)!r}, {samples}, blocks={blocks}) as store:
-                print("open", flush=True)
-                for block in list(store.pending):
-                    for step in range(6):
-                        time.sleep({pause})
-                        store.put(block, step, *runs.states(block, step))
-                    store.finish(block, runs.states(block, 99)[1])
-        """),
-    ]
+
+    def __init__(self, server, path, samples=16, *, blocks="", pause=0.0):
+        self._messages = path.with_name(f"{path.name}.said{next(COUNT)}")
+        arguments = [path, samples, blocks, pause]
+        super().__init__(server, arguments, stderr=self._messages, call=("tests.test_writer_interrupted", "write"))
+
+    @property
+    def said(self):
+        return self._messages.read_text()
+
+    def opened(self):
+        while "open" not in self.said and not self.ended():
+            time.sleep(0.005)
+        return self
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
+        self.wait()
+
+
+COUNT = count()
+
+
+def write(path, samples, blocks, pause):
+    """Write the blocks that are named, or all, pausing before each step."""
+    chosen = [int(block) for block in blocks.split()] or None
+    with runs.create(path, int(samples), blocks=chosen) as store:
+        print("open", file=sys.stderr, flush=True)
+        for block in list(store.pending):
+            for step in range(6):
+                time.sleep(float(pause))
+                store.put(block, step, *runs.states(block, step))
+            store.finish(block, runs.states(block, 99)[1])
 
 
 @pytest.mark.slow
-def test_kill_at_random_moments_then_resume_equals_uninterrupted(tmp_path):
+def test_kill_at_random_moments_then_resume_equals_uninterrupted(server, tmp_path):
     path, expected = tmp_path / "run.zarr", runs.digest(runs.make(tmp_path / "straight.zarr", 22))
     rng = np.random.default_rng(int(os.environ.get("TRAJ_TEST_SEED", "0")))
     for _ in range(10):
-        process = subprocess.Popen(script(path, 22, pause=0.02), cwd=ROOT, stdout=subprocess.PIPE)
+        process = Writer(server, path, 22, pause=0.02)
         if rng.random() < 0.8:
-            process.stdout.readline()  # past the imports, so that the kill falls into the writing
-        time.sleep(rng.uniform(0, 0.4))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+            process.opened()  # so that the kill falls into the writing
+            time.sleep(rng.uniform(0, 0.4))
+        else:
+            time.sleep(rng.uniform(0, 0.05))
+        process.kill()
     runs.make(path, 22)
     assert runs.digest(path) == expected
     assert stores.verify(path, deep=True) == []
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_run_by_blocks(tmp_path):
-    halves = [
-        subprocess.Popen(
-            script(tmp_path / "run.zarr", 16, blocks=blocks, pause=0.005), cwd=ROOT, stdout=subprocess.PIPE
-        )
-        for blocks in ("range(0, 2)", "range(2, 4)")
-    ]
-    for half in halves:
-        half.communicate()
-    assert [half.returncode for half in halves] == [0, 0]
+def test_two_processes_share_a_run_by_blocks(server, tmp_path):
+    halves = [Writer(server, tmp_path / "run.zarr", blocks=blocks, pause=0.005) for blocks in ("0 1", "2 3")]
+    assert [half.wait() for half in halves] == [0, 0]
     assert runs.digest(tmp_path / "run.zarr") == runs.digest(runs.make(tmp_path / "straight.zarr"))
 
 
-def test_a_second_writer_of_the_same_blocks_is_refused(tmp_path):
-    first = subprocess.Popen(
-        script(tmp_path / "run.zarr", 16, blocks="range(0, 2)", pause=0.5), cwd=ROOT, stdout=subprocess.PIPE
-    )
-    first.stdout.readline()
+def test_a_second_writer_of_the_same_blocks_is_refused(server, tmp_path):
+    first = Writer(server, tmp_path / "run.zarr", blocks="0 1", pause=0.5).opened()
     try:
         with pytest.raises(stores.LockedStore, match=r"block\(s\) 1 of"):
             runs.create(tmp_path / "run.zarr", blocks=[1, 2])
@@ -85,17 +91,13 @@ def test_a_second_writer_of_the_same_blocks_is_refused(tmp_path):
                 runs.create(tmp_path / "run.zarr", blocks=[2])
     finally:
         first.kill()
-        first.communicate()
     # The dead writer's blocks are free again.
     runs.make(tmp_path / "run.zarr")
 
 
-def test_a_store_is_not_moved_while_another_process_writes_it(tmp_path, monkeypatch):
+def test_a_store_is_not_moved_while_another_process_writes_it(server, tmp_path, monkeypatch):
     monkeypatch.setattr("traj.stores.claim.LOCK_PATIENCE_S", 0.3)
-    first = subprocess.Popen(
-        script(tmp_path / "run.zarr", 16, blocks="range(0, 2)", pause=0.5), cwd=ROOT, stdout=subprocess.PIPE
-    )
-    first.stdout.readline()
+    first = Writer(server, tmp_path / "run.zarr", blocks="0 1", pause=0.5).opened()
     try:
         with pytest.raises(stores.LockedStore, match="another process is writing"):
             runs.create(tmp_path / "run.zarr", seed=1, stale="set-aside")
@@ -103,7 +105,6 @@ def test_a_store_is_not_moved_while_another_process_writes_it(tmp_path, monkeypa
             runs.create(tmp_path / "run.zarr", 32)
     finally:
         first.kill()
-        first.communicate()
 
 
 @pytest.mark.parametrize("moment", ["before the move", "after the move", "before the new store is in place"])
@@ -145,14 +146,14 @@ def test_a_failed_extension_leaves_a_complete_store_complete(tmp_path, monkeypat
     assert runs.digest(tmp_path / "run.zarr") == before
 
 
-def test_a_store_extended_between_look_and_lock_is_looked_at_again(tmp_path, monkeypatch):
+def test_a_store_extended_between_look_and_lock_is_looked_at_again(server, tmp_path, monkeypatch):
     with runs.create(tmp_path / "run.zarr", 10) as store:
         runs.fill(store, [0, 1])
     original = stores.locks.BlockLocks.take
 
     def extended_meanwhile(self, blocks):
         monkeypatch.undo()
-        subprocess.run(script(tmp_path / "run.zarr", 16, blocks="[3]"), cwd=ROOT, check=True, capture_output=True)
+        assert Writer(server, tmp_path / "run.zarr", blocks="3").wait() == 0
         return original(self, blocks)
 
     monkeypatch.setattr("traj.stores.locks.BlockLocks.take", extended_meanwhile)
@@ -172,13 +173,14 @@ def test_two_spellings_of_a_path_are_one_store(tmp_path):
         runs.create(tmp_path / "x" / ".." / "run.zarr")
 
 
-def test_closing_twice_frees_nothing_of_another_writer(tmp_path):
+def test_closing_twice_frees_nothing_of_another_writer(server, tmp_path):
     first = runs.create(tmp_path / "run.zarr")
     first.close()
     with runs.create(tmp_path / "run.zarr") as second:
         first.close()
-        other = subprocess.run(script(tmp_path / "run.zarr", 16), cwd=ROOT, capture_output=True, text=True, check=False)
-        assert "LockedStore" in other.stderr
+        other = Writer(server, tmp_path / "run.zarr")
+        assert other.wait() != 0
+        assert "LockedStore" in other.said
         with pytest.raises(stores.LockedStore, match="by this process"):
             runs.create(tmp_path / "run.zarr")
         runs.fill(second)

@@ -34,9 +34,12 @@ IMPORTED = (
 
 
 class Process:
-    """A running `traj`; `stderr` is a file to write its messages to, `terminal` the descriptor of one of its own."""
+    """A running `traj`; `stderr` is a file to write its messages to, `terminal` the descriptor of one of its own.
 
-    def __init__(self, server, arguments, stderr=None, terminal=None):
+    `call`, a module and a function of it, is called with the arguments in place of `traj`.
+    """
+
+    def __init__(self, server, arguments, stderr=None, terminal=None, call=None):
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.settimeout(300)
         self._connection.connect(str(server))
@@ -45,6 +48,7 @@ class Process:
             "cwd": os.getcwd(),
             "environ": {**os.environ},
             "terminal": terminal is not None,
+            "call": call,
         }
         with open(stderr or os.dup(2), "wb") as messages:
             files = [0, 1, messages.fileno()] if terminal is None else [terminal] * 3
@@ -162,7 +166,12 @@ def run(connection):
     connection.sendall(f"{os.getpid()}\n".encode())
     status = 1
     try:
-        main(asked["arguments"], prog_name="traj")
+        if asked["call"]:
+            module, function = asked["call"]
+            getattr(import_module(module), function)(*asked["arguments"])
+            status = 0
+        else:
+            main(asked["arguments"], prog_name="traj")
     except SystemExit as end:
         status = end.code
         raise
