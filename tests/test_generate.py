@@ -1,10 +1,9 @@
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -227,34 +226,38 @@ def test_the_host_copy_keeps_order_and_waits_when_the_store_is_behind(monkeypatc
         assert taken == [(0, step, float(step)) for step in range(30)]
 
 
-STOPPED_AT_ANY_MOMENT = """
-import random, signal, torch
-from traj.pipeline.making.hostcopy import HostCopy
+class Absorbing:
+    """A store that takes everything."""
 
-class Store:
     def put(self, block, step, *arrays):
         pass
 
-def stop(*_):
-    raise KeyboardInterrupt
 
-signal.signal(signal.SIGALRM, stop)
-moments = random.Random(0)
-for _ in range(1500):
-    try:
-        with HostCopy(Store(), torch.device("cpu")) as host:
-            signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-4, 2e-3))
-            while True:
-                host.put(0, 0, [torch.zeros(1)])
-    except KeyboardInterrupt:
-        pass
-"""
+def stop_copying_at_any_moment(times):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, stop)
+    moments = random.Random(0)
+    for _ in range(int(times)):
+        try:
+            with hostcopy.HostCopy(Absorbing(), torch.device("cpu")) as host:
+                signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-4, 5e-4))
+                while True:
+                    host.put(0, 0, [torch.zeros(1)])
+        except KeyboardInterrupt:
+            pass
 
 
 @pytest.mark.slow
-def test_an_interrupted_host_copy_never_waits_for_good():
+def test_an_interrupted_host_copy_never_waits_for_good(server):
     """With queue.Queue, an interrupt within put now and then left its reader waiting, and everybody for the reader."""
-    subprocess.run([sys.executable, "-c", STOPPED_AT_ANY_MOMENT], check=True, timeout=60)
+    process = warm.Process(server, [1500], call=("tests.test_generate", "stop_copying_at_any_moment"))
+    try:
+        assert process.wait() == 0
+    except TimeoutError:
+        process.send_signal(signal.SIGKILL)
+        raise
 
 
 EXACT = ["--model", "gaussian:0,0.25,1x16x16", "--block", "4", "--device", "cpu"]

@@ -1,8 +1,5 @@
 """Readouts that are no classifiers, each one file, get what classifiers get: numbers, resuming, extending, refusals."""
 
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests import runs
+from tests import runs, warm
 from tests.runs import digest
 from tests.test_readout import forks
 from traj import stores
@@ -175,17 +172,23 @@ def test_events_that_are_no_images_come_with_their_timestep_and_condition():
     assert stores.verify("r.zarr", deep=True) == []
 
 
-def test_killed_and_resumed_equals_uninterrupted(folder):
+def killed_at(call, server, folder, *arguments):
+    """Run `traj readout` in a process that ends itself in one of the network's calls."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("KILLED_AT", str(call))
+        process = warm.Process(server, [folder, *arguments], call=("tests.test_readout_protocol", "read"))
+    assert process.wait() == warm.KILLED
+
+
+def read(folder, *arguments):
+    readouts.__path__.append(folder)
+    main(["readout", *arguments])
+
+
+def test_killed_and_resumed_equals_uninterrupted(server, folder):
     runs.make("a.zarr", 16, shape=SHAPE)
-    code = f"""
-from traj.pipeline import readouts
-readouts.__path__.append({str(folder)!r})
-from traj.pipeline.cli import main
-main(["readout", "means", "a.zarr", "r.zarr", "--scale", "2", "--device", "cpu"])
-"""
     # after five calls that are trials at most, in the second block
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "KILLED_AT": "10"}, check=False)
-    assert done.returncode == -signal.SIGKILL
+    killed_at(10, server, folder, "means", "a.zarr", "r.zarr", "--scale", "2", "--device", "cpu")
     assert 0 < stores.describe("r.zarr")["blocks_done"] < 4
     means("r.zarr")
     means("straight.zarr")
@@ -320,17 +323,10 @@ def test_the_next_state_of_a_fork_stays_within_its_replica(short_shards):
     np.testing.assert_allclose(stores.open("r.zarr").distance[..., :-1], expected, rtol=1e-12)
 
 
-def test_several_outputs_of_a_killed_pass_equal_uninterrupted_ones(folder, short_shards):
+def test_several_outputs_of_a_killed_pass_equal_uninterrupted_ones(server, folder, short_shards):
     runs.make("a.zarr", 8, shape=SHAPE)
-    code = f"""
-from traj.pipeline import readouts
-readouts.__path__.append({str(folder)!r})
-from traj.pipeline.cli import main
-main(["readout", "step", "a.zarr", "r.zarr", "--device", "cpu"])
-"""
     # four trials, twelve calls of the first block, and some of the second
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "KILLED_AT": "20"}, check=False)
-    assert done.returncode == -signal.SIGKILL
+    killed_at(20, server, folder, "step", "a.zarr", "r.zarr", "--device", "cpu")
     assert stores.describe("r.zarr")["blocks_done"] == 1
     traj("step", "a.zarr", "r.zarr")
     runs.make("a.zarr", 11, shape=SHAPE)
