@@ -393,16 +393,17 @@ def test_a_classifier_reads_decoded_images(folder):
     class Network:
         class_names, identity, environment = ("dark", "bright"), {}, {}
 
-        batch = 4096
+        batch, learned_from = 4096, None
 
-        def check(self, shape, device):
-            assert shape == (3, 8, 9)
+        def fitted(self, path, ds, states, bounds, device):
+            assert bounds == (-1, 1)
+            return self.classify
 
-        def cautions(self, shape):
+        def cautions(self, ds):
             return ()
 
-        def __call__(self, images, valid_range):
-            assert valid_range == (-1, 1)
+        def classify(self, images, timestep):
+            assert images.shape[1:] == (3, 8, 9)
             bright = images.flatten(1).mean(dim=1)
             return torch.stack([-bright, bright], dim=1)
 
