@@ -12,7 +12,7 @@ from traj.pipeline.estimate import size
 from traj.stores import InputError, checked_event, ranges
 
 if TYPE_CHECKING:
-    from traj.pipeline.models.surgery import UnetBlock
+    from traj.pipeline.models.surgery import Count, UnetBlock
     from traj.pipeline.process.denoiser import Denoiser
 
 
@@ -103,15 +103,15 @@ def _describe_unet_blocks(network: Any, sides: tuple[int, ...]) -> list[str]:
     from traj.pipeline.models import surgery
 
     try:
-        unet_blocks = surgery.unet_blocks(network, sides)
-        total = surgery.multiply_adds(network, sides=sides)
+        found = surgery.count(network, sides)
     except InputError as error:
         return [f"no cuts: {error}"]
+    total, unet_blocks = found.whole, found.unet_blocks
     count = unet_blocks[-1].number
     rest = total - sum(unet_block.multiply_adds for unet_block in unet_blocks)
     rows = [
         ("block", "skip", "channels", "image", "share", "saves", ""),
-        *(_row(unet_block, total, _saved(unet_blocks, unet_block, count)) for unet_block in unet_blocks),
+        *(_row(unet_block, total, _saved(found, unet_block)) for unet_block in unet_blocks),
         ("rest", "", "", "", _percent(rest, total), "", "time embedding, last convolution"),
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
@@ -141,16 +141,11 @@ def _row(unet_block: UnetBlock, total: int, saved: int | None) -> tuple[str, ...
     )
 
 
-def _saved(unet_blocks: list[UnetBlock], unet_block: UnetBlock, count: int) -> int | None:
+def _saved(count: Count, unet_block: UnetBlock) -> int | None:
     """Multiply-adds that a cut up to an output block saves."""
-    from traj.pipeline.models.surgery import left_out
     from traj.pipeline.process.cut import Cut
 
-    if unet_block.part != "output":
-        return None
-    return sum(
-        other.multiply_adds for other in unet_blocks if left_out(other, Cut(unet_blocks=unet_block.number), count)
-    )
+    return count.whole - count.under(Cut(unet_blocks=unet_block.number)) if unet_block.part == "output" else None
 
 
 def _percent(part: int, total: int) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.networks import built, conditional, digits, meta, output_layers, skipping, some_cut, unconditional
 from traj.pipeline.models.analytic import GaussianDenoiser
 from traj.pipeline.models.digits import RECIPES
-from traj.pipeline.models.surgery import check, forward, multiply_adds, scaled_unet_blocks, unet_blocks
+from traj.pipeline.models.surgery import check, count, forward, scaled_unet_blocks
 from traj.pipeline.process.cut import Cut
 
 RANDOM = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -119,7 +119,7 @@ def left_out_names(cut):
     forward(network, cut, torch.randn(1, 1, 8, 8), torch.tensor(5), torch.tensor([0]))
     for hook in hooks:
         hook.remove()
-    parts = [block.name.split(" + ")[0] for block in unet_blocks(network)]
+    parts = [block.name.split(" + ")[0] for block in count(network).unet_blocks]
     return {part for part in parts if part not in ran}
 
 
@@ -164,8 +164,6 @@ def test_a_cut_larger_than_the_network_is_refused(cut, says):
     with pytest.raises(ValueError, match=says):
         check(network, cut)
     with pytest.raises(ValueError, match=says):
-        multiply_adds(network, cut)
-    with pytest.raises(ValueError, match=says):
         forward(network, cut, torch.zeros(1, 1, 8, 8), torch.tensor(5), torch.tensor([0]))
 
 
@@ -178,7 +176,7 @@ def test_a_model_without_a_unet_is_refused(model):
 
 def test_blocks_that_cannot_be_cut_are_refused_by_name():
     network = meta(UNet2DModel, **skipping())
-    for refused in (lambda: check(network, Cut(skips=1)), lambda: unet_blocks(network)):
+    for refused in (lambda: check(network, Cut(skips=1)), lambda: count(network)):
         with pytest.raises(ValueError, match="the network has a SkipDownBlock2D, which cannot be cut; expected AttnD"):
             refused()
 
@@ -197,4 +195,4 @@ def test_a_block_the_source_does_not_have_is_refused(nb):
 
 def test_a_network_of_no_size_is_not_counted():
     with pytest.raises(ValueError, match="no sample_size"):
-        unet_blocks(meta(UNet2DModel, **{**RECIPES["digits"].network, "sample_size": None}))
+        count(meta(UNet2DModel, **{**RECIPES["digits"].network, "sample_size": None}))

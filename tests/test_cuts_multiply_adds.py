@@ -1,5 +1,7 @@
 """Blocks, skips and multiply-adds are counted as METHODS 3.2 and 3.5 do, and as a count by hand does."""
 
+from functools import cache
+
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
@@ -8,7 +10,7 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 
 from tests.networks import built, conditional, digits, glide, some_cut, unconditional
-from traj.pipeline.models.surgery import CLIP_TOKENS, forward, left_out, multiply_adds, scaled_unet_blocks, unet_blocks
+from traj.pipeline.models.surgery import CLIP_TOKENS, count, forward, scaled_unet_blocks
 from traj.pipeline.process.cut import Cut
 
 GLIDE_MULTIPLY_ADDS = 109_678_018_560
@@ -16,11 +18,16 @@ GLIDE_MULTIPLY_ADDS = 109_678_018_560
 RANDOM = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 
+@cache
+def count_of_glides():
+    return count(glide())
+
+
 # --- counting ---------------------------------------------------------------------------------------------------
 
 
 def test_the_network_of_glide_has_16_blocks_a_middle_and_16_blocks():
-    found = unet_blocks(glide())
+    found = count_of_glides().unet_blocks
     assert [block.part for block in found] == ["input"] * 16 + ["middle"] + ["output"] * 16
     assert [block.number for block in found] == [*range(1, 17), 1, *range(1, 17)]
     outputs = found[17:]
@@ -36,7 +43,7 @@ def test_the_network_of_glide_has_16_blocks_a_middle_and_16_blocks():
 
 
 def test_the_digits_network_has_4_blocks_a_middle_and_4_blocks():
-    found = unet_blocks(digits())
+    found = count(digits()).unet_blocks
     assert [(block.part, block.number, block.skip) for block in found] == [
         *(("input", n, n) for n in (1, 2, 3, 4)),
         ("middle", 1, None),
@@ -60,7 +67,7 @@ def test_the_blocks_of_the_source_are_scaled_to_the_network():
     [(2, 5.20, 5.6), (4, 10.94, None), (6, 19.99, 20.7), (8, 32.77, 33.5), (10, 51.55, None), (12, 75.16, 75.8)],
 )
 def test_cuts_of_glides_network_save_exact_shares(nb, percent, with_text):
-    found = 100 * (1 - multiply_adds(glide(), Cut(unet_blocks=nb)) / GLIDE_MULTIPLY_ADDS)
+    found = 100 * (1 - count_of_glides().under(Cut(unet_blocks=nb)) / GLIDE_MULTIPLY_ADDS)
     assert found == pytest.approx(percent, abs=0.005)
     # METHODS 3.5 counts attention to the text, too, which lies mostly in the lowest blocks
     assert with_text is None or 0 < with_text - found < 1
@@ -68,7 +75,7 @@ def test_cuts_of_glides_network_save_exact_shares(nb, percent, with_text):
 
 def test_glides_network_costs_109_678_018_560_multiply_adds():
     # METHODS 3.5 has 112.4e9, with the attention to the text
-    assert multiply_adds(glide()) == GLIDE_MULTIPLY_ADDS
+    assert count_of_glides().whole == GLIDE_MULTIPLY_ADDS
 
 
 def test_the_middle_attention_of_glides_network_is_normalised():
@@ -117,7 +124,4 @@ def test_multiply_adds_are_those_of_the_layers(data):
     assume("class_embed_type" not in config)
     network, states, given = built((kind, config, (8, 8), time), batch=1, tokens=CLIP_TOKENS)
     cut = some_cut(data, network)
-    found = unet_blocks(network)
-    rest = multiply_adds(network) - sum(block.multiply_adds for block in found)
-    kept = sum(block.multiply_adds for block in found if not left_out(block, cut, found[-1].number))
-    assert multiply_adds(network, cut) == kept + rest == counted_by_hand(network, cut, *states, **given)
+    assert count(network).under(cut) == counted_by_hand(network, cut, *states, **given)

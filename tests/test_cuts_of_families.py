@@ -7,7 +7,7 @@ from tests import families
 from tests.test_pixels import invoke
 from traj import stores
 from traj.pipeline.models import load
-from traj.pipeline.models.surgery import multiply_adds
+from traj.pipeline.models.surgery import count
 from traj.pipeline.process.cut import Cut
 
 
@@ -26,10 +26,11 @@ def test_a_network_that_reads_texts_is_cut_in_a_sweep(tmp_path):
     network, sides = load(str(folder)).network, run.x_0.shape[2:]
     assert sides == (12, 16)
     blocks = Cut(unet_blocks=int(ds.unet_blocks[1]))
-    share = 1 - multiply_adds(network, blocks, sides) / multiply_adds(network, sides=sides)
+    adds = count(network, sides)
+    share = 1 - adds.under(blocks) / adds.whole
     assert ds.multiply_adds_removed.values == pytest.approx([0, share * 2 / 4, 0], rel=1e-12)
     said = invoke("info", folder, "--size", "24x32").output
-    assert f"{multiply_adds(network, sides=sides):,} multiply-adds for one image" in said
+    assert f"{adds.whole:,} multiply-adds for one image" in said
 
 
 def test_a_transformer_is_never_cut(tmp_path):

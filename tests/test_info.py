@@ -7,7 +7,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from tests.networks import digits, skipping
 from traj.pipeline.info import describe_model
-from traj.pipeline.models.surgery import multiply_adds
+from traj.pipeline.models.surgery import count
 from traj.pipeline.process.cut import Cut
 
 
@@ -19,13 +19,13 @@ def save(folder, network):
 def test_info_lists_the_blocks_and_skips_of_the_digits_network(tmp_path):
     lines = describe_model(str(save(tmp_path / "m", digits()))).splitlines()
     network = digits()
-    total = multiply_adds(network)
+    total = count(network).whole
     assert f"U-Net: 4 input blocks, a middle block, 4 output blocks; {total:,} multiply-adds for one image" in lines
     first = lines.index(next(line for line in lines if line.startswith("block")))
     rows = [line.split() for line in lines[first : first + 11]]
     assert rows[0] == ["block", "skip", "channels", "image", "share", "saves"]
     assert rows[1] == ["input", "1", "to", "1", "1", "->", "32", "8", "x", "8", "0.1", "%", "conv_in"]
-    saved = 100 * (1 - multiply_adds(network, Cut(unet_blocks=2)) / total)
+    saved = 100 * (1 - count(network).under(Cut(unet_blocks=2)) / total)
     assert rows[7][:4] == ["output", "2", "from", "3"]
     assert rows[7][-5:] == [f"{saved:.1f}", "%", "up_blocks.0.resnets.1", "+", "up_blocks.0.upsamplers.0"]
     shares = [float(row[row.index("%") - 1]) for row in rows[1:]]

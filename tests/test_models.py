@@ -14,7 +14,7 @@ from tests.networks import random_unet
 from traj.pipeline.models import load
 from traj.pipeline.models.labels import NUMBERS
 from traj.pipeline.models.pixels import UNetDenoiser
-from traj.pipeline.models.surgery import multiply_adds
+from traj.pipeline.models.surgery import count
 from traj.pipeline.process.schedule import Schedule
 
 NONE = torch.full((3,), -1)
@@ -181,7 +181,7 @@ def test_labels_that_are_numbers_are_embedded_as_the_network_does_it(tmp_path, k
     with pytest.raises(ValueError, match="trained with labels only"):
         denoiser.conditions({"labels": "none"})
     assert denoiser.conditions({"labels": "cycle"}).of([0, 5], "cpu").tolist() == [0, 5]
-    assert multiply_adds(denoiser.network) > 0
+    assert count(denoiser.network).whole > 0
 
 
 def test_a_label_without_a_logarithm_is_refused_where_one_is_taken(tmp_path):

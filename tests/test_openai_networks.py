@@ -10,7 +10,7 @@ from tests import openai_networks as oracle
 from tests.networks import meta
 from traj.pipeline.models.openai.layers import time_embedding
 from traj.pipeline.models.openai.unet import OpenAIUNet
-from traj.pipeline.models.surgery import forward, left_out, multiply_adds, unet_blocks
+from traj.pipeline.models.surgery import count, forward
 from traj.pipeline.process.cut import Cut
 
 TINY = {
@@ -208,22 +208,16 @@ def test_names_and_shapes_are_those_of_the_checkpoints(config, layers, told, mil
     assert sum(map(math.prod, expected.values())) / 1e6 == pytest.approx(millions, rel=2e-3)
 
 
-@cache
-def glide():
-    return meta(OpenAIUNet, **OF_64, text_width=512)
-
-
 def test_the_base_of_glide_costs_112_433_676_288_multiply_adds():
-    found = unet_blocks(glide())
-    assert [block.part for block in found] == ["input"] * 16 + ["middle"] + ["output"] * 16
-    whole = multiply_adds(glide())
-    assert whole == 112_433_676_288
+    found = count(meta(OpenAIUNet, **OF_64, text_width=512))
+    assert [block.part for block in found.unet_blocks] == ["input"] * 16 + ["middle"] + ["output"] * 16
+    assert found.whole == 112_433_676_288
     # beside its blocks it embeds the time and makes the output
-    assert whole - sum(block.multiply_adds for block in found) == 192 * 768 + 768 * 768 + 64 * 64 * 9 * 192 * 6
+    rest = found.whole - sum(block.multiply_adds for block in found.unet_blocks)
+    assert rest == 192 * 768 + 768 * 768 + 64 * 64 * 9 * 192 * 6
     for nb, percent in ((2, 5.574), (6, 20.712), (8, 33.482), (12, 75.767)):
-        removed = sum(block.multiply_adds for block in found if left_out(block, Cut(unet_blocks=nb), 16))
-        assert 100 * removed / whole == pytest.approx(percent, abs=5e-4)
-    assert multiply_adds(glide(), Cut(unet_blocks=12)) == whole - removed
+        removed = found.whole - found.under(Cut(unet_blocks=nb))
+        assert 100 * removed / found.whole == pytest.approx(percent, abs=5e-4)
 
 
 # --- cuts -------------------------------------------------------------------------------------------------------
@@ -267,9 +261,10 @@ def test_a_cut_equals_zeros_bit_for_bit(name, cut):
 def test_blocks_that_are_left_out_are_not_run(cut, left_out):
     *_, states, told, network = case("text", torch.float32)
     run, hooks = set(), []
-    for name in (block.name for block in unet_blocks(network)):
+    names = [block.name for block in count(network).unet_blocks]
+    for name in names:
         hooks.append(network.get_submodule(name).register_forward_hook(lambda *_, name=name: run.add(name)))
     forward(network, cut, *states, **keywords(told))
     for hook in hooks:
         hook.remove()
-    assert sorted({block.name for block in unet_blocks(network)} - run) == left_out
+    assert sorted({*names} - run) == left_out

@@ -22,7 +22,7 @@ from tests.sampling import noise_for, relative, run, start
 from traj import stores
 from traj.pipeline.cli import main
 from traj.pipeline.making import generate
-from traj.pipeline.models.surgery import multiply_adds
+from traj.pipeline.models.surgery import count
 from traj.pipeline.process.cut import Cut
 
 
@@ -155,7 +155,8 @@ def test_a_run_of_another_size_is_made_forked_cut_and_read(folder, tmp_path):
     table.write_text("[{edit: blocks, nb: 8, n: 2, t_start: 666}]")
     invoke("fork", out, tmp_path / "s.zarr", "--sweep", table, "--model", folder)
     network = random_unet()
-    share = 1 - multiply_adds(network, Cut(unet_blocks=2), (16, 40)) / multiply_adds(network, sides=(16, 40))
+    adds = count(network, (16, 40))
+    share = 1 - adds.under(Cut(unet_blocks=2)) / adds.whole
     assert float(stores.open(tmp_path / "s.zarr").multiply_adds_removed[0]) == pytest.approx(share * 2 / 3, rel=1e-12)
     invoke("fork", out, tmp_path / "f.zarr", "--at", 333, "--replicas", 1, "--states", "--model", folder)
     read = ("--parts", "mid_block", "--pool", "flat", "--timesteps", 0, "--model", folder)
@@ -165,7 +166,7 @@ def test_a_run_of_another_size_is_made_forked_cut_and_read(folder, tmp_path):
 
 def test_info_counts_a_network_at_the_size_it_is_told(folder):
     said = invoke("info", folder, "--size", "16x40").output
-    assert f"{multiply_adds(random_unet(), sides=(16, 40)):,} multiply-adds for one image" in said
+    assert f"{count(random_unet(), (16, 40)).whole:,} multiply-adds for one image" in said
     assert "16 x 40" in said
     assert "holds unet and unet_ema" in said
 

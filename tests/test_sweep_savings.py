@@ -44,7 +44,8 @@ SAVED = [
 def test_what_a_variant_saves_is_counted_along_its_plan(run, model, tmp_path):
     ds = swept(run, tmp_path, *({**edit, "t_start": t_start} for edit, t_start, *_ in SAVED), model=model, samples=4)
     network = prepare(run, at=[700], model=model).denoiser.network
-    share = 1 - surgery.multiply_adds(network, TWO) / surgery.multiply_adds(network, WHOLE)
+    count = surgery.count(network)
+    share = 1 - count.under(TWO) / count.whole
     assert 0.2 < share < 0.9
     for variant, (edit, t_start, saved, cut) in enumerate(SAVED):
         found = ds.isel(variant=variant)
@@ -79,20 +80,20 @@ def test_the_multiply_adds_removed_are_those_the_networks_calls_lack(family, edi
     assert forking.edits["multiply_adds_removed"] == [pytest.approx(expected, rel=1e-9)]
 
 
-def test_each_cut_is_counted_once_and_a_model_without_a_network_never(run, model, tmp_path, monkeypatch):
-    counted, original = [], surgery.multiply_adds
+def test_a_network_is_counted_once_for_all_cuts_and_a_model_without_one_never(run, model, tmp_path, monkeypatch):
+    counted, original = [], surgery.count
 
-    def counting(network, cut, sides):
-        counted.append(cut)
-        return original(network, cut, sides)
+    def counting(network, sides):
+        counted.append(sides)
+        return original(network, sides)
 
-    monkeypatch.setattr(surgery, "multiply_adds", counting)
+    monkeypatch.setattr(surgery, "count", counting)
     families = [
         {"edit": "blocks", "nb": [6, 12], "n": [2, 5], "t_start": {"every": 5}},
         {"edit": "blocks", "nb": 6, "n": 2, "r": [1, 2], "t_start": 700},
     ]
     prepare(run, table=table(tmp_path, *families), replicas=None, model=model)
-    assert sorted(counted, key=lambda cut: cut.unet_blocks) == [WHOLE, TWO, Cut(unet_blocks=3)]
+    assert counted == [(8, 8)]
     counted.clear()
     exact = make(tmp_path / "p.zarr", 4, model=GAUSSIAN, sampler_name="ddim")
     jumps = table(tmp_path, {"edit": "jump", "n": [2, 5], "t_start": [700, 50]})

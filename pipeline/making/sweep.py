@@ -133,8 +133,8 @@ def _multiply_adds(plans: Sequence[Plan], denoiser: Denoiser) -> dict[Cut, int]:
     found = cuts_of(plans)
     if found == [WHOLE]:
         return {WHOLE: 1}
-    network, sides = network_of(denoiser), denoiser.shape[1:]
-    return {cut: surgery.multiply_adds(network, cut, sides) for cut in found}
+    count = surgery.count(network_of(denoiser), denoiser.shape[1:])
+    return {cut: count.under(cut) for cut in found}
 
 
 def _find(table: str) -> Any:

@@ -49,6 +49,19 @@ class UnetBlock:
     multiply_adds: int
 
 
+@dataclass(frozen=True)
+class Count:
+    """The multiply-adds of one evaluation of one image: all of them, and those of each block in the order they run."""
+
+    whole: int
+    unet_blocks: list[UnetBlock]
+
+    def under(self, cut: Cut) -> int:
+        """Leave out those of the blocks that a cut leaves out."""
+        outputs = self.unet_blocks[-1].number
+        return self.whole - sum(block.multiply_adds for block in self.unet_blocks if left_out(block, cut, outputs))
+
+
 def forward(
     network: nn.Module,
     cut: Cut,
@@ -102,8 +115,8 @@ def scaled_unet_blocks(nb: int, network: nn.Module) -> int:
     return (2 * nb * len(_stages(network).outputs) + SOURCE_BLOCKS) // (2 * SOURCE_BLOCKS)
 
 
-def unet_blocks(network: nn.Module, sides: Sequence[int] | None = None) -> list[UnetBlock]:
-    """List a U-Net's blocks in the order they run, with their multiply-adds for one image.
+def count(network: nn.Module, sides: Sequence[int] | None = None) -> Count:
+    """Count a U-Net's multiply-adds for one image, block by block.
 
     Convolutions, linear layers and attention are counted; nothing is computed. ``sides`` are the height and width of
     what the network is given, by default its config's sample_size.
@@ -117,7 +130,7 @@ def unet_blocks(network: nn.Module, sides: Sequence[int] | None = None) -> list[
     counter, found = _counter(), []
     sketch, states, told = _sketch(network, sides)
     stages = _stages(sketch)
-    count = len(stages.outputs)
+    outputs = len(stages.outputs)
 
     def counted(unet_block: _Stage, part: str, number: int, skip: int | None) -> _Stage:
         def run(hidden: Tensor, *context: Any) -> Tensor:
@@ -134,28 +147,11 @@ def unet_blocks(network: nn.Module, sides: Sequence[int] | None = None) -> list[
     watched = stages._replace(
         inputs=[counted(unet_block, "input", n, n) for n, unet_block in enumerate(stages.inputs, 1)],
         middle=stages.middle and counted(stages.middle, "middle", 1, None),
-        outputs=[counted(unet_block, "output", n, count + 1 - n) for n, unet_block in enumerate(stages.outputs, 1)],
+        outputs=[counted(unet_block, "output", n, outputs + 1 - n) for n, unet_block in enumerate(stages.outputs, 1)],
     )
     with counter:
         type(sketch).forward(_StandIn(sketch, _Trunk(watched, WHOLE)), *states, **told)
-    return found
-
-
-def multiply_adds(network: nn.Module, cut: Cut = WHOLE, sides: Sequence[int] | None = None) -> int:
-    """Count the multiply-adds of one evaluation of one image under a cut; nothing is computed.
-
-    ``sides`` are the height and width of what the network is given, by default its config's sample_size.
-
-    Raises
-    ------
-    InputError
-        As ``check`` and ``unet_blocks`` do.
-    """
-    check(network, cut)
-    sketch, states, told = _sketch(network, sides)
-    with _counter() as counter:
-        forward(sketch, cut, *states, **told)
-    return counter.get_total_flops() // 2
+    return Count(counter.get_total_flops() // 2, found)
 
 
 def left_out(unet_block: UnetBlock, cut: Cut, count: int) -> bool:
