@@ -19,7 +19,7 @@ from traj.pipeline.process.plan import Plan
 
 STUDIES = Path(__file__).parents[1] / "studies"
 SMALL_GLIDE = (
-    "--image_size 8 --num_channels 32 --num_head_channels 32 --channel_mult 1,1,1,1 --attention_resolutions 1 "
+    "--image_size 16 --num_channels 32 --num_head_channels 32 --channel_mult 1,1,1,1 --attention_resolutions 2 "
     "--text_ctx 6 --xf_width 24 --xf_layers 1 --xf_heads 3"
 )
 """Of a network with as many blocks as GLIDE's."""
