@@ -8,7 +8,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from traj.stores.errors import NotAStore
+from traj.stores.errors import InputError, NotAStore
 
 _URL = re.compile(r"[A-Za-z][\w+.-]+(?:::.*|:/.*)", re.DOTALL)
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray")
@@ -34,7 +34,8 @@ def place(path: str | os.PathLike[str], *, folder: bool = False) -> Path:
 
     `folder` says that files are put into it, so that it must not be a store itself.
 
-    Raises NotAStore for a URL, a path without a name and a place inside a store, OSError where nothing can be written.
+    Raises NotAStore for a URL, a path without a name and a place inside a store, InputError for one below a file, and
+    OSError where nothing can be written.
     """
     target = local(path)
     if not folder and target.name in ("", ".."):
@@ -45,6 +46,9 @@ def place(path: str | os.PathLike[str], *, folder: bool = False) -> Path:
     for above in (*([real] if folder else []), *real.parents):
         if any((above / name).is_file() for name in _ZARR_METADATA):
             raise NotAStore(f"{target} would lie inside the store {above}, and damage it; choose a place outside of it")
+        if above.exists() and not above.is_dir():
+            needs = "a folder was expected" if above == real else f"{target} would lie in it"
+            raise InputError(f"{above} is a file, and {needs}; choose another path, or move the file away")
     return target
 
 

@@ -88,6 +88,31 @@ def test_no_verb_writes_inside_a_store(arguments):
     assert runs.digest(".") == before
 
 
+BELOW_A_FILE = [
+    ["generate", "file.txt/a.zarr", *MODEL],
+    ["dataset", "digits", "file.txt/deep/d.zarr"],
+    ["fork", "run.zarr", "file.txt/f.zarr", "--at", 250],
+    ["readout", "likelihood", "run.zarr", "file.txt/r.zarr", "--model", "mixture:-8,-4,6,8"],
+    ["analyze", "psnr", "run.zarr", "-o", "file.txt/results"],
+    ["report", "-o", "file.txt"],
+    ["report", "-o", "file.txt/report"],
+    ["train", "digits", "-o", "file.txt/model", "--steps", 1],
+    ["convert", "openai", "model.pt", "file.txt/model"],
+]
+
+
+def test_a_file_where_a_folder_must_be_is_named_with_what_was_asked_for():
+    Path("file.txt").write_text("notes")
+    traj("generate", "run.zarr", "--model", "mixture:-8,-4,6,8", *MODEL[2:])
+    before = runs.digest(".")
+    for arguments in BELOW_A_FILE:
+        said = traj(*arguments, code=2)
+        assert "file.txt is a file, and " in said, arguments
+        assert "choose another path, or move the file away" in said
+        assert next(word for word in map(str, arguments) if word.startswith("file.txt")) in said
+        assert runs.digest(".") == before
+
+
 def test_a_result_in_the_place_of_a_run_is_refused_without_advice_to_delete_it():
     runs.make("a.zarr", 4)
     text = traj("analyze", "psnr", "a.zarr", "-o", "a.zarr", code=2)
