@@ -8,9 +8,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from diffusers import DDPMPipeline
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.openai import KINDS, SMALL, network_of, random_state
+from tests.openai import converted as converted_into
 from tests.runs import digest
 from tests.test_openai_flags import cosine
 from tests.test_weights import Code
@@ -226,6 +227,34 @@ def test_tensors_of_no_network_are_named(state, tmp_path, odd):
         ValueError, match=r"odd\.pt holds out\.0\.bias; expected dense tensors of floating-point numbers"
     ):
         checkpoint.read(tmp_path / "odd.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite_are_named_the_first_three(state, tmp_path, value):
+    names = list(state)[2:6]
+    broken = {name: tensor.clone() for name, tensor in state.items()}
+    for name in names:
+        broken[name].view(-1)[-1] = value
+    torch.save(broken, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match=r"odd\.pt holds NaN or infinite values in ") as told:
+        convert.convert(tmp_path / "odd.pt", tmp_path / "out", f"{SMALL} --attention_resolutions 8,4")
+    assert f"in {', '.join(names[:3])} and 1 more; expected finite weights" in str(told.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_finite_weights_whose_sum_is_not_are_taken(state, tmp_path):
+    torch.save({**state, "out.0.bias": torch.full((32,), 3e38)}, tmp_path / "large.pt")
+    assert checkpoint.read(tmp_path / "large.pt")["out.0.bias"].isfinite().all()
+
+
+def test_a_network_whose_predictions_are_not_finite_is_refused_with_the_tensors(tmp_path):
+    folder = converted_into(tmp_path / "model", f"{SMALL} --attention_resolutions 8,4")
+    file = folder / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["out.2.bias"][0] = float("nan")
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"holds NaN or infinite values in out\.2\.bias; expected finite weights"):
+        models.load(str(folder))
 
 
 def test_the_tensors_of_another_program_are_named(state, tmp_path):

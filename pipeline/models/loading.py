@@ -109,6 +109,7 @@ def attempt(denoiser: NetworkDenoiser, condition: Any, device: str, given: str, 
     if eps.shape != x_t.shape:
         raise InputError(f"the network gives {tuple(eps.shape[1:])} for {given}{advice}")
     if not eps.isfinite().all():
+        weights.require_finite(denoiser.network.state_dict(), denoiser.name)
         raise InputError(f"the network gives values that are not finite for {given}; its weights are damaged")
 
 

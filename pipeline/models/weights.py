@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
@@ -17,6 +18,9 @@ from traj.pipeline.configs import shown
 from traj.pipeline.models.folder import json_object
 from traj.pipeline.process.device import is_out_of_memory
 from traj.stores import InputError, MissingFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SAFE, PICKLED = ".safetensors", ".bin"
 _FOREIGN = ("*.safetensors*", "*.bin*", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5", "*.onnx")
@@ -125,6 +129,17 @@ def saving(folder: Path) -> Iterator[None]:
     except SafetensorError as error:
         code = re.search(r"os error (\d+)", str(error))
         raise OSError(int(code[1]) if code else errno.EIO, str(error), str(folder)) from None
+
+
+def require_finite(tensors: Mapping[str, Tensor], place: str | Path) -> None:
+    """Raise InputError, with the first three names, where tensors of a place hold NaN or infinite values."""
+    # a sum is finite only where all values are; one of finite values may overflow, and is looked at closely
+    odd = [name for name, tensor in tensors.items() if not tensor.sum().isfinite() and not tensor.isfinite().all()]
+    if odd:
+        raise InputError(
+            f"{place} holds NaN or infinite values in {first(odd)}; expected finite weights: it is damaged, or of a "
+            "training that failed; fetch it again, or take an earlier one"
+        )
 
 
 def first(names: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ def read(path: Path) -> State:
     MissingFile
         Where there is no such file.
     InputError
-        Where it holds anything but tensors of real numbers by name.
+        Where it holds anything but tensors of finite numbers by name.
     """
     if not path.is_file():
         raise MissingFile(f"{path}: no such checkpoint; expected a file of tensors, such as model.pt")
@@ -56,7 +56,9 @@ def read(path: Path) -> State:
         """Copy a tensor that shares its memory, which safetensors refuses."""
         return tensor if storages[tensor.untyped_storage().data_ptr()] == 1 else tensor.clone()
 
-    return {name: alone(tensor.detach()).float().contiguous() for name, tensor in state.items()}
+    read = {name: alone(tensor.detach()).float().contiguous() for name, tensor in state.items()}
+    weights.require_finite(read, path)
+    return read
 
 
 def require(
