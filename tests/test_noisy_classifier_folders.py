@@ -57,12 +57,24 @@ def test_names_are_those_of_their_checkpoints(published, noisy):
     assert names == {"out.0.weight", "out.0.bias", "out.2.positional_embedding", *pool}
 
 
+@pytest.mark.parametrize(
+    ("width", "says"),
+    [
+        (40, "flags have classifier_width 40, which is 40 at level 1; expected a multiple of 32, for the groups of a"),
+        (96, "flags have classifier_width 96, which is 288 at level 3; expected a multiple of 64, for heads of"),
+    ],
+)
+def test_widths_that_norms_and_heads_cannot_part_are_refused_by_the_flags_name(published, tmp_path, width, says):
+    with pytest.raises(ValueError, match=says):
+        convert.convert(published[0] / "model.pt", tmp_path / "out", f"--image_size 64 --classifier_width {width}")
+
+
 @pytest.mark.parametrize("change", ["--classifier_pool attention", "--classifier_depth 2", "--classifier_width 32"])
 def test_other_flags_than_those_of_the_checkpoint_are_refused(published, tmp_path, change):
     folder, flags = published
     name = change.split()[0]
     others = " ".join(f"--{flag}" for flag in flags.split("--")[1:] if not flag.startswith(name[2:]))
-    with pytest.raises(ValueError, match=r"the classifier that the flags describe|attention over 96 channels"):
+    with pytest.raises(ValueError, match=r"the classifier that the flags describe|is 96 at level 3"):
         convert.convert(folder / "model.pt", tmp_path / "out", f"{others} {change}")
     assert not (tmp_path / "out").exists()
 

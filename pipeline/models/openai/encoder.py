@@ -185,6 +185,8 @@ def write(state: Mapping[str, Tensor], given: Flags, folder: Path) -> None:
         **{key: given[key] for key in _DIFFUSION},
     }
     config = _KEYS.read(config, "the flags")
+    heads = {"heads of attention": config["num_head_channels"]}
+    given.require_widths("classifier_width", config["attention_resolutions"], heads)
     checkpoint.require(state, checkpoint.shapes(_network(config)), "the classifier that the flags describe")
     write_json(folder / "config.json", {"model_type": MODEL_TYPE, **config})
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")

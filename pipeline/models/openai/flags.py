@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,18 +76,26 @@ class Flags:
 
     def _require_widths(self) -> None:
         """Refuse channels of a level that cannot be parted into the groups of norms, or the heads of attention."""
+        heads: Mapping[str, int]
         if self.values.get("num_head_channels"):
             heads = {"num_head_channels": self["num_head_channels"]}
         else:
             heads = {name: self[name] for name in ("num_heads", "num_heads_upsample") if self[name]}
-        levels = len(self.channel_mult)
-        attended = attended_levels(self["image_size"], self["attention_resolutions"], levels) | {levels - 1}
+        self.require_widths("num_channels", self["attention_resolutions"], heads)
+
+    def require_widths(self, name: str, attended_sides: Iterable[int], heads: Mapping[str, int]) -> None:
+        """Refuse channels of a level, of the flag ``name``, that norms or, where it is attended, heads cannot part.
+
+        ``attended_sides`` are those of images with attention, ``heads`` what heads part channels by.
+        """
+        width, levels = self[name], len(self.channel_mult)
+        attended = attended_levels(self["image_size"], attended_sides, levels) | {levels - 1}
         for level, mult in enumerate(self.channel_mult):
             for what, count in {"the groups of a norm": NORM_GROUPS, **(heads if level in attended else {})}.items():
-                if int(mult * self["num_channels"]) % count:
+                if int(mult * width) % count:
                     raise InputError(
-                        f"flags have num_channels {self['num_channels']}, which is {mult * self['num_channels']:g} at "
-                        f"level {level + 1}; expected a multiple of {count}, for {what}"
+                        f"flags have {name} {width}, which is {mult * width:g} at level {level + 1}; expected a "
+                        f"multiple of {count}, for {what}"
                     )
 
 
