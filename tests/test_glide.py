@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests import families, glide
 from tests.sampling import relative
 from tests.test_fork import traj
 from traj.pipeline import models
+from traj.pipeline.models import surgery
 from traj.pipeline.models.openai import convert
 from traj.pipeline.process import plans
 from traj.pipeline.process.guidance import guided
@@ -213,6 +215,16 @@ def test_a_folder_whose_parts_do_not_fit_is_refused(folder, file, values, says):
     change(folder / file, **values)
     with pytest.raises(InputError, match=says):
         models.load(str(folder))
+
+
+def test_a_text_has_as_many_tokens_in_the_multiply_adds_as_in_the_network(model):
+    """Attention to a text costs two products, with keys and with values, per token that is really read."""
+    counter = FlopCounterMode(display=False)
+    told = model.texts.encode("a cat", CPU)
+    with counter, torch.no_grad():
+        model.network(torch.zeros(1, 3, 8, 8), torch.tensor(1), None, *(each[None] for each in told))
+    assert len(told[0]) == 6
+    assert surgery.multiply_adds(model.network) == counter.get_total_flops() // 2
 
 
 def test_a_size_is_refused():

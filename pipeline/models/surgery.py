@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # plans hold cuts, and need neither torch nor diffusers
 
 SOURCE_BLOCKS = 16  # of the network of 002, GLIDE's
 # what reads a text is counted with as many tokens as its encoder gives
-CLIP_TOKENS, GLIDE_TOKENS = 77, 128
+CLIP_TOKENS = 77
 
 _PLAIN = {f"{kind}{way}Block2D" for kind in ("", "Attn", "CrossAttn", "SimpleCrossAttn") for way in ("Down", "Up")}
 _CUTTABLE = _PLAIN | {"ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D"}
@@ -362,16 +362,17 @@ def _sketch(network: Any, sides: Sequence[int] | None) -> tuple[Any, tuple[Tenso
         lookup = {} if config.get("class_embed_type") else classes
         sketch = type(network).from_config({**config, **lookup}).eval().requires_grad_(False)
         states = torch.zeros(1, config.in_channels, *size), torch.zeros((), dtype=torch.int64)
-        return sketch, states, _told(config)
+        return sketch, states, _told(network)
 
 
-def _told(config: Any) -> dict[str, Tensor]:
+def _told(network: Any) -> dict[str, Tensor]:
     """Make what a U-Net is told of a label and a text in one evaluation."""
     import torch
 
+    config = network.config
     if config.get("text_width"):
         return {
-            "encoder_hidden_states": torch.zeros(1, GLIDE_TOKENS, config.text_width),
+            "encoder_hidden_states": torch.zeros(1, network.text_tokens, config.text_width),
             "text_embeds": torch.zeros(1, 4 * config.model_channels),
         }
     told = {}

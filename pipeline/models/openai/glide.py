@@ -64,6 +64,7 @@ def load(
         )
     own = loading.own(repository)
     network, sha256 = loading.load(OpenAIUNet, config, repository, repository.network)
+    network.text_tokens = of_text["text_ctx"]
     encoder, text_sha256 = loading.load(GlideTextEncoder, of_text, repository, "text_encoder")
     texts = GlideTexts(encoder, Tokens(of_text["text_ctx"], of_text["n_vocab"], _tokenizer(repository)))
     denoiser = GlideDenoiser(

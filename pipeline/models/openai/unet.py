@@ -33,6 +33,8 @@ class OpenAIUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' c
     """
 
     config_name = "config.json"
+    text_tokens = 128
+    """Tokens of a text: GLIDE's, unless the encoder that was loaded beside the network has another number."""
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
