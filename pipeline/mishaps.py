@@ -71,12 +71,17 @@ class Traj(click.Group):
 
 
 def told(error: Exception) -> click.ClickException:
-    """Say what went wrong in one message. Any error that is not ours is a bug of ours, and shows its traceback."""
-    from traj.stores import InputError, is_known
+    """Say what went wrong in one message. Any error that is not ours is a bug of ours, and shows its traceback.
+
+    So does one of code that was given to traj, but not as ours.
+    """
+    from traj.stores import ForeignError, InputError, is_known
 
     if not is_known(error):
         traceback.print_exception(error)
         return click.ClickException(BUG)
+    if isinstance(error, ForeignError) and error.__cause__:
+        traceback.print_exception(error.__cause__)
     if isinstance(error, InputError):
         return click.UsageError(str(error))
     if isinstance(error, MemoryError):

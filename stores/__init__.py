@@ -9,6 +9,7 @@ from traj.stores.description import ReadVariable
 from traj.stores.errors import (
     DamagedStore,
     FailedRun,
+    ForeignError,
     IncompleteStore,
     InputError,
     LockedStore,
@@ -62,6 +63,7 @@ __all__ = [
     "BlockWriter",
     "DamagedStore",
     "FailedRun",
+    "ForeignError",
     "IncompleteStore",
     "InputError",
     "Kept",

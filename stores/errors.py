@@ -23,6 +23,10 @@ class FailedRun(TrajError):
     """The request was right, but it could not be carried out."""
 
 
+class ForeignError(FailedRun):
+    """Code that traj was given to run failed; its own error is the cause, and its traceback is worth reading."""
+
+
 class NotFinite(FloatingPointError, FailedRun):
     """A network made values that are infinite or NaN."""
 

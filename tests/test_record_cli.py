@@ -4,12 +4,17 @@ import json
 import shutil
 
 import pytest
+from click.testing import CliRunner
 from diffusers import DDIMPipeline, DDIMScheduler
 
 import traj as package
+from tests import families
 from tests.networks import random_unet
 from tests.test_cli import traj
 from traj import stores
+from traj.pipeline.cli import main
+from traj.pipeline.making.call import Call
+from traj.pipeline.making.record_calls import record_calls
 
 CALL = "{num_inference_steps: 3, batch_size: 2, eta: 0.5}"
 
@@ -45,6 +50,40 @@ def test_a_record_goes_on_where_it_ended_with_the_same_bytes(model, tmp_path):
     assert whole.identical(parts)
     assert whole.sizes["sample"] == 6
     assert not stores.verify(tmp_path / "parts.zarr")
+
+
+def test_an_error_of_the_pipeline_shows_its_own_traceback_and_whose_it_is(model, tmp_path):
+    call = "{num_inference_steps: 3, batch_size: 2, eta: much}"
+    result = CliRunner().invoke(main, ["record", str(model), f"{tmp_path}/a.zarr", "--call", call, "--device", "cpu"])
+    assert result.exit_code == 1
+    lines = result.output
+    assert "DDIMPipeline, the pipeline that is recorded, which fails in its own code" in lines
+    assert "pipelines/ddim/pipeline_ddim.py" in lines
+    assert "TypeError" in lines
+    assert "bug of traj" not in lines
+    assert "record_calls.py" not in lines
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_an_error_of_what_watches_the_pipeline_is_a_bug_of_traj(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(Call, "_keep", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        record_calls(
+            str(model),
+            tmp_path / "a.zarr",
+            arguments={"num_inference_steps": 3},
+            calls=1,
+            seed=0,
+            every=1,
+            device="cpu",
+            stale="refuse",
+            dry_run=False,
+        )
+
+
+def test_an_argument_that_a_pipeline_needs_is_named(tmp_path):
+    said = traj("record", families.folder("dit"), tmp_path / "a.zarr", "--device", "cpu", code=2)
+    assert "a call of DiTPipeline needs class_labels; expected a value for each, as in --call" in said
 
 
 def test_dry_run_writes_nothing(model, tmp_path):

@@ -28,8 +28,8 @@ _UNTOLD = {*TOLD, "output_type", "return_dict"}
 """Arguments of a call that are no input of all its samples alike, or change none of them."""
 
 
-class _Tried(Exception):
-    """Ends a trial."""
+class _Tried(BaseException):
+    """Ends a trial, past whatever a pipeline makes of errors."""
 
 
 class Recorder:

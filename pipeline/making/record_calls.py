@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -20,7 +22,7 @@ from traj.pipeline.making.carry_out import say
 from traj.pipeline.making.record import Recorder
 from traj.pipeline.models import whole
 from traj.pipeline.process.device import choose_device, repeatable
-from traj.stores import InputError, Layout
+from traj.stores import ForeignError, InputError, Layout, is_known
 
 
 def record_calls(
@@ -39,21 +41,38 @@ def record_calls(
 
     Call k draws all its noise from generators seeded with ``seed`` + k, so that a run can be repeated and continued.
 
-    Raises InputError or MissingFile for what cannot be recorded, and what writing a store may raise.
+    Raises InputError or MissingFile for what cannot be recorded, ForeignError where the pipeline itself fails, and what
+    writing a store may raise.
     """
     stores.place(out)
     pipe = whole.load(name, choose_device(device))
-    accepted = [*inspect.signature(type(pipe).__call__).parameters][1:]
+    _, *parameters = inspect.signature(type(pipe).__call__).parameters.values()
+    accepted = [parameter.name for parameter in parameters]
     if unknown := [given for given in arguments if given not in accepted or given == "generator"]:
         raise InputError(
             f"a call of {type(pipe).__name__} takes no {', '.join(unknown)} here; expected any of "
             f"{', '.join(given for given in accepted if given != 'generator')}"
         )
 
+    needed = [one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    if missing := [name for name in needed if name not in arguments]:
+        raise InputError(
+            f"a call of {type(pipe).__name__} needs {', '.join(missing)}; expected a value for each, as in --call "
+            f'"{{{missing[0]}: VALUE}}"'
+        )
+
     def run(call: int) -> None:
         torch.manual_seed(seed + call)  # for what is drawn without a generator
         generator = torch.Generator().manual_seed(seed + call)
-        pipe(**arguments, **({"generator": generator} if "generator" in accepted else {}))
+        try:
+            pipe(**arguments, **({"generator": generator} if "generator" in accepted else {}))
+        except Exception as error:
+            if is_known(error) or not _is_pipelines(error):
+                raise
+            raise ForeignError(
+                f"the lines above are of {type(pipe).__name__}, the pipeline that is recorded, which fails in its own "
+                "code; check what it is called with (--call)"
+            ) from _without_ours(error)
 
     recorder = Recorder(pipe, out, every, stale=stale, inputs={"seed": seed})
     with repeatable():
@@ -70,6 +89,24 @@ def record_calls(
                 run(call)
     stores.require_complete(out)
     say(f"{out} is complete; next: traj analyze geometry {out}")
+
+
+def _is_pipelines(error: Exception) -> bool:
+    """Tell whether an error was raised by a pipeline, or beneath it, rather than by what watches its steps."""
+    packages = [_package(frame) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((one for one in reversed(packages) if one in ("traj", *whole.LIBRARIES)), "traj") != "traj"
+
+
+def _without_ours(error: Exception) -> Exception:
+    """Begin an error's traceback where the pipeline begins."""
+    trace = error.__traceback__
+    while trace and trace.tb_next and _package(trace.tb_frame) == "traj":
+        trace = trace.tb_next
+    return error.with_traceback(trace)
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
 
 
 def _cost(tried: Call, seconds: float, calls: int, out: Path) -> Cost:
