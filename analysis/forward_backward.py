@@ -261,8 +261,7 @@ def _places(result: xr.Dataset) -> list[Landmark]:
     peak = "changes are most susceptible: most pixels change, or stay, together"
     kinds = _replicas.kinds(result).values()
     for series, variants in zip(_susceptibility(result), kinds, strict=False):
-        of_kind = result.isel(variant=variants).sortby("at", ascending=False)
-        mark = landmarks.highest_of(series, _redrawn(of_kind), "susceptibility_peak", peak)
+        mark = landmarks.highest_of(series, _redrawn(result.isel(variant=variants)), "susceptibility_peak", peak)
         found.append(mark.called("pixels change together"))
     return found
 

@@ -54,11 +54,11 @@ def of_forks(result: xr.Dataset, names: Mapping[str, str]) -> list[Series]:
         if not {name, f"{name}_mean"} & set(result):
             continue
         cap = result.attrs.get("cap", np.inf) if name == "psnr" else np.inf
+        band = [one.to_numpy() for one in banded(result, name)]
         for kind, variants in forks.kinds(result).items():
-            part = result.isel(variant=variants).sortby("at", ascending=False)
-            along = part["at"].to_numpy(), part["at_log_snr"].to_numpy()
+            along = result["at"].to_numpy()[variants], result["at_log_snr"].to_numpy()[variants]
             on = ", ".join(filter(None, (of, kind)))
-            curves.append(_finite(Series(on, *along, *(one.to_numpy() for one in banded(part, name))), cap))
+            curves.append(_finite(Series(on, *along, *(one[variants] for one in band)), cap))
     return curves
 
 
@@ -66,7 +66,7 @@ def of_forks_by_sample(result: xr.Dataset, name: str) -> list[xr.DataArray]:
     """Give what the curves of `of_forks` are means of, one array (sample, variant) for each kind of forks."""
     there = name in result and "at_log_snr" in result.coords
     kinds = forks.kinds(result).values() if there else ()
-    return [result[name].isel(variant=variants).sortby("at", ascending=False) for variants in kinds]
+    return [result[name].isel(variant=variants) for variants in kinds]
 
 
 def _finite(series: Series, cap: float) -> Series:

@@ -96,11 +96,17 @@ def coordinates(ds: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def kinds(result: xr.Dataset) -> dict[str, list[int]]:
-    """Group variants by all that was edited beside where they start: words for a legend -> positions."""
+    """Group variants by all that was edited beside where they start: words for a legend -> positions.
+
+    Those that start from the most noise come first.
+    """
     along = [name for name, coord in result.coords.items() if coord.dims == ("variant",)]
     edited = [n for n in along if n not in ("variant", "at", "at_log_snr") and len(np.unique(result[n])) > 1]
     found: dict[str, list[int]] = {}
     for position in range(result.sizes["variant"]):
         values: list[Any] = [f"{name} {result[name].to_numpy()[position]}" for name in edited]
         found.setdefault(", ".join(values), []).append(position)
-    return found
+    at = result["at"].to_numpy()
+    return {
+        kind: [variants[k] for k in np.argsort(at[variants], kind="stable")[::-1]] for kind, variants in found.items()
+    }

@@ -101,8 +101,8 @@ def maps(results: Results, look: Look) -> Figure | None:
 def _starts(result: xr.Dataset) -> xr.Dataset:
     """Take a few starts of the first kind of forks, evenly chosen, the noisiest first."""
     variants = next(iter(forks.kinds(result).values()))
-    ordered = result.isel(variant=variants).sortby("at", ascending=False)
-    return ordered.isel(variant=np.unique(np.linspace(0, len(variants) - 1, STARTS).round().astype(int)))
+    few = np.unique(np.linspace(0, len(variants) - 1, STARTS).round().astype(int))
+    return result.isel(variant=[variants[position] for position in few])
 
 
 def _names(result: xr.Dataset) -> list[str]:
