@@ -5,20 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from multiprocessing import get_context
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from numcodecs import blosc
 from zarr.core.sync import cleanup_resources
 
+from benchmarks.decoding import decode_scaling
 from benchmarks.made_up import make_store
 from benchmarks.memory import estimate_and_peak
 from benchmarks.timing import Arm, Row, Target, interleave, per_round, rate_text
@@ -26,9 +22,6 @@ from traj import analysis, stores
 from traj.pipeline.computing import cluster, engines
 from traj.pipeline.computing.engines import Engine
 from traj.pipeline.estimate import size
-from traj.stores.layout import read_root
-from traj.stores.reader import arrays_of
-from traj.stores.shards import MISSING, read_index
 
 TITLE = "Analysing x_t and pred_x0 out of core, from the page cache, against reading each byte once"
 
@@ -174,41 +167,3 @@ def count_tasks(path: Path) -> tuple[int, int]:
     arrays = [array.data for result in results for array in result.data_vars.values() if array.chunks is not None]
     tasks = {key for array in dask.optimize(*arrays) for key in array.__dask_graph__()}
     return len(tasks), ds.x_t.data.npartitions + ds.pred_x0.data.npartitions
-
-
-def decode_scaling(path: Path, workers: int, decoded: int) -> float:
-    """Measure how much more some plain processes decode side by side than one alone."""
-    slowest = {processes: max(_decode_side_by_side(path, processes, decoded)) for processes in {1, workers}}
-    return workers * slowest[1] / slowest[workers]
-
-
-def _decode_side_by_side(path: Path, processes: int, decoded: int) -> list[float]:
-    context = get_context("spawn")
-    barrier, seconds = context.Barrier(processes), context.Queue()
-    started = [context.Process(target=_decode, args=(path, decoded, barrier, seconds)) for _ in range(processes)]
-    for process in started:
-        process.start()
-    measured = [seconds.get() for _ in started]
-    for process in started:
-        process.join()
-    return measured
-
-
-def _decode(path: Path, decoded: int, barrier: Barrier, seconds: Queue[float]) -> None:
-    """Time decoding the chunks of one shard over and over, from memory into memory of a shard's size."""
-    inner = arrays_of(read_root(path))["x_t"]["codecs"][0]["configuration"]["chunk_shape"]
-    content = (path / "x_t" / "c.0.0.0.0.0").read_bytes()
-    shape = stores.open(path)["x_t"].data.chunksize
-    chunks = int(np.prod([-(-length // part) for length, part in zip(shape, inner, strict=True)]))
-    entries = [entry for entry in read_index(content, chunks).tolist() if entry[0] != MISSING]
-    bytes_each = int(np.prod(inner)) * 4
-    room = np.empty((len(entries), bytes_each), np.uint8)
-    repeats = max(1, decoded // room.nbytes)
-    for counted in (False, True):
-        if counted:
-            barrier.wait()
-        begun = perf_counter()
-        for _ in range(repeats if counted else 1):
-            for (offset, length), out in zip(entries, room, strict=True):
-                blosc.decompress(content[offset : offset + length - 4], out)
-    seconds.put(perf_counter() - begun)

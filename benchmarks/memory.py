@@ -16,6 +16,8 @@ TITLE = "Peak memory of a whole process against the estimate it prints"
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
+TRAJ = (sys.executable, "-c", "from traj.pipeline.cli import main; main()")
+
 # A small process of its own starts the command: a child's peak begins at its parent's size.
 WATCH = """
 import resource, subprocess, sys
@@ -60,8 +62,8 @@ def _row(what: str, runs: list[tuple[int, int]]) -> Row:
 
 def estimate_and_peak(arguments: list[str]) -> tuple[int, int]:
     """Run `traj` in a process of its own: the memory it announced and the most it held, in bytes."""
-    command = [sys.executable, "-c", "from traj.pipeline.cli import main; main()", *arguments]
-    watched = subprocess.run([sys.executable, "-c", WATCH, *command], capture_output=True, text=True)
+    command = [sys.executable, "-c", WATCH, *TRAJ, *arguments]
+    watched = subprocess.run(command, capture_output=True, text=True)
     peak, _, messages = watched.stdout.partition("\n")
     announced = re.search(r"memory ([\d.]+) ([KMG]?i?B)", messages)
     if watched.returncode or announced is None:

@@ -7,14 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks import __main__, kernels, timing
+from benchmarks import __main__, kernels, memory, timing
 from benchmarks.made_up import Trajectories
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("name", __main__.TOPICS)
-def test_every_topic_gives_rows_with_ratios(name):
+def test_every_topic_gives_rows_with_ratios(name, server, monkeypatch):
+    monkeypatch.setattr(memory, "TRAJ", (str(server.parent / "traj"),))
     rows = __main__.TOPICS[name].rows(tiny=True)
     assert rows
     for row in rows:
