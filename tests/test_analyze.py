@@ -91,9 +91,14 @@ def die_once(block, flag, block_info=None):
 
 def environment(block):
     threads = int(os.environ["OMP_NUM_THREADS"])
-    return np.array(
-        [os.getpid(), zarr.config.get("threading.max_workers"), zarr.config.get("async.concurrency"), threads]
-    )
+    decoding = [zarr.config.get("threading.max_workers"), zarr.config.get("async.concurrency")]
+    return np.array([os.getpid(), os.getppid(), *decoding, threads])
+
+
+def environments(processes):
+    asked = da.map_blocks(environment, da.zeros((8,), chunks=1), chunks=(5,), dtype=int)
+    (found,) = processes.compute([xr.Dataset({"asked": ("i", asked)})])
+    return found["asked"].to_numpy().reshape(-1, 5)
 
 
 @pytest.mark.slow
@@ -136,8 +141,9 @@ def test_processes_compare_a_sweep_with_its_run_as_threads_do(processes):
 @pytest.mark.slow
 @EVERY
 def test_every_quantity_has_the_same_bits_in_other_processes(name, make, processes):
+    here = whole(name, make)  # first: processes then find the kernels compiled, instead of each compiling them
     result = lay_out(name, make(SAMPLES, STEPS).chunk({"sample": 4}))
-    assert_bits_equal(processes.compute([result])[0], whole(name, make))
+    assert_bits_equal(processes.compute([result])[0], here)
 
 
 @pytest.mark.slow
@@ -221,11 +227,30 @@ def test_tasks_carry_no_images():
 
 @pytest.mark.slow
 def test_processes_are_pinned_and_get_the_configuration(processes):
-    asked = da.map_blocks(environment, da.zeros((8,), chunks=1), chunks=(4,), dtype=int)
-    (found,) = processes.compute([xr.Dataset({"asked": ("i", asked)})])
-    found = found["asked"].to_numpy().reshape(-1, 4)
+    found = environments(processes)
     assert os.getpid() not in found[:, 0]
-    assert np.unique(found[:, 1:], axis=0).tolist() == [[1, CONCURRENCY, 1]]
+    assert np.unique(found[:, 2:], axis=0).tolist() == [[1, CONCURRENCY, 1]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="each worker imports for itself")
+def test_workers_are_forked_from_one_process_that_runs_no_threads(processes):
+    (parent,) = set(environments(processes)[:, 1].tolist())
+    assert parent != os.getpid()
+    assert "Threads:\t1\n" in Path(f"/proc/{parent}/status").read_text()
+    assert f"PPid:\t{os.getpid()}\n" in Path(f"/proc/{parent}/status").read_text()
+
+
+@pytest.mark.slow
+def test_where_nothing_can_be_forked_from_workers_import_for_themselves(monkeypatch):
+    def too_long():
+        raise OSError("AF_UNIX path too long")
+
+    monkeypatch.setattr(cluster.forkserver, "ensure_running", too_long)
+    with cluster.local(1) as engine:
+        found = environments(engine)
+    assert set(found[:, 1].tolist()) == {os.getpid()}
+    assert set(found[:, 4].tolist()) == {1}
 
 
 def test_threads_decode_on_as_many_threads_as_there_are_workers():

@@ -6,6 +6,7 @@ import pty
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import time
 from pathlib import Path
@@ -24,14 +25,18 @@ def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_processes_say_nothing_of_their_own_and_leave_nothing(server, tmp_path):
+@pytest.fixture
+def scratch(monkeypatch):
+    """An empty folder for temporary files, with a name short enough for sockets."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield Path(folder)
+
+
+def test_processes_say_nothing_of_their_own_and_leave_nothing(server, scratch):
     runs.make("a.zarr")
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
     command = [server.with_name("traj"), "analyze", "psnr", "a.zarr", "--scheduler", "2"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"TMPDIR": str(scratch)}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     # kernels are compiled where no test before this one has needed them
     first, second = (line for line in done.stderr.splitlines() if not line.startswith("compiling, once"))
@@ -67,11 +72,8 @@ def test_a_terminal_gets_a_bar(scheduler, server):
 
 
 @pytest.mark.parametrize(("scheduler", "name"), [("threads", "2 threads"), ("2", "2 processes")])
-def test_ctrl_c_ends_every_process_and_cleans_up(scheduler, name, server, tmp_path, monkeypatch):
+def test_ctrl_c_ends_every_process_and_cleans_up(scheduler, name, server, scratch):
     runs.make("a.zarr", 2000)  # enough that it is still computing when the key is pressed, however busy the machine is
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setenv("TMPDIR", str(scratch))
     pressed = []
 
     def press(shown, terminal):

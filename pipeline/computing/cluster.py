@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copyreg
 import logging
+import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import Any
 
 import dask
@@ -34,6 +37,9 @@ LOCAL_ENVIRONMENT = {
     "DASK_LOGGING__DISTRIBUTED": "critical",
 }
 """What a local worker process starts with: one thread for every library, and nothing on the screen."""
+
+PRELOADED = ["traj.pipeline.computing.cluster", "traj.analysis.psnr"]
+"""Modules that import nearly all that a worker ever imports."""
 
 # Numba would send a kernel's source, to be compiled by every worker; by its name, it comes from the cache on disk.
 copyreg.pickle(CPUDispatcher, lambda kernel: kernel.__qualname__)
@@ -74,6 +80,26 @@ class TaskBar(ProgressBar):
         self.shown.refresh()
 
 
+def way_to_start() -> str:
+    """Name how Dask starts local workers: forked from one process that has imported what they need, where that can be.
+
+    That process is started here and ends with this one. It saves two seconds of processor time for each worker, also
+    for those that take the place of dead ones. Elsewhere than on Linux libraries start threads, which no fork survives.
+    """
+    if sys.platform != "linux":
+        return "spawn"
+    os.environ.update(LOCAL_ENVIRONMENT)  # as Dask does itself when it starts a worker
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this process, from the start
+    try:
+        forkserver.set_forkserver_preload(PRELOADED)
+        forkserver.ensure_running()
+    except OSError:  # where temporary files lie has too long a name for a socket
+        return "spawn"
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return "forkserver"
+
+
 @contextmanager
 def local(processes: int) -> Iterator[Engine]:
     """Start processes of one thread each, and stop them at the end."""
@@ -81,7 +107,11 @@ def local(processes: int) -> Iterator[Engine]:
         silence_logging_cmgr(logging.CRITICAL),
         tempfile.TemporaryDirectory(prefix="traj-", ignore_cleanup_errors=True) as folder,
         dask.config.set(
-            {"temporary-directory": folder, "distributed.nanny.pre-spawn-environ": LOCAL_ENVIRONMENT},
+            {
+                "temporary-directory": folder,
+                "distributed.nanny.pre-spawn-environ": LOCAL_ENVIRONMENT,
+                "distributed.worker.multiprocessing-method": way_to_start(),
+            },
         ),
         LocalCluster(
             n_workers=processes,
