@@ -96,7 +96,7 @@ def environment(block):
 
 
 def environments(processes):
-    asked = da.map_blocks(environment, da.zeros((8,), chunks=1), chunks=(5,), dtype=int)
+    asked = da.map_blocks(environment, da.zeros((8,), chunks=1), chunks=(5,), meta=np.empty(0, int))
     (found,) = processes.compute([xr.Dataset({"asked": ("i", asked)})])
     return found["asked"].to_numpy().reshape(-1, 5)
 

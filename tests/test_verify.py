@@ -11,7 +11,7 @@ def test_a_whole_store_has_no_problems(tmp_path):
 
 @pytest.mark.slow
 def test_a_flipped_byte_in_any_file_is_found_and_named(tmp_path):
-    path = runs.make(tmp_path / "run.zarr", 10)
+    path = runs.make(tmp_path / "run.zarr", 6)
     rng = np.random.default_rng(0)
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     assert len(files) > 30
@@ -31,7 +31,7 @@ def test_a_flipped_byte_in_any_file_is_found_and_named(tmp_path):
 
 
 def test_a_missing_file_of_any_kind_is_named(tmp_path):
-    path = runs.make(tmp_path / "run.zarr", 10)
+    path = runs.make(tmp_path / "run.zarr", 6)
     for file in sorted(path.rglob("*")):
         if file.is_file() and file != path / "zarr.json":
             content = file.read_bytes()
