@@ -42,6 +42,11 @@ def test_a_wheel_holds_traj_and_nothing_else_at_the_top(wheel):
 
 WORK = """
 import traj
+from traj import stores
+from traj.analysis.entropy import entropy
+
+traj.open, traj.create
+
 from traj.pipeline.cli import main
 
 generate = "generate", "a.zarr", "--model", "gaussian:0,1,1x8x8", "--steps", "4", "--samples", "4"
@@ -67,7 +72,6 @@ def test_a_wheel_works_in_a_bare_environment(wheel, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    run("-c", "from traj import stores; from traj.analysis.entropy import entropy; import traj; traj.open, traj.create")
     assert "generate" in run("-c", "from traj.pipeline.cli import main; main()", "--help")
     assert Path(run("-c", WORK).splitlines()[-1]).is_relative_to(site)
     assert (tmp_path / "results" / "a" / "psnr.zarr" / "zarr.json").is_file()
