@@ -96,7 +96,7 @@ def _data_uri(drawn: Figure) -> str:
     if any(axis.images for axis in drawn.axes):
         return _embedded("png", _png(drawn, DPI))
     if _points(drawn) > POINTS:
-        return _embedded("png", _of_few_colours(_png(drawn, DPI)))
+        return _embedded("png", _of_few_colours(_png(drawn, DPI, compress_level=0)))
     return _embedded("svg+xml", _saved(drawn, format="svg", metadata=SVG))
 
 
@@ -111,14 +111,17 @@ def _embedded(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(content).decode()
 
 
-def _png(drawn: Figure, dpi: int) -> bytes:
-    return _saved(drawn, format="png", dpi=dpi, metadata={"Software": None})
+def _png(drawn: Figure, dpi: int, **options: int) -> bytes:
+    return _saved(drawn, format="png", dpi=dpi, metadata={"Software": None}, pil_kwargs=options)
 
 
 def _saved(drawn: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the page itself has the name beside its colour
+        if layout := drawn.get_layout_engine():  # once: to save would lay it out, and draw it, twice
+            layout.execute(drawn)
+            drawn.set_layout_engine("none")
         drawn.savefig(buffer, **options)
     return buffer.getvalue()
 
