@@ -23,16 +23,17 @@ from traj.pipeline.process.noise import NoiseSource, Purpose
 GAUSSIAN = "gaussian:0,1,1x4x4"
 
 
-def save_network(folder, **scheduler):
+def save_network(folder, widths=(8, 16), **scheduler):
+    """Save a random network with two output blocks for each width."""
     torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=8,
         in_channels=1,
         out_channels=2 if "variance_type" in scheduler else 1,
         layers_per_block=1,
-        block_out_channels=(8,),
-        down_block_types=("DownBlock2D",),
-        up_block_types=("UpBlock2D",),
+        block_out_channels=widths,
+        down_block_types=("DownBlock2D",) * len(widths),
+        up_block_types=("UpBlock2D",) * len(widths),
         norm_num_groups=4,
         num_class_embeds=11,
     )
@@ -46,8 +47,8 @@ def models(tmp_path_factory):
     """Random networks, with a fixed and with a learned variance."""
     folder = tmp_path_factory.mktemp("models")
     return {
-        "fixed": save_network(folder / "fixed"),
-        "learned": save_network(folder / "learned", variance_type="learned_range"),
+        "fixed": save_network(folder / "fixed", widths=(8,)),
+        "learned": save_network(folder / "learned", widths=(8,), variance_type="learned_range"),
     }
 
 

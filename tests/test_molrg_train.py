@@ -146,7 +146,7 @@ def test_snr_learnt_for_two_classes_is_the_published_one(tmp_path):
     sigma = np.array([*published, 1.923])
     network = MolrgNetwork(two, tables.table(np.ones(8), sigma, sigma)).float()
     network.hidden.U.data = U
-    x_0, label = draw(two, 9, range(200_000))
+    x_0, label = draw(two, 9, range(50_000))
     own = two.class_of == label[:, None]
     rng = np.random.default_rng(0)
     found = []

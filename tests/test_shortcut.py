@@ -31,7 +31,7 @@ RUN = {"sampler_name": "ddim", "steps": 100, "eta": 1.0}
 @pytest.fixture(scope="module")
 def run(model, tmp_path_factory):
     """The run that the shortcut goes through, of which every seventh state is stored."""
-    return make(tmp_path_factory.mktemp("runs") / "p.zarr", 6, model=model, labels="cycle", every=7, **RUN)
+    return make(tmp_path_factory.mktemp("runs") / "p.zarr", 4, model=model, labels="cycle", every=7, **RUN)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_shortcut_that_cannot_be_gets_one_message(options, message, tmp_path):
 @pytest.mark.slow
 def test_the_forked_shortcut_is_the_generated_one_to_the_bit(run, model, table, tmp_path):
     out = tmp_path / "short.zarr"
-    expected = stores.open(make(out, 6, model=model, labels="cycle", plan_name="shortcut", **RUN)).compute()
+    expected = stores.open(make(out, 4, model=model, labels="cycle", plan_name="shortcut", **RUN)).compute()
     # a call of four images is the only one there is room for
     ds = forked(run, tmp_path / "f.zarr", table=table, replicas=None, model=model, batch=4, states=True)
     short = ds.isel(variant=1, replica=0)

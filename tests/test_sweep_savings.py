@@ -62,20 +62,27 @@ def test_skips_are_cut_but_nothing_is_removed_with_them(run, model, tmp_path):
     assert forking.edits["multiply_adds_removed"] == [0, 0]
 
 
+def counted_while_it_runs(generation, out):
+    # the counter knows attention in its plain form only
+    with generation.open(out) as writer, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        generation.run(writer, bar=False)
+    return counter.get_total_flops()
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """A generation without edits, and its operations."""
+    options = {"sampler_name": "ddim", "steps": 20, "eta": 1.0, "samples": 1, "block": 1}
+    made = generate.prepare(model=model, device="cpu", **options)
+    return made, counted_while_it_runs(made, tmp_path_factory.mktemp("whole") / "a.zarr")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "edit"), EDITS)
-def test_the_multiply_adds_removed_are_those_the_networks_calls_lack(family, edit, run, model, tmp_path):
-    whole = generate.prepare(model=model, sampler_name="ddim", steps=20, eta=1.0, samples=4, block=4, device="cpu")
-
-    def multiply_adds(plan):
-        made = replace(whole, plan=plan)
-        out = tmp_path / f"{len(list(tmp_path.iterdir()))}.zarr"
-        # the counter knows attention in its plain form only
-        with made.open(out) as writer, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            made.run(writer, bar=False)
-        return counter.get_total_flops()
-
-    expected = 1 - multiply_adds(edit(whole.plan)) / multiply_adds(whole.plan)
+def test_the_multiply_adds_removed_are_those_the_networks_calls_lack(family, edit, run, model, whole, tmp_path):
+    made, operations = whole
+    edited = replace(made, plan=edit(made.plan))
+    expected = 1 - counted_while_it_runs(edited, tmp_path / "edited.zarr") / operations
     forking = prepare(run, table=table(tmp_path, {**family, "t_start": 700}), replicas=None, model=model)
     assert forking.edits["multiply_adds_removed"] == [pytest.approx(expected, rel=1e-9)]
 
