@@ -81,7 +81,7 @@ def _agreement(labels: Array, classes: int) -> float:
         if label < 0:
             return np.nan
         counts[label] += 1
-    pairs = 0
+    pairs = np.int64(0)
     for n in counts:
         pairs += n * (n - 1)
     return float(pairs / (labels.size * (labels.size - 1)))
