@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MARGIN_BYTES = 128 << 20
@@ -16,7 +16,7 @@ class Cost:
     """What finishing a run will take, known before it starts.
 
     `seconds` goes by the median of a few trials, of the network and of drawing noise, `disk` is before compression,
-    `memory` the peak of the whole process.
+    `memory` the peak of the whole process. `note` says where the time is from, if not from whole calls.
     """
 
     evaluations: int
@@ -24,11 +24,12 @@ class Cost:
     disk: int
     disk_free: int
     memory: int
+    note: str = field(default="", kw_only=True)
 
     def __str__(self) -> str:
         """Say it in one line."""
         return (
-            f"{self.evaluations:,} network evaluations, about {duration(self.seconds)}; disk at most "
+            f"{self.evaluations:,} network evaluations, about {duration(self.seconds)}{self.note}; disk at most "
             f"{size(self.disk)} of {size(self.disk_free)} free; memory {size(self.memory)}"
         )
 

@@ -15,7 +15,7 @@ MIXTURE = "mixture:-8,-4,6,8"
 def trials(monkeypatch):
     """A network call takes a second, a draw of noise a hundred."""
     for verb in (generate, fork):
-        monkeypatch.setattr(verb, "call_seconds", lambda *_: 1.0)
+        monkeypatch.setattr(verb, "call_seconds", lambda *_: device.Timed(1.0, 4, 4))
         monkeypatch.setattr(verb, "draw_seconds", lambda *_: 100.0)
 
 
@@ -42,3 +42,27 @@ def test_a_draw_is_timed_for_all_samples_at_once():
         time.sleep(0.002 * len(samples))
 
     assert 0.02 <= device.draw_seconds(slow, range(10)) < 1
+
+
+@pytest.mark.parametrize(
+    ("of_one", "calls", "tried"), [(0.4, [1, 1, 25], 25), (60.0, [1], 1), (0.001, [1, *[100] * 4], 100)]
+)
+def test_a_call_that_takes_long_is_timed_with_few_samples_and_scaled(of_one, calls, tried, monkeypatch):
+    """A network of 60 s a sample on a CPU is tried once, not for the 100 minutes that a block takes."""
+    made = []
+
+    def trial(count):
+        made.append(count)
+        return count, None
+
+    monkeypatch.setattr(device, "timed_call", lambda denoiser, x_t, timestep, condition: of_one * x_t)
+    found = device.call_seconds(None, trial, 100, 999, False)
+    assert found == pytest.approx((100 * of_one, 100, tried))
+    assert made == calls
+    assert (f"by a call with {tried} of 100 samples" in found.note) == (tried < 100)
+
+
+def test_a_dry_run_says_that_it_tried_few_samples(tmp_path, monkeypatch):
+    job = generate.prepare(model=MIXTURE, steps=20, samples=12, block=4, device="cpu")
+    monkeypatch.setattr(generate, "call_seconds", lambda *_: device.Timed(80.0, 4, 1))
+    assert "about 80 min (by a call with 1 of 4 samples; whole" in str(job.cost(tmp_path / "a.zarr"))

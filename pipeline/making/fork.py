@@ -25,7 +25,7 @@ from traj.pipeline.making.parent import Parent, conditions_of, load_model
 from traj.pipeline.parsing import check_count, is_whole, number
 from traj.pipeline.process import sampler
 from traj.pipeline.process.denoiser import Conditions, Denoiser
-from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds
+from traj.pipeline.process.device import Timed, call_seconds, choose_device, draw_seconds
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource
 from traj.pipeline.process.plan import Plan, Step
 from traj.pipeline.process.variance import overfull, refuse_overfull
@@ -111,17 +111,21 @@ class Fork:
         """Branches per network call."""
         return max(1, self.batch // self.block)
 
-    def trial(self) -> tuple[torch.Tensor, Any]:
-        """Make states and the condition of the largest batch that goes through the network, for trial evaluations."""
-        times = min(self.together, len(self.plans))
-        x_t = torch.zeros((times * self.block, *self.denoiser.shape), device=self.device)
-        return x_t, self._condition(0)(times)
+    @property
+    def largest(self) -> int:
+        """Samples in the largest batch that goes through the network."""
+        return min(self.together, len(self.plans)) * self.block
+
+    def trial(self, samples: int | None = None) -> tuple[torch.Tensor, Any]:
+        """Make states and the condition of so many samples, by default the largest batch, for trial evaluations."""
+        count, rows = self.largest if samples is None else samples, self._rows(0).tolist()
+        x_t = torch.zeros((count, *self.denoiser.shape), device=self.device)
+        return x_t, self.conditions.of([rows[k % len(rows)] for k in range(count)], self.device)
 
     @cached_property
-    def call_seconds(self) -> float:
+    def call_seconds(self) -> Timed:
         """How long a network call with the largest batch takes."""
-        x_t, condition = self.trial()
-        return call_seconds(self.denoiser, x_t, self.plan.steps[0].timestep, condition, self.tf32)
+        return call_seconds(self.denoiser, self.trial, self.largest, self.plan.steps[0].timestep, self.tf32)
 
     def open(
         self,
@@ -166,8 +170,9 @@ class Fork:
             self.layout.blocks if blocks is None else blocks,
             states=self._variables,
             evaluations=evaluations,
-            seconds=evaluations * self.call_seconds + sum(1 for _ in self._addresses()) * drawing,
+            seconds=evaluations * self.call_seconds.seconds + sum(1 for _ in self._addresses()) * drawing,
             held=4 * math.prod(self.layout.images),  # each branch's state, x_0 twice, the states to start from
+            note=self.call_seconds.note,
         )
 
     def cautions(self) -> list[str]:

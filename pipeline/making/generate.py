@@ -28,7 +28,7 @@ from traj.pipeline.models.starts import Source
 from traj.pipeline.parsing import check_count
 from traj.pipeline.process import forward, plans, sampler
 from traj.pipeline.process.denoiser import Conditions, Denoiser, dims_of, network_of
-from traj.pipeline.process.device import call_seconds, choose_device, draw_seconds
+from traj.pipeline.process.device import Timed, call_seconds, choose_device, draw_seconds
 from traj.pipeline.process.guidance import guided
 from traj.pipeline.process.noise import NoiseAhead, NoiseSource, Purpose
 from traj.pipeline.process.plan import Plan, Step
@@ -146,16 +146,16 @@ class Generation:
         """Network evaluations of a sample."""
         return len(self.kept) if self.noised and not self.inversion else self.plan.evaluations
 
-    def trial(self) -> tuple[torch.Tensor, Any]:
-        """Make states and the condition of a whole block, for trial evaluations."""
-        x_t = torch.zeros((self.block, *self.denoiser.shape), device=self.device)
-        return x_t, self.conditions.of(range(self.block), self.device)
+    def trial(self, samples: int | None = None) -> tuple[torch.Tensor, Any]:
+        """Make states and the condition of so many samples, by default a whole block, for trial evaluations."""
+        count = self.block if samples is None else samples
+        x_t = torch.zeros((count, *self.denoiser.shape), device=self.device)
+        return x_t, self.conditions.of(range(count), self.device)
 
     @cached_property
-    def call_seconds(self) -> float:
+    def call_seconds(self) -> Timed:
         """How long a network call with a whole block takes."""
-        x_t, condition = self.trial()
-        return call_seconds(self.denoiser, x_t, self.plan.steps[0].timestep, condition, self.tf32)
+        return call_seconds(self.denoiser, self.trial, self.block, self.plan.steps[0].timestep, self.tf32)
 
     @cached_property
     def start_seconds(self) -> float:
@@ -210,8 +210,11 @@ class Generation:
             self.layout.blocks if blocks is None else blocks,
             states=self.states,
             evaluations=self.evaluations,
-            seconds=self.evaluations * self.call_seconds + (1 + len(self.addresses)) * drawing + self.start_seconds,
+            seconds=self.evaluations * self.call_seconds.seconds
+            + (1 + len(self.addresses)) * drawing
+            + self.start_seconds,
             held=2 * len(self.kept) * math.prod(self.layout.images) if self.inversion else 0,
+            note=self.call_seconds.note,
         )
 
     def run(self, store: stores.TrajectoryWriter, *, bar: bool = True) -> None:

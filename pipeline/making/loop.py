@@ -42,7 +42,15 @@ def of_events(
 
 
 def cost_of(
-    layout: Layout, out: Path, blocks: int, *, states: int, evaluations: int, seconds: float, held: int = 0
+    layout: Layout,
+    out: Path,
+    blocks: int,
+    *,
+    states: int,
+    evaluations: int,
+    seconds: float,
+    held: int = 0,
+    note: str = "",
 ) -> Cost:
     """Estimate what a number of blocks will take, of which each has so many evaluations and takes so many seconds.
 
@@ -57,6 +65,7 @@ def cost_of(
         disk=blocks * values * (states * layout.timesteps * np.dtype(layout.dtype).itemsize + 4),
         disk_free=disk_free(out),
         memory=peak_memory() + writer_bytes(layout, states) + 4 * (on_their_way + held) + MARGIN_BYTES,
+        note=note,
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,6 +18,9 @@ from traj.pipeline.process.cut import WHOLE, Cut
 from traj.pipeline.process.denoiser import Denoiser
 from traj.pipeline.process.noise import NoiseSource, Purpose
 from traj.stores import InputError, OutOfMemory
+
+LONG = 10.0
+"""Seconds that a trial call may take."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -96,12 +99,45 @@ def inference(tf32: bool = False) -> Iterator[None]:
         yield
 
 
-def call_seconds(denoiser: Denoiser, x_t: torch.Tensor, timestep: int, condition: Any, tf32: bool) -> float:
-    """Time a call of a denoiser, in seconds: the median of a few, or the first if it takes long."""
+class Timed(NamedTuple):
+    """How many seconds a call of a denoiser with ``samples`` takes, and how many were ``tried`` to tell."""
+
+    seconds: float
+    samples: int
+    tried: int
+
+    @property
+    def note(self) -> str:
+        """Say, behind a time, where it is scaled from a call with fewer samples."""
+        if self.tried == self.samples:
+            return ""
+        return (
+            f" (by a call with {self.tried} of {self.samples} samples; whole calls take more memory than is said here)"
+        )
+
+
+def call_seconds(
+    denoiser: Denoiser, trial: Callable[[int], tuple[torch.Tensor, Any]], samples: int, timestep: int, tf32: bool
+) -> Timed:
+    """Time a call of a denoiser, in seconds: the median of a few, or the first if it takes long.
+
+    ``trial`` makes states and the condition of so many samples. Where a call with all would take longer than LONG, as
+    calls with one sample say, as many are tried as fit into that, and the time is scaled.
+    """
+
+    def timed(count: int) -> float:
+        x_t, condition = trial(count)
+        return timed_call(denoiser, x_t, timestep, condition)
+
     with inference(tf32):
-        seconds = timed_call(denoiser, x_t, timestep, condition)
-        # the first one also warms up
-        return seconds if seconds >= 1 else median(timed_call(denoiser, x_t, timestep, condition) for _ in range(3))
+        one = timed(1)
+        if one * samples > LONG > one:
+            one = timed(1)  # the first one also warms up
+        tried = samples if one * samples <= LONG else max(1, int(LONG / one))
+        seconds = one if tried == 1 else timed(tried)
+        if tried == samples and seconds < 1:
+            seconds = median(timed(samples) for _ in range(3))
+        return Timed(seconds * samples / tried, samples, tried)
 
 
 def draw_seconds(source: NoiseSource, samples: Sequence[int]) -> float:
