@@ -224,7 +224,7 @@ def test_a_text_has_as_many_tokens_in_the_multiply_adds_as_in_the_network(model)
     with counter, torch.no_grad():
         model.network(torch.zeros(1, 3, 8, 8), torch.tensor(1), None, *(each[None] for each in told))
     assert len(told[0]) == 6
-    assert surgery.multiply_adds(model.network) == counter.get_total_flops() // 2
+    assert surgery.count(model.network).whole == counter.get_total_flops() // 2
 
 
 def test_a_size_is_refused():
