@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = {"stores": (), "analysis": ("stores",), "pipeline": ("stores", "analysis")}
 """Each room, and which others it may import."""
 
-BASE = {"configs", "parsing", "threads", "estimate", "garbage"}
+BASE = {"configs", "parsing", "threads", "estimate", "folder", "garbage"}
 """Files of the pipeline that know of no wing."""
 
 WINGS = {
@@ -30,7 +30,7 @@ WINGS = {
     "readouts": ("process", "models"),
     "making": ("process", "models", "readouts", "sources"),
     "computing": (),
-    "report": ("computing", "models"),
+    "report": ("computing",),
 }
 """Each wing of the pipeline, and which others it may import; its other files are the command line, on top of all."""
 

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from traj.pipeline.configs import Key, Keys, whole
+from traj.pipeline.folder import json_object
 from traj.pipeline.models import weights
 from traj.pipeline.models.digits import CLASSIFIERS, DigitsClassifier
-from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.noisy_classifier import Bounds, Function, NoisyClassifier, Shape, shape_of
 from traj.pipeline.models.openai import encoder
 from traj.pipeline.models.silence import silenced

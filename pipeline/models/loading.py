@@ -14,8 +14,8 @@ from diffusers import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 
 from traj.pipeline.configs import Key, Keys, number, one_of, optional, whole
+from traj.pipeline.folder import json_object
 from traj.pipeline.models import weights
-from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.network import NetworkDenoiser
 from traj.pipeline.models.repository import Repository
 from traj.pipeline.process.schedule import Schedule

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from traj.analysis._molrg.model import Molrg, axes, mixture_of, sample, weighing
+from traj.pipeline.folder import json_object
 from traj.pipeline.models import surgery, weights
-from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.labels import Labels, check_label
 from traj.pipeline.parsing import number, whole
 from traj.pipeline.process import tables

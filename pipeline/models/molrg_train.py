@@ -13,8 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from traj.analysis._molrg.model import Molrg
+from traj.pipeline.folder import write_json
 from traj.pipeline.models import molrg, train
-from traj.pipeline.models.folder import write_json
 from traj.pipeline.process import tables
 from traj.pipeline.process.device import choose_device, within_memory
 from traj.pipeline.process.schedule import Schedule

@@ -13,8 +13,8 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 from huggingface_hub.utils import logging as hub_logging
 
 from traj.pipeline.configs import shown
+from traj.pipeline.folder import json_object
 from traj.pipeline.models import weights
-from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.weights import Weights
 from traj.stores import InputError, MissingFile
 

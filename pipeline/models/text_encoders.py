@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from traj.pipeline.configs import Key, Keys, number, off, optional, text, whole
+from traj.pipeline.folder import json_object
 from traj.pipeline.models import weights
-from traj.pipeline.models.folder import json_object
 from traj.pipeline.models.repository import Repository
 from traj.pipeline.models.silence import silenced
 from traj.stores import InputError, MissingFile

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from traj.pipeline.folder import json_object, write_json
 from traj.pipeline.garbage import search_as_usual
 from traj.pipeline.models import weights
 from traj.pipeline.models.digits import (
@@ -34,7 +35,6 @@ from traj.pipeline.models.digits import (
     images,
     training_images,
 )
-from traj.pipeline.models.folder import json_object, write_json
 from traj.pipeline.models.losses import VLB_WEIGHT, Objective, classifier_objective, vae_objective
 from traj.pipeline.process.device import choose_device, repeatable
 from traj.pipeline.process.schedule import Schedule

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from traj.pipeline.configs import Key, Keys, whole
+from traj.pipeline.folder import json_object
 from traj.pipeline.models import weights
 from traj.pipeline.models.digits import VAES, DigitsVae
-from traj.pipeline.models.folder import json_object
 from traj.pipeline.process.device import within_memory
 from traj.pipeline.process.noise import NoiseSource, Purpose
 from traj.stores import InputError, MissingFile

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 
 from traj.pipeline.configs import shown
-from traj.pipeline.models.folder import json_object
+from traj.pipeline.folder import json_object
 from traj.pipeline.process.device import is_out_of_memory
 from traj.stores import InputError, MissingFile
 

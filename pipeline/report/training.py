@@ -11,7 +11,7 @@ import numpy as np
 
 from traj.analysis._drawing.losses import Losses, training_losses
 from traj.pipeline.configs import shown
-from traj.pipeline.models.folder import json_object
+from traj.pipeline.folder import json_object
 from traj.pipeline.report import markup
 from traj.pipeline.report.failures import Failed, attempt
 from traj.stores import InputError

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from diffusers import ModelMixin, UNet2DModel
 
+from traj.pipeline.folder import write_json
 from traj.pipeline.models import weights
-from traj.pipeline.models.folder import write_json
 from traj.pipeline.models.openai import checkpoint, flags, sampling, to_diffusers
 from traj.pipeline.models.openai.checkpoint import State
 from traj.pipeline.models.openai.flags import CLASSIFIER, GLIDE, STEPS, Flags

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from traj.pipeline.configs import Key, Keys, flag, number, one_of, several, whole
-from traj.pipeline.models.folder import write_json
+from traj.pipeline.folder import write_json
 from traj.pipeline.models.openai import checkpoint, flags
 from traj.pipeline.models.openai.flags import Flags
 from traj.pipeline.models.openai.layers import (

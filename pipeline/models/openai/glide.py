@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from traj.pipeline.configs import Key, Keys, flag, whole
+from traj.pipeline.folder import write_json
 from traj.pipeline.models import loading, surgery
-from traj.pipeline.models.folder import write_json
 from traj.pipeline.models.openai import checkpoint, family, tokens
 from traj.pipeline.models.openai.checkpoint import State
 from traj.pipeline.models.openai.flags import Flags
