@@ -87,8 +87,8 @@ def _costs(name: str, denoiser: Any, images: int, rounds: int) -> list[Row]:
 
 def _multiply_adds(denoiser: Any, steps: Plan) -> int:
     """Count those of one image, from first to last step."""
-    each = {cut: surgery.multiply_adds(denoiser.network, cut) for cut in {step.cut for step in steps.steps}}
-    return sum(each[step.cut] for step in steps.steps)
+    counted = surgery.count(denoiser.network)
+    return sum(counted.under(step.cut) for step in steps.steps)
 
 
 def _run(denoiser: Any, steps: Plan, images: int) -> None:
