@@ -6,7 +6,10 @@ import atexit
 import gc
 
 FEW = 200_000
-"""New objects before a search: some ten searches for all that torch and diffusers make."""
+"""New objects before a search: some ten searches for all that torch and diffusers make.
+
+To switch it off instead would be for good: Dask notes, when it is imported, whether it is on, and restores that.
+"""
 USUAL = gc.get_threshold()
 
 

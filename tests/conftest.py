@@ -1,6 +1,5 @@
 """One thread per process: small networks run no slower, and a busy machine does not slow the suite tenfold."""
 
-import gc
 import os
 import signal
 import sys
@@ -9,10 +8,11 @@ import types
 import pytest
 
 from tests import dear, warm
+from traj.pipeline.garbage import search_as_usual, search_rarely
 from traj.pipeline.threads import wait_briefly
 
 os.environ["OMP_NUM_THREADS"] = "1"
-gc.disable()  # until all is imported and collected: nothing of it is garbage, and to find that out takes seconds
+search_rarely()  # until all is imported and collected
 wait_briefly()  # for tests and their subprocesses that ask for more
 warm.wait_for_no_disk()
 
@@ -29,8 +29,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    gc.freeze()  # what was imported is no garbage: each full search among it takes half a second
-    gc.enable()
+    search_as_usual()
 
 
 @pytest.fixture(scope="session")

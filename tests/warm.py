@@ -5,7 +5,6 @@ the environment when they are imported is the server's. Figures are left blank: 
 """
 
 import fcntl
-import gc
 import json
 import os
 import select
@@ -117,16 +116,17 @@ def wait_for_no_disk():
 
 def answer(server):
     """Fork a `traj` for everyone who connects, until stdin ends."""
+    from traj.pipeline.garbage import search_as_usual, search_rarely
+
     wait_for_no_disk()
-    gc.disable()  # nothing of what is imported is garbage, and to find that out takes seconds
+    search_rarely()
     for module in IMPORTED:
         import_module(module)
     analysis = import_module("traj.analysis")
     for quantity in analysis.quantities():
         analysis.load(quantity)
     import_module("matplotlib.figure").Figure.savefig = blank
-    gc.freeze()  # processes that fork from here share what was imported, and do not search it for garbage
-    gc.enable()
+    search_as_usual()  # and processes that fork from here share what was imported
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(server)
