@@ -45,9 +45,16 @@ def test_a_draw_is_timed_for_all_samples_at_once():
 
 
 @pytest.mark.parametrize(
-    ("of_one", "calls", "tried"), [(0.4, [1, 1, 25], 25), (60.0, [1], 1), (0.001, [1, *[100] * 4], 100)]
+    ("seconds", "calls", "tried"),
+    [
+        (lambda count: 0.4 * count, [1, 4, 16], 16),
+        (lambda count: 60.0 * count, [1], 1),
+        (lambda count: 0.001 * count, [1, 4, 16, 64, *[100] * 4], 100),
+        (lambda count: 2.0, [1, 4, 16, 64, 100], 100),  # as a GPU does, once it is warm
+        (lambda count: 4.0 * count, [1, 1], 1),
+    ],
 )
-def test_a_call_that_takes_long_is_timed_with_few_samples_and_scaled(of_one, calls, tried, monkeypatch):
+def test_a_call_that_takes_long_is_timed_with_few_samples_and_scaled(seconds, calls, tried, monkeypatch):
     """A network of 60 s a sample on a CPU is tried once, not for the 100 minutes that a block takes."""
     made = []
 
@@ -55,9 +62,9 @@ def test_a_call_that_takes_long_is_timed_with_few_samples_and_scaled(of_one, cal
         made.append(count)
         return count, None
 
-    monkeypatch.setattr(device, "timed_call", lambda denoiser, x_t, timestep, condition: of_one * x_t)
+    monkeypatch.setattr(device, "timed_call", lambda denoiser, x_t, timestep, condition: seconds(x_t))
     found = device.call_seconds(None, trial, 100, 999, False)
-    assert found == pytest.approx((100 * of_one, 100, tried))
+    assert found == pytest.approx((seconds(tried) * 100 / tried, 100, tried))
     assert made == calls
     assert (f"by a call with {tried} of 100 samples" in found.note) == (tried < 100)
 
