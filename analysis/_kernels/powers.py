@@ -83,8 +83,7 @@ def take_in(
         if many:
             np.dot(exponents, summed, products)
             for row in range(start, end):
-                for column in range(sums.shape[1]):
-                    sums[row, column] += products[row - start, column]
+                add(sums[row], 1.0, products[row - start])
 
 
 @compiled
