@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,7 +89,7 @@ def number(above: float = -math.inf, below: float = math.inf) -> Read:
     expected = between if math.isfinite(above) else "a finite number"
 
     def read(value: Any) -> float:
-        if type(value) not in (int, float) or not above < value < below:
+        if type(value) not in (int, float) or not above < value < below or abs(value) > sys.float_info.max:
             raise Unfit(expected)
         return float(value)
 

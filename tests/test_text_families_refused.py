@@ -128,9 +128,18 @@ def conditions(folder):
     return models.load(str(folder)).conditions({"labels": "none", "prompts": ["a cat"]})
 
 
-def test_a_tokenizer_of_longer_texts_than_the_encoder_reads_is_refused(folder):
-    change(folder, "tokenizer/tokenizer_config.json", model_max_length=9)
-    with pytest.raises(InputError, match="model_max_length 9; expected 3 to 8"):
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"model_max_length": 9}, "model_max_length 9; expected 3 to 8"),
+        ({"model_max_length": "eight"}, "model_max_length 'eight'; expected 3 to 8"),
+        ({"model_max_length": [8]}, r"model_max_length \[8\]; expected 3 to 8"),
+        ({"pad_token": None}, "cannot be loaded: .* padding token"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_the_encoder_is_refused(folder, values, says):
+    change(folder, "tokenizer/tokenizer_config.json", **values)
+    with pytest.raises(InputError, match=says):
         conditions(folder)
 
 

@@ -65,7 +65,7 @@ KEYS = Keys(
 def load(
     repository: Repository, *, device: str, autocast: bool, steps: int | None, size: tuple[int, int] | None
 ) -> DiTDenoiser:
-    """Load a DiTTransformer2DModel with its scheduler; ``size`` is that of the images that are decoded.
+    """Load a DiTTransformer2DModel with its scheduler, and traj.json; ``size`` is that of the decoded images.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def load(
     )
     denoiser = DiTDenoiser(
         network.to(device),
-        loading.schedule(repository, steps),
+        loading.schedule(repository, steps, loading.own(repository)),
         size=None if size is None else autoencoder.latent_sides(size),
         name=repository.name,
         identity={"weights": sha256, "network": KEYS.fingerprint(config)},

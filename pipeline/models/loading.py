@@ -64,27 +64,29 @@ def load(kind: type[Network], config: Mapping[str, Any], repository: Repository,
     return network, found.sha256
 
 
-def own(repository: Repository) -> dict[str, Any]:
+def own(repository: Repository, *, null_label: bool = False) -> dict[str, Any]:
     """Read traj.json, which need not be there: what the configs of diffusers cannot say.
 
-    ``time_scale`` is what times are multiplied by, ``null_label`` the class that stands for none, and ``spacing`` how
-    timesteps are spaced where a plan does not say.
+    ``time_scale`` is what times are multiplied by, and ``spacing`` how timesteps are spaced where a plan does not say.
+    ``null_label`` is the class that stands for none, in families that may have one.
 
     Raises InputError for another key, or a value that a key does not take.
     """
     file = repository.file("traj.json")
-    return OWN.read(json_object(file) if file else {}, str(file))
+    found = OWN.read(json_object(file) if file else {}, str(file))
+    if found["null_label"] is not None and not null_label:
+        raise InputError(f"{file} has null_label, but such a network has no label that stands for none; leave it out")
+    return found
 
 
-def schedule(repository: Repository, steps: int | None, own: Mapping[str, Any] | None = None) -> Schedule:
-    """Read the scheduler config of a pipeline, and what traj.json says of it.
+def schedule(repository: Repository, steps: int | None, own: Mapping[str, Any]) -> Schedule:
+    """Read the scheduler config of a pipeline, and what ``own``, its traj.json, says of it.
 
     ``steps`` is the number of timesteps where the schedule is a grid.
 
     Raises MissingFile where there is none, and InputError where it asks for what is not supported.
     """
     config = json_object(repository.require("scheduler", "scheduler_config.json"))
-    own = own or OWN.read({}, "traj.json")
     found = Schedule.from_config(config, own["time_scale"], steps)
     return found if own["spacing"] is None else replace(found, spacing=own["spacing"])
 

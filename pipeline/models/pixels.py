@@ -40,7 +40,7 @@ def load(
     InputError
         When a part is not supported, or the network cannot be loaded or run.
     """
-    own = loading.own(repository)
+    own = loading.own(repository, null_label=True)
     config = unet.KEYS.read(repository.config(repository.network), "the network's config.json")
     schedule = loading.schedule(repository, steps, own)
     network, sha256 = loading.load(UNet2DModel, config, repository, repository.network)

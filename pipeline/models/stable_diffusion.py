@@ -32,7 +32,7 @@ LEFT_OUT = {
 def load(
     repository: Repository, *, device: str, autocast: bool, steps: int | None, size: tuple[int, int] | None
 ) -> StableDiffusionDenoiser:
-    """Load the U-Net with its scheduler; the texts' encoder comes when the first text is read.
+    """Load the U-Net with its scheduler, and traj.json; the texts' encoder comes when the first text is read.
 
     Latents are those of images of ``size``, by default the sample_size of the network's config. As in diffusers'
     pipeline, predictions are never clipped, and steps are counted from 1 where they are spaced from the start.
@@ -53,12 +53,12 @@ def load(
             f"the network has cross_attention_dim {config['cross_attention_dim']}, and its text encoder gives "
             f"embeddings of {texts.clip.width}; they do not belong together"
         )
-    schedule = replace(loading.schedule(repository, steps), clip_sample=None, steps_offset=1)
+    schedule = loading.schedule(repository, steps, loading.own(repository))
     sides = autoencoder.latent_sides(size) if size else unet.sides_of(config)
     network, sha256 = loading.load(UNet2DConditionModel, config, repository, repository.network)
     denoiser = StableDiffusionDenoiser(
         network.to(device),
-        schedule,
+        replace(schedule, clip_sample=None, steps_offset=1),
         texts=texts,
         sides=sides,
         name=repository.name,

@@ -70,7 +70,7 @@ KEYS = Keys(
 def load(
     repository: Repository, *, device: str, autocast: bool, steps: int | None, size: tuple[int, int] | None
 ) -> StableDiffusion3Denoiser:
-    """Load the transformer with its scheduler; the texts' encoders come when the first text is read.
+    """Load the transformer with its scheduler, and traj.json; the texts' encoders come when the first text is read.
 
     Latents are those of images of ``size``, by default the sample_size of the network's config. The third encoder of
     texts is left out.
@@ -95,7 +95,7 @@ def load(
     network, sha256 = loading.load(SD3Transformer2DModel, config, repository, repository.network)
     denoiser = StableDiffusion3Denoiser(
         network.to(device),
-        loading.schedule(repository, steps),
+        loading.schedule(repository, steps, loading.own(repository)),
         texts=texts,
         sides=autoencoder.latent_sides(size) if size else (config["sample_size"],) * 2,
         name=repository.name,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from traj.pipeline.configs import Key, Keys, number, off, optional, text, whole
+from traj.pipeline.configs import Key, Keys, number, off, optional, shown, text, whole
 from traj.pipeline.folder import json_object
 from traj.pipeline.models import weights
 from traj.pipeline.models.repository import Repository
@@ -102,16 +102,17 @@ class ClipText:
 
     def lost(self, text: str) -> str:
         """Give the end of a text that is too long to be read, "" where all of it is."""
+        length = self._length
         ids = self._tokenizer(text, verbose=False).input_ids
-        end: str = self._tokenizer.decode(ids[self._length - 1 : -1])
-        return end if len(ids) > self._length else ""
+        end: str = self._tokenizer.decode(ids[length - 1 : -1])
+        return end if len(ids) > length else ""
 
     @property
     def _length(self) -> int:
         length: int = self._tokenizer.model_max_length
-        if not 2 < length <= self.tokens:
+        if not isinstance(length, int) or not 2 < length <= self.tokens:
             raise InputError(
-                f"the tokenizer of {self._repository.name} has model_max_length {length}; expected 3 to {self.tokens}, "
+                f"the tokenizer of {self._repository.name} has model_max_length {shown(length)}; expected 3 to {self.tokens}, "
                 f"as many tokens as {self._part} reads"
             )
         return length
@@ -122,9 +123,11 @@ class ClipText:
         with weights.staged(self._tokenizer_files) as place, silenced(transformers):
             (place / "tokenizer_config.json").write_text(json.dumps(self._tokenizer_config), encoding="utf-8")
             try:
-                return transformers.CLIPTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+                found = transformers.CLIPTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+                found("", padding="max_length", max_length=3)  # what its config lacks is missed only now
             except Exception as error:  # whatever a broken file may lead to
                 raise InputError(f"the tokenizer of {self._repository.name} cannot be loaded: {error}") from None
+        return found
 
     @cached_property
     def _encoder(self) -> Any:

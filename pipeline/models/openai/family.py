@@ -58,8 +58,6 @@ def load(
     if config["text_width"] is not None:
         raise InputError("the network reads texts, and there is no text_encoder beside it; convert the checkpoint anew")
     own = loading.own(repository)
-    if own["null_label"] is not None:
-        raise InputError("traj.json has null_label, but such a network has no label that stands for none; leave it out")
     schedule = loading.schedule(repository, steps, own)
     network, sha256 = loading.load(OpenAIUNet, config, repository, repository.network)
     denoiser = OpenAIDenoiser(
