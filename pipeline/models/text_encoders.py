@@ -112,8 +112,8 @@ class ClipText:
         length: int = self._tokenizer.model_max_length
         if not isinstance(length, int) or not 2 < length <= self.tokens:
             raise InputError(
-                f"the tokenizer of {self._repository.name} has model_max_length {shown(length)}; expected 3 to {self.tokens}, "
-                f"as many tokens as {self._part} reads"
+                f"the tokenizer of {self._repository.name} has model_max_length {shown(length)}; expected 3 to "
+                f"{self.tokens}, as many tokens as {self._part} reads"
             )
         return length
 
@@ -123,7 +123,9 @@ class ClipText:
         with weights.staged(self._tokenizer_files) as place, silenced(transformers):
             (place / "tokenizer_config.json").write_text(json.dumps(self._tokenizer_config), encoding="utf-8")
             try:
-                found = transformers.CLIPTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+                found = transformers.CLIPTokenizer.from_pretrained(
+                    place, local_files_only=True, trust_remote_code=False
+                )
                 found("", padding="max_length", max_length=3)  # what its config lacks is missed only now
             except Exception as error:  # whatever a broken file may lead to
                 raise InputError(f"the tokenizer of {self._repository.name} cannot be loaded: {error}") from None
