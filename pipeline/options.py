@@ -19,13 +19,15 @@ Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 
 class LocalPath(click.Path):
-    """Reads a path on a local disk, and refuses a URL by name."""
+    """Reads a path on a local disk, and refuses a URL by name, and an empty text, which Path takes for here."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(path_type=Path, **options)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read a path."""
+        if value == "":
+            raise click.BadParameter("an empty path was given; expected one on a local disk", ctx, param)
         return super().convert(refuse_url(value, param, ctx), param, ctx)
 
 

@@ -266,6 +266,20 @@ def damage(path):
     file.write_bytes(content)
 
 
+@pytest.mark.parametrize("again", ["a.zarr", "other/a.zarr"])
+def test_stores_whose_results_would_share_a_place_are_named(again):
+    Path("other").mkdir()
+    paths = [runs.make("a.zarr"), runs.make("other/a.zarr")]
+    for out in (None, Path("here")):
+        place = (out or Path("results")) / "a" / "psnr.zarr"
+        with pytest.raises(
+            ValueError, match=f"^a.zarr and {again} were given, whose results would both be {place}; give"
+        ):
+            analyze.plan_jobs([paths[0], Path(again)], {"psnr": {}}, out)
+    with pytest.raises(ValueError, match="one.zarr would have to hold several results; give -o a folder"):
+        analyze.plan_jobs(paths, {"psnr": {}}, Path("one.zarr"))
+
+
 @pytest.mark.slow
 def test_damage_met_by_a_worker_points_to_verify(processes):
     path = runs.make("a.zarr")

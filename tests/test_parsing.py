@@ -5,6 +5,7 @@ import time
 import click
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from tests.test_models import save
 from traj import stores
@@ -72,13 +73,51 @@ def test_what_cannot_be_generated_is_refused_at_once(options, says):
     assert says in refused(*MIXTURE, *options)
 
 
-@pytest.mark.parametrize("out", ["", ".", "/", "..", "a/.."])
+@pytest.mark.parametrize("out", [".", "/", "..", "a/.."])
 def test_a_store_or_a_model_needs_a_name(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "is no name for what is to be made; expected a path such as data/NAME.zarr" in refused(
         "generate", out, "--sampler", "ddim", "--steps", 2, "--model", GAUSSIAN
     )
     assert "is no name for what is to be made" in refused("train", "digits", "-o", out, "--steps", 1)
+    assert not any(tmp_path.iterdir())
+
+
+EMPTY = "an empty path was given; expected one"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("generate", "", "--model", GAUSSIAN), EMPTY),
+        (
+            ("generate", "a.zarr", "--model", "dataset:digits", "--start", "", "--start-step", 9),
+            "source '': no such file",
+        ),
+        (("noise", "", "a.zarr", "--model", "dataset:digits"), "source '': no such file"),
+        (("dataset", "", "a.zarr"), "source '': no such file"),
+        (("record", "", "a.zarr"), "an empty pipeline name was given; expected a folder"),
+        (("fork", "", "a.zarr", "--at", 9), EMPTY),
+        (("readout", "posterior", "", "a.zarr", "--dataset", "b.zarr"), EMPTY),
+        (("analyze", "psnr", ""), EMPTY),
+        (("analyze", "psnr", "a.zarr", "-o", ""), EMPTY),
+        (("report", "-o", ""), EMPTY),
+        (("report", "--beside", ""), EMPTY),
+        (("convert", "openai", "", "a"), EMPTY),
+        (("train", "digits", "-o", ""), EMPTY),
+        (("verify", ""), EMPTY),
+    ],
+)
+def test_an_empty_name_is_never_the_folder_one_is_in(arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (8, 8)).save("picture.png")
+    assert says in refused(*arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_more_samples_than_there_is_memory_for_are_not_drawn_to_learn_from(tmp_path):
+    asked = refused("train", "molrg", "-o", tmp_path / "a", "--samples", 10**17)
+    assert "samples is 100,000,000,000,000,000, which take" in asked
     assert not any(tmp_path.iterdir())
 
 

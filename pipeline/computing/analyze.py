@@ -130,9 +130,22 @@ def plan_jobs(paths: Sequence[Path], options: Mapping[str, Options], out: Path |
             full |= {name: absolute(full[name]) for name in others}
             target = result_path(path, quantity, out, len(paths) > 1)
             jobs.append(Job(quantity, path, target, full, config))
-    if len({job.out for job in jobs}) < len(jobs):
-        raise InputError(f"{out} would have to hold several results; give -o a folder, not a .zarr")
+    _require_places_of_their_own(jobs, out)
     return jobs
+
+
+def _require_places_of_their_own(jobs: Sequence[Job], out: Path | None) -> None:
+    first: dict[Path, Job] = {}
+    for job in jobs:
+        other = first.setdefault(job.out, job)
+        if other is job:
+            continue
+        if job.out == out:
+            raise InputError(f"{out} would have to hold several results; give -o a folder, not a .zarr")
+        raise InputError(
+            f"{other.store} and {job.store} were given, whose results would both be {job.out}; give each store once, "
+            "and stores of one name in commands of their own, each with another folder: -o FOLDER"
+        )
 
 
 def identities(paths: str | tuple[str, ...]) -> Any:

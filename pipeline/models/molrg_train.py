@@ -13,12 +13,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from traj.analysis._molrg.model import Molrg
+from traj.pipeline.estimate import size
 from traj.pipeline.folder import write_json
 from traj.pipeline.models import molrg, train
 from traj.pipeline.process import tables
 from traj.pipeline.process.device import choose_device, within_memory
 from traj.pipeline.process.schedule import Schedule
-from traj.stores import InputError
+from traj.stores import InputError, memory_free
 
 # Raise when a change of this module changes the trained weights.
 NUMERICS = 1
@@ -62,6 +63,15 @@ def train_bases(
     for key, value, least in (("samples", samples, 1), ("steps", steps, 1), ("batch", batch, 1), ("seed", seed, 0)):
         if value < least:
             raise InputError(f"{key} is {value}; expected at least {least}")
+    needed, there = (
+        16 * samples * (mixture.features + sum(mixture.dims)),
+        memory_free(),
+    )  # noise and x_0, both also in float64
+    if needed > there:
+        raise InputError(
+            f"samples is {samples:,}, which take {size(needed)} to draw; this machine has {size(there)} free: ask for "
+            "fewer"
+        )
     schedule = tables.named("ve")
     settings = {
         "numerics": NUMERICS,

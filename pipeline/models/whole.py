@@ -35,6 +35,8 @@ def load(name: str, device: torch.device) -> Any:
     """
     import diffusers
 
+    if not name.strip():
+        raise InputError("an empty pipeline name was given; expected a folder of diffusers, or a hub id")
     with quiet():
         try:
             index = diffusers.DiffusionPipeline.load_config(name)

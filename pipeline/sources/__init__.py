@@ -66,7 +66,7 @@ def _load(name: str, label: Wanted) -> Source:
 
 def _split(name: str) -> tuple[Path | None, str | None]:
     """Take FILE:KEY apart; no path where there is nothing."""
-    if local(name).exists():
+    if name and local(name).exists():
         return Path(name), None
     file, colon, key = name.rpartition(":")
     return (Path(file), key) if colon and file and Path(file).exists() else (None, None)
