@@ -2,9 +2,9 @@
 
 import ast
 import re
+import resource
 import subprocess
 import sys
-import time
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -139,10 +139,12 @@ assert not heavy, heavy
 
 def test_help_comes_at_once():
     best = min(_help_seconds() for _ in range(5))
-    assert best < 0.3
+    assert best < 0.2
 
 
 def _help_seconds():
-    begun = time.perf_counter()
+    """Of the processor: on a busy machine they are fewer than those one waits."""
+    begun = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([Path(sys.executable).with_name("traj"), "--help"], check=True, capture_output=True)
-    return time.perf_counter() - begun
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
