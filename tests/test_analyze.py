@@ -272,11 +272,9 @@ def test_stores_whose_results_would_share_a_place_are_named(again):
     paths = [runs.make("a.zarr"), runs.make("other/a.zarr")]
     for out in (None, Path("here")):
         place = (out or Path("results")) / "a" / "psnr.zarr"
-        with pytest.raises(
-            ValueError, match=f"^a.zarr and {again} were given, whose results would both be {place}; give"
-        ):
+        with pytest.raises(ValueError, match=f"{again} were given, whose results would both be {place}; give"):
             analyze.plan_jobs([paths[0], Path(again)], {"psnr": {}}, out)
-    with pytest.raises(ValueError, match="one.zarr would have to hold several results; give -o a folder"):
+    with pytest.raises(ValueError, match="would have to hold several results; give -o a folder"):
         analyze.plan_jobs(paths, {"psnr": {}}, Path("one.zarr"))
 
 
