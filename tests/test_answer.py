@@ -127,7 +127,7 @@ def place(tmp_path_factory):
     first = analyse(make_run(root / "data/trajectories/mine.zarr"), root)
     analyse(make_forks(root / "data/forks/forked.zarr", first), root, "likeness")
     plan = CONFIG["plan"]
-    learned = {"runs": [{**plan["runs"][0], "rule": "posterior", "variance": "learned"}]}
+    learned = {**plan, "runs": [{**plan["runs"][0], "rule": "posterior", "variance": "learned"}]}
     for study, name, config in (
         ("again", "other", CONFIG),
         ("again", "late", {**CONFIG, "start": {"vae": 1}}),

@@ -30,7 +30,7 @@ WINGS = {
     "readouts": ("process", "models"),
     "making": ("process", "models", "readouts", "sources"),
     "computing": (),
-    "report": ("computing",),
+    "report": ("process", "computing"),
 }
 """Each wing of the pipeline, and which others it may import; its other files are the command line, on top of all."""
 

@@ -10,9 +10,10 @@ import pytest
 from tests.networks import random_unet
 from tests.test_cli import traj
 from traj import analysis, stores
+from traj.pipeline.computing.project import Stored
 from traj.pipeline.process.noise import NoiseSource, Purpose
 from traj.pipeline.report import runs
-from traj.pipeline.report.entries import Stored
+from traj.pipeline.report.entries import Entry
 
 SMALL = ("--samples", 4, "--block", 4, "--device", "cpu")
 
@@ -94,10 +95,16 @@ def test_a_start_without_signal_survives_every_analysis_and_the_report(without_f
 
 
 def test_the_table_of_runs_names_the_sampler_the_model_and_its_evaluations():
-    plan = {"runs": [{"rule": "heun", "variance": 0.0, "noise": "shared", "first": 17, "last": 0, "stride": 1}]}
+    plan = {
+        "clip": None,
+        "runs": [{"rule": "heun", "variance": 0.0, "noise": "shared", "first": 17, "last": 0, "stride": 1}],
+    }
     config = {"plan": plan, "guidance": 2.0, "model": {"weights": "sha256:0"}}
     environments = [{"environment": {"model": "mine.py:edm"}, "blocks": [0]}]
-    run = Stored("a", "trajectories", Path(), {"config": config, "environments": environments}, None, None)
-    assert runs.sampler_name(config) == "Heun; guidance 2.0"
-    assert (runs.plan_steps(config), runs.second_evaluations(config)) == (18, 17)
-    assert runs.model_name(run) == "mine.py:edm"
+    arrays = {"x_t": {"dims": {"sample": 2}}}
+    described = {"config": config, "environments": environments, "arrays": arrays, "bytes": 0}
+    run = Stored("a", "trajectories", Path(), described, None, None)
+    table = runs.tables([Entry("a", {"trajectories": run})], {"a": "#000"}, "")
+    _, model, sampler, condition, steps, samples, evaluations, *_ = re.findall(r"<td[^>]*>(.*?)</td>", table)
+    assert [model, sampler, condition] == ["mine.py:<wbr>edm", "Heun; guidance 2.0", "–"]
+    assert [steps, samples, evaluations] == ["18", "2", "70"]

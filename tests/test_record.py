@@ -15,10 +15,11 @@ from tests.networks import random_unet
 from traj import stores
 from traj.analysis.geometry import geometry
 from traj.analysis.psnr import psnr
+from traj.pipeline.computing.project import Stored
 from traj.pipeline.info import describe_store
 from traj.pipeline.making import fork, generate
 from traj.pipeline.process import noise
-from traj.pipeline.report.entries import Entry, Stored
+from traj.pipeline.report.entries import Entry
 from traj.pipeline.report.runs import tables
 from traj.stores import InputError
 

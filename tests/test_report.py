@@ -35,8 +35,8 @@ from traj import stores
 from traj.analysis._drawing import montages, panels
 from traj.analysis._drawing import style as drawing
 from traj.analysis._quantity import Landmark
+from traj.pipeline.process.in_words import sampler_name
 from traj.pipeline.report import entries, markup, metrics
-from traj.pipeline.report import runs as table_of_runs
 
 BYTES = 2_000_000
 """Of a page, at most."""
@@ -387,6 +387,5 @@ def test_other_reports_are_linked_where_they_are(copy, without_figures):
     ],
 )
 def test_samplers_in_words(rule, variance, noise, words):
-    plan = {"runs": [{"first": 9, "last": 1, "stride": 4, "rule": rule, "variance": variance, "noise": noise}]}
-    assert table_of_runs.sampler_name({"plan": plan}) == words
-    assert table_of_runs.plan_steps({"plan": plan}) == 3
+    part = {"first": 9, "last": 1, "stride": 4, "rule": rule, "variance": variance, "noise": noise}
+    assert sampler_name({"plan": {"runs": [part], "clip": None}}) == words

@@ -28,9 +28,9 @@ from traj import stores
 from traj.analysis._drawing.style import displayed, legible
 from traj.analysis._quantity import Figure
 from traj.pipeline.cli import main
+from traj.pipeline.process.in_words import plan_of, sampler_name
 from traj.pipeline.report import runs as table_of_runs
 from traj.pipeline.report import training
-from traj.pipeline.report.runs import plan_steps, sampler_name
 
 NAMES = ("$x^$ <b>a_b%\x07", "_half\udcff日本語", "x" * 200)
 ODD_PLANS = (
@@ -78,7 +78,7 @@ def flip(file):
 @pytest.mark.parametrize("plan", ODD_PLANS, ids=str)
 def test_a_config_may_say_anything_of_a_plan(plan):
     assert sampler_name({"plan": plan}) == "–"
-    assert plan_steps({"plan": plan}) == 0
+    assert plan_of({"plan": plan}) is None
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +13,9 @@ import numpy as np
 from traj.analysis._drawing.timeline import Row
 from traj.analysis._quantity import Landmark, Quantity, Times
 from traj.analysis._statistics import order as _order
-from traj.pipeline.report import runs, words
-from traj.pipeline.report.entries import Entry, Stored
+from traj.pipeline.process.in_words import plan_of, sampler_name
+from traj.pipeline.report import metrics, runs, words
+from traj.pipeline.report.entries import Entry
 from traj.pipeline.report.failures import Failed, attempt
 from traj.pipeline.report.metrics import Summary
 
@@ -33,6 +32,11 @@ class Kind(NamedTuple):
     condition: str
     noised: bool
     shape: str
+
+    @property
+    def family(self) -> str:
+        """The sampler without its options."""
+        return self.sampler.split(",")[0]
 
 
 @dataclass(frozen=True)
@@ -86,56 +90,45 @@ def processes(entries: Sequence[Entry], studied: Sequence[Entry]) -> list[Proces
     """
     found: dict[str, Process] = {}
     for entry in entries:
-        made = found.setdefault(entry.origin, Process(entry.origin, _label(entry), _kind(entry), []))
-        made.entries.append(entry)
+        found.setdefault(entry.origin, _process(entry)).entries.append(entry)
     own = [made.kind for made in found.values() if made.kind is not None]
     for entry in studied:
         kind = _kind(entry)
         if kind is None or _is_read_by_another(entry):
             continue
         same = found.get(entry.origin) or next((made for made in found.values() if made.kind == kind), None)
-        new = kind.model in {one.model for one in own} if kind.noised else _family(kind) not in map(_family, own)
+        new = kind.model in {one.model for one in own} if kind.noised else kind.family not in {k.family for k in own}
         if same is None and new and kind.shape in {one.shape for one in own}:
-            same = found.setdefault(entry.origin, Process(entry.origin, _label(entry), kind, []))
+            same = found.setdefault(entry.origin, _process(entry))
         if same is not None:
             same.entries.append(entry)
     return list(found.values())
 
 
-def _run(entry: Entry) -> Stored | None:
-    return next(iter(entry.stored.values())).origin if entry.stored else None
+def _process(entry: Entry) -> Process:
+    """Begin the process of a run with none of its entries."""
+    kind, label = _kind(entry), entry.origin
+    if kind is not None:
+        asked = {"labels cycle": "label asked for", "labels none": "no label"}.get(kind.condition, kind.condition)
+        label += ": noised data" if kind.noised else f": {kind.family}, {asked}"
+    return Process(entry.origin, label, kind, [])
 
 
 def _kind(entry: Entry) -> Kind | None:
-    run = _run(entry)
-    if run is None or not runs.plan_steps(run.config) or {"start", "guidance"} & set(run.config):
+    config = entry.run.config if entry.run is not None else {}
+    if plan_of(config) is None or {"start", "guidance"} & set(config):
         return None
-    model, shape = (json.dumps(one, sort_keys=True) for one in (run.config.get("model"), _shape(run)))
-    return Kind(model, runs.sampler_name(run.config), runs.condition(run.config), "noised" in run.config, shape)
-
-
-def _shape(run: Stored) -> object:
-    store = run.config.get("store")
-    return store.get("shape") if isinstance(store, dict) else None
-
-
-def _family(kind: Kind) -> str:
-    return kind.sampler.split(",")[0]
+    store = config.get("store")
+    of_store = store.get("shape") if isinstance(store, dict) else None
+    model, shape = (json.dumps(one, sort_keys=True) for one in (config.get("model"), of_store))
+    return Kind(model, sampler_name(config), runs.condition(config), "noised" in config, shape)
 
 
 def _is_read_by_another(entry: Entry) -> bool:
-    run = _run(entry)
+    run = entry.run
     return run is not None and any(
         one.config.get("model", run.config.get("model")) != run.config.get("model") for one in entry.stored.values()
     )
-
-
-def _label(entry: Entry) -> str:
-    kind = _kind(entry)
-    if kind is None:
-        return entry.origin
-    asked = {"labels cycle": "label asked for", "labels none": "no label"}.get(kind.condition, kind.condition)
-    return f"{entry.origin}: {'noised data' if kind.noised else f'{_family(kind)}, {asked}'}"
 
 
 def cells(found: Sequence[Process], summaries: Summaries, quantities: Mapping[str, Quantity]) -> list[Cell]:
@@ -206,16 +199,13 @@ def every(
 
 def network(entry: Entry) -> str:
     """Name the network that made the run at the beginning of an entry."""
-    run = _run(entry)
-    return runs.model_name(run) if run is not None else ""
+    return runs.model_name(entry.run) if entry.run is not None else ""
 
 
 def as_csv(entries: Sequence[Entry], summaries: Summaries, quantities: Mapping[str, Quantity]) -> bytes:
     """Write all landmarks of all entries, a row each; an empty cell is not known, inf is x_0 and -inf the start."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows = [list(COLUMNS)]
     for entry, quantity, mark in every(entries, summaries, quantities):
         places = ("" if np.isnan(x) else f"{x:.6g}" for x in (mark.timestep, mark.log_snr, mark.low, mark.high))
-        writer.writerow([entry.name, network(entry), quantity, mark.name, mark.of, *places, mark.meaning])
-    return text.getvalue().encode(errors="replace")
+        rows.append([entry.name, network(entry), quantity, mark.name, mark.of, *places, mark.meaning])
+    return metrics.as_csv(rows)

@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -87,10 +87,8 @@ def write_curves(folder: Path, entries: Sequence[Entry], quantities: Mapping[str
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():
         if rows:
-            text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerows([["run", "on", "timestep", "log_snr", "value", "low", "high"], *rows])
-            write_file(folder / f"{name}.csv", text.getvalue().encode(errors="replace"))
+            head = ["run", "on", "timestep", "log_snr", "value", "low", "high"]
+            write_file(folder / f"{name}.csv", as_csv([head, *rows]))
 
 
 def _rows(run: str, of: Any, result: Any) -> list[list[str]]:
@@ -104,6 +102,13 @@ def _rows(run: str, of: Any, result: Any) -> list[list[str]]:
             if value:
                 rows.append([run, series.on, str(timestep), log_snr, value, low, high])
     return rows
+
+
+def as_csv(rows: Iterable[Sequence[str]]) -> bytes:
+    """Write a table for other programs; letters that are no UTF-8 become question marks."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode(errors="replace")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -17,10 +17,11 @@ from traj.analysis._drawing.montages import montage
 from traj.analysis._drawing.style import of_images
 from traj.analysis._drawing.timeline import NARROW, WIDE, Strip, picture
 from traj.analysis._quantity import Figure, Look, Number, Quantity, Table
+from traj.pipeline.computing.project import Stored
 from traj.pipeline.report import answer as of_answer
 from traj.pipeline.report import markup, runs, words
 from traj.pipeline.report.answer import Cell, Process
-from traj.pipeline.report.entries import Entry, Stored
+from traj.pipeline.report.entries import Entry
 from traj.pipeline.report.failures import Failed, attempt, without_faulty
 from traj.pipeline.report.metrics import Summary, rounded
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
+from traj.pipeline.computing.project import Stored
 from traj.pipeline.estimate import size
+from traj.pipeline.process.in_words import plan_of, sampler_name
 from traj.pipeline.report import markup
-from traj.pipeline.report.entries import Entry, Stored
+from traj.pipeline.report.entries import Entry
 from traj.stores import KINDS, TOLD
 
 _LISTED = 5
@@ -30,6 +32,15 @@ READ = (
     "the autoencoder of a latent model makes of latents, with the same samples and steps. Results of decoded images "
     "are under the name of their own store.</p>"
 )
+
+
+class How(NamedTuple):
+    """How a run was made: by which sampler, under what, in how many steps, with how many evaluations of the network."""
+
+    sampler: str
+    condition: str
+    steps: int | None
+    evaluations: int | None
 
 
 def tables(entries: Sequence[Entry], colours: Mapping[str, str], folder: str) -> str:
@@ -72,47 +83,38 @@ def _said(value: Any) -> str:
 
 
 def _run(run: Stored) -> list[str]:
-    config, shape = run.config, run.described.get("arrays", {}).get("x_t", {}).get("dims", {})
-    steps, samples = plan_steps(config) or shape.get("timestep"), shape.get("sample")
-    evaluations = steps and steps + second_evaluations(config)
-    sampler, under = sampler_name(config), condition(config)
-    if recorded := _recorded(config):
-        steps, evaluations = _recorded_steps(run, recorded)
-        sampler, under = _scheduler_name(recorded), _told(run)
+    how, samples = _recorded(run) or _generated(run), run.lengths.get("sample")
     return [
-        markup.breakable(model_name(run)) if config else "–",
-        escape(sampler),
-        escape(under),
-        markup.count(steps),
+        markup.breakable(model_name(run)) if run.config else "–",
+        escape(how.sampler),
+        escape(how.condition),
+        markup.count(how.steps),
         markup.count(samples),
-        markup.count(evaluations and samples and evaluations * samples),
+        markup.count(how.evaluations and samples and how.evaluations * samples),
         *_size(run),
     ]
 
 
-def _recorded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Read what `traj record` notes of a pipeline and its call, nothing where a config says no such thing."""
-    found = config.get("record")
-    if isinstance(found, dict) and all(isinstance(found.get(part), dict) for part in ("scheduler", "call")):
-        return found
-    return {}
+def _generated(run: Stored) -> How:
+    """Say how a run of ours was made, and of one from elsewhere what its config and its states say."""
+    config, plan = run.config, plan_of(run.config)
+    stored = run.lengths.get("timestep")
+    steps, evaluations = (len(plan.steps), plan.evaluations) if plan else (stored, stored)
+    return How(sampler_name(config), condition(config), steps, evaluations)
 
 
-def _recorded_steps(run: Stored, recorded: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Count the steps of a recorded call, and the evaluations of its network: the coordinate `step` counts these."""
+def _recorded(run: Stored) -> How | None:
+    """Say how `traj record` made a run, as its config notes; the coordinate `step` counts evaluations."""
+    noted = run.config.get("record")
+    if not isinstance(noted, dict) or not all(isinstance(noted.get(part), dict) for part in ("scheduler", "call")):
+        return None
+    sampler, guidance = str(noted["scheduler"].get("class", "–")), noted["call"].get("guidance_scale")
+    sampler += "" if guidance is None else f"; guidance {guidance}"
     if run.ds is None:
-        return None, None
-    evaluations = int(run.ds["step"][-1]) + 1
-    asked = recorded["call"].get("num_inference_steps")
-    return asked if isinstance(asked, int) else run.ds.sizes["timestep"], evaluations
-
-
-def _scheduler_name(recorded: Mapping[str, Any]) -> str:
-    """Name the scheduler that a recorded pipeline ran, and the guidance that was asked for."""
-    parts = [str(recorded["scheduler"].get("class", "–"))]
-    if (guidance := recorded["call"].get("guidance_scale")) is not None:
-        parts.append(f"guidance {guidance}")
-    return "; ".join(parts)
+        return How(sampler, _told(run), None, None)
+    asked = noted["call"].get("num_inference_steps")
+    steps = asked if isinstance(asked, int) else run.ds.sizes["timestep"]
+    return How(sampler, _told(run), steps, int(run.ds["step"][-1]) + 1)
 
 
 def _told(run: Stored) -> str:
@@ -126,7 +128,7 @@ def _told(run: Stored) -> str:
 
 
 def _made(one: Stored, colours: Mapping[str, str], folder: str) -> list[str]:
-    shape = _lengths(one)
+    shape = one.lengths
     return [
         _parent(one, colours, folder),
         escape(sampler_name(one.config)),
@@ -138,27 +140,14 @@ def _made(one: Stored, colours: Mapping[str, str], folder: str) -> list[str]:
 def _read(one: Stored, colours: Mapping[str, str], folder: str) -> list[str]:
     return [
         _parent(one, colours, folder),
-        markup.breakable(_named(one, "classifier") or _named(one, "model") or "–"),
-        markup.count(_lengths(one).get("sample")),
+        markup.breakable(one.network("classifier") or one.network("model") or "–"),
+        markup.count(one.lengths.get("sample")),
         *_size(one),
     ]
 
 
 def _parent(one: Stored, colours: Mapping[str, str], folder: str) -> str:
     return markup.link(one.of.name, folder, colours) if one.of and one.of.name in colours else "–"
-
-
-def _lengths(one: Stored) -> dict[str, int]:
-    arrays = one.described.get("arrays", {})
-    return {dim: size for array in arrays.values() for dim, size in array["dims"].items()}
-
-
-def _named(one: Stored, part: str) -> str | None:
-    """Read how a network was called when a store was made."""
-    for made_in in one.described.get("environments", []):
-        if isinstance(name := made_in["environment"].get(part), str):
-            return name
-    return None
 
 
 def _size(one: Stored) -> list[str]:
@@ -171,53 +160,7 @@ def _size(one: Stored) -> list[str]:
 
 def model_name(run: Stored) -> str:
     """Name the model of a run, as it was asked for."""
-    if name := _named(run, "model"):
+    if name := run.network("model"):
         return name
     model = run.config.get("model", "unknown")
     return str(model.get("name", "unknown")) if isinstance(model, dict) else str(model)
-
-
-def sampler_name(config: Mapping[str, Any]) -> str:
-    """Say in words by which rule a run's plan goes down, a dash where the config has no plan of ours."""
-    parts = []
-    for part in _plan(config):
-        if part["rule"] == "heun":
-            name = "Heun"
-        elif part["rule"] == "ddim":
-            name = "DDIM" if part["variance"] == 0 else f"DDIM, eta {part['variance']:g}"
-        else:
-            name = "IDDPM, learned variance" if part["variance"] == "learned" else f"DDPM, {part['variance']} variance"
-        parts.append(name if part["noise"] == "shared" else f"{name}, noise {part['noise']}")
-    if parts and "guidance" in config:
-        parts.append(f"guidance {config['guidance']}")
-    return "; ".join(dict.fromkeys(parts)) or "–"
-
-
-def plan_steps(config: Mapping[str, Any]) -> int:
-    """Count a plan's steps, 0 where the config has no plan of ours."""
-    return sum(map(_steps, _plan(config)))
-
-
-def second_evaluations(config: Mapping[str, Any]) -> int:
-    """Count the steps of a plan that evaluate the network twice: those of heun, but for the one to x_0."""
-    steps = [part["rule"] for part in _plan(config) for _ in range(_steps(part))]
-    return steps[:-1].count("heun")
-
-
-def _steps(part: Mapping[str, Any]) -> int:
-    count: int = (part["first"] - part["last"]) // max(part["stride"], 1) + 1
-    return count
-
-
-def _plan(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Read the runs of a plan as `traj generate` writes it, none where the config of a store says something else."""
-    plan = config.get("plan")
-    parts = plan.get("runs") if isinstance(plan, dict) else None
-    return parts if isinstance(parts, list) and all(map(_is_of_ours, parts)) else []
-
-
-def _is_of_ours(part: Any) -> bool:
-    if not isinstance(part, dict) or not {"rule", "variance", "noise"} <= set(part):
-        return False
-    whole = all(isinstance(part.get(name), int) for name in ("first", "last", "stride"))
-    return whole and (part["rule"] != "ddim" or isinstance(part["variance"], int | float))
