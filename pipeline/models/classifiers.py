@@ -17,8 +17,6 @@ import xarray as xr
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import logging as hub_logging
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -248,8 +246,8 @@ def _trained_here(
     try:
         with within_memory():
             network = DigitsClassifier(**arguments)
-            network.load_state_dict(load_file(found.files[0]))
-    except (TypeError, RuntimeError, SafetensorError):
+            network.load_state_dict(weights.read(found.files[0]))
+    except (TypeError, RuntimeError):
         raise InputError(f"{found.files[0]} does not belong to its config.json; train it again") from None
     preprocessing = Preprocessing(channels=arguments["channels"], mean=(0.5,), sd=(0.5,))
     return Classifier(
@@ -300,6 +298,7 @@ def _hugging_face(name: str, folder: Path, weights_found: Weights, identity: dic
             raise InputError(f"{folder} cannot be loaded as an image classifier: {why}") from None
     if absent := sorted({*found["missing_keys"], *found["mismatched_keys"]}):
         raise InputError(f"its weights lack {', '.join(map(str, absent))}; it was not trained as one")
+    weights.require_finite(network.state_dict(), folder)
     config = network.config
     channels = getattr(config, "num_channels", 3)
     try:

@@ -41,7 +41,7 @@ def load(kind: type[Network], config: Mapping[str, Any], repository: Repository,
     MissingFile
         Where there are no weights.
     InputError
-        Where they cannot be loaded, or are those of another network.
+        Where they cannot be loaded, are not finite, or are those of another network.
     """
     folder, found = repository.weights(part)
     with weights.staged(found.named) as place, quiet():
@@ -61,6 +61,7 @@ def load(kind: type[Network], config: Mapping[str, Any], repository: Repository,
             raise InputError(
                 f"the weights in {folder} {problem} {weights.first(names)}; they do not belong to its config.json"
             )
+    weights.require_finite(network.state_dict(), folder)
     return network, found.sha256
 
 
@@ -111,8 +112,10 @@ def attempt(denoiser: NetworkDenoiser, condition: Any, device: str, given: str, 
     if eps.shape != x_t.shape:
         raise InputError(f"the network gives {tuple(eps.shape[1:])} for {given}{advice}")
     if not eps.isfinite().all():
-        weights.require_finite(denoiser.network.state_dict(), denoiser.name)
-        raise InputError(f"the network gives values that are not finite for {given}; its weights are damaged")
+        raise InputError(
+            f"the network gives values that are not finite for {given}, though its weights are finite; expected those "
+            "of a network that was trained with this config.json"
+        )
 
 
 def _sizes_that_fit(denoiser: NetworkDenoiser, factor: int) -> str:

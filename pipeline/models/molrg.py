@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from traj.analysis._molrg.model import Molrg, axes, mixture_of, sample, weighing
@@ -105,8 +103,8 @@ def trained(folder: Path, name: str, device: str = "cpu") -> MolrgDenoiser:
     try:
         mixture = mixture_of(json_object(folder / "config.json"))
         network = MolrgNetwork(mixture, schedule).float()
-        network.load_state_dict(load_file(found.files[0]))
-    except (KeyError, TypeError, RuntimeError, SafetensorError):
+        network.load_state_dict(weights.read(found.files[0]))
+    except (KeyError, TypeError, RuntimeError):
         raise InputError(f"{found.files[0]} does not belong to its config.json; train it again") from None
     identity = {"weights": found.sha256, **mixture.identity}
     return MolrgDenoiser(network.to(device), schedule, name=name, identity=identity)

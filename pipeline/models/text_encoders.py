@@ -152,6 +152,7 @@ class ClipText:
             raise InputError(
                 f"the weights in {self._folder} lack {', '.join(absent[:3])}; they are those of another one"
             )
+        weights.require_finite(encoder.state_dict(), self._folder)
         return encoder.eval().requires_grad_(False)
 
 

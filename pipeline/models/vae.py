@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from traj.pipeline.configs import Key, Keys, whole
 from traj.pipeline.folder import json_object
@@ -79,7 +77,7 @@ def _loaded(folder: Path) -> tuple[DigitsVae, dict[str, Any]]:
     try:
         with within_memory():
             network = DigitsVae(**arguments)
-            network.load_state_dict(load_file(found.files[0]))
-    except (TypeError, RuntimeError, SafetensorError):
+            network.load_state_dict(weights.read(found.files[0]))
+    except (TypeError, RuntimeError):
         raise InputError(f"{found.files[0]} does not belong to its config.json; train it again") from None
     return network.eval().requires_grad_(False), {"vae": {"weights": found.sha256, "network": arguments}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -131,10 +132,26 @@ def saving(folder: Path) -> Iterator[None]:
         raise OSError(int(code[1]) if code else errno.EIO, str(error), str(folder)) from None
 
 
+def read(file: Path) -> dict[str, Tensor]:
+    """Read the tensors of a file of safetensors. Raises InputError where it is none, or they are not finite."""
+    from safetensors.torch import load_file  # brings in torch, which a report does not wait for
+
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise InputError(f"{file} cannot be read: {error}; fetch it again, or train it again") from None
+    require_finite(tensors, file)
+    return tensors
+
+
 def require_finite(tensors: Mapping[str, Tensor], place: str | Path) -> None:
     """Raise InputError, with the first three names, where tensors of a place hold NaN or infinite values."""
     # a sum is finite only where all values are; one of finite values may overflow, and is looked at closely
-    odd = [name for name, tensor in tensors.items() if not tensor.sum().isfinite() and not tensor.isfinite().all()]
+    odd = [
+        name
+        for name, tensor in tensors.items()
+        if not math.isfinite(tensor.sum().item()) and not tensor.isfinite().all()
+    ]
     if odd:
         raise InputError(
             f"{place} holds NaN or infinite values in {first(odd)}; expected finite weights: it is damaged, or of a "

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from traj.pipeline.configs import Key, Keys, flag, number, one_of, several, whole
 from traj.pipeline.folder import write_json
+from traj.pipeline.models import weights
 from traj.pipeline.models.openai import checkpoint, flags
 from traj.pipeline.models.openai.flags import Flags
 from traj.pipeline.models.openai.layers import (
@@ -152,17 +152,14 @@ class OpenAIEncoder(nn.Module):
         return logits
 
 
-def load(config: Mapping[str, Any], weights: Path) -> tuple[OpenAIEncoder, Schedule]:
+def load(config: Mapping[str, Any], file: Path) -> tuple[OpenAIEncoder, Schedule]:
     """Load a network from its config and a file of safetensors, and the schedule of the diffusion it was trained on.
 
-    Raises InputError where the config is none of such a network, or the tensors are not its own.
+    Raises InputError where the config is none of such a network, or the tensors are not its own, or not finite.
     """
     found = _KEYS.read(config, "its config.json")
     network = _network(found)
-    try:
-        state = load_file(weights)
-    except SafetensorError as error:
-        raise InputError(f"{weights} cannot be read: {error}") from None
+    state = weights.read(file)
     checkpoint.require(state, checkpoint.shapes(network), "its config.json")
     network.load_state_dict(state, assign=True)
     return network.float(), schedule(found)
