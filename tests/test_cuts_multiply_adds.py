@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.networks import built, conditional, digits, glide, some_cut, unconditional
 from traj.pipeline.models.surgery import CLIP_TOKENS, count, forward, scaled_unet_blocks
 from traj.pipeline.process.cut import Cut
+from traj.stores import InputError
 
 GLIDE_MULTIPLY_ADDS = 109_678_018_560
 
@@ -114,6 +115,18 @@ def counted_by_hand(network, cut, *arguments, **text):
                 layer.register_forward_hook(attention, with_kwargs=True)
     forward(network, cut, *arguments, **text)
     return total
+
+
+@pytest.mark.parametrize(
+    ("cut", "says"),
+    [
+        (Cut(unet_blocks=5), "a cut of 5 output blocks, but the network has 4; expected 0 to 4"),
+        (Cut(skips=5), "a cut of 5 skip connections, but the network has 4; expected 0 to 4"),
+    ],
+)
+def test_a_cut_larger_than_the_network_saves_nothing_that_could_be_told(cut, says):
+    with pytest.raises(InputError, match=says):
+        count(digits()).under(cut)
 
 
 @pytest.mark.slow

@@ -57,8 +57,9 @@ class Count:
     unet_blocks: list[UnetBlock]
 
     def under(self, cut: Cut) -> int:
-        """Leave out those of the blocks that a cut leaves out."""
+        """Leave out those of the blocks that a cut leaves out. Raises InputError where there are fewer than those."""
         outputs = self.unet_blocks[-1].number
+        _require_within(cut, outputs)
         return self.whole - sum(block.multiply_adds for block in self.unet_blocks if left_out(block, cut, outputs))
 
 
@@ -244,14 +245,18 @@ class _StandIn:
 
 def _allowed(network: Any, cut: Cut) -> _Stages:
     stages = _stages(network)
-    count = len(stages.outputs)
+    _require_within(cut, len(stages.outputs))
+    return stages
+
+
+def _require_within(cut: Cut, count: int) -> None:
+    """Raise InputError where a cut is larger than a network of so many output blocks, each of which takes a skip."""
     for number, parts in ((cut.unet_blocks, "output blocks"), (cut.skips, "skip connections")):
         if number > count:
             raise InputError(
                 f"a cut of {number} {parts}, but the network has {count}; expected 0 to {count} "
                 "(traj info MODEL lists them)"
             )
-    return stages
 
 
 def _stages(network: Any) -> _Stages:
