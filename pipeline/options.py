@@ -226,8 +226,8 @@ RUN = (
     click.option(
         "--samples",
         type=Whole(),
-        help="Number of samples. Ask for more later to extend a finished run.  [default: 64, or all there are to start "
-        "from where those are fewer]",
+        help="Number of samples. Ask for more later to extend a finished run.  [default: 64, or as many as there are "
+        "to start from, if fewer]",
     ),
     click.option(
         "--block",
@@ -250,8 +250,8 @@ RUN = (
         "prompts",
         multiple=True,
         metavar="TEXT",
-        help="Text that samples are made under, for models that read texts. Of several, given one by one, each sample "
-        'gets the next one, and then from the first on again. "" is no text.',
+        help="Text that says what to make, for models that read texts. May be repeated: samples then take the texts in "
+        'turn. "" is no text.',
     ),
     click.option(
         "--prompts",
@@ -269,8 +269,8 @@ RUN = (
         type=Number(),
         default=1.0,
         show_default=True,
-        help="How strongly samples follow their label or text: 0 ignores it, 1 leaves the model as it is, more follows "
-        "it more. All but 1 double the size of every network call.",
+        help="How strongly samples follow their label or text: 0 not at all, 1 as the model does by itself, above 1 "
+        "more. All but 1 double the size of every network call.",
     ),
     click.option(
         "--every", type=Whole(), default=1, show_default=True, help="Store every k-th state only, and the last."

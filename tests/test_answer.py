@@ -232,7 +232,7 @@ def test_an_order_is_said_in_the_order_in_which_things_come():
     fixed, agree, cannot = compared(("a.x", "a.y", BEFORE), ("a.x", "a.z", BEFORE), ("a.y", "a.z", BEFORE))
     assert fixed == "In a fixed order over samples come: in a: x (0.0), then y (0.0), then z (0.0)"
     assert agree == "No two landmarks surely agree to within 0.5 of log SNR."
-    assert cannot == "Of all others it can be told which comes first."
+    assert cannot == "Of all other pairs it can be told which comes first."
 
 
 def test_what_comes_later_than_it_is_likely_to_is_said_in_its_sure_order():
@@ -246,18 +246,18 @@ def test_ties_and_doubts_are_in_no_order():
     assert agree == "To within 0.5 of log SNR agree: in a: y and z"
     fixed, _, cannot = compared(("a.x", "a.y", CANNOT_TELL))
     assert fixed == "No two landmarks come in an order that is sure."
-    assert cannot == "Which comes first cannot be told of: in a: x and y"
+    assert cannot == "It cannot be told which comes first: in a: x and y"
 
 
 def test_one_landmark_is_compared_between_runs():
     fixed, _, cannot = compared(("a.x", "b.x", BEFORE), ("a.y", "b.y", CANNOT_TELL), ("a.x", "a.y", CANNOT_TELL))
     assert fixed == "In a fixed order over samples come: x: a (0.0), then b (0.0)"
-    assert cannot == "Which comes first cannot be told of: y: a and b; in a: x and y"
+    assert cannot == "It cannot be told which comes first: y: a and b; in a: x and y"
 
 
 def test_many_pairs_in_doubt_are_counted():
     *_, cannot = compared(*((f"a.{i}", f"a.{j}", CANNOT_TELL) for i, j in combinations("wxyz", 2)))
-    assert cannot == "Which comes first cannot be told of: in a: 6 of 6 pairs"
+    assert cannot == "It cannot be told which comes first: in a: 6 of 6 pairs"
 
 
 def test_all_that_is_compared_is_paid_for():

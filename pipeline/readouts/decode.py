@@ -32,9 +32,9 @@ def decode(
 
     STORE holds trajectories, forks or a sweep of latents, and OUT the images with the same names and axes: x_t,
     pred_x0, x_0. What needs images takes OUT as it takes STORE: analyze, readout classifier, report. Images are
-    decoded by the autoencoder of the model's pipeline. x_t is shown so everywhere, though the autoencoder was never
-    trained on noisy latents: what it makes of them is no state of pixels, only a way to look at one of latents. Give
-    OUT another name than STORE, as results are named after the store they are computed of.
+    decoded by the autoencoder of the model's pipeline. So is x_t, though the autoencoder was never trained on noisy
+    latents: its images of them are a way to look at latents, and no states of a process on pixels. Give OUT another
+    name than STORE: results are named after the store they are computed of.
 
     \b
     traj readout decode data/trajectories/cat.zarr data/decoded/cat_images.zarr
@@ -47,8 +47,9 @@ def decode(
         The folder or hub id of a pipeline or an autoencoder, or FILE.py:NAME. A record needs one.  [default:
         the model STORE was made with]
     dtype :
-        uint8 is round((x + 1) 127.5), clipped to 0 to 255 and read as numbers from -1 to 1; float16 takes twice the
-        disk, keeps what lies beyond, and is needed where forks have states, as uint8 cannot say that there is none.
+        uint8 is round((x + 1) 127.5), clipped to 0 to 255 and read as numbers from -1 to 1. float16 takes twice the
+        disk and keeps values beyond that range. Forks with states need it: some states are missing, which uint8
+        cannot say.
     on :
         Variables to decode besides x_0: x_t, pred_x0 or both, or x_0 for that alone.  [default: all that STORE has]
     batch :

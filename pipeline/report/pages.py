@@ -30,8 +30,8 @@ QUESTION = "When do features emerge in a diffusion model’s reverse process?"
 CAPTION = (
     "Each process starts from noise, at the left, and turns it into images, to the right; log SNR says how much of a "
     "state is image and how much noise. {}Each line is one answer to “when”: a marker where it happens in a process, "
-    "in its colour, and a band that holds it with 95 % certainty, counting the samples as drawn by chance. An arrow "
-    "at an end of the axis points to what lies beyond."
+    "in its colour, and a band, the interval of 95 % for samples drawn by chance. An arrow at an end of the axis "
+    "points to what lies beyond."
 )
 STRIP = (
     "On top, states of {} on their way, and beneath what the network predicts from each as the finished image: one "
@@ -51,10 +51,10 @@ GLOSSARY = {
 
 COMPARED = (
     "Two landmarks of one run, or one landmark in two runs, are compared in each sample that both have. A landmark "
-    "lies between two stored states; where these are the same, neither comes first. An order is by the sign test, and "
-    "agreement by the interval of the median difference. {} comparisons were made and are paid for: all that is "
-    "claimed holds together with 95 % certainty. Landmarks of all samples together have no place in each sample, and "
-    "are compared with none."
+    "lies between two stored states; where these are the same, neither comes first. The sign test says which comes "
+    "first, and the interval of the median difference whether they agree. {} comparisons were made, each the more "
+    "strictly the more there are, so that all claims hold together with 95 % certainty. A landmark of all samples "
+    "together has no place in a single sample, so it is not compared."
 )
 
 

@@ -19,8 +19,8 @@ _LISTED = 5
 
 RUNS = (
     "<p>Labels are the classes asked for: none, all in turn (cycle), or one; samples take prompts in turn. Evaluations "
-    "are those of the network: for each image one per step, and a second one where the sampler makes it. The "
-    "fingerprint stands for all inputs of a run: equal ones, equal trajectories.</p>"
+    "are calls of the network: for each image one in a step, or two by samplers such as Heun. Runs with the same "
+    "fingerprint have the same inputs, and so the same trajectories.</p>"
 )
 MADE = (
     "<p>A fork starts again from a stored x_t of a run: its replicas share that state and have noise of their own from "

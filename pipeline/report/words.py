@@ -74,7 +74,7 @@ def sentences(found: Sequence[Comparison], colours: Mapping[str, str]) -> str:
             f"To within {MARGIN} of log SNR agree",
             f"No two landmarks surely agree to within {MARGIN} of log SNR.",
         ),
-        CANNOT_TELL: ("Which comes first cannot be told of", "Of all others it can be told which comes first."),
+        CANNOT_TELL: ("It cannot be told which comes first", "Of all other pairs it can be told which comes first."),
     }
     return "".join(
         f"<p><b>{head}</b></p><ul>{''.join(f'<li>{one}</li>' for one in said[key])}</ul>"
@@ -121,7 +121,7 @@ def unsaid(rows: Sequence[Row]) -> str:
                 what.append(f"{row.meaning}, {whose}")
     said = [
         f"<li>{what}: {escape('; '.join(those))}.</li>"
-        for what, those in (("Not reached, or not seen", never), ("How sure it is, is not known", unsure))
+        for what, those in (("Not reached, or not seen", never), ("Interval not known", unsure))
         if those
     ]
     return f"<p>What cannot be said:</p><ul>{''.join(said)}</ul>" if said else ""

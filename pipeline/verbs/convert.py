@@ -15,7 +15,7 @@ CODES = ("improved-diffusion", "guided-diffusion", "glide", "classifier")
 
 @click.group()
 def convert() -> None:
-    """Make a model's folder of a checkpoint of another program.
+    """Turn a checkpoint of another program into a model folder.
 
     \b
     traj convert openai cifar10_uncond_50M_500K.pt models/cifar --flags "--image_size 32 --num_res_blocks 3"
@@ -35,7 +35,7 @@ def convert() -> None:
 @click.option(
     "--code",
     type=click.Choice(CODES),
-    help="The program it is of.  [default: told by the tensors and the flags]",
+    help="The program that made CHECKPOINT.  [default: known by its tensors and the flags]",
 )
 @click.option("--tokenizer", type=LocalPath(), help="Of GLIDE, a folder with vocab.json and merges.txt.")
 def openai(checkpoint: Path, out: Path, flags: str, code: str | None, tokenizer: Path | None) -> None:
@@ -43,7 +43,7 @@ def openai(checkpoint: Path, out: Path, flags: str, code: str | None, tokenizer:
 
     The programs are improved-diffusion, guided-diffusion, its classifier, and GLIDE. The checkpoint is a state dict;
     no code in it is run. Flags that leave no trace in its tensors, such as num_heads and those of the diffusion, are
-    believed: with wrong ones, so are its predictions.
+    believed: where they are wrong, all predictions are.
 
     \b
     traj convert openai cifar10_uncond_50M_500K.pt models/iddpm --flags "--image_size 32 --num_channels 128 \\

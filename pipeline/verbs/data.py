@@ -15,8 +15,8 @@ from traj.pipeline.parsing import Whole
 @click.command()
 @click.argument("source", type=LocalName())
 @click.argument("out", type=LocalPath())
-@click.option("--samples", type=Whole(), help="Take only the first so many samples.  [default: all]")
-@click.option("--seed", type=SEED, help="With molrg:..., of the samples that are drawn.  [default: 0]")
+@click.option("--samples", type=Whole(), help="How many samples to take, from the first on.  [default: all]")
+@click.option("--seed", type=SEED, help="Seed of the samples, with molrg:... only.  [default: 0]")
 @click.option(
     "--block",
     type=Whole(),
@@ -51,10 +51,15 @@ def dataset(source: str, out: Path, stale: Any, dry_run: bool, **options: Any) -
 
     SOURCE is the path of a .npy or .npz file, an idx file (MNIST's format, perhaps .gz), a folder of images (subfolders
     are classes, counted from 0 in the order of their names), a Zarr array or group, or a dataset or trajectories of
-    traj. FILE:NAME takes one array of several. Or it is digits, scikit-learn's; digits:train, those of them that a
-    classifier learns from, in the order of traj train --images, or digits:test, the others; mixture:A,B,..., points in
-    one pixel, each a class; molrg:KEY=VALUE,..., a mixture of low-rank Gaussians (see traj generate --model), of which
-    so many --samples are drawn; or hf:NAME[@REVISION]/SPLIT[:COLUMN], which needs the package datasets of Hugging Face.
+    traj. FILE:NAME takes one array of several. Or SOURCE is one of these:
+
+    \b
+    digits                  scikit-learn's
+    digits:train            those a classifier learns from, in the order of traj train --images
+    digits:test             the others
+    mixture:A,B,...         points in one pixel, each a class
+    molrg:KEY=VALUE,...     --samples drawn from a mixture of low-rank Gaussians, see traj generate --model
+    hf:NAME[@REVISION]/SPLIT[:COLUMN]    of Hugging Face; needs its package datasets
 
     Values of type uint8 are pixels and become x / 127.5 - 1; floats stay as they are. Nothing is held in memory but a
     block, where the format allows it.

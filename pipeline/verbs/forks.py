@@ -38,7 +38,7 @@ from traj.pipeline.parsing import Whole
     "run's]",
 )
 @click.option("--model", type=LocalName(), help="The run's model, if it was moved.  [default: its name in STORE]")
-@click.option("--samples", type=Whole(), help="Fork only the first so many samples.  [default: all of STORE]")
+@click.option("--samples", type=Whole(), help="How many samples to fork, from the first on.  [default: all of STORE]")
 @click.option(
     "--block",
     type=Whole(),

@@ -13,7 +13,7 @@ from traj.pipeline.parsing import Whole
 
 @click.command()
 @click.argument("what", type=LocalName(), metavar="STORE|MODEL")
-@click.option("--steps", type=Whole(1), help="Steps of a model that is sampled on a grid of as many timesteps.")
+@click.option("--steps", type=Whole(1), help="Number of timesteps, of a model that is sampled on a grid.")
 @SIZE
 @VARIANT
 def info(what: str, **options: Any) -> None:

@@ -15,7 +15,7 @@ BUG = "; if `traj verify` finds nothing wrong with it, please report this as a b
 
 
 @click.command()
-@click.option("-o", "--out", type=LocalPath(), default="report", show_default=True, help="Folder of the page.")
+@click.option("-o", "--out", type=LocalPath(), default="report", show_default=True, help="Folder of the pages.")
 @click.option(
     "--beside",
     type=LocalPath(exists=True, file_okay=False),
@@ -26,8 +26,8 @@ BUG = "; if `traj verify` finds nothing wrong with it, please report this as a b
     default="log_snr",
     show_default=True,
     metavar="log_snr|timestep|information[:NAME]",
-    help="What figures lie over: log SNR; the timestep, for runs of one schedule; or the bits that a state holds, as "
-    "measured by the quantity information in run NAME, which may be left out where there is one only.",
+    help="What figures lie over: log SNR; the timestep, for runs of one schedule; or the bits that a state tells of "
+    "the image, as the quantity information measured them in run NAME. Where it measured one run only, leave out NAME.",
 )
 def report(out: Path, beside: Path | None, axis: str) -> None:
     """Draw everything under results/ into report/index.html.

@@ -64,10 +64,10 @@ def noise(
     """Noise the x_0 of DATASET, and store the states in OUT.
 
     DATASET is a dataset, any store with x_0, or whatever traj dataset reads without options, such as a folder of
-    images. OUT holds what a model predicts of each state, too: it is a run like those of generate, but its states are
-    x_0 noised to the timesteps of the plan that the sampling options choose, one Markov chain for each sample. Its x_0
-    and labels are those of DATASET; --labels is what the model is told. To go forward and backward, fork OUT: forks go
-    on by that plan.
+    images. OUT is a run like those of generate, with each state and what a model predicts from it. But its states are
+    x_0 with noise, one Markov chain for each sample, at the timesteps that the sampling options choose. Its x_0 and
+    labels are those of DATASET; --labels is what the model is told. To go forward and backward again, fork OUT: forks
+    continue with the sampler that the options name.
 
     \b
     traj noise data/datasets/digits.zarr data/trajectories/noised.zarr --model digits --every 50

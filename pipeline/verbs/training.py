@@ -37,11 +37,11 @@ class Trained(click.Choice[str]):
 @click.option(
     "--images",
     type=Whole(),
-    help="Learn from the first so many images of digits:train only, 10 to 1437; all of digits:test are then new to the "
-    "network.  [default: 1437, and for digits and digits-iddpm those of digits:test, too]",
+    help="How many images of digits:train to learn from, from the first on: 10 to 1437. All of digits:test are then "
+    "new to the network.  [default: 1437; digits and digits-iddpm then also learn from digits:test]",
 )
-@click.option("--samples", type=Whole(), help="Of molrg, how many are drawn to learn from.  [default: 12000]")
-@click.option("--seed", type=Whole(0, 2**63 - 1), default=0, show_default=True, help="Of all that is random.")
+@click.option("--samples", type=Whole(), help="With molrg: how many samples to draw and learn from.  [default: 12000]")
+@click.option("--seed", type=Whole(0, 2**63 - 1), default=0, show_default=True, help="Seed of all that is random.")
 @DEVICE
 def train(
     name: str, out: Path | None, steps: int | None, images: int | None, samples: int | None, seed: int, device: str
