@@ -227,6 +227,12 @@ def test_a_built_in_network_is_found_where_traj_models_says(tmp_path, monkeypatc
     assert load("digits").name == "digits"
 
 
+def test_a_folder_under_models_is_found_by_the_name_that_stores_keep(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAJ_MODELS", str(tmp_path))
+    kept = load(str(save(tmp_path / "mine"))).name
+    assert load(kept).name == kept == "mine"
+
+
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no diffusers pipeline folder"):
         load(str(tmp_path))

@@ -32,9 +32,9 @@ def load(
     """Load the denoiser of a name.
 
     A name is digits or digits-iddpm (folders under ``models``, or under the folder TRAJ_MODELS names), a diffusers
-    pipeline folder, that of a trained MoLRG, a hub id, ID@REVISION or ID/FOLDER, an exact denoiser:
-    gaussian:MEAN,VAR[,SHAPE], mixture:A,B,..., dataset:DATA or molrg:KEY=VALUE,..., or a function
-    that returns one: FILE.py:NAME, or registered by a package.
+    pipeline folder (also one under ``models`` by its last name, which is all that stores keep), that of a trained
+    MoLRG, a hub id, ID@REVISION or ID/FOLDER, an exact denoiser: gaussian:MEAN,VAR[,SHAPE], mixture:A,B,...,
+    dataset:DATA or molrg:KEY=VALUE,..., or a function that returns one: FILE.py:NAME, or registered by a package.
     ``autocast`` runs networks in bfloat16; exact denoisers have no use for it. ``schedule`` names that of an exact
     denoiser, and ``steps`` is the number of timesteps of a grid. ``size`` is the height and width of the images that
     come out in the end, where they are not what the config of a network says, and ``variant`` that of the weights of a
@@ -66,13 +66,13 @@ def load(
         return molrg.trained(Path(name), name, device)
     from traj.pipeline.models import pretrained, repository  # bring in diffusers, which takes seconds
 
-    if name in TRAINED:
-        folder = Path(os.environ.get("TRAJ_MODELS", "models")) / name
-        if not folder.is_dir():
-            raise MissingFile(f"model {name} is not trained yet (no folder {folder}): run traj train {name}")
-        found = repository.local(folder, name, variant)
-    elif there := repository.named(name, variant):
+    folder = Path(os.environ.get("TRAJ_MODELS", "models")) / name
+    if name in TRAINED and not folder.is_dir():
+        raise MissingFile(f"model {name} is not trained yet (no folder {folder}): run traj train {name}")
+    if name not in TRAINED and (there := repository.named(name, variant)):
         found = there
+    elif folder.is_dir():
+        found = repository.local(folder, name, variant)
     elif "/" in name or os.sep in name:
         raise MissingFile(f"model {name!r}: no such folder; {_KNOWN}")
     else:
