@@ -275,7 +275,7 @@ def _arguments(name: str, build: Callable[..., Denoiser], given: dict[str, Any])
     if given["steps"] is None and "steps" in parameters:
         if parameters["steps"].default is inspect.Parameter.empty:
             raise InputError(
-                f"model {name} is sampled on a grid of as many timesteps as steps: say how many, --steps 40"
+                f"model {name} is sampled on a grid with a timestep for each step; say how many: --steps 40"
             )
         del given["steps"]
     return {key: value for key, value in given.items() if key in parameters}

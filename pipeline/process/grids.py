@@ -18,7 +18,7 @@ def checked_steps(steps: int | None, what: str) -> int:
         When it was not said, or is out of range.
     """
     if steps is None:
-        raise InputError(f"{what} is a grid of as many timesteps as steps are taken; say how many: --steps 40")
+        raise InputError(f"{what} is a grid with a timestep for each step; say how many: --steps 40")
     if not 1 <= steps <= MOST_TIMESTEPS:
         raise InputError(f"{steps} steps; expected 1 to {MOST_TIMESTEPS}")
     return steps

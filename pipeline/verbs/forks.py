@@ -42,7 +42,8 @@ from traj.pipeline.parsing import Whole
 @click.option(
     "--block",
     type=Whole(),
-    help="Samples forked together. To resume or extend forks, give the same number.  [default: that of STORE]",
+    help="Samples forked together, a whole block at a time: where --samples are fewer, give their number here too. To "
+    "resume or extend forks, give the same number.  [default: that of STORE]",
 )
 @click.option(
     "--batch",
