@@ -40,8 +40,9 @@ def open(path: str | os.PathLike[str], *, partial: bool = False) -> xr.Dataset:
             ds = xr.open_zarr(target, chunks=None).drop_vars(("done", "manifest"), errors="ignore")
             for name in ds.coords:
                 ds[name].load()
-        # other bytes read as texts may stand for any number of them, and older xarray cannot raise NumPy's error again
-        except (ValueError, MemoryError, TypeError) as error:
+        # bytes of another array may be none of Blosc's, and read as texts stand for any number of them; older xarray
+        # cannot raise NumPy's error again
+        except (ValueError, RuntimeError, MemoryError, TypeError) as error:
             raise DamagedStore(f"{target}: {error}; run `traj verify {target}`") from None
         if read_root(target) == root:  # not extended since it was checked
             break

@@ -209,3 +209,30 @@ def test_a_store_of_another_format_is_refused_in_one_line(copies):
     (path / "zarr.json").write_text(sealed_text(root))
     with pytest.raises(stores.NotAStore, match=r"^\S+ \(trajectories\) has store format 1, this version.*reads 2.*$"):
         stores.open(path)
+
+
+@pytest.mark.parametrize("kind", ["run", "fork", "readout"])
+def test_a_whole_file_of_another_array_in_the_place_of_a_coordinate_is_found_whatever_it_reads_as(copies, kind):
+    path, _ = copies(kind)
+    coordinates = stores.open(path).coords
+    for name in coordinates:
+        (place,) = (path / name).glob("c/*")
+        kept = place.read_bytes()
+        for source in ("done/c/0", "manifest/c/0", "label/c/0"):
+            other = (path / source).read_bytes()
+            if name == source.partition("/")[0] or other == kept:
+                continue
+            place.write_bytes(other)
+            (problem,) = stores.verify(path, deep=True)
+            assert problem.startswith(name), (name, source)
+            with pytest.raises(stores.DamagedStore):
+                stores.open(path)
+        place.write_bytes(kept)
+
+
+def test_shards_of_arrays_with_other_chunks_are_told_apart_before_they_are_read(copies):
+    path, _ = copies("readout")
+    shards = [next((path / name).glob("c.0*")) for name in ("logits", "x_0_logits")]
+    swap(*shards)
+    problems = stores.verify(path, deep=True)
+    assert all(any(problem.startswith(f"{file.parent.name}/") for problem in problems) for file in shards)
