@@ -111,6 +111,18 @@ def test_stores_of_ones_own_may_have_any_config_and_any_name(copy):
             minidom.parseString(svg)
 
 
+def test_stores_of_one_name_that_are_of_two_runs_are_told_apart(copy):
+    other = analyse(make_run(copy / "data/trajectories/other.zarr", samples=8, seed=1), copy)
+    analyse(make_forks(copy / "data/forks/good.zarr", other), copy, "likeness")
+    found = collected(copy)
+    assert {name: (entry.origin, [*entry.stored], [*entry.results]) for name, entry in found.items()} == {
+        "good": ("good", ["trajectories"], ["brightness"]),
+        "other": ("other", ["trajectories"], ["brightness"]),
+        "good (forks)": ("other", ["fork"], ["likeness"]),
+    }
+    assert found["good (forks)"].stored["fork"].name == "good (forks)"
+
+
 def test_names_are_no_formulas_and_are_in_every_legend():
     assert legible("$x^$") == r"\$x^\$"
     assert legible("_half") == " _half"

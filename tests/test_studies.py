@@ -95,7 +95,7 @@ CODE = {
     "fork": ASKED | {f"pipeline/{file}.py" for file in ("making/fork", "making/generate", "process/plan")},
     "readout": ASKED | {"pipeline/making/readout.py"},
     "analyze": {"analysis", "pipeline/computing/analyze.py"},
-    "report": {"analysis", "pipeline/report"},
+    "report": {"analysis", "pipeline/report", "pipeline/computing/project.py", "pipeline/process/in_words.py"},
 }
 """The code that makes the fingerprint, or the output, of a verb; `options_code` adds what its options bring in."""
 

@@ -61,6 +61,10 @@ class Stored:
         """The run at the beginning of it, as far as it is at hand."""
         return self if self.of is None else self.of.origin
 
+    def same_as(self, other: Stored) -> bool:
+        """Whether another store was made from the same inputs, such as a copy of it."""
+        return bool(self.described.get("fingerprint") == other.described.get("fingerprint"))
+
     def network(self, part: str) -> str | None:
         """Read what a network was called when the store was made; part is its part in that, such as model."""
         for made_in in self.described.get("environments", []):

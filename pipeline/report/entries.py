@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from traj.pipeline.computing import project
 from traj.pipeline.computing.measured import with_times
 from traj.pipeline.computing.project import FOLDERS, Stored
 from traj.pipeline.report.failures import Failed, attempt, printable, sentence, warn
-from traj.stores import RESULTS, IncompleteStore, MissingFile, NotAStore
+from traj.stores import KINDS, RESULTS, IncompleteStore, MissingFile, NotAStore
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,22 @@ def of_studies(root: Path, entries: Sequence[Entry], failed: Failed = warn) -> l
 
 
 def _entries(root: Path, names: set[str], found: dict[str, Stored], failed: Failed, prefix: str = "") -> list[Entry]:
-    """Open everything of these names in one project; found, by fingerprint, has what may be a parent, and grows."""
+    """Open everything of these names in one project; found, by fingerprint, has what may be a parent, and grows.
+
+    A store that was made of another run than the one of its name has an entry apart, as what it tells is of that run.
+    """
     entries = {name: Entry(printable(f"{prefix}{name}")) for name in sorted(names, key=_natural)}
+    apart: dict[tuple[str, str], Entry] = {}
     for kind, folder in FOLDERS.items():
-        for name, entry in entries.items():
-            path = root / folder / f"{name}.zarr"
+        for name, here in entries.items():
+            entry, path = here, root / folder / f"{name}.zarr"
             if path.exists() or path.is_symlink():
-                entry.stored[kind] = stored = project.open_store(entry.name, kind, path, found)
+                stored = project.open_store(entry.name, kind, path, found)
+                if stored.of is not None and entry.run is not None and not stored.origin.same_as(entry.run):
+                    named = Entry(f"{entry.name} ({KINDS[kind].contents})")
+                    entry = apart.setdefault((name, stored.origin.name), named)
+                    stored = replace(stored, name=entry.name)
+                entry.stored[kind] = stored
                 if fingerprint := stored.described.get("fingerprint"):
                     found.setdefault(fingerprint, stored)
                 if stored.fault is not None:
@@ -99,12 +108,15 @@ def _entries(root: Path, names: set[str], found: dict[str, Stored], failed: Fail
             entry = entries[file.parent.name]
             result = attempt(partial(project.open_result, file), str(file), failed, entry.remarks)
             if result is not None:
+                of = project.computed_of(result, found)
+                entry = next(
+                    (one for one in apart.values() if any(of is stored for stored in one.stored.values())), entry
+                )
                 entry.results[file.stem] = with_times(result, file.parent / "times.csv", entry.remarks)
                 entry.remarks.extend(project.out_of_step(file, result, root))
-                of = project.computed_of(result, found)
                 if not entry.stored and of is not None and of.path.name == f"{file.parent.name}.zarr":
                     entry.stored[of.kind] = of  # results in a study, of a store of another project
-    return sorted(entries.values(), key=_place)
+    return sorted([*entries.values(), *apart.values()], key=_place)
 
 
 def _place(entry: Entry) -> int:
