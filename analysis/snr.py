@@ -55,7 +55,9 @@ def snr(
     Of what `traj readout features` read of labelled samples, or of trajectories, whose pred_x0 are the features. The
     ratio of class k is E |P_k h|^2 / E |h - P_k h|^2 over its samples, P_k the projection on its directions; `snr` is
     the mean over classes (004, Definition 1), and `snr_pooled` the ratio of the sums over all samples, (subspaces,
-    part, timestep). `class_snr` (subspaces, part, timestep, class) are the ratios themselves.
+    part, timestep). `class_snr` (subspaces, part, timestep, class) are the ratios themselves. All that lies along these
+    directions counts as signal, also what all classes share: a high ratio alone does not say that classes can be told
+    apart, `probe` does. Features that are the same for all samples have no ratio, NaN.
 
     Directions, the coordinate `subspaces`, are `principal`: features are divided by their lengths, their mean over all
     samples is taken off, and the first right singular vectors of each class are its directions (METHODS 5.4). They are
@@ -181,6 +183,8 @@ def _energies(
     Samples of each fold are measured by directions found in all others; those of fold -1 by those of all samples.
     """
     found = np.full((2 * kinds, len(features)), np.nan)
+    if subspaces.are_still(features):
+        return found  # their directions would be those of rounding
     everyone = np.arange(len(features))
     for fold in np.unique(dealt):
         tested = dealt == fold
@@ -325,7 +329,7 @@ def _peaks(result: xr.Dataset) -> list[Landmark]:
         one = result.sel(part=part, subspaces=PRINCIPAL)
         along, beside = (one[name].to_numpy().T for name in ("energy_along", "energy_beside"))
         (_, pseudo), _ = _pseudo_values(along, beside, classes)
-        drawn = shape.redrawn(pseudo.T)
+        drawn = shape.redrawn(pseudo.T) if np.isfinite(pseudo).all() else None
         meaning = f"signal to noise of features of {part} is highest"
         peak = landmarks.highest_of(series, drawn, "snr_peak", meaning)
         found.append(shape.between_the_ends(peak, series.log_snr).called("peak of features' SNR"))
@@ -336,7 +340,7 @@ def _peaks(result: xr.Dataset) -> list[Landmark]:
 def _numbers(result: xr.Dataset) -> list[Number]:
     of_principal = result.sel(subspaces=PRINCIPAL)
     values = of_principal["snr"].to_numpy()
-    part, level = np.unravel_index(values.argmax(), values.shape)
+    part, level = np.unravel_index(np.where(np.isnan(values), -np.inf, values).argmax(), values.shape)
     low, high = (float(of_principal[f"snr_{end}"][part, level]) for end in ("low", "high"))
     meaning = "highest signal to noise of features, of any part at any noise level"
     return [Number("snr_highest", meaning, float(values[part, level]), low, high)]
@@ -353,7 +357,8 @@ def _caption(results: Results) -> str:
     return (
         "How much of a network's features lies along the directions of their class, divided by how much lies beside "
         f"them, mean over classes, over the noise level of the input: {directions} principal directions of each class, "
-        f"found {found}. {theory}Bands are 95 % intervals. "
+        f"found {found}. What all classes share along these directions counts too: a high ratio alone does not say "
+        f"that classes can be told apart, probes do. {theory}Bands are 95 % intervals. "
         f"{captions.PLACE.format('the highest ratio between the ends')} {captions.samples(results)} "
         "After 004 Figs 2, 3 and 5."
     )

@@ -159,6 +159,30 @@ def test_what_all_classes_have_in_common_is_noise_of_raw_features_and_none_of_un
     assert snr(ds, directions=1, measured="unit")["snr"] > 1
 
 
+def test_variation_that_classes_share_has_a_high_ratio_and_tells_none_apart():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((200, 3, 10)) * np.array([3.0] * 2 + [0.1] * 8)
+    ds = features_data.dataset({"h": rows}, np.arange(200) % 2, np.array([2.0, 1.0, 0.5]))
+    result = snr(ds, directions=2)
+    assert (result["snr"] > 100).all()
+    assert (analysis.load("probe")(ds, directions=2)["accuracy"].compute() < 0.6).all()
+    assert "a high ratio alone does not say that classes can be told apart" in internals._caption({"run": result})
+
+
+@pytest.mark.parametrize("measured", ["raw", "unit"])
+def test_features_that_are_the_same_for_all_samples_have_no_ratio(measured):
+    ds = features_data.readout(40, 4)
+    ds["features_mid_block"] = ds["features_mid_block"] * 0 + np.float32(1.3)
+    ds["features_mid_block"].attrs["part"] = "mid_block"
+    result = snr(ds, measured=measured)
+    assert result["snr"].sel(part="mid_block").isnull().all()
+    (highest,) = internals._numbers(result)
+    assert highest.value == result["snr"].sel(part="up_blocks.1").max()
+    still, _ = internals._peaks(result)
+    assert np.isnan([still.log_snr, still.low, still.high]).all()
+    internals.snr.plot({"run": result})
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

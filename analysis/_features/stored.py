@@ -76,7 +76,7 @@ def deal(names: Array, positions: Array, folds: int, directions: int) -> Array:
     for name, count in zip(names, np.bincount(positions), strict=True):
         if count < folds:
             raise InputError(
-                f"class {name} has {count} samples, fewer than {folds} folds; expected one or more in each"
+                f"class {name} has {count} samples, fewer than {folds} folds; take fewer folds, or more samples"
             )
         if count - -(-count // folds) < directions:
             raise InputError(

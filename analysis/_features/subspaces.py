@@ -29,6 +29,11 @@ def unit(features: Array) -> Array:
     return scaled
 
 
+def are_still(features: Array) -> bool:
+    """Say whether features (row, feature) are the same in all rows, but for rounding."""
+    return bool((np.ptp(features, axis=0) <= 1e-7 * np.abs(features).max()).all())
+
+
 def energies(features: Array, vectors: Array) -> Array:
     """Give the squared length (row, class) of features along orthonormal vectors (class, direction, feature)."""
     count, directions, width = vectors.shape
