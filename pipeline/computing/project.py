@@ -120,6 +120,12 @@ def all_names(root: Path) -> set[str]:
     return set().union(*(store_names(root, kind) for kind in FOLDERS), {f.parent.name for f in result_files(root)})
 
 
+def natural(name: str) -> list[tuple[int, str]]:
+    """Give the key that sorts ddim50 before ddim100."""
+    digits = "".join(c if c.isdecimal() else f" {c} " for c in name).split()
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in digits]
+
+
 def result_files(root: Path) -> list[Path]:
     """List the results of the project at root."""
     return sorted((root / RESULTS).glob("*/*.zarr"))

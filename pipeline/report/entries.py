@@ -85,7 +85,7 @@ def _entries(root: Path, names: set[str], found: dict[str, Stored], failed: Fail
 
     A store that was made of another run than the one of its name has an entry apart, as what it tells is of that run.
     """
-    entries = {name: Entry(printable(f"{prefix}{name}")) for name in sorted(names, key=_natural)}
+    entries = {name: Entry(printable(f"{prefix}{name}")) for name in sorted(names, key=project.natural)}
     apart: dict[tuple[str, str], Entry] = {}
     for kind, folder in FOLDERS.items():
         for name, here in entries.items():
@@ -123,9 +123,3 @@ def _place(entry: Entry) -> int:
     """Put runs first, then forks, sweeps and readouts, whether stores of them are at hand or results only."""
     kinds = {*entry.stored, *(result.attrs.get("of") for result in entry.results.values())}
     return min((place for place, kind in enumerate(FOLDERS) if kind in kinds), default=0)
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort ddim50 before ddim100."""
-    digits = "".join(c if c.isdecimal() else f" {c} " for c in name).split()
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in digits]
