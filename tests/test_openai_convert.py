@@ -198,7 +198,8 @@ def test_the_command_says_what_was_left_out_and_what_to_type(saved, tmp_path):
 def test_half_precision_becomes_float32_and_old_files_are_read(state, tmp_path):
     torch.save({name: tensor.half() for name, tensor in state.items()}, tmp_path / "half.pt")
     torch.save(state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "wrapped.pt")
+    generators = {"cpu": torch.get_rng_state()}
+    torch.save({"state_dict": state, "epoch": 3, "generators": generators}, tmp_path / "wrapped.pt")
     read = {name: checkpoint.read(tmp_path / f"{name}.pt") for name in ("half", "old", "wrapped")}
     for name, tensor in state.items():
         torch.testing.assert_close(read["half"][name], tensor.half().float(), rtol=0, atol=0)
@@ -279,7 +280,8 @@ def odd_contents():
         "nothing": ({}, "holds an empty dict"),
         "an optimizer": (torch.optim.Adam(network.parameters()).state_dict(), "holds the state of an optimizer"),
         "a module": (network, "cannot be read as tensors, and no code of a checkpoint is run"),
-        "two models": ({"model": {"a": torch.ones(1)}, "state_dict": {"a": torch.ones(1)}}, "holds a dict with"),
+        "two models": ({"model": {"a": torch.ones(1)}, "state_dict": {"a": torch.ones(1)}}, "2 state dicts, model"),
+        "an average too": ({"model": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, "2 state dicts, model, ema"),
         "code": (Code(), "cannot be read as tensors, and no code of a checkpoint is run"),
     }
 

@@ -6,9 +6,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from tests import families
 from traj.pipeline import models
+from traj.pipeline.models import whole
 
 FAMILIES = {**families.PIPELINES, **families.TEXT_PIPELINES}
 
@@ -37,3 +39,12 @@ def test_times_are_scaled_and_spaced_as_it_says_in_every_family(loaded):
 def test_what_means_nothing_to_a_network_is_refused_in_every_family(loaded, own):
     with pytest.raises(ValueError, match=next(iter(own))):
         loaded(**own)
+
+
+def test_a_pipelines_own_loop_is_not_recorded_with_times_it_does_not_know(tmp_path):
+    folder = shutil.copytree(families.folder("pixels"), tmp_path / "model")
+    (folder / "traj.json").write_text(json.dumps({"time_scale": 1.0}))
+    whole.load(str(folder), torch.device("cpu"))
+    (folder / "traj.json").write_text(json.dumps({"time_scale": 0.25}))
+    with pytest.raises(ValueError, match=r"traj\.json has time_scale 0\.25, which the loop of a pipeline"):
+        whole.load(str(folder), torch.device("cpu"))

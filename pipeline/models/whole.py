@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from traj.pipeline.models.loading import quiet
+from traj.pipeline.folder import json_object
+from traj.pipeline.models.loading import OWN, quiet
 from traj.stores import InputError, MissingFile
 
 LIBRARIES = ("diffusers", "transformers")
@@ -43,6 +44,7 @@ def load(name: str, device: torch.device) -> Any:
         except (OSError, ValueError) as error:
             raise MissingFile(f"{name} is no pipeline of diffusers: {_line(error)}") from None
         _require_known_code(name, index)
+        _require_plain_times(Path(name, "traj.json"))
         left_out = {part: None for part, entry in index.items() if entry in ([None, None], (None, None))}
         try:
             # diffusers wants to be told what its own index says, as of SD3 without its T5
@@ -76,6 +78,16 @@ def _require_known_code(name: str, index: dict[str, Any]) -> None:
                 f"{name}: its {part} is of {library}, and code from model folders is never run; expected parts of "
                 f"{' or '.join(LIBRARIES)}"
             )
+
+
+def _require_plain_times(own: Path) -> None:
+    """Raise InputError for a pipeline whose traj.json says that its network is told other times than by diffusers."""
+    scale = OWN.read(json_object(own), str(own))["time_scale"] if own.is_file() else 1
+    if scale != 1:
+        raise InputError(
+            f"{own} has time_scale {scale:g}, which the loop of a pipeline of diffusers knows nothing of; traj "
+            "generate OUT --model takes it"
+        )
 
 
 def identity(pipe: Any) -> Identity:

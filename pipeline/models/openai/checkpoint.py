@@ -92,8 +92,15 @@ def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 def _unwrapped(found: Any) -> State | None:
     if _is_state(found):
         return dict(found)
-    inside = [found[key] for key in _WRAPPED if key in found] if isinstance(found, dict) else []
-    return dict(inside[0]) if len(inside) == 1 and _is_state(inside[0]) else None
+    inside = [key for key in _wrapped(found) if key in _WRAPPED]
+    return dict(found[inside[0]]) if len(_wrapped(found)) == len(inside) == 1 else None
+
+
+def _wrapped(found: Any) -> list[str]:
+    """Name the states of one network, or several alike such as its average, in a dict."""
+    states = {key: value for key, value in found.items() if _is_state(value)} if isinstance(found, dict) else {}
+    ours = {name for key in _WRAPPED for name in states.get(key, ())}
+    return [key for key, value in states.items() if ours & value.keys()]
 
 
 def _is_state(value: Any) -> bool:
@@ -113,4 +120,6 @@ def _described(value: Any) -> str:
         return f"a {type(value).__name__}"
     if {"state", "param_groups"} <= value.keys():
         return "the state of an optimizer"
+    if len(several := _wrapped(value)) > 1:
+        return f"{len(several)} state dicts, {weights.first(several)}, of which it is not said which to take"
     return f"a dict with {weights.first([shown(key) for key in value])}" if value else "an empty dict"
