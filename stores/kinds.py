@@ -41,10 +41,15 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def how_to_decode(store: Path) -> str:
-    """Give the command that decodes a store of latents, into one of another name: results are named after stores."""
+def how_to_decode(store: Path, kind: str) -> str:
+    """Give the command that decodes a store of latents of a kind.
+
+    Results are named after stores: what it makes is called like no store of latents, nor like the images of another
+    kind's store of the same name.
+    """
     decoded = KINDS["decoded"]
-    return f"{decoded.command} {store} {decoded.folder / store.name.removesuffix('.zarr')}_images.zarr"
+    images = "images" if kind == "trajectories" else f"images_of_{kind}"
+    return f"{decoded.command} {store} {decoded.folder / store.name.removesuffix('.zarr')}_{images}.zarr"
 
 
 def stands_for(attributes: Mapping[Any, Any]) -> str:

@@ -384,6 +384,29 @@ def test_pictures_of_a_run_are_those_that_it_was_decoded_to(folder, without_figu
     )
 
 
+def test_a_run_and_its_forks_of_one_name_are_decoded_side_by_side_as_they_are_told_to(folder, without_figures):
+    for place in ("trajectories", "forks"):
+        (folder / "data" / place).mkdir(parents=True)
+    run = stores.open(latents("data/trajectories/cat.zarr"))
+    forks("data/forks/cat.zarr", states=False, config={"parent": {"fingerprint": run.attrs["fingerprint"]}})
+    hints = [
+        stores.how_to_decode(folder / "data" / place / "cat.zarr", kind).split()
+        for kind, place in (("trajectories", "trajectories"), ("fork", "forks"))
+    ]
+    for _, *hint in hints:
+        traj(*hint, "--model", "mine.py:latent", "--device", "cpu")
+    made = {path.name: stores.stands_for(stores.attributes(path)) for path in (folder / "data/decoded").glob("*.zarr")}
+    assert made == {"cat_images.zarr": "trajectories", "cat_images_of_fork.zarr": "fork"}
+    traj("analyze", "psnr", "data/decoded/cat_images.zarr")
+    traj("analyze", "consistency", "data/decoded/cat_images_of_fork.zarr")
+    traj("report")
+    for name, drawn in (("cat_images", "psnr"), ("cat_images_of_fork", "consistency")):
+        page = (folder / "report" / "runs" / f"{name}.html").read_text()
+        assert f'id="{drawn}"' in page
+        assert "Missing or out of step" not in page
+    assert "no images" not in (folder / "report" / "runs" / "cat.html").read_text()
+
+
 def test_a_classifier_reads_decoded_images(folder):
     from traj.pipeline.models import classifiers
 

@@ -167,7 +167,7 @@ def to_be_computed(some: Sequence[Stored], decoded: Sequence[Stored]) -> list[st
                 commands.setdefault(f"{stored.path}{given}", []).append(name)
     undecoded = [stored for stored in some if stored.latent and all(stored is not one.of for one in decoded)]
     return [
-        *(f"no images: run `{how_to_decode(stored.path)}`" for stored in undecoded),
+        *(f"no images: run `{how_to_decode(stored.path, stored.kind)}`" for stored in undecoded),
         *(
             f"no {', no '.join(missing)}: run `traj analyze {','.join(missing)} {rest}`"
             for rest, missing in commands.items()

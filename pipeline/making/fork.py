@@ -69,6 +69,11 @@ class Fork:
         }
 
     @property
+    def kind(self) -> Literal["fork", "sweep"]:
+        """The kind of store that holds them."""
+        return "sweep" if self.edits else "fork"
+
+    @property
     def layout(self) -> Layout:
         """How the forks will lie on disk."""
         return Layout.of(
@@ -148,7 +153,7 @@ class Fork:
         return stores.create_forks(
             out,
             variant=variant,
-            kind="sweep" if self.edits else "fork",
+            kind=self.kind,
             replicas=self.replicas,
             **{**events, "environment": {**events["environment"], "parent": made_with}},
             step=[self.parent.plan.timesteps.index(visited) for visited in self.timesteps],

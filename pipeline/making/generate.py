@@ -124,7 +124,7 @@ class Generation:
     def following(self, out: Path) -> str:
         """Give the command to go on with: latents are decoded first, and entropy takes grey and colour images only."""
         if self.denoiser.valid_range is None:
-            return stores.how_to_decode(out)
+            return stores.how_to_decode(out, "trajectories")
         shape, dims = checked_event(self.denoiser.shape, dims_of(self.denoiser))
         quantity = "entropy" if dims == stores.IMAGE_DIMS and shape[0] in (1, 3) else "psnr"
         return f"traj analyze {quantity} {out}"

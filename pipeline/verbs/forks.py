@@ -102,7 +102,7 @@ def fork(
     for caution in forks.cautions():
         say(caution)
     analysis = f"traj analyze intervention --baseline {store} {out}" if swept else f"traj analyze consistency {out}"
-    decoding = f"{how_to_decode(out)} --model {forks.denoiser.name}"
+    decoding = f"{how_to_decode(out, forks.kind)} --model {forks.denoiser.name}"
     carry_out(
         forks,
         out,
