@@ -1,11 +1,14 @@
 """What a run is said to take holds all that takes long: the network, and the noise it is fed."""
 
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from tests import runs
 from tests.test_generate import make
-from traj.pipeline.making import fork, generate
+from traj.pipeline import readouts
+from traj.pipeline.making import fork, generate, readout
 from traj.pipeline.process import device
 
 MIXTURE = "mixture:-8,-4,6,8"
@@ -64,7 +67,7 @@ def test_a_call_that_takes_long_is_timed_with_few_samples_and_scaled(seconds, ca
 
     monkeypatch.setattr(device, "timed_call", lambda denoiser, x_t, timestep, condition: seconds(x_t))
     found = device.call_seconds(None, trial, 100, 999, False)
-    assert found == pytest.approx((seconds(tried) * 100 / tried, 100, tried))
+    assert found[:3] == pytest.approx((seconds(tried) * 100 / tried, 100, tried))
     assert made == calls
     assert (f"by a call with {tried} of 100 samples" in found.note) == (tried < 100)
 
@@ -73,3 +76,24 @@ def test_a_dry_run_says_that_it_tried_few_samples(tmp_path, monkeypatch):
     job = generate.prepare(model=MIXTURE, steps=20, samples=12, block=4, device="cpu")
     monkeypatch.setattr(generate, "call_seconds", lambda *_: device.Timed(80.0, 4, 1))
     assert "about 80 min (by a call with 1 of 4 samples; whole" in str(job.cost(tmp_path / "a.zarr"))
+
+
+def test_a_readout_that_takes_long_is_timed_with_few_events_and_says_so(tmp_path, monkeypatch):
+    """A classifier of 9 s an image is tried once, not for the minutes that a batch of it takes."""
+    clock, tried = [0.0], []
+    monkeypatch.setattr(readouts, "load", lambda _: slow)
+    monkeypatch.setattr(readout, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def read(events):
+        tried.append(len(events.timestep))
+        clock[0] += 9.0 * tried[-1]
+        return (events.values["x_t"].flatten(1).mean(dim=1),)
+
+    def slow(source):
+        return readouts.Readout((readouts.Pass(("x_t",), (readouts.Output("mean", (), "mean"),), read),), {}, {}, 64)
+
+    reading = readout.prepare("slow", store=runs.make(tmp_path / "a.zarr", 24), device="cpu")
+    cost = reading.cost(tmp_path / "r.zarr")
+    assert tried == [1, 1]
+    assert cost.seconds == pytest.approx(9.0 * cost.events, rel=0.01)
+    assert "by a call with 1 of 24 events; whole calls take more memory" in str(cost)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +22,7 @@ from traj import stores
 from traj.pipeline import readouts
 from traj.pipeline.estimate import MARGIN_BYTES, Cost, disk_free, peak_memory
 from traj.pipeline.parsing import check_count
-from traj.pipeline.process.device import choose_device, environment, inference
+from traj.pipeline.process.device import Timed, by_trials, choose_device, environment, inference
 from traj.pipeline.process.spacing import nearest, shown
 from traj.pipeline.readouts import Events, Output, Pass, Readout, Source
 from traj.stores import InputError, Layout, ReadVariable
@@ -148,10 +147,11 @@ class Reading:
         return EventCost(
             events=blocks * self._events(),
             evaluations=math.ceil(calls),
-            seconds=calls * self.call_seconds,
+            seconds=calls * self.call_seconds.seconds,
             disk=blocks * block_bytes,
             disk_free=disk_free(out),
             memory=peak_memory() + (2 + self.thinned) * shard + 2 * held + MARGIN_BYTES,
+            note=self.call_seconds.note,
         )
 
     def run(self, store: stores.BlockWriter, *, bar: bool = True) -> None:
@@ -174,24 +174,21 @@ class Reading:
                 store.write(block, arrays)
 
     @cached_property
-    def call_seconds(self) -> float:
+    def call_seconds(self) -> Timed:
         """How long a call with a whole batch takes, of the pass that takes most calls."""
         one = max(self.readout.passes, key=lambda one: self._events(one) / self._call(one))
-        count = self._call(one)
         first = self.ds.isel(sample=0)
-        timestep = np.full(count, first.timestep[0]) if "timestep" in self.ds[one.reads[0]].dims else None
-        condition = {name: np.full(count, first[name].values) for name in self._condition}
-        values = {name: np.zeros((count, *_event_shape(self.ds[name])), np.float32) for name in one.calls[0]}
-        leads_to = (values["x_t"], np.full(count, -1)) if one.next_state else None  # on x_0, as any timestep may
 
-        def trial() -> float:
+        def timed(count: int) -> float:
+            timestep = np.full(count, first.timestep[0]) if "timestep" in self.ds[one.reads[0]].dims else None
+            condition = {name: np.full(count, first[name].values) for name in self._condition}
+            values = {name: np.zeros((count, *_event_shape(self.ds[name])), np.float32) for name in one.calls[0]}
+            leads_to = (values["x_t"], np.full(count, -1)) if one.next_state else None  # on x_0, as any timestep may
             begun = time.perf_counter()
             self.evaluate(one, values, timestep, condition, leads_to)
             return time.perf_counter() - begun
 
-        seconds = trial()
-        # the first one also warms up
-        return seconds if seconds >= 1 else median(trial() for _ in range(3))
+        return by_trials(timed, self._call(one), "events")
 
     def evaluate(
         self,

@@ -103,11 +103,12 @@ def inference(tf32: bool = False) -> Iterator[None]:
 
 
 class Timed(NamedTuple):
-    """How many seconds a call of a denoiser with ``samples`` takes, and how many were ``tried`` to tell."""
+    """How many seconds a call with ``samples`` takes, and how many were ``tried`` to tell; ``what`` they are called."""
 
     seconds: float
     samples: int
     tried: int
+    what: str = "samples"
 
     @property
     def note(self) -> str:
@@ -115,36 +116,42 @@ class Timed(NamedTuple):
         if self.tried == self.samples:
             return ""
         return (
-            f" (by a call with {self.tried} of {self.samples} samples; whole calls take more memory than is said here)"
+            f" (by a call with {self.tried} of {self.samples} {self.what}; whole calls take more memory than is said "
+            "here)"
         )
 
 
 def call_seconds(
     denoiser: Denoiser, trial: Callable[[int], tuple[torch.Tensor, Any]], samples: int, timestep: int, tf32: bool
 ) -> Timed:
-    """Time a call of a denoiser, in seconds: the median of a few, or the first if it takes long.
-
-    ``trial`` makes states and the condition of so many samples. One is tried first, then four times as many as before:
-    all of them, or, where the next call might take longer than LONG, as many as were tried, and the time is scaled. (A
-    GPU takes hardly longer for many than for one.)
-    """
+    """Time a call of a denoiser as ``by_trials`` does; ``trial`` makes the states and the condition of so many."""
 
     def timed(count: int) -> float:
         x_t, condition = trial(count)
         return timed_call(denoiser, x_t, timestep, condition)
 
     with inference(tf32):
-        tried, seconds = 1, timed(1)
-        if seconds < LONG < GROWTH * seconds:
-            seconds = timed(1)  # the first one also warms up
-        while tried < samples:
-            more = min(GROWTH * tried, samples)
-            if seconds * more / tried > LONG:
-                break
-            tried, seconds = more, timed(more)
-        if tried == samples and seconds < 1:
-            seconds = median(timed(samples) for _ in range(3))
-        return Timed(seconds * samples / tried, samples, tried)
+        return by_trials(timed, samples)
+
+
+def by_trials(timed: Callable[[int], float], samples: int, what: str = "samples") -> Timed:
+    """Tell how many seconds a call with so many samples takes, by those of calls with few, which ``timed`` gives.
+
+    One is tried first, then four times as many as before: all of them, of which the median of a few counts unless that
+    takes long, or, where the next call might take longer than LONG, as many as were tried, and the time is scaled. (A
+    GPU takes hardly longer for many than for one.)
+    """
+    tried, seconds = 1, timed(1)
+    if seconds < LONG < GROWTH * seconds:
+        seconds = timed(1)  # the first one also warms up
+    while tried < samples:
+        more = min(GROWTH * tried, samples)
+        if seconds * more / tried > LONG:
+            break
+        tried, seconds = more, timed(more)
+    if tried == samples and seconds < 1:
+        seconds = median(timed(samples) for _ in range(3))
+    return Timed(seconds * samples / tried, samples, tried, what)
 
 
 def draw_seconds(source: NoiseSource, samples: Sequence[int]) -> float:
