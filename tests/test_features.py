@@ -13,7 +13,7 @@ from tests.networks import digits
 from tests.test_readout import forks
 from traj import stores
 from traj.pipeline import models
-from traj.pipeline.making import readout
+from traj.pipeline.making.passes import Passes
 from traj.pipeline.models import parts
 from traj.pipeline.models.own import wrap
 from traj.pipeline.process import tables
@@ -133,8 +133,8 @@ def test_forks_have_features_of_each_variant_and_replica(kind, monkeypatch):
 
 def test_one_forward_pass_serves_all_parts(monkeypatch):
     reading, calls = prepare(("first", "relu", "last")), []
-    network = readout.Reading.evaluate
-    monkeypatch.setattr(readout.Reading, "evaluate", lambda *given: calls.append(1) or network(*given))
+    network = Passes.evaluate
+    monkeypatch.setattr(Passes, "evaluate", lambda *given: calls.append(1) or network(*given))
     seen, original = [], parts.outputs
     monkeypatch.setattr(parts, "outputs", lambda *given: seen.append(given[4]) or original(*given))
     with reading.open(Path("r.zarr")) as store:

@@ -17,6 +17,7 @@ from tests.runs import digest
 from traj import stores
 from traj.pipeline.cli import main
 from traj.pipeline.making import readout
+from traj.pipeline.making.passes import Passes
 from traj.pipeline.models import classifiers, train
 from traj.pipeline.models.digits import CLASSIFIERS, DigitsClassifier
 
@@ -191,7 +192,7 @@ def test_a_shard_nobody_visited_is_all_nan(digits, tmp_path):
     reading = prepare(forks(tmp_path / "f.zarr", states=True), digits)
     (logits,) = (one for one in reading.readout.passes if one.on)
     never = np.full((3, 1, 8, 8), np.nan, np.float32)
-    (found,) = reading.evaluate(logits, {"x_t": never}, np.zeros(3, int), {})
+    (found,) = reading.passes.evaluate(logits, {"x_t": never}, np.zeros(3, int), {})
     assert np.isnan(found).all()
 
 
@@ -199,7 +200,7 @@ def test_an_image_with_a_nan_has_no_logits_and_the_others_have(digits, tmp_path)
     reading = prepare(runs.make(tmp_path / "a.zarr", 4), digits)
     images = np.zeros((3, 1, 8, 8), np.float32)
     images[1, 0, 4, 4] = np.nan
-    (found,) = reading.evaluate(reading.readout.passes[0], {"x_0": images}, None, {})
+    (found,) = reading.passes.evaluate(reading.readout.passes[0], {"x_0": images}, None, {})
     np.testing.assert_array_equal(np.isnan(found).all(axis=1), [False, True, False])
     np.testing.assert_array_equal(np.isnan(found).any(axis=1), [False, True, False])
 
@@ -215,8 +216,8 @@ def test_one_shard_is_in_memory_at_a_time(digits, tmp_path, monkeypatch):
     store = runs.make(tmp_path / "a.zarr", 8, timesteps=np.arange(24)[::-1])
     lengths = stores.open(store).x_t.chunks[1]
     assert len(lengths) > 2
-    read, original = [], readout.Reading._read
-    monkeypatch.setattr(readout.Reading, "_read", lambda self, array: read.append(array.shape) or original(self, array))
+    read, original = [], Passes._read
+    monkeypatch.setattr(Passes, "_read", lambda self, array: read.append(array.shape) or original(self, array))
     found = stores.open(make(tmp_path / "r.zarr", store, digits, batch=4096))
     assert set(read) == {(4, length, 1, 8, 8) for length in lengths} | {(4, 1, 8, 8)}
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-5)
@@ -287,8 +288,8 @@ def test_stopped_and_resumed_equals_uninterrupted(server, digits, long, tmp_path
 
 def test_a_parent_changed_meanwhile_is_noticed(digits, tmp_path, monkeypatch):
     store = runs.make(tmp_path / "a.zarr", 4)
-    original = readout.Reading._read
-    monkeypatch.setattr(readout.Reading, "_read", lambda *given: runs.make(store, 8) and original(*given))
+    original = Passes._read
+    monkeypatch.setattr(Passes, "_read", lambda *given: runs.make(store, 8) and original(*given))
     with pytest.raises(stores.StaleStore, match="was changed while it was read"):
         make(tmp_path / "r.zarr", store, digits)
 
@@ -300,7 +301,7 @@ def test_no_block_of_another_run_is_flagged_when_the_parent_is_replaced_meanwhil
     """Replaced before any of the reads: three to a block."""
     store = runs.make(tmp_path / "a.zarr", 8)
     expected = stores.open(make(tmp_path / "expected.zarr", store, digits)).compute()
-    original, reads = readout.Reading._read, iter(range(1, 100))
+    original, reads = Passes._read, iter(range(1, 100))
 
     def replaced_meanwhile(*given):
         if next(reads) == moment:
@@ -311,7 +312,7 @@ def test_no_block_of_another_run_is_flagged_when_the_parent_is_replaced_meanwhil
                 (store / shard.parent.name / other).write_bytes(shard.read_bytes())
         return original(*given)
 
-    monkeypatch.setattr(readout.Reading, "_read", replaced_meanwhile)
+    monkeypatch.setattr(Passes, "_read", replaced_meanwhile)
     with pytest.raises(stores.StaleStore, match="was changed while it was read"):
         make(tmp_path / "r.zarr", store, digits)
     done = stores.describe(tmp_path / "r.zarr")["blocks_done"]
