@@ -173,7 +173,10 @@ def farthest(result: xr.Dataset) -> list[Landmark]:
 
 
 def half_turned(result: xr.Dataset) -> list[Landmark]:
-    """Find where half of all turning is done, in half of the samples; nowhere where steps have noise of their own."""
+    """Find where half of all turning is done, in half of the samples that turn, by more than rounding.
+
+    Nowhere where steps have noise of their own.
+    """
     found: list[Landmark] = []
     if result.attrs["noisy"]:
         return found  # noise turns at every step alike: half of the steps would be half of the turning
@@ -181,12 +184,18 @@ def half_turned(result: xr.Dataset) -> list[Landmark]:
     for series in _turnings(result):
         turning = result["turning"].sel(on=series.on).transpose("sample", "timestep").to_numpy()
         done = np.nancumsum(turning, axis=1)
-        turns = done[:, -1] > 0
+        turns = (done[:, -1] > 0) & ~_straight(result.sel(on=series.on))
         half = (done >= done[:, -1:] / 2).argmax(axis=1)
         when, where = (np.where(turns, along[half], np.nan) for along in (timestep, log_snr))
         meaning = f"half of the turning of {series.on} is done"
         found.append(landmarks.median(when, where, "turning_half", meaning, series.on))
     return found
+
+
+def _straight(result: xr.Dataset) -> Array:
+    """Say which paths (sample,) go straight on, but for rounding."""
+    straight = (result["distance"].max("timestep") < STRAIGHT) & (result["detour"] - 1 < STRAIGHT)
+    return straight.to_numpy()
 
 
 @geometry.gives_landmarks
@@ -195,7 +204,8 @@ def _places(result: xr.Dataset) -> list[Landmark]:
 
     `distance_peak` is where the mean distance is largest; the interval is the bootstrap's over samples. `turning_half`
     is the median over samples of the first state by which half of a path's turning, added up, is done, for
-    samplers without noise; the interval is that of a median, by the order of the samples.
+    samplers without noise and paths that are not straight; the interval is that of a median, by the order of the
+    samples.
     """
     return [*farthest(result), *half_turned(result)]
 
