@@ -39,7 +39,7 @@ SHOWN, AMONG, BYTES = 12, 256, 1 << 24
 @quantity(
     reads="trajectories",
     needs=("pred_x0", "x_0"),
-    numerics=1,
+    numerics=2,
     title="Which samples are copies of training images",
     source="004, memorization and generalization; Yoon et al. 2023",
 )
@@ -63,7 +63,10 @@ def memorization(
     among the training images, and `false_positives` the share of them below the threshold: what samples that are new
     would have. `nearer` is 1 where a sample is nearer to a training image than to any held-out one, 1/2 where as near.
     Of samples that know none of these images, N / (N + M) would be, for N training images and M held out (the attribute
-    `nearer_by_chance`), so that its mean tells a smaller leaning to the training images than copies do.
+    `nearer_by_chance`), so that its mean tells a smaller leaning to the training images than copies do. By chance it
+    has the standard deviation `nearer_deviation`, where images change places between the two datasets (a few images may
+    be nearest to many samples, so that this is larger than that of as many tosses of a coin); its interval, Wilson's,
+    is of other samples beside the same images.
 
     `state_ratio` (on, sample, timestep) is the ratio of pred_x0, and `nearest_settled`, as `_timestep`, `_step` and
     `_log_snr` (on, sample), the first stored state from which on its nearest training image is that of x_0. What is per
@@ -117,8 +120,8 @@ def memorization(
     if held_out is not None:
         others = datasets.opened(ds, held_out, "memorization")
         new = find(_of_samples, chunking.images(held_out["x_0"]), width=4, images=images, threshold=threshold)
-        nearer = find(_nearer, x_0, width=1, images=images, others=others)
-        variables |= _calibrated(new, nearer, others.count, ds.sizes["sample"])
+        nearer = find(_nearer, x_0, width=3, images=images, others=others)
+        variables |= _calibrated(new, nearer, images.count, others.count)
         attrs |= {"held_out": others.count, "nearer_by_chance": images.count / (images.count + others.count)}
     return xr.Dataset(variables, coords, attrs)
 
@@ -144,10 +147,21 @@ def _over(distance: Array, second: Array) -> Array:
 
 
 def _nearer(events: Array, *, images: datasets.Images, others: datasets.Images) -> Array:
-    """Say whether events are nearer to images than to others: 1, 1/2 or 0, (sample, 1)."""
-    ours, theirs = (nearest.of_events(events, one)[:, 0] for one in (images, others))
-    nearer: Array = np.where(np.isnan(ours), np.nan, (1 + np.sign(theirs - ours)) / 2)
-    return nearer[:, None]
+    """Say whether events are nearer to images than to others, 1, 1/2 or 0, and which these are: (sample, column)."""
+    ours, theirs = (nearest.of_events(events, one) for one in (images, others))
+    nearer = np.where(np.isnan(ours[:, 0]), np.nan, (1 + np.sign(theirs[:, 0] - ours[:, 0])) / 2)
+    return np.column_stack([nearer, ours[:, -1], theirs[:, -1]])
+
+
+def _deviation(found: Array, count: int, others: int) -> float:
+    """Give the standard deviation of the mean of `nearer` by chance, of samples (sample, column) as `_nearer` says.
+
+    The sum is that of how many samples each image is nearest to, over `count` of all images, drawn without replacement.
+    """
+    nearer, *index = found[np.isfinite(found).all(axis=1)].T
+    ours, theirs = (one.astype(np.int64) for one in index)
+    of_image = np.concatenate([np.bincount(ours, nearer, count), np.bincount(theirs, 1 - nearer, others)])
+    return float(np.sqrt(count * others / (count + others) * of_image.var(ddof=1)) / len(nearer))
 
 
 def _of_states(states: Array, final: Array, *, images: datasets.Images) -> Array:
@@ -177,14 +191,18 @@ def _along(ds: xr.Dataset, pred_x0: da.Array, final: da.Array, images: datasets.
     }
 
 
-def _calibrated(new: da.Array, nearer: da.Array, held_out: int, samples: int) -> dict[str, xr.DataArray]:
-    """Name what held-out images tell."""
-    variables = with_spread(xr.DataArray(nearer, dims=("sample", "column")), [NEARER])
+def _calibrated(new: da.Array, nearer: da.Array, count: int, held_out: int) -> dict[str, xr.DataArray]:
+    """Name what held-out images tell, of so many training images and of these."""
+    variables = with_spread(xr.DataArray(nearer[:, :1], dims=("sample", "column")), [NEARER])
     title = "share of held-out images whose ratio is below the threshold"
     variables["false_positives"] = _named(new[:, 2].mean(), title)
+    deviation = delayed(_deviation, pure=True)(nearest.whole(nearer), count, held_out)
+    variables["nearer_deviation"] = _named(
+        da.from_delayed(deviation, (), np.float64), "standard deviation of nearer_mean by chance"
+    )
     return {
         **variables,
-        **_share(variables, "nearer", "share of samples nearer to training than to held-out images", samples),
+        **_share(variables, "nearer", "share of samples nearer to training than to held-out images", nearer.shape[0]),
         "held_out_ratio": _named(new[:, 1], "distance ratio of a held-out image among the training images", "image"),
         **verdicts.interval("false_positives", title, held_out, variables["false_positives"]),
     }
@@ -286,8 +304,10 @@ def _tables(results: Results) -> list[Table]:
         "far as the second; GL is the share that is not. GL is no quality: bad samples are no copies either. Held-out "
         "images tell how many new images would count as memorized. The last columns compare distances to training and "
         "to held-out images: by chance, the nearest of all is a training image as often as such images are among all; "
-        "leaning to the training images is seen where the interval lies above. In brackets, intervals of 95 %. The "
-        "source's GL is of another similarity (SSCD), and its numbers are not these."
+        "leaning to the training images is seen where that share is above chance, and not seen where it is below, by "
+        "more than in 95 of 100 cases in which training and held-out images change places at random. In brackets, "
+        "intervals of 95 %, of other samples beside the same images. The source's GL is of another similarity (SSCD), "
+        "and its numbers are not these."
     )
     return [Table("Memorization", head, rows, note, range(1, len(head) - 1))] if rows else []
 
@@ -297,10 +317,10 @@ def _told(value: float, low: float, high: float) -> str:
 
 
 def _leaning(result: xr.Dataset) -> int:
-    """Say whether samples are nearer to training images than chance would have them."""
-    _, low, high = _interval(result, "nearer")
-    chance = float(result.attrs["nearer_by_chance"])
-    return verdicts.SEEN if low > chance else verdicts.NOT_SEEN if high < chance else verdicts.CANNOT_TELL
+    """Say whether samples are nearer to training images than chance would have them: not, where they are further."""
+    beyond = float(result["nearer_mean"]) - float(result.attrs["nearer_by_chance"])
+    margin = verdicts.normal() * float(result["nearer_deviation"])
+    return verdicts.SEEN if beyond > margin else verdicts.NOT_SEEN if beyond < -margin else verdicts.CANNOT_TELL
 
 
 def _of_ratios(results: Results) -> str:

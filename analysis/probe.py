@@ -153,11 +153,16 @@ def _accuracies(correct: xr.DataArray, positions: Array, factor: float) -> dict[
     return {
         "accuracy": accuracy.assign_attrs(long_name=title, units="1"),
         "accuracy_se": (factor * of_all.isel(column=1)).assign_attrs(long_name=f"{title}, standard error", units="1"),
-        **verdicts.interval("accuracy", title, max(round(len(positions) / factor**2), 1), accuracy),
+        **verdicts.interval("accuracy", title, _cases(len(positions), factor), accuracy),
         "class_accuracy": of_all.isel(column=slice(2, None))
         .rename(column="class")
         .assign_attrs(long_name=f"{title}, of one class", units="1"),
     }
+
+
+def _cases(samples: int, factor: float) -> int:
+    """Count the independent samples whose share would have the error of one that is larger by a factor."""
+    return max(round(samples / factor**2), 1)
 
 
 def _shares(correct: Array, classes: Array) -> Array:
@@ -241,6 +246,7 @@ def _peaks(result: xr.Dataset) -> list[Landmark]:
                 shape.redrawn(values, float(result.attrs["error_factor"])) + tilt,
                 f"probe_peak{'' if probe == 'linear' else f'_{probe}'}",
                 f"accuracy of {words} on features of {part} is highest",
+                shape.BEYOND,
             )
             monotone = int(result["shape"].sel(probe=probe, part=part)) == shape.MONOTONE
             found.append(shape.between_the_ends(peak, series.log_snr, monotone).called(f"{probe} probe peak"))
@@ -258,9 +264,10 @@ def _numbers(result: xr.Dataset) -> list[Number]:
         of_probe = result.sel(probe=probe)
         best = of_probe["accuracy"].to_numpy()
         part, level = np.unravel_index(best.argmax(), best.shape)
-        low, high = (float(of_probe[f"accuracy_{end}"][part, level]) for end in ("low", "high"))
-        meaning = f"highest accuracy of {words}, of any part at any noise level"
-        found.append(Number(f"probe_best_{probe}", meaning, float(best[part, level]), low, high))
+        value = float(best[part, level])
+        low, high = verdicts.wilson(value, _cases(result.sizes["sample"], result.attrs["error_factor"]), best.size)
+        meaning = f"highest accuracy of {words}, of any part at any noise level; the interval pays for this choice"
+        found.append(Number(f"probe_best_{probe}", meaning, value, low, high))
     return found
 
 

@@ -38,7 +38,7 @@ class Basis(NamedTuple):
     reads="readout",
     reads_also=("trajectories",),
     needs=("features_*",),
-    numerics=1,
+    numerics=2,
     title="Signal to noise of features",
     source="004 Definition 1, Figs 2, 3, 5 and 14",
 )
@@ -71,7 +71,9 @@ def snr(
 
     `energy_along` and `energy_beside` (subspaces, part, sample, timestep) are |P_k h|^2 and |h - P_k h|^2. `_se` are
     standard errors by the jackknife, whose pseudo-values are taken to first order, `_low` and `_high` the ends of an
-    interval of 95 % of the logarithm, Student's.
+    interval of 95 % of the logarithm, Student's. Errors along principal directions are larger by the attribute
+    `error_factor`, since other samples would also have had other directions (as those of probes; Nadeau and Bengio
+    2003). It is 1 where samples are not held out: how far these ratios are too large, no interval of them tells.
 
     Parameters
     ----------
@@ -97,6 +99,7 @@ def snr(
     names, positions = stored.classes(ds)
     stored.require_room(parts, directions)
     dealt = stored.deal(names, positions, folds, directions)
+    factor = stored.error_factor(folds) if held_out else 1.0
     config = json.loads(ds.attrs.get("config", "{}"))
     molrg = of_model(config.get("model") or {})
     bases = {part: _basis(molrg, part, features.shape[-1]) for part, features in parts.items()}
@@ -128,7 +131,7 @@ def snr(
     variables = {
         "energy_along": along.assign_attrs(long_name="energy of the feature along its class", units="1"),
         "energy_beside": beside.assign_attrs(long_name="energy of the feature beside its class", units="1"),
-        **_ratios(along, beside, positions),
+        **_ratios(along, beside, xr.DataArray([factor, 1.0][: len(kinds)], dims="subspaces"), positions),
     }
     if molrg is not None and molrg.orthogonal and EXACT in kinds and not _told(config):
         variables |= _theory(molrg, ds, parts, bases)
@@ -142,6 +145,7 @@ def snr(
         "folds": folds,
         "directions": directions,
         "held_out": int(held_out),
+        "error_factor": factor,
         "measured": measured,
     }
     return xr.Dataset(variables, coords, attrs)
@@ -205,14 +209,17 @@ RATIOS = ("snr", "snr_pooled")
 TITLES = {"snr": "signal to noise of features, mean over classes", "snr_pooled": "signal to noise of features, pooled"}
 
 
-def _ratios(along: xr.DataArray, beside: xr.DataArray, positions: Array) -> dict[str, xr.DataArray]:
-    """Name both ratios with their errors and intervals, and those of classes."""
+def _ratios(
+    along: xr.DataArray, beside: xr.DataArray, factor: xr.DataArray, positions: Array
+) -> dict[str, xr.DataArray]:
+    """Name both ratios with their errors, larger by a factor, and intervals, and those of classes."""
     found = xr.apply_ufunc(
         _of_samples,
         along,
         beside,
+        factor,
         kwargs={"classes": positions},
-        input_core_dims=[["sample"], ["sample"]],
+        input_core_dims=[["sample"], ["sample"], []],
         output_core_dims=[["column"]],
         dask="parallelized",
         output_dtypes=[np.float64],
@@ -230,16 +237,24 @@ def _ratios(along: xr.DataArray, beside: xr.DataArray, positions: Array) -> dict
     return variables
 
 
-def _of_samples(along: Array, beside: Array, classes: Array) -> Array:
-    """Give ratios of energies (..., sample), each with its error and interval, and those of classes: (..., column)."""
+def _of_samples(along: Array, beside: Array, factor: Array | float, classes: Array) -> Array:
+    """Give ratios of energies (..., sample), each with its error and interval, and those of classes: (..., column).
+
+    Errors are larger by a factor (...) than those of as many samples measured along given directions.
+    """
     columns = []
     samples = along.shape[-1]
     for ratio, pseudo in _pseudo_values(along, beside, classes):
-        error = pseudo.std(axis=-1, ddof=1) / np.sqrt(samples)
-        factor = np.exp(verdicts.student(samples) * error / ratio)
-        columns += [ratio, error, ratio / factor, ratio * factor]
+        error = factor * pseudo.std(axis=-1, ddof=1) / np.sqrt(samples)
+        columns += [ratio, error, *_interval(ratio, error, samples)]
     columns += [along[..., own].sum(axis=-1) / beside[..., own].sum(axis=-1) for own in _members(classes)]
     return np.stack(columns, axis=-1)
+
+
+def _interval(ratio: Any, error: Any, samples: int, among: int = 1) -> tuple[Any, Any]:
+    """Give the ends of the interval of a ratio, by its logarithm. Of `among` intervals, all hold together."""
+    times = np.exp(verdicts.student(samples, among) * error / ratio)
+    return ratio / times, ratio * times
 
 
 def _pseudo_values(along: Array, beside: Array, classes: Array) -> list[tuple[Array, Array]]:
@@ -328,10 +343,11 @@ def _peaks(result: xr.Dataset) -> list[Landmark]:
     for part, series in zip(result["part"].to_numpy().tolist(), _series(result, "snr", PRINCIPAL), strict=True):
         one = result.sel(part=part, subspaces=PRINCIPAL)
         along, beside = (one[name].to_numpy().T for name in ("energy_along", "energy_beside"))
-        (_, pseudo), _ = _pseudo_values(along, beside, classes)
+        (mean, pseudo), _ = _pseudo_values(along, beside, classes)
+        pseudo = mean[..., None] + result.attrs["error_factor"] * (pseudo - mean[..., None])
         drawn = shape.redrawn(pseudo.T) if np.isfinite(pseudo).all() else None
         meaning = f"signal to noise of features of {part} is highest"
-        peak = landmarks.highest_of(series, drawn, "snr_peak", meaning)
+        peak = landmarks.highest_of(series, drawn, "snr_peak", meaning, shape.BEYOND)
         found.append(shape.between_the_ends(peak, series.log_snr).called("peak of features' SNR"))
     return found
 
@@ -341,9 +357,10 @@ def _numbers(result: xr.Dataset) -> list[Number]:
     of_principal = result.sel(subspaces=PRINCIPAL)
     values = of_principal["snr"].to_numpy()
     part, level = np.unravel_index(np.where(np.isnan(values), -np.inf, values).argmax(), values.shape)
-    low, high = (float(of_principal[f"snr_{end}"][part, level]) for end in ("low", "high"))
-    meaning = "highest signal to noise of features, of any part at any noise level"
-    return [Number("snr_highest", meaning, float(values[part, level]), low, high)]
+    value, error = values[part, level], float(of_principal["snr_se"][part, level])
+    low, high = _interval(value, error, result.sizes["sample"], np.isfinite(values).sum())
+    meaning = "highest signal to noise of features, of any part at any noise level; the interval pays for this choice"
+    return [Number("snr_highest", meaning, float(value), float(low), float(high))]
 
 
 def _caption(results: Results) -> str:

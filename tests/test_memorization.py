@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -9,11 +11,13 @@ from sklearn.neighbors import NearestNeighbors
 
 from tests.analysis_data import images, trajectories
 from traj import stores
-from traj.analysis._statistics.verdicts import wilson
+from traj.analysis._statistics.verdicts import CANNOT_TELL, wilson
 from traj.analysis.memorization import memorization
 from traj.pipeline.making import dataset, generate
 from traj.pipeline.models.digits import LEARNT, held_out_images, training_images
 from traj.stores import InputError
+
+internals = importlib.import_module("traj.analysis.memorization")
 
 N = 32
 
@@ -62,6 +66,10 @@ def test_ratios_are_those_of_scikit_learns_neighbours():
     assert result["false_positives"] == np.mean(apart[:, 0] < 0.9 * apart[:, 1])
     np.testing.assert_array_equal(result["nearer"], distance[:, 0] < two_distances(x_0, held_out)[0][:, 0])
     assert result.attrs["nearer_by_chance"] == 4 / 7
+    index = np.where(result["nearer"] == 1, index[:, 0], 40 + two_distances(x_0, held_out)[1][:, 0])
+    rng = np.random.default_rng(0)
+    changed = [np.isin(index, rng.permutation(70)[:40]).mean() for _ in range(4000)]
+    assert float(result["nearer_deviation"]) == pytest.approx(np.std(changed), rel=0.05)
 
 
 def test_along_the_run_the_nearest_image_is_settled_where_it_last_changes():
@@ -136,6 +144,18 @@ def test_images_never_learned_from_count_as_copies_in_less_than_one_of_a_hundred
     low, high = result["nearer_low"], result["nearer_high"]
     assert low < count / (count + len(other)) < high
     assert memorization.tables({"new": result})[0].rows[0][-1] == "cannot tell"
+
+
+@pytest.mark.parametrize(("training", "held_out"), [(32, 32), (32, 300)])
+def test_samples_that_know_no_image_seldom_lean_to_the_ones_or_the_others(training, held_out):
+    # many samples beside few images: some of these are near to many samples, as those in the middle are
+    told = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        real, others, x_0 = (rng.standard_normal((n, 1, 3, 3)) for n in (training, held_out, 600))
+        result = memorization(run_of(x_0), dataset=dataset_of(real), held_out=dataset_of(others)).compute()
+        told.append(internals._leaning(result) != CANNOT_TELL)
+    assert np.mean(told) <= 0.1
 
 
 def test_noise_is_no_copy(digits):

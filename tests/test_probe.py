@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
+import xarray as xr
 from scipy import special
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -16,6 +19,8 @@ from traj.analysis._quantity import Series
 from traj.analysis._statistics.landmarks import highest_of
 from traj.pipeline.quantity_options import read_value
 from traj.stores import InputError
+
+internals = importlib.import_module("traj.analysis.probe")
 
 SIGMA = np.array([1.0, 0.6, 0.3, 0.14, 0.05])
 
@@ -128,6 +133,22 @@ def test_errors_know_of_other_training():
     error = np.sqrt(found * (1 - found) / 79)
     truth = found.mean()
     assert (np.abs(found - truth) < 1.96 * stored.error_factor(5) * error).mean() >= 0.88
+
+
+def test_the_highest_accuracy_of_many_is_no_surer_than_all_of_them_together():
+    # forty cells that are told right in 80 of 100 cases each
+    held = 0
+    for seed in range(100):
+        correct = np.random.default_rng(seed).random((2, 4, 200, 10)) < 0.8
+        dims = ("probe", "part", "sample", "timestep")
+        result = xr.Dataset(
+            {"accuracy": (("probe", "part", "timestep"), correct.mean(axis=2)), "correct": (dims, correct)},
+            {"probe": list(internals.PROBES)},
+            {"error_factor": 1.0},
+        )
+        linear, _ = internals._numbers(result)
+        held += linear.low <= 0.8 <= linear.high
+    assert held >= 90
 
 
 LEVELS = -2 * np.log(np.geomspace(3, 0.03, 9))

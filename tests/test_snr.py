@@ -10,6 +10,7 @@ import pytest
 
 from tests import features_data, runs
 from traj import analysis
+from traj.analysis._features import stored
 from traj.analysis._molrg.model import Molrg, hidden, sample
 from traj.analysis._molrg.snr import snr as theory
 from traj.pipeline.computing import analyze
@@ -118,13 +119,44 @@ def test_intervals_hold_the_ratio_of_the_distribution():
         h = hidden(molrg, x_0 + 0.5 * rng.standard_normal(x_0.shape), 1.0, 0.5)
         own = molrg.class_of == label[:, None]
         along, beside = (h**2 * own).sum(axis=1), (h**2 * ~own).sum(axis=1)
-        columns = internals._of_samples(along, beside, label)
+        columns = internals._of_samples(along, beside, 1.0, label)
         held += [
             low <= true[0] <= high
             for (_, _, low, high), true in zip(columns[:8].reshape(2, 4), (truth.mean, truth.pooled), strict=True)
         ]
     assert (held >= 0.88 * 200).all()
     assert (held <= 0.995 * 200).all()
+
+
+def test_intervals_know_of_other_directions():
+    # as few samples as find directions badly: ratios differ more than those along given directions
+    samples = 30
+    columns, label, dealt = np.eye(20)[:, :9].reshape(20, 3, 3), np.arange(samples) % 3, np.arange(samples) // 3 % 5
+    found = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        within = np.einsum("fkd,sd->skf", columns, rng.standard_normal((samples, 3)))
+        rows = within[np.arange(samples), label] + 0.3 * rng.standard_normal((samples, 20))
+        options = {"classes": label, "dealt": dealt, "among": 3, "unit": False, "basis": None, "labels": label}
+        along, beside = internals._energies(rows, kinds=1, **options)
+        found.append(
+            [internals._of_samples(along, beside, factor, label)[:4] for factor in (1.0, stored.error_factor(5))]
+        )
+    truth = np.exp(np.log([ratio for (ratio, *_), _ in found]).mean())
+    plain, larger = np.mean([[low <= truth <= high for _, _, low, high in both] for both in found], axis=0)
+    assert plain < 0.9 <= larger
+
+
+def test_the_highest_ratio_of_many_is_no_surer_than_all_of_them_together():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(40):  # the same ratio, 3 of 17, at all levels
+        ds = features_data.dataset(
+            {"h": rng.standard_normal((60, 12, 20))}, np.arange(60) % 2, np.geomspace(1, 0.1, 12)
+        )
+        (highest,) = internals.snr.numbers(snr(ds, directions=3))
+        held += highest.low <= 3 / 17 <= highest.high
+    assert held >= 36
 
 
 def test_pseudo_values_are_those_of_leaving_each_sample_out():

@@ -89,16 +89,15 @@ def redrawn(values: Array, factor: float = 1.0) -> Array:
     return drawn
 
 
-def between_the_ends(peak: Landmark, log_snr: Array, monotone: bool = False) -> Landmark:
-    """Leave out a peak that is at an end of the noise levels, or of a curve that is monotone.
+BEYOND = (-np.inf, np.inf)
+"""What the interval of a peak reaches to where it may be at an end of the noise levels: it may as well lie beyond."""
 
-    An end of its interval that is that of the noise levels becomes infinite: the peak may as well lie beyond.
-    """
-    first, last = float(log_snr[0]), float(log_snr[-1])
-    if monotone or peak.log_snr in (first, last):
+
+def between_the_ends(peak: Landmark, log_snr: Array, monotone: bool = False) -> Landmark:
+    """Leave out a peak that is at an end of the noise levels, or of a curve that is monotone."""
+    if monotone or peak.log_snr in (log_snr[0], log_snr[-1]):
         return replace(peak, timestep=np.nan, log_snr=np.nan, low=np.nan, high=np.nan)
-    low, high = -np.inf if peak.low == first else peak.low, np.inf if peak.high == last else peak.high
-    return replace(peak, low=low, high=high)
+    return peak
 
 
 def decreasing(curve: Array) -> Array:

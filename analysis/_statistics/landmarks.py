@@ -52,8 +52,9 @@ def highest(series: Series, by_sample: Array | None, name: str, meaning: str) ->
     """Find the step at which the mean over samples is highest.
 
     The interval is the bootstrap's: samples, all their steps together, are drawn anew with replacement, DRAWS times,
-    always the same draws; its ends are the percentiles of the log SNR at which the means of these are highest.
-    by_sample is (sample, timestep); both ends are NaN without it, and below eight samples.
+    always the same draws. Of the steps at which the means of these are highest, it reaches from the one before the
+    lower percentile to the one after the upper: between two steps, where nothing was stored, the true curve may be
+    highest. by_sample is (sample, timestep); both ends are NaN without it, and below eight samples.
     """
     drawn = None
     if by_sample is not None and len(by_sample) >= GROUPS and np.isfinite(by_sample).all():
@@ -66,15 +67,23 @@ def redrawn(samples: int) -> Array:
     return np.random.default_rng(0).multinomial(samples, np.full(samples, 1 / samples), DRAWS)
 
 
-def highest_of(series: Series, drawn: Array | None, name: str, meaning: str) -> Landmark:
-    """Do what `highest` does for any curve; drawn is that of each of the bootstrap's sets (draw, timestep)."""
+def highest_of(
+    series: Series, drawn: Array | None, name: str, meaning: str, beyond: tuple[float, float] | None = None
+) -> Landmark:
+    """Do what `highest` does for any curve; drawn is that of each of the bootstrap's sets (draw, timestep).
+
+    beyond is what an interval reaches to where the curve may be highest at the first step or the last; by default these
+    steps, before and after which there is no process.
+    """
     if not np.isfinite(series.value).any():
         return Landmark(name, meaning, np.nan, np.nan, of=series.on)
     place = int(np.nanargmax(series.value))
     low = high = np.nan
     if drawn is not None:
-        found = series.log_snr[drawn.argmax(axis=1)]
-        low, high = np.quantile(found, [ERROR / 2, 1 - ERROR / 2], method="inverted_cdf")
+        before, after = beyond or series.log_snr[[0, -1]]
+        places = np.concatenate([[before], series.log_snr, [after]])
+        first, last = np.quantile(drawn.argmax(axis=1), [ERROR / 2, 1 - ERROR / 2], method="inverted_cdf").astype(int)
+        low, high = places[first], places[last + 2]
     when, where = int(series.timestep[place]), float(series.log_snr[place])
     return Landmark(name, meaning, when, where, float(low), float(high), series.on)
 

@@ -37,6 +37,11 @@ def student(samples: int | Array, among: int | Array = 1) -> Any:
     return special.stdtrit(np.asarray(samples) - 1.0, 1 - ERROR / (2 * np.asarray(among)))
 
 
+def normal(among: int = 1) -> float:
+    """Give the half width, in standard errors, of an interval of what is normal; of `among`, all hold together."""
+    return float(special.ndtri(1 - ERROR / (2 * among)))
+
+
 def band(mean: Array, error: Array, samples: int) -> tuple[Array, Array]:
     """Give the low and high ends of 95 % intervals of means over samples, by their standard errors."""
     half = student(samples) * error
@@ -102,9 +107,12 @@ def together(verdicts: Sequence[int]) -> str:
     return "not seen" if set(verdicts) == {NOT_SEEN} else "cannot tell"
 
 
-def wilson(share: Any, samples: Any) -> tuple[Any, Any]:
-    """Give the interval of a share of independent samples (Wilson 1927); it is wide at 0 and 1, too."""
-    z2 = float(special.ndtri(1 - ERROR / 2)) ** 2 / samples
+def wilson(share: Any, samples: Any, among: int = 1) -> tuple[Any, Any]:
+    """Give the interval of a share of independent samples (Wilson 1927); it is wide at 0 and 1, too.
+
+    Of `among` intervals, all hold together (Bonferroni).
+    """
+    z2 = normal(among) ** 2 / samples
     middle = (share + z2 / 2) / (1 + z2)
     half = (z2 * (share * (1 - share) + z2 / 4)) ** 0.5 / (1 + z2)
     return middle - half, middle + half
@@ -135,7 +143,7 @@ def _ends(share: Array, error: Array | None = None, *, samples: int | Array) -> 
     """
     cases: Any = samples
     if error is not None:
-        few = (special.ndtri(1 - ERROR / 2) / student(samples)) ** 2
+        few = (normal() / student(samples)) ** 2
         alike = ~(error > 0)
         cases = np.where(alike, samples, share * (1 - share) / np.where(alike, 1, error) ** 2 * few)
     return np.stack(wilson(share, cases), axis=-1).clip(0, 1)
