@@ -55,6 +55,7 @@ def package(tmp_path):
 def call(package, **environment):
     """What a new process gets of the outer kernel, and how often it compiled it."""
     kept = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    kept["PYTHONDONTWRITEBYTECODE"] = "1"  # Python tells files apart by size and second, and these change within one
     command = [sys.executable, "-c", CALL]
     ran = subprocess.run(
         command, cwd=package.parents[1], env=kept | environment, capture_output=True, text=True, check=True
