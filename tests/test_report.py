@@ -34,9 +34,10 @@ from tests.report_data import (
 from traj import stores
 from traj.analysis._drawing import montages, panels
 from traj.analysis._drawing import style as drawing
-from traj.analysis._quantity import Landmark
+from traj.analysis._quantity import Landmark, Number
 from traj.pipeline.process.in_words import sampler_name
 from traj.pipeline.report import entries, markup, metrics
+from traj.pipeline.report import pages as of_pages
 
 BYTES = 2_000_000
 """Of a page, at most."""
@@ -132,6 +133,21 @@ def test_many_runs_still_have_colours_of_their_own():
     names = [f"run{i}" for i in range(20)]
     assert len(set(drawing.colours(names).values())) == 20
     assert drawing.colours(names[:3]) == {name: drawing.colours(names[:5])[name] for name in names[:3]}
+
+
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [
+        ((22.631, 22.263, 23.0), "22.63 (22.26 to 23.00)"),
+        ((0.0125, 0.0022, 0.0675), "0.013 (0.002 to 0.068)"),
+        ((-1250.0, -1300.0, -1200.0), "−1250 (−1300 to −1200)"),
+        ((1.0, 1.0, 1.0), "1 (1 to 1)"),
+        ((1.0, np.nan, np.nan), "1"),
+        ((1.0, 0.5, np.inf), "1 (0.5 to –)"),
+    ],
+)
+def test_a_number_has_as_many_digits_as_its_interval_is_worth(number, written):
+    assert of_pages._value(Number("name", "meaning", *number)) == written
 
 
 def test_metrics_are_the_numbers_and_landmarks(place, written):

@@ -69,21 +69,17 @@ def report(
         attempt(write, f"numbers of {name}", failed, remarks)
     material = pages.Material(entries, studied, summaries, quantities, look, remarks, failed)
     for entry in entries:
-        _write(out / "runs" / f"{entry.name}.html", pages.of_name(entry, material))
+        write_file(out / "runs" / f"{entry.name}.html", pages.of_name(entry, material))
     for name in quantities:
         if len(material.results(name)) > 1:
-            _write(out / "quantities" / f"{name}.html", pages.of_quantity(name, material))
+            write_file(out / "quantities" / f"{name}.html", pages.of_quantity(name, material))
     index = out / "index.html"
     first = pages.answer(material, processes, _others(root, beside, out), training.html(losses))
     for name, content in first.files.items():
         write_file(out / name, content)
     write_file(out / "landmarks.csv", answer.as_csv((*entries, *studied), summaries, quantities))
-    _write(index, first.page)
+    write_file(index, first.page)
     return index
-
-
-def _write(path: Path, html: str) -> None:
-    write_file(path, html.encode(errors="replace"))  # names may be no UTF-8
 
 
 def _others(root: Path, beside: Path | None, out: Path) -> list[tuple[str, str]]:

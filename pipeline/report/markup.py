@@ -51,10 +51,10 @@ figcaption { font-size: 0.9rem; color: #444; max-width: 56rem; margin-top: 0.4re
 """
 
 
-def page(title: str, body: str, up: str = "") -> str:
-    """Write a page that needs nothing else; up is the address of the page above it."""
+def page(title: str, body: str, up: str = "") -> bytes:
+    """Write a page that needs nothing else; up is the address of the page above it. Names may be no UTF-8."""
     above = f'<nav><a href="{up}">← all runs</a></nav>\n' if up else ""
-    return f"""<!DOCTYPE html>
+    html = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -68,6 +68,7 @@ def page(title: str, body: str, up: str = "") -> str:
 </body>
 </html>
 """
+    return html.encode(errors="replace")
 
 
 def figure(drawn: Figure, caption: str, alt: str) -> str:
@@ -178,6 +179,6 @@ def count(number: int | None) -> str:
     return f"{number:,}" if number else "–"
 
 
-def number(value: float | None) -> str:
-    """Write a number, a dash for none."""
-    return "–" if value is None else f"{value:g}".replace("-", "−")
+def number(value: float | None, places: int | None = None) -> str:
+    """Write a number, all of it or to so many places after the point; a dash for none."""
+    return "–" if value is None else (f"{value:g}" if places is None else f"{value:.{places}f}").replace("-", "−")

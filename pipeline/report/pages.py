@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -61,7 +62,7 @@ COMPARED = (
 class Answer(NamedTuple):
     """The first page, and the files of its picture by name."""
 
-    page: str
+    page: bytes
     files: Mapping[str, bytes]
 
 
@@ -206,7 +207,11 @@ def _numbers(material: Material, only: str = "") -> str:
 
 
 def _value(one: Number | None) -> str:
-    value, low, high = (markup.number(rounded(x)) for x in ((one.value, one.low, one.high) if one else [np.nan] * 3))
+    """Write a number with its interval, all to the second digit of half of that."""
+    every = (one.value, one.low, one.high) if one else [np.nan] * 3
+    half = (every[2] - every[1]) / 2
+    places = max(1 - math.floor(math.log10(half)), 0) if 1e-6 < half < 1e6 else None
+    value, low, high = (markup.number(rounded(x), places) for x in every)
     return value if low == high == "–" else f"{value} ({low} to {high})"
 
 
@@ -226,7 +231,7 @@ def _links(material: Material, studies: Sequence[tuple[str, str]]) -> str:
     return "".join(f"<h3>{title}</h3><ul>{items}</ul>" for title, items in groups if items)
 
 
-def of_name(entry: Entry, material: Material) -> str:
+def of_name(entry: Entry, material: Material) -> bytes:
     """Write the page of one name: what it is, its pictures, and every quantity."""
     colours, said = material.look.colours, list(entry.remarks)
     kin = [one for one in material.entries if one.origin == entry.origin and one is not entry]
@@ -256,7 +261,7 @@ def of_name(entry: Entry, material: Material) -> str:
     return markup.page(entry.name, markup.remarks(said, "Missing or out of step:") + body, "../index.html")
 
 
-def of_quantity(key: str, material: Material) -> str:
+def of_quantity(key: str, material: Material) -> bytes:
     """Write the page of one quantity: its figures with all runs together."""
     quantity = material.quantities[key]
     about = f"<p>{escape((quantity.__doc__ or '').strip().splitlines()[0])}</p>" if quantity.__doc__ else ""
