@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import runs, warm
+from tests import offered, runs, warm
+from traj.pipeline.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -45,11 +46,11 @@ def test_processes_say_nothing_of_their_own_and_leave_nothing(server, scratch):
     assert list(scratch.iterdir()) == []
 
 
-def on_a_terminal(server, arguments, react=lambda shown, terminal: None):
+def on_a_terminal(server, arguments, react=lambda shown, terminal: None, call=None):
     """Run a command on a terminal of its own: all it showed, and its exit status."""
     terminal, inside = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    process = warm.Process(server, arguments, terminal=inside)
+    process = warm.Process(server, arguments, terminal=inside, call=call)
     os.close(inside)
     shown = ""
     try:
@@ -71,9 +72,35 @@ def test_a_terminal_gets_a_bar(scheduler, server):
     assert "task/s" in shown
 
 
+WAITING = """
+import time
+import dask.array as da
+import numpy as np
+import xarray as xr
+from traj.analysis._quantity import quantity
+
+def wait(block_info):
+    time.sleep(0.2)
+    return np.zeros(1)
+
+@quantity(reads="trajectories", numerics=1, title="Waiting", source="nobody")
+def waiting(ds: xr.Dataset) -> xr.Dataset:
+    \"\"\"Take two minutes of two workers.\"\"\"
+    cells = da.map_blocks(wait, chunks=((1,) * 1200,), dtype=float, meta=np.empty(0))
+    return xr.Dataset({"waiting": ("cell", cells, {"long_name": "nothing", "units": "1"})})
+"""
+
+
+def with_waiting(folder, *arguments):
+    sys.path.insert(0, folder)
+    main(arguments)
+
+
 @pytest.mark.parametrize(("scheduler", "name"), [("threads", "2 threads"), ("2", "2 processes")])
-def test_ctrl_c_ends_every_process_and_cleans_up(scheduler, name, server, scratch):
-    runs.make("a.zarr", 2000)  # enough that it is still computing when the key is pressed, however busy the machine is
+def test_ctrl_c_ends_every_process_and_cleans_up(scheduler, name, server, scratch, tmp_path):
+    runs.make("a.zarr")
+    # still computing when the key is pressed, however busy the machine is
+    folder = offered.install(tmp_path / "site", "long", {"waiting": "waits:waiting"}, waits=WAITING)
     pressed = []
 
     def press(shown, terminal):
@@ -81,8 +108,8 @@ def test_ctrl_c_ends_every_process_and_cleans_up(scheduler, name, server, scratc
             pressed.append(time.monotonic())
             os.write(terminal, b"\x03")
 
-    arguments = ["analyze", "entropy,ssim,psnr", "a.zarr", "--scheduler", scheduler, "--workers", "2"]
-    shown, code = on_a_terminal(server, arguments, press)
+    arguments = [folder, "analyze", "waiting,psnr", "a.zarr", "--scheduler", scheduler, "--workers", "2"]
+    shown, code = on_a_terminal(server, arguments, press, (__name__, with_waiting.__name__))
     assert code == 130
     assert "stopped; what is finished is kept" in shown
     assert "Traceback" not in shown
