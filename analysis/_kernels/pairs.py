@@ -62,7 +62,7 @@ def similarities(images: Array, low: float, scale: float, cap: float) -> Array:
     """
     variants, replicas, samples, size = images.shape
     centred, unit = np.empty((replicas, size)), np.empty((replicas, size))
-    mean, spread, power = np.empty(replicas), np.empty(replicas), np.empty(replicas)
+    mean, power, together = np.empty(replicas), np.empty(replicas), np.empty((replicas, replicas))
     pairs = replicas * (replicas - 1) // 2
     values = np.zeros((variants, samples, 4))
     for v in range(variants):
@@ -70,15 +70,15 @@ def similarities(images: Array, low: float, scale: float, cap: float) -> Array:
             for a in range(replicas):
                 mean[a] = _sum(images[v, a, s]) / size
                 _load(images[v, a, s], mean[a], low, scale, centred[a], unit[a])
-                spread[a] = _dot(centred[a], centred[a])
-                power[a] = spread[a] + size * (mean[a] * mean[a])
+                for b in range(a + 1):  # one loop for both: compiled apart, sums of the same numbers may differ
+                    together[a, b] = _dot(centred[a], centred[b])
+                power[a] = together[a, a] + size * (mean[a] * mean[a])
             out = values[v, s]
             for a in range(replicas):
                 for b in range(a):
-                    together = _dot(centred[a], centred[b])
-                    product = together + size * (mean[a] * mean[b])
+                    product = together[a, b] + size * (mean[a] * mean[b])
                     error = _squared_distance(unit[a], unit[b]) / size
-                    out[0] += together / np.sqrt(spread[a] * spread[b])
+                    out[0] += together[a, b] / np.sqrt(together[a, a] * together[b, b])
                     out[1] += product / np.sqrt(power[a] * power[b])
                     out[2] += 2 * product / (power[a] + power[b])
                     out[3] += min(0.0 - 10 * np.log10(error), cap)  # in this order NaN stays NaN
